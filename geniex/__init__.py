@@ -1,0 +1,32 @@
+"""geniex: exact, differentiable, GPU-accelerated emulation of memristive crossbars, from circuit to accuracy.
+
+Names are loaded on first use, so that ``import geniex`` and ``geniex --help`` cost no torch import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Crossbar": "circuit",
+    "LinearCell": "cells",
+    "SinhCell": "cells",
+    "Cell": "cells",
+    "non_ideality_factor": "circuit",
+    "nf_rmse": "circuit",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'geniex' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"geniex.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

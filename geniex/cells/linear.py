@@ -1,0 +1,35 @@
+"""The ohmic cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from geniex.cells.base import Cell
+
+
+@dataclass(frozen=True)
+class LinearCell(Cell):
+    """An ohmic cell, I = G u.
+
+    >>> LinearCell().spice("x1", "r", "c", 1e-5)
+    'Rx1 r c 100000.0'
+    """
+
+    @property
+    def is_linear(self) -> bool:
+        """True: the whole array is linear."""
+        return True
+
+    def current(self, u: Tensor, g: Tensor) -> Tensor:
+        """G u, in ampere."""
+        return g * u
+
+    def derivative(self, u: Tensor, g: Tensor) -> Tensor:
+        """G, in siemens, in the broadcast shape."""
+        return g.expand(u.shape) if g.dim() <= u.dim() else g
+
+    def spice(self, name: str, plus: str, minus: str, g: float) -> str:
+        """A resistor of 1/G."""
+        return f"R{name} {plus} {minus} {1.0 / g!r}"

@@ -1,0 +1,9 @@
+"""The crossbar circuit and its exact solutions: native, linear, ngspice."""
+
+from geniex.circuit.broadcast import shared_matmul
+from geniex.circuit.crossbar import Crossbar
+from geniex.circuit.figures import nf_rmse, non_ideality_factor
+from geniex.circuit.native import solve_cells
+from geniex.circuit.wires import Wires
+
+__all__ = ["Crossbar", "Wires", "nf_rmse", "non_ideality_factor", "shared_matmul", "solve_cells"]

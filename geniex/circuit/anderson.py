@@ -1,0 +1,146 @@
+"""Anderson mixing (type II) of the crossbar's fixed point, batched over (tiles, vectors)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from geniex.cells import Cell
+from geniex.circuit.wires import Scalar, Wires
+
+_WINDOW = 5
+"""Differences of earlier iterates that are mixed; more costs memory traffic and gains little."""
+_COMPACT = 0.5
+"""Once less than this share is left, the converged problems leave the batch."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Fixed points u = B - K f(u; G) for B (tiles, vectors, rows, cols | 1), G (tiles, 1 | vectors, rows, cols)."""
+
+    drive: Tensor
+    conductances: Tensor
+    cell: Cell
+    wires: Wires
+
+    def step(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual B - K f(u) - u, cell currents and their slopes at u, each (tiles, vectors, rows, cols)."""
+        current, slope = self.cell.current_and_derivative(u, self.conductances)
+        return self.drive - self.wires.drop(current) - u, current, slope
+
+    def pick(self, keep: Tensor) -> Problem:
+        """The problems at the flat positions ``keep`` as (picked, 1, ...) tiles of one vector each."""
+        lead = self.drive.shape[:2]
+
+        def flat(x: Tensor) -> Tensor:
+            return x.expand(*lead, *x.shape[2:]).reshape(-1, 1, *x.shape[2:])[keep]
+
+        def scalar(r: Scalar) -> Scalar:
+            return flat(r) if isinstance(r, Tensor) and r.dim() == 2 else r
+
+        wires = Wires(*(scalar(r) for r in vars(self.wires).values()))
+        return Problem(flat(self.drive), flat(self.conductances), self.cell, wires)
+
+
+class Result(NamedTuple):
+    """Cell voltages, and where they are not solved: (tile, vector, relative residual, how many failed)."""
+
+    u: Tensor
+    failed: tuple[int, int, float, int] | None
+
+
+class _History:
+    """The last differences of iterates and residuals, in ring buffers (problems, window, cells)."""
+
+    def __init__(self, like: Tensor) -> None:
+        shape = (like.shape[0], _WINDOW, like.shape[1])
+        self.dx = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.dr = torch.zeros_like(self.dx)
+        self.gram = torch.zeros(like.shape[0], _WINDOW, _WINDOW, dtype=like.dtype, device=like.device)
+
+    def push(self, slot: int, dx: Tensor, dr: Tensor) -> None:
+        self.dx[:, slot], self.dr[:, slot] = dx, dr
+        row = torch.bmm(self.dr, dr[:, :, None])[..., 0]
+        self.gram[:, slot, :], self.gram[:, :, slot] = row, row
+
+    def mix(self, r: Tensor) -> Tensor:
+        """What to subtract from x + r so that the linearised residual is least."""
+        right = torch.bmm(self.dr, r[:, :, None])
+        diagonal = self.gram.diagonal(dim1=-2, dim2=-1)
+        # Empty slots and stagnant directions get a unit pivot, so the system is always regular.
+        largest = diagonal.amax(-1, keepdim=True)
+        eps = torch.finfo(r.dtype).eps
+        lift = torch.where(diagonal > 0, eps * diagonal, torch.where(largest > 0, largest, 1))
+        weights = torch.linalg.solve_ex(self.gram + torch.diag_embed(lift), right)[0]
+        return torch.bmm(weights.transpose(1, 2), self.dx + self.dr)[:, 0]
+
+    def pick(self, keep: Tensor) -> None:
+        self.dx, self.dr, self.gram = self.dx[keep], self.dr[keep], self.gram[keep]
+
+
+def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> Result:
+    """Iterate until Kirchhoff's law holds to ``tol`` everywhere, or ``iterations`` times if not ``check``."""
+    lead, (rows, cols) = problem.drive.shape[:2], problem.conductances.shape[-2:]
+    count = lead[0] * lead[1]
+    span = problem.drive.amax((-2, -1), keepdim=True).clamp(min=0)
+    span = (span - problem.drive.amin((-2, -1), keepdim=True).clamp(max=0)).reshape(count, 1)
+    x = problem.drive.expand(*lead, rows, cols).reshape(count, rows * cols)
+    history = _History(x)
+    out, left = x.clone(), None
+    x_old = r_old = None
+    for k in range(iterations):
+        shape = (*problem.drive.shape[:2], rows, cols)
+        residual, current, slope = problem.step(x.reshape(shape))
+        r = residual.reshape(-1, rows * cols)
+        if check:
+            missed = _missed_current(residual, current, slope)
+            open_ = missed > tol
+            number = int(open_.sum())
+            if number == 0 or k == iterations - 1:
+                out = _store(out, left, x + r)
+                failed = None if number == 0 else _first_failure(missed, left, number, lead[1])
+                return Result(out.reshape(*lead, rows, cols), failed)
+            if number < _COMPACT * x.shape[0]:
+                out = _store(out, left, x + r)
+                keep = open_.nonzero()[:, 0]
+                left = keep if left is None else left[keep]
+                problem, x, r, span = problem.pick(keep), x[keep], r[keep], span[keep]
+                history.pick(keep)
+                if x_old is not None and r_old is not None:
+                    x_old, r_old = x_old[keep], r_old[keep]
+        if x_old is None or r_old is None:
+            x_new = x + r
+        else:
+            history.push((k - 1) % _WINDOW, x - x_old, r - r_old)
+            x_new = x + r - history.mix(r)
+        x_old, r_old = x, r
+        x = torch.minimum(torch.maximum(x_new, -span), span)
+    return Result(x.reshape(*lead, rows, cols), None)
+
+
+def _missed_current(residual: Tensor, current: Tensor, slope: Tensor) -> Tensor:
+    """Largest share of a column current, (problems,), by which cells and wires disagree."""
+    wrong = (slope * residual).abs().sum(-2)
+    column = current.sum(-2).abs()
+    scale = torch.maximum(column, 1e-3 * column.amax(-1, keepdim=True))
+    # No current at all counts as solved only where nothing is missed either.
+    share = torch.where(wrong == 0, torch.zeros_like(wrong), wrong / scale)
+    return share.amax(-1).reshape(-1).nan_to_num(nan=torch.inf)
+
+
+def _store(out: Tensor, left: Tensor | None, values: Tensor) -> Tensor:
+    if left is None:
+        return values
+    out[left] = values
+    return out
+
+
+def _first_failure(
+    missed: Tensor, left: Tensor | None, number: int, vectors: int
+) -> tuple[int, int, float, int]:
+    at = int(missed.nan_to_num(nan=torch.inf).argmax())
+    place = at if left is None else int(left[at])
+    return place // vectors, place % vectors, float(missed[at]), number

@@ -1,0 +1,120 @@
+"""The crossbar: geometry, wires and cell, and the one call that solves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from geniex.cells import Cell, SinhCell
+from geniex.circuit.broadcast import shared_matmul
+from geniex.circuit.linear import effective_conductance
+from geniex.circuit.native import solve_cells
+from geniex.circuit.validate import check_conductances, check_voltages
+from geniex.circuit.wires import Wires
+from geniex.config import Config, check_number, check_positive_int
+from geniex.errors import InputError
+
+Method = Literal["auto", "native", "linear", "ngspice"]
+METHODS = ("auto", "native", "linear", "ngspice")
+
+
+@dataclass(frozen=True)
+class Crossbar(Config):
+    """``rows`` word lines (inputs) by ``cols`` bit lines (outputs) of memristive cells, with their wires.
+
+    The circuit is the one of ``geniex.circuit.wires``: column 0 is nearest the drivers, row ``rows - 1``
+    nearest the sense side. Any resistance may be zero. The defaults are the GENIEx nominal circuit
+    (Chakraborty et al., DAC 2020; terminal and wire resistances are our reading, see ``presets``).
+
+    >>> import torch
+    >>> xbar = Crossbar(2, 1, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
+    >>> xbar.solve(torch.tensor([0.2, 0.1]), torch.tensor([[1e-5], [2e-5]]))
+    tensor([4.0000e-06])
+    """
+
+    rows: int
+    """Word lines, N."""
+    cols: int
+    """Bit lines, M."""
+    r_source: float = 500.0
+    """Driver resistance of each word line, ohm."""
+    r_sink: float = 100.0
+    """Sense resistance of each bit line, ohm."""
+    r_wire: float = 2.5
+    """Wire resistance between neighbouring cells, ohm, for both directions unless given apart."""
+    r_wire_row: float | None = None
+    """Wire resistance along a word line, ohm; None means ``r_wire``."""
+    r_wire_col: float | None = None
+    """Wire resistance along a bit line, ohm; None means ``r_wire``."""
+    cell: Cell = field(default_factory=SinhCell)
+    """The cell's I-V model."""
+
+    def __post_init__(self) -> None:
+        check_positive_int("rows", self.rows)
+        check_positive_int("cols", self.cols)
+        for name in ("r_source", "r_sink", "r_wire"):
+            check_number(name, getattr(self, name), low=0.0, unit="ohm")
+        for name in ("r_wire_row", "r_wire_col"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), low=0.0, unit="ohm")
+        if not isinstance(self.cell, Cell):
+            raise InputError("cell", repr(self.cell), "it must be a geniex Cell, such as SinhCell(v0=0.25)")
+
+    @property
+    def wires(self) -> Wires:
+        """The wire and terminal resistances as numbers, ohm."""
+        row = self.r_wire if self.r_wire_row is None else self.r_wire_row
+        col = self.r_wire if self.r_wire_col is None else self.r_wire_col
+        return Wires(self.r_source, self.r_sink, row, col)
+
+    def solve(
+        self,
+        voltages: Tensor,
+        conductances: Tensor,
+        method: Method = "auto",
+        tol: float | None = None,
+    ) -> Tensor:
+        """Column currents (..., cols) [A] for driver voltages (..., rows) [V], conductances (..., rows, cols) [S].
+
+        Leading dimensions broadcast, nothing is expanded: where the conductances lack a dimension or have
+        size 1 there, all work that depends on them alone is shared.
+
+        Args:
+            voltages: word-line driver voltages, volt.
+            conductances: small-signal cell conductances, siemens; 0 is an open cell.
+            method: "native" solves Kirchhoff's equations exactly; "linear" takes the cells at their
+                small-signal conductance; "ngspice" asks SPICE (float64 on the CPU, no gradients); "auto" is
+                "linear" for linear cells, else "native".
+            tol: relative tolerance of each column current, against max(|I_j|, 1e-3 max_j |I_j|); None means
+                1e-9 in float64 and 1e-4 in float32.
+
+        Raises:
+            InputError: shapes, dtypes or values that are not allowed.
+            ConvergenceError: an array did not reach ``tol``; the message names its index and residual.
+        """
+        if method not in METHODS:
+            raise InputError("method", repr(method), f"it must be one of {', '.join(METHODS)}")
+        check_voltages(voltages, self.rows)
+        check_conductances(conductances, self.rows, self.cols, like=voltages)
+        if method == "ngspice":
+            from geniex.circuit.spice import solve_ngspice
+
+            return solve_ngspice(self, voltages, conductances)
+        if method == "linear" or (method == "auto" and self.cell.is_linear):
+            return shared_matmul(voltages, self.wires_response(conductances))
+        return solve_cells(voltages, conductances, self.cell, self.wires, tol=tol).currents
+
+    def effective_conductance(self, conductances: Tensor) -> Tensor:
+        """The exact linear transfer matrix A (..., rows, cols) [S]: I = A^T V for linear cells.
+
+        For non-linear cells it is the response of cells at their small-signal conductance.
+        """
+        check_conductances(conductances, self.rows, self.cols)
+        return self.wires_response(conductances)
+
+    def wires_response(self, conductances: Tensor) -> Tensor:
+        """``effective_conductance`` without the value checks, for code that has made them."""
+        return effective_conductance(conductances, self.wires)

@@ -1,0 +1,27 @@
+"""Figures of merit of a crossbar's currents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def non_ideality_factor(ideal: Tensor, actual: Tensor) -> Tensor:
+    """NF = (I_ideal - I) / I_ideal (Chakraborty et al., DAC 2020, eq. 1), dimensionless; NaN where I_ideal = 0.
+
+    Negative where the cells' super-linearity exceeds the IR drop.
+
+    >>> non_ideality_factor(torch.tensor([2.0]), torch.tensor([1.5]))
+    tensor([0.2500])
+    """
+    safe = torch.where(ideal == 0, torch.nan, ideal)
+    return (ideal - actual) / safe
+
+
+def nf_rmse(ideal: Tensor, reference: Tensor, predicted: Tensor) -> Tensor:
+    """Root mean square difference of the NF of ``predicted`` and ``reference`` currents, in percent points.
+
+    Columns with I_ideal = 0 have no NF and do not count; the result is a scalar.
+    """
+    error = (non_ideality_factor(ideal, predicted) - non_ideality_factor(ideal, reference)) ** 2
+    return 100 * torch.sqrt(torch.nanmean(error))

@@ -1,0 +1,80 @@
+"""Checks of the tensors that enter a circuit: shape, dtype, device, range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geniex.errors import InputError
+
+MAX_CONDUCTANCE = 1.0
+"""Siemens; no memristive cell comes near it, a conductance in microsiemens does."""
+MAX_VOLTAGE = 100.0
+"""Volt; a voltage in millivolt exceeds it."""
+
+
+def check_voltages(voltages: Tensor, rows: int) -> None:
+    """Raise ``InputError`` unless ``voltages`` is (..., rows), floating, finite and plausible in volt."""
+    _check_tensor("voltages", voltages)
+    if voltages.dim() < 1 or voltages.shape[-1] != rows:
+        raise InputError(
+            "voltages", f"shape {tuple(voltages.shape)}", f"the last dimension must be the {rows} rows"
+        )
+    _check_finite("voltages", voltages)
+    if voltages.numel() and voltages.abs().max() > MAX_VOLTAGE:
+        raise InputError(
+            "voltages",
+            f"up to {voltages.abs().max().item():g}",
+            f"volts are expected, at most {MAX_VOLTAGE:g}; is this in millivolt?",
+        )
+
+
+def check_conductances(conductances: Tensor, rows: int, cols: int, like: Tensor | None = None) -> None:
+    """Raise ``InputError`` unless ``conductances`` is (..., rows, cols), floating, in [0, 1] siemens.
+
+    ``like`` is the voltage tensor that it must match in dtype and device and broadcast with.
+    """
+    _check_tensor("conductances", conductances)
+    if conductances.dim() < 2 or conductances.shape[-2:] != (rows, cols):
+        raise InputError(
+            "conductances",
+            f"shape {tuple(conductances.shape)}",
+            f"the last two dimensions must be (rows, cols) = ({rows}, {cols})",
+        )
+    _check_finite("conductances", conductances)
+    if conductances.numel():
+        low, high = conductances.min().item(), conductances.max().item()
+        if low < 0:
+            raise InputError("conductances", f"down to {low:g}", "a cell is passive: at least 0 S")
+        if high > MAX_CONDUCTANCE:
+            raise InputError(
+                "conductances", f"up to {high:g}", "siemens are expected, at most 1; is this in microsiemens?"
+            )
+    if like is None:
+        return
+    if conductances.dtype != like.dtype:
+        raise InputError("conductances", conductances.dtype, f"the voltages are {like.dtype}: use one dtype")
+    if conductances.device != like.device:
+        raise InputError("conductances", f"device {conductances.device}", f"the voltages are on {like.device}")
+    try:
+        torch.broadcast_shapes(like.shape[:-1], conductances.shape[:-2])
+    except RuntimeError:
+        raise InputError(
+            "conductances",
+            f"leading dimensions {tuple(conductances.shape[:-2])}",
+            f"they must broadcast with the voltages' {tuple(like.shape[:-1])}",
+        ) from None
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(name, type(value).__name__, "it must be a torch tensor")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise InputError(name, value.dtype, "it must be float32 or float64")
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    bad = ~torch.isfinite(value)
+    if bad.any():
+        where = tuple(bad.nonzero()[0].tolist())
+        raise InputError(name, f"{value[where].item()} at index {where}", "every value must be finite")

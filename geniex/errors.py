@@ -1,0 +1,46 @@
+"""Errors, one small class per failing stage; every message names the thing, its value and the way out."""
+
+from __future__ import annotations
+
+
+class GeniexError(Exception):
+    """Base of every error geniex raises on purpose; the shell prints it in one line and exits with 2."""
+
+
+class InputError(GeniexError, ValueError):
+    """An argument has a value that is not allowed."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        self.name, self.value, self.allowed = name, value, allowed
+        super().__init__(f"{name}: got {value}; {allowed}")
+
+
+class MissingDependencyError(GeniexError, ImportError):
+    """An optional package, a system library or a data set is not on this machine."""
+
+    def __init__(self, what: str, needed_for: str, way_out: str) -> None:
+        super().__init__(f"{what} not found, needed for {needed_for}: {way_out}")
+
+
+class ConvergenceError(GeniexError, RuntimeError):
+    """A circuit solution did not reach the requested tolerance."""
+
+
+class SpiceError(GeniexError, RuntimeError):
+    """ngspice did not return a solution."""
+
+
+class FileFormatError(GeniexError, ValueError):
+    """A file is truncated, foreign, or of another schema version."""
+
+
+class SweepError(GeniexError, RuntimeError):
+    """A sweep cannot start, go on or finish."""
+
+
+class CheckpointError(GeniexError, ValueError):
+    """A surrogate checkpoint is damaged or belongs to another crossbar."""
+
+
+class ConversionError(GeniexError, ValueError):
+    """A model cannot be put onto crossbars as asked."""

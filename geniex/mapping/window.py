@@ -1,0 +1,70 @@
+"""The conductance window: digital levels to conductances and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geniex.config import Config, check_number
+from geniex.errors import InputError
+
+
+@dataclass(frozen=True)
+class ConductanceWindow(Config):
+    """The range of conductances that a cell is programmed to, [1 / (r_on on_off), 1 / r_on].
+
+    >>> window = ConductanceWindow(r_on=100e3, on_off=6.0)
+    >>> window.to_conductance(torch.tensor([0, 15]), levels=16)
+    tensor([1.6667e-06, 1.0000e-05])
+    """
+
+    r_on: float
+    """Resistance of the most conductive state, ohm."""
+    on_off: float
+    """Ratio of the least to the most conductive state's resistance, at least 1."""
+
+    def __post_init__(self) -> None:
+        check_number("r_on", self.r_on, low=1.0, unit="ohm (a conductance above 1 S is no memristive cell)")
+        check_number("on_off", self.on_off, low=1.0, unit="(R_off / R_on)")
+        if self.on_off == 1:
+            raise InputError("on_off", self.on_off, "R_off / R_on must exceed 1, or all levels are the same")
+
+    @property
+    def g_on(self) -> float:
+        """Conductance of the highest level, siemens."""
+        return 1 / self.r_on
+
+    @property
+    def g_off(self) -> float:
+        """Conductance of level 0, siemens."""
+        return 1 / (self.r_on * self.on_off)
+
+    def step(self, levels: int) -> float:
+        """Conductance between neighbouring levels, siemens."""
+        return (self.g_on - self.g_off) / (_checked_levels(levels) - 1)
+
+    def to_conductance(self, code: Tensor, levels: int, dtype: torch.dtype | None = None) -> Tensor:
+        """G = G_off + code (G_on - G_off) / (levels - 1) [S], any shape; ``dtype`` defaults to torch's default."""
+        if not code.is_floating_point():
+            code = code.to(dtype or torch.get_default_dtype())
+        return self.g_off + code * self.step(levels)
+
+    def to_code(self, g: Tensor, levels: int) -> Tensor:
+        """The nearest level (int64) of conductances ``g`` [S]; raises ``InputError`` outside the window."""
+        step = self.step(levels)
+        code = torch.round((g - self.g_off) / step)
+        if g.numel() and (code.min() < 0 or code.max() > levels - 1):
+            raise InputError(
+                "g",
+                f"{g.min().item():g} to {g.max().item():g} S",
+                f"the window holds {self.g_off:g} to {self.g_on:g} S",
+            )
+        return code.to(torch.int64)
+
+
+def _checked_levels(levels: int) -> int:
+    if not isinstance(levels, int) or levels < 2:
+        raise InputError("levels", levels, "a cell needs at least 2 levels")
+    return levels
