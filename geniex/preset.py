@@ -1,0 +1,63 @@
+"""Named circuits with their sources: ``presets["geniex-64"]``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from geniex.circuit import Crossbar
+from geniex.config import Config
+from geniex.mapping import Architecture, ConductanceWindow
+
+
+@dataclass(frozen=True)
+class Preset(Config):
+    """A crossbar with the conductance window and the drive it is used at."""
+
+    crossbar: Crossbar
+    """The circuit."""
+    window: ConductanceWindow
+    """Conductances of its cells."""
+    v_max: float
+    """Highest driver voltage, volt."""
+    source: str
+    """Where the values come from."""
+
+    def architecture(self, **overrides: Any) -> Architecture:
+        """An ``Architecture`` on this crossbar's tile, window and drive."""
+        fixed = {"tile": (self.crossbar.rows, self.crossbar.cols), "window": self.window, "v_max": self.v_max}
+        return Architecture(**(fixed | overrides))
+
+
+_GENIEX = (
+    "Chakraborty et al., GENIEx, DAC 2020: R_on 100 kOhm, on/off 6, 0.25 V. Its terminal and wire resistances and"
+    " v0 are unpublished; 500, 100, 2.5 Ohm and 0.25 V reproduce its ratio ranges."
+)
+_YALE = (
+    "Bhattacharjee, Bhatnagar, Panda, DATE 2022 and the group's earlier work: driver 1k, wires 5 (row) and 10"
+    " (column) Ohm, sense 1k, R_min 20 kOhm, on/off 10."
+)
+_WIRES = (
+    "Wires only, 2 Ohm a node as in Agrawal, Lee, Roy, X-CHANGR 2019, with 20k/200k cells: a wire-dominated array."
+)
+
+
+def _geniex(size: int) -> Preset:
+    return Preset(Crossbar(size, size), ConductanceWindow(100e3, 6.0), 0.25, _GENIEX)
+
+
+presets: dict[str, Preset] = {
+    "geniex-16": _geniex(16),
+    "geniex-32": _geniex(32),
+    "geniex-64": _geniex(64),
+    "yale-64": Preset(
+        Crossbar(64, 64, r_source=1e3, r_sink=1e3, r_wire_row=5.0, r_wire_col=10.0),
+        ConductanceWindow(20e3, 10.0),
+        0.25,
+        _YALE,
+    ),
+    "wire-128": Preset(
+        Crossbar(128, 128, r_source=0.0, r_sink=0.0, r_wire=2.0), ConductanceWindow(20e3, 10.0), 0.25, _WIRES
+    ),
+}
+"""The circuits that studies and papers use, by name."""
