@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from geniex.errors import InputError
 
@@ -13,6 +14,11 @@ MAX_VOLTAGE = 100.0
 """Volt; a voltage in millivolt exceeds it."""
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether the numbers of ``tensor`` can be looked at: not while tracing, compiling or on the meta device."""
+    return not (isinstance(tensor, FakeTensor) or tensor.is_meta or torch.compiler.is_compiling())
+
+
 def check_voltages(voltages: Tensor, rows: int) -> None:
     """Raise ``InputError`` unless ``voltages`` is (..., rows), floating, finite and plausible in volt."""
     _check_tensor("voltages", voltages)
@@ -20,6 +26,8 @@ def check_voltages(voltages: Tensor, rows: int) -> None:
         raise InputError(
             "voltages", f"shape {tuple(voltages.shape)}", f"the last dimension must be the {rows} rows"
         )
+    if not has_values(voltages):
+        return
     _check_finite("voltages", voltages)
     if voltages.numel() and voltages.abs().max() > MAX_VOLTAGE:
         raise InputError(
@@ -41,8 +49,8 @@ def check_conductances(conductances: Tensor, rows: int, cols: int, like: Tensor 
             f"shape {tuple(conductances.shape)}",
             f"the last two dimensions must be (rows, cols) = ({rows}, {cols})",
         )
-    _check_finite("conductances", conductances)
-    if conductances.numel():
+    if has_values(conductances) and conductances.numel():
+        _check_finite("conductances", conductances)
         low, high = conductances.min().item(), conductances.max().item()
         if low < 0:
             raise InputError("conductances", f"down to {low:g}", "a cell is passive: at least 0 S")

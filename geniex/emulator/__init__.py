@@ -1,1 +1,16 @@
-"""."""
+"""Emulators of a crossbar's transfer function behind one protocol: ideal, linear, surrogate, circuit."""
+
+from geniex.emulator.base import Emulator, map_tensors
+from geniex.emulator.circuit import CircuitEmulator
+from geniex.emulator.ideal import IdealEmulator
+from geniex.emulator.linear import LinearEmulator
+from geniex.emulator.surrogate import SurrogateEmulator
+
+__all__ = [
+    "CircuitEmulator",
+    "Emulator",
+    "IdealEmulator",
+    "LinearEmulator",
+    "SurrogateEmulator",
+    "map_tensors",
+]

@@ -1,0 +1,47 @@
+"""The exact circuit as an emulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from geniex.circuit import Crossbar, solve_cells
+from geniex.circuit.validate import check_conductances
+from geniex.emulator.base import Emulator
+
+
+@dataclass(frozen=True)
+class CircuitArray:
+    """The conductances themselves: the solver shares among vectors what depends on them alone."""
+
+    conductances: Tensor
+
+
+class CircuitEmulator(Emulator):
+    """The native solver in the loop: exact to ``tol``, for the ground truth that others are held to."""
+
+    name = "circuit"
+
+    def __init__(self, crossbar: Crossbar, tol: float | None = None) -> None:
+        self.crossbar, self.tol = crossbar, tol
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """The crossbar's (rows, cols)."""
+        return (self.crossbar.rows, self.crossbar.cols)
+
+    @property
+    def floats_per_read(self) -> int:
+        """The cell voltages; the solver chunks its own iterates."""
+        return 2 * self.crossbar.rows * self.crossbar.cols
+
+    def program(self, conductances: Tensor) -> CircuitArray:
+        """Keeps the conductances (..., rows, cols) [S]."""
+        check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
+        return CircuitArray(conductances)
+
+    def read(self, array: CircuitArray, voltages: Tensor) -> Tensor:
+        """Column currents (..., cols) [A]; raises ``ConvergenceError`` where an array is not solved to ``tol``."""
+        crossbar = self.crossbar
+        return solve_cells(voltages, array.conductances, crossbar.cell, crossbar.wires, tol=self.tol).currents

@@ -1,0 +1,39 @@
+"""The ideal crossbar: no wires, linear cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from geniex.circuit import shared_matmul
+from geniex.circuit.validate import check_conductances
+from geniex.emulator.base import Emulator
+
+
+@dataclass(frozen=True)
+class IdealArray:
+    """The conductances themselves."""
+
+    conductances: Tensor
+
+
+class IdealEmulator(Emulator):
+    """I = V @ G.
+
+    >>> import torch
+    >>> emulator = IdealEmulator()
+    >>> emulator.read(emulator.program(torch.tensor([[1e-5], [2e-5]])), torch.tensor([0.2, 0.1]))
+    tensor([4.0000e-06])
+    """
+
+    name = "ideal"
+
+    def program(self, conductances: Tensor) -> IdealArray:
+        """Keeps the conductances (..., rows, cols) [S] of any tile size."""
+        check_conductances(conductances, *conductances.shape[-2:])
+        return IdealArray(conductances)
+
+    def read(self, array: IdealArray, voltages: Tensor) -> Tensor:
+        """V @ G (..., cols) [A]."""
+        return shared_matmul(voltages, array.conductances)

@@ -1,0 +1,193 @@
+"""A weight matrix on crossbar tiles, and its product with inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from geniex.circuit import shared_matmul
+from geniex.circuit.validate import check_conductances, has_values
+from geniex.config import check_number
+from geniex.emulator import Emulator, map_tensors
+from geniex.errors import InputError
+from geniex.mapping import Architecture, Location, TileLayout
+from geniex.mapping.fixed_point import accumulate, input_integers, largest_frac_bits, weight_magnitudes
+from geniex.mapping.slicing import digit_weights, slice_digits, stream_digits, stream_weights
+from geniex.simulator.readout import adc_counts, stream_voltages
+
+_WORKSPACE_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
+"""Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
+
+
+class Reads(NamedTuple):
+    """What the tiles of a matrix see: drives that broadcast against the tiles, and their currents."""
+
+    voltages: Tensor
+    """(reads, inputs, row_tiles, 1, 1, rows) [V]."""
+    ideal: Tensor
+    """Currents without any non-ideality (reads, inputs, row_tiles, 2, col_tiles, cols) [A]."""
+    actual: Tensor
+    """Currents of the emulator, same shape [A]."""
+
+
+class CrossbarMatrix(nn.Module):
+    """x @ weight.T computed by tiles of crossbars.
+
+    The weights are programmed at construction. Gradients flow to the inputs, through the emulator's own
+    derivative and straight through the quantisers; the programmed weights are constants.
+
+    Args:
+        weight: (outputs, inputs).
+        architecture: fixed point, slices, streams, converters.
+        emulator: what stands for the crossbar's physics; its tile must be the architecture's.
+        input_max: largest magnitude of an input; needed where ``architecture.input_frac_bits`` is None.
+        dtype: of conductances, voltages and currents; None means the weight's.
+
+    >>> from geniex.emulator import IdealEmulator
+    >>> weight = torch.tensor([[0.5, -0.25]])
+    >>> CrossbarMatrix(weight, Architecture(), IdealEmulator(), input_max=1.0)(torch.tensor([0.5, 0.5]))
+    tensor([0.1250])
+    """
+
+    conductances: Tensor
+    codes: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        architecture: Architecture,
+        emulator: Emulator,
+        *,
+        input_max: float | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_weight(weight)
+        emulator.check(architecture)
+        self.architecture, self.emulator = architecture, emulator
+        self.layout = TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
+        self.weight_frac_bits = self._weight_frac_bits(weight)
+        self.input_frac_bits = self._input_frac_bits(input_max)
+        with torch.no_grad():
+            magnitudes = weight_magnitudes(weight.detach(), architecture, self.weight_frac_bits)
+            codes = self.layout.place(slice_digits(magnitudes, architecture.slice_bits, architecture.slices))
+            codes = codes.to(dtype or weight.dtype)
+            conductances = architecture.window.to_conductance(codes, 2**architecture.slice_bits)
+        self.register_buffer("codes", codes)
+        self.register_buffer("conductances", conductances)
+        self.array: Any = emulator.program(conductances)
+        self.register_load_state_dict_post_hook(lambda module, _: module.program(module.conductances))
+
+    def program(self, conductances: Tensor) -> None:
+        """Put other conductances (row_tiles, 2, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
+
+        ``.conductances`` has those that are programmed now. Index 0 of the second dimension is the positive
+        array.
+        """
+        check_conductances(conductances, *self.architecture.tile)
+        if conductances.shape != self.conductances.shape:
+            raise InputError(
+                "conductances", tuple(conductances.shape), f"this matrix has {tuple(self.conductances.shape)}"
+            )
+        self.conductances = conductances.to(self.conductances)
+        self.array = self.emulator.program(self.conductances)
+
+    def locate(self, output: int, input: int) -> Location:
+        """Where the weight from ``input`` to ``output`` lies."""
+        return self.layout.locate(output, input)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product (..., outputs) for inputs (..., inputs), in the inputs' dtype."""
+        flat = x.reshape(-1, self.layout.inputs)
+        if flat.shape[0] == 0:
+            return x.new_zeros(*x.shape[:-1], self.layout.outputs)
+        parts = [self._multiply(part) for part in flat.split(self._chunk())]
+        return torch.cat(parts).reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
+
+    def reads(self, x: Tensor) -> Reads:
+        """Every voltage and current that inputs (count, inputs) cause, to look inside; keep ``count`` small."""
+        levels, _ = self._levels(x)
+        voltages = stream_voltages(levels, self.architecture)
+        ideal = shared_matmul(voltages, self.conductances)
+        return Reads(voltages, ideal, self.emulator.read(self.array, voltages))
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print(model)``."""
+        grid = f"{self.layout.row_tiles}x{self.layout.col_tiles} tiles of {self.architecture.tile}"
+        return f"{self.layout.inputs} -> {self.layout.outputs}, {grid}, {self.emulator.name}"
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        levels, place = self._levels(x)
+        currents = self.emulator.read(self.array, stream_voltages(levels, self.architecture))
+        counts = adc_counts(currents, levels, self.codes, self.architecture)
+        slices = self.layout.slices_of(counts).double()  # (reads, inputs, row_tiles, arrays, col_tiles, outputs, slices)
+        arch = self.architecture
+        shifted = slices @ digit_weights(arch.slice_bits, arch.slices, slices)
+        total = torch.tensordot(place, shifted, dims=1)  # (passes, inputs, row_tiles, arrays, col_tiles, outputs)
+        held = accumulate(total, arch, self.weight_frac_bits + self.input_frac_bits)
+        signed = held[0] - held[1] if held.shape[0] == 2 else held[0]
+        signed = signed[:, :, 0] - signed[:, :, 1] if signed.shape[2] == 2 else signed[:, :, 0]
+        return self.layout.join_outputs(signed.sum(1))
+
+    def _levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
+        arch = self.architecture
+        integers = input_integers(x, arch, self.input_frac_bits)
+        eager = x.device.type == "cpu" and has_values(x)
+        passes = 1 if eager and not (integers < 0).any() else arch.passes
+        digits = stream_digits(integers, arch, passes=passes).flatten(0, 1)
+        place = torch.block_diag(*[stream_weights(arch, digits)] * passes).reshape(passes, -1)
+        if eager and not x.requires_grad:
+            # A stream that is zero everywhere carries no current: nothing is read.
+            used = digits.flatten(1).any(-1)
+            if not used.all():
+                used[0] = True
+                digits, place = digits[used], place[:, used]
+        levels = self.layout.split_inputs(digits.to(self.conductances.dtype))
+        return levels[..., None, None, :], place
+
+    def _chunk(self) -> int:
+        """Inputs per chunk such that currents and the emulator's workspace fit the budget."""
+        arch = self.architecture
+        per_read = 6 * arch.tile[1] + self.emulator.floats_per_read
+        reads = arch.passes * arch.streams * self.layout.row_tiles * 2 * self.layout.col_tiles
+        size = reads * per_read * self.conductances.element_size()
+        return max(1, _WORKSPACE_BYTES.get(self.conductances.device.type, 256 << 20) // size)
+
+    def _weight_frac_bits(self, weight: Tensor) -> int:
+        arch = self.architecture
+        if arch.weight_frac_bits is not None:
+            return arch.weight_frac_bits
+        if not has_values(weight):
+            raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
+        return largest_frac_bits(float(weight.detach().abs().max()), arch.weight_bits)
+
+    def _input_frac_bits(self, input_max: float | None) -> int:
+        arch = self.architecture
+        if arch.input_frac_bits is not None:
+            return arch.input_frac_bits
+        if input_max is None:
+            raise InputError(
+                "architecture.input_frac_bits",
+                None,
+                "give a number, or calibrate: convert(..., calibration=images) or input_max=",
+            )
+        check_number("input_max", input_max, low=0.0)
+        return largest_frac_bits(input_max, arch.input_bits)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarMatrix:
+        super()._apply(fn, recurse)
+        self.array = map_tensors(self.array, fn)
+        return self
+
+
+def _check_weight(weight: Tensor) -> None:
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+        raise InputError("weight", getattr(weight, "shape", type(weight)), "a floating (outputs, inputs) matrix")
+    if weight.numel() == 0:
+        raise InputError("weight", tuple(weight.shape), "it must hold at least one weight")
+    if has_values(weight) and not torch.isfinite(weight).all():
+        raise InputError("weight", "NaN or infinity", "every weight must be finite")
