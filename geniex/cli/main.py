@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 VERBS = {
@@ -16,8 +17,22 @@ VERBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 done, 2 a clear error in one line, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run one verb and return the exit status.
+
+    0: done. 1: the reader of our output is gone. 2: wrong usage or input, said in one line. 130: interrupted.
+    """
+    try:
+        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader closed the pipe (``geniex ... | head``). Nobody reads what is left: let the interpreter's
+        # own flush at exit go nowhere instead of complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -28,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verb = argv[0]
     if verb not in VERBS:
-        print(f"geniex: unknown verb {verb!r}; verbs are {', '.join(VERBS)}", file=sys.stderr)
-        return 2
+        return _refuse("geniex", f"unknown verb {verb!r}; verbs are {', '.join(VERBS)}")
     return _run(verb, argv[1:])
 
 
@@ -44,19 +58,29 @@ def _run(verb: str, argv: list[str]) -> int:
 
     from geniex.errors import GeniexError
 
-    function = getattr(importlib.import_module(f"geniex.cli.{verb}"), verb)
-    parser = jsonargparse.ArgumentParser(prog=f"geniex {verb}", description=VERBS[verb])
-    parser.add_function_arguments(function, as_positional=True)
-    arguments = parser.instantiate_classes(parser.parse_args(argv))
+    name = f"geniex {verb}"
     try:
-        function(**arguments.as_dict())
+        function = getattr(importlib.import_module(f"geniex.cli.{verb}"), verb)
+        parser = jsonargparse.ArgumentParser(prog=name, description=VERBS[verb], exit_on_error=False)
+        parser.add_function_arguments(function, as_group=False, as_positional=True)
+        options = parser.instantiate(parser.parse_args(argv)).as_dict()
+        function(**options)
+    except jsonargparse.ArgumentError as error:
+        return _refuse(name, f"{error} (options: {name} --help)")
     except KeyboardInterrupt:
-        print(f"geniex {verb}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except (GeniexError, OSError) as error:
-        print(f"geniex {verb}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(name, str(error))
     return 0
+
+
+def _refuse(name: str, why: str) -> int:
+    """Say in one line why nothing was done; returns exit status 2."""
+    print(f"{name}: {' '.join(why.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
