@@ -1,0 +1,176 @@
+"""The HDF5 layout that sweep files and their shards share: what is written, and what a reader insists on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from geniex import __version__
+from geniex.errors import FileFormatError, InputError
+from geniex.sweep.config import SweepConfig
+from geniex.sweep.solving import TileData, level_table
+
+FORMAT = "geniex-sweep"
+SCHEMA_VERSION = 1
+BULK = ("codes", "voltages", "currents")
+"""The datasets that grow with the tiles, in the order of ``TileData``."""
+_CHUNK_BYTES = 16 << 10
+"""A chunk holds whole tiles up to about this size: small enough to read one, large enough to compress."""
+_FILTERS: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+
+
+def attributes(config: SweepConfig) -> dict[str, Any]:
+    """The root attributes of a sweep file; no time stamps: a resumed sweep equals an uninterrupted one."""
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "config": json.dumps(config.to_dict()),
+        "solver": config.engine,
+        "solver_version": _solver_version(config),
+        "seed": config.seed,
+        "geniex_version": __version__,
+    }
+
+
+def create(target: Any, config: SweepConfig, tiles: int, root: dict[str, Any]) -> h5py.File:
+    """A new, open HDF5 file with the attributes ``root`` and datasets for ``tiles`` tiles of ``config``."""
+    file = h5py.File(target, "w")
+    file.attrs.update(root)
+    table = level_table(config).numpy()
+    file.create_dataset("level_table", data=table, **_FILTERS)
+    for name, value in _scalars(config).items():
+        file.create_dataset(name, data=np.full(tiles, value), **_FILTERS)
+    for name in BULK:
+        shape, dtype = _shape(name, config, tiles), _dtype(name, config)
+        per_chunk = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape[1:])))
+        chunks = (min(max(per_chunk, 1), tiles), *shape[1:])
+        file.create_dataset(name, shape=shape, dtype=dtype, chunks=chunks, **_FILTERS)
+    return file
+
+
+def write(file: h5py.File, at: int, data: TileData) -> None:
+    """Put ``data`` into the tiles from ``at`` on."""
+    for name, values in zip(BULK, data, strict=True):
+        file[name][at : at + len(values)] = values
+
+
+def read(file: h5py.File, start: int, stop: int) -> TileData:
+    """The tiles ``start`` to ``stop``; ``OSError`` where a checksum does not hold."""
+    return TileData(*(file[name][start:stop] for name in BULK))
+
+
+def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
+    """The configuration of an open sweep file, whose attributes and datasets are all there and fit it.
+
+    ``tiles`` is how many it must hold, if not those of its configuration (a shard).
+
+    Raises:
+        FileFormatError: whatever does not fit, with the path.
+    """
+    kind = file.attrs.get("format")
+    if kind != FORMAT:
+        raise bad_file(path, f"its format attribute is {kind!r}, not {FORMAT!r}: it is no sweep")
+    version = file.attrs.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise bad_file(path, f"its schema is version {version}, this geniex reads version {SCHEMA_VERSION}")
+    try:
+        config = SweepConfig.from_dict(json.loads(file.attrs["config"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise bad_file(path, f"its configuration is damaged ({error})") from None
+    missing = sorted(set(attributes_of(file)) ^ set(_ATTRIBUTES))
+    if missing:
+        raise bad_file(path, f"its attributes differ from a sweep's in {missing[0]!r}")
+    count = config.tiles if tiles is None else tiles
+    for name in ("level_table", *_scalars(config), *BULK):
+        _check_dataset(file, path, name, _shape(name, config, count), _dtype(name, config))
+    return config
+
+
+def attributes_of(file: h5py.File) -> dict[str, Any]:
+    """The root attributes as plain Python values."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
+
+
+def open_sweep(path: Path) -> h5py.File:
+    """The file, open for reading; ``FileFormatError`` unless it is whole HDF5."""
+    if not path.exists():
+        raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
+    try:
+        return h5py.File(path, "r")
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise bad_file(path, f"it is truncated or no HDF5 ({error})") from None
+
+
+def bad_file(path: Path, why: str) -> FileFormatError:
+    """The error that a damaged, foreign or other-version file raises."""
+    return FileFormatError(f"{path}: {why}; delete it and run `geniex sweep` again, or give another file")
+
+
+def sync(path: Path) -> None:
+    """Make a file, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_ATTRIBUTES = ("format", "schema_version", "config", "solver", "solver_version", "seed", "geniex_version")
+
+
+def _check_dataset(
+    file: h5py.File, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise bad_file(path, f"it has no dataset {name!r}")
+    if dataset.shape != shape or dataset.dtype != dtype:
+        have = f"{dataset.dtype} {dataset.shape}"
+        raise bad_file(path, f"its dataset {name!r} is {have}, its configuration says {dtype} {shape}")
+
+
+def _scalars(config: SweepConfig) -> dict[str, float]:
+    """What is stored for each tile, so that one reader serves files that span circuits."""
+    wires, window = config.crossbar.wires, config.window
+    values = {
+        "r_source": wires.r_source,
+        "r_sink": wires.r_sink,
+        "r_wire_row": wires.r_row,
+        "r_wire_col": wires.r_col,
+        "r_on": window.r_on,
+        "on_off": window.on_off,
+        "v_max": config.v_max,
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def _shape(name: str, config: SweepConfig, tiles: int) -> tuple[int, ...]:
+    rows, cols = config.crossbar.rows, config.crossbar.cols
+    shapes: dict[str, tuple[int, ...]] = {
+        "level_table": (2**config.slice_bits,),
+        "codes": (tiles, rows, cols),
+        "voltages": (tiles, config.vectors, rows),
+        "currents": (tiles, config.vectors, cols),
+    }
+    return shapes.get(name, (tiles,))
+
+
+def _dtype(name: str, config: SweepConfig) -> np.dtype[Any]:
+    if name != "codes":
+        return np.dtype(np.float64)
+    return np.dtype(np.uint8 if config.slice_bits <= 8 else np.uint16)
+
+
+def _solver_version(config: SweepConfig) -> str:
+    if config.engine == "native":
+        return f"geniex {__version__}"
+    from geniex.circuit.spice import ngspice_version
+
+    return f"ngspice {ngspice_version()}"

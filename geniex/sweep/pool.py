@@ -1,0 +1,113 @@
+"""Shards spread over worker processes that may die without taking the sweep with them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+import torch
+
+from geniex.errors import SweepError
+
+Task = Callable[[int], str | None]
+"""Solves and stores the shard of that number; returns why it could not be solved, or None."""
+_DEATHS = 3
+"""Workers that may die in a row, each alone with one shard, before the fault is taken to be general."""
+
+
+def run_shards(
+    task: Task, shards: Iterable[int], workers: int, recycle: int | None
+) -> Iterator[tuple[int, str | None]]:
+    """The shards as they are done, each with None or why it failed.
+
+    A worker's death breaks the pool; the shards that were under way are then tried again, each alone in a new
+    worker, and the one that kills its worker again has failed.
+
+    Args:
+        task: picklable; an ``OSError`` it raises ends the sweep.
+        shards: their numbers.
+        workers: processes.
+        recycle: shards after which a worker is replaced, for solvers that leak memory; None means never.
+
+    Raises:
+        SweepError: workers die whatever they are given.
+    """
+    queue, deaths = deque(shards), 0
+    while queue:
+        suspects: list[int] = []
+        yield from _run_pool(task, queue, workers, recycle, suspects)
+        for shard in suspects:
+            failure = _run_alone(task, shard)
+            deaths = deaths + 1 if failure == _DEAD else 0
+            if deaths == _DEATHS:
+                raise SweepError(
+                    "worker processes keep dying: is memory short (give fewer --workers)? A script that calls"
+                    " run_sweep needs its `if __name__ == '__main__':` guard"
+                )
+            yield shard, failure
+
+
+_DEAD = "its worker process died; was it killed, or is memory short?"
+
+
+def _run_pool(
+    task: Task, queue: deque[int], workers: int, recycle: int | None, suspects: list[int]
+) -> Iterator[tuple[int, str | None]]:
+    """Work on ``queue`` until it is empty or the pool worn or broken, then leaving ``suspects`` under way."""
+    left = len(queue) if recycle is None else recycle * workers
+    with _pool(min(workers, len(queue))) as pool:
+        # No more than one shard a worker is handed out, so that a broken pool has few suspects.
+        running: dict[Future[str | None], int] = {}
+        while not suspects:
+            while queue and left and len(running) < workers:
+                shard = queue.popleft()
+                left -= 1
+                try:
+                    running[pool.submit(task, shard)] = shard
+                except BrokenProcessPool:
+                    suspects.append(shard)
+                    break
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                shard = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    suspects.append(shard)
+                else:
+                    yield shard, future.result()
+        suspects.extend(running.values())
+
+
+def _run_alone(task: Task, shard: int) -> str | None:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(task, shard).result()
+        except BrokenProcessPool:
+            return _DEAD
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawn, because torch's threads and HDF5's state do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole group: a worker goes quietly, the parent reports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    # A worker of a killed parent would otherwise wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

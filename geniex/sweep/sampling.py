@@ -1,0 +1,110 @@
+"""The conductance codes and stream levels that a sweep solves.
+
+A surrogate must be right wherever a network can take it, so draws mix what networks do with what covers the
+space of levels:
+
+- Sparsity. The share of zero codes of a tile, and of zero levels of a vector, runs over [0, 1) in an additive
+  low-discrepancy sequence (Roberts' R2, from the plastic number): evenly, and jointly so, over any tiles.
+- Network-like values, for a share ``dnn_share``. A tile holds the bit slices of 16-bit half-normal weights,
+  the slices of one output side by side, most significant first, as GENIEx maps them: high slices come out
+  sparse and low-valued, low slices uniform. A vector is one bit stream of 16-bit half-normal activations. The
+  spread is log-uniform over 2**-8 to 2**-1 of full scale.
+- Space-filling values otherwise: the non-zero levels are uniform in one half of the cases, else skewed to low
+  ones, 1 + floor((levels - 1) u**skew) with u uniform over [0, 1) and skew uniform over [1, 6].
+- Structure. In one half of the tiles zeros are scattered cell by cell, in the other half some of them come as
+  whole rows and columns, as pruning and padding leave them. No vector is all zero: it would teach nothing.
+
+Everything about tile k follows from (seed, k) alone, whatever the number of tiles, shards and workers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geniex.sweep.config import SweepConfig
+
+Codes = NDArray[np.int64]
+
+_WORD_BITS = 16
+"""Fixed-point width of weights and activations, GENIEx's."""
+_SPREAD = (-8.0, -1.0)
+"""Powers of two between which the spread of network-like values lies, of full scale."""
+_SKEW = (1.0, 6.0)
+_PLASTIC = 1.324717957244746
+_STEPS = {"tile": 1 / _PLASTIC, "vector": 1 / _PLASTIC**2}
+_STREAMS = {"tile": 0, "vector": 1, "draw": 2}
+"""Names of the independent random streams under one seed."""
+
+
+def draw_tile(config: SweepConfig, tile: int) -> tuple[Codes, Codes]:
+    """The conductance codes (rows, cols) and stream levels (vectors, rows) of ``tile``, int64."""
+    rng = np.random.default_rng([config.seed, _STREAMS["draw"], tile])
+    first = tile * config.vectors
+    codes = _draw_codes(rng, config, zero_share(config.seed, "tile", tile))
+    levels = [
+        _draw_levels(rng, config, zero_share(config.seed, "vector", first + v)) for v in range(config.vectors)
+    ]
+    return codes, np.stack(levels)
+
+
+def zero_share(seed: int, kind: str, index: int) -> float:
+    """The share in [0, 1) of zeros that the tile or vector ("tile", "vector") of that index aims at."""
+    offset = np.random.default_rng([seed, _STREAMS[kind]]).random()
+    return float((offset + index * _STEPS[kind]) % 1.0)
+
+
+def _draw_codes(rng: np.random.Generator, config: SweepConfig, zeros: float) -> Codes:
+    rows, cols, bits = config.crossbar.rows, config.crossbar.cols, config.slice_bits
+    if rng.random() < config.dnn_share:
+        slices = -(-_WORD_BITS // bits)
+        words = _words(rng, (rows, -(-cols // slices)))
+        codes = _digits(words, bits).reshape(rows, -1)[:, :cols]
+    else:
+        codes = _spread_levels(rng, (rows, cols), bits)
+    return np.where(_kept(rng, rows, cols, 1 - zeros), codes, 0)
+
+
+def _draw_levels(rng: np.random.Generator, config: SweepConfig, zeros: float) -> Codes:
+    rows, bits = config.crossbar.rows, config.stream_bits
+    if rng.random() < config.dnn_share:
+        streams = _digits(_words(rng, (rows,)), bits)
+        levels = streams[:, rng.integers(streams.shape[1])]
+    else:
+        levels = _spread_levels(rng, (rows,), bits)
+    levels = np.where(rng.random(rows) < zeros, 0, levels)
+    if not levels.any():
+        levels[rng.integers(rows)] = rng.integers(1, 2**bits)
+    return levels
+
+
+def _words(rng: np.random.Generator, shape: tuple[int, ...]) -> Codes:
+    """Half-normal magnitudes in fixed point, clipped at full scale."""
+    scale = 2.0 ** (_WORD_BITS + rng.uniform(*_SPREAD))
+    return np.minimum(np.abs(rng.standard_normal(shape)) * scale, 2**_WORD_BITS - 1).astype(np.int64)
+
+
+def _digits(words: Codes, bits: int) -> Codes:
+    """Slices of ``bits`` of each word (..., slices), most significant first."""
+    shifts = np.arange(-(-_WORD_BITS // bits) - 1, -1, -1) * bits
+    return (words[..., None] >> shifts) & (2**bits - 1)
+
+
+def _spread_levels(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Codes:
+    """Non-zero levels, uniform or skewed towards the low ones."""
+    skew = 1.0 if rng.random() < 0.5 else rng.uniform(*_SKEW)
+    return 1 + np.floor((2**bits - 1) * rng.random(shape) ** skew).astype(np.int64)
+
+
+def _kept(rng: np.random.Generator, rows: int, cols: int, keep: float) -> NDArray[np.bool_]:
+    """Which cells stay, a share ``keep`` on average: cell by cell, or also by whole rows and columns."""
+    parts = np.array([0.0, 0.0, 1.0])
+    if rng.random() < 0.5:
+        parts = rng.random(3)
+        parts /= parts.sum()
+    by_row, by_col, by_cell = keep**parts
+    return (
+        (rng.random((rows, 1)) < by_row)
+        & (rng.random((1, cols)) < by_col)
+        & (rng.random((rows, cols)) < by_cell)
+    )
