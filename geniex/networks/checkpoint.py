@@ -1,0 +1,136 @@
+"""Trained networks on disk: safetensors for the weights, JSON for what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from geniex.errors import CheckpointError, InputError
+from geniex.networks.fashion import FashionCNN
+from geniex.shipped import shipped_file
+
+FORMAT, SCHEMA_VERSION = "geniex-network", 1
+
+NETWORKS: dict[str, type[FashionCNN]] = {"fashion-cnn": FashionCNN}
+"""The architectures by name."""
+
+
+def network_class(name: str) -> type[FashionCNN]:
+    """The class of the architecture ``name``; raises ``InputError`` for an unknown one."""
+    if name not in NETWORKS:
+        raise InputError("network", repr(name), f"networks are {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def save_network(network: FashionCNN, path: Path, info: dict[str, Any]) -> None:
+    """Write a folded network to ``<path>.safetensors`` and ``<path>.json``, each whole or not at all.
+
+    Args:
+        network: the network, its batch norms folded.
+        path: the files' common stem.
+        info: JSON-ready facts about it, such as its accuracy and training settings.
+    """
+    name = next(n for n, kind in NETWORKS.items() if type(network) is kind)
+    weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in network.state_dict().items()})
+    description = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "network": name,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "info": info,
+    }
+    weights_path, json_path = _paths(path)
+    weights_path.parent.mkdir(parents=True, exist_ok=True)
+    _write(weights_path, weights)
+    _write(json_path, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def load_network(name_or_path: str | Path) -> FashionCNN:
+    """The trained network in eval mode, batch norms folded; ``.info`` on its files is ``network_info``'s.
+
+    Args:
+        name_or_path: a shipped network's name, such as "fashion-cnn", or the path of a saved one, with or
+            without a suffix.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another format.
+    """
+    weights_path, _ = _located(name_or_path)
+    description = _description(name_or_path)
+    weights = _read(weights_path)
+    if hashlib.sha256(weights).hexdigest() != description["sha256"]:
+        raise CheckpointError(
+            f"{weights_path} is damaged or belongs to another JSON file: train or fetch it again"
+        )
+    network = NETWORKS[description["network"]](batch_norm=False)
+    try:
+        network.load_state_dict(safetensors.torch.load(weights))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{weights_path} does not hold a folded {description['network']}: {error}"
+        ) from error
+    return network.eval()
+
+
+def network_info(name_or_path: str | Path) -> dict[str, Any]:
+    """What was saved with the network: its accuracy, its training settings."""
+    return _description(name_or_path)["info"]
+
+
+def _paths(path: Path) -> tuple[Path, Path]:
+    stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
+
+
+def _located(name_or_path: str | Path) -> tuple[Path, Path]:
+    path = Path(name_or_path)
+    weights, description = _paths(path)
+    if weights.is_file() or description.is_file() or len(path.parts) != 1:
+        return weights, description
+    return shipped_file(weights.name), shipped_file(description.name)
+
+
+def _description(name_or_path: str | Path) -> dict[str, Any]:
+    path = _located(name_or_path)[1]
+    try:
+        description = json.loads(_read(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{path} does not describe a geniex network")
+    if description.get("schema_version") != SCHEMA_VERSION:
+        version = description.get("schema_version")
+        raise CheckpointError(f"{path} has schema version {version}, this geniex reads {SCHEMA_VERSION}")
+    if description.get("network") not in NETWORKS:
+        known = ", ".join(NETWORKS)
+        raise CheckpointError(f"{path} holds network {description.get('network')!r}; this geniex has {known}")
+    missing = {"sha256", "info"} - set(description)
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}: train or fetch it again")
+    return description
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): train or fetch it again") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` in one step, so that no reader ever sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

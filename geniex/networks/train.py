@@ -1,0 +1,146 @@
+"""Training of the small networks: augmented batches, AdamW, a one-cycle rate, Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geniex.config import Config, check_number, check_positive_int
+from geniex.errors import InputError
+from geniex.networks.checkpoint import network_class
+from geniex.networks.fashion import FashionCNN
+from geniex.networks.images import ImageSet
+from geniex.quiet import quiet_lightning
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Config):
+    """How a network is trained; the same configuration on the same machine gives the same weights."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+    batch: int = 256
+    """Images per step."""
+    learning_rate: float = 0.006
+    """Peak learning rate of the one-cycle schedule."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of AdamW."""
+    label_smoothing: float = 0.05
+    """Share of the target probability that is spread over all classes, below 1."""
+    shift: int = 1
+    """Images are moved by up to this many pixels in each direction; 0 leaves them in place."""
+    flip: bool = True
+    """Half of the images are mirrored left to right."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and their augmentation."""
+
+    def __post_init__(self) -> None:
+        check_positive_int("epochs", self.epochs)
+        check_positive_int("batch", self.batch)
+        check_number("learning_rate", self.learning_rate, low=0.0, open_low=True)
+        check_number("weight_decay", self.weight_decay, low=0.0)
+        check_number("label_smoothing", self.label_smoothing, low=0.0)
+        if self.label_smoothing >= 1:
+            raise InputError("label_smoothing", self.label_smoothing, "it must be below 1")
+        if not isinstance(self.shift, int) or self.shift < 0:
+            raise InputError("shift", repr(self.shift), "it must be a whole number of pixels, at least 0")
+
+
+def train_network(name: str, images: ImageSet, config: FitConfig, progress: bool = False) -> FashionCNN:
+    """The network ``name`` trained on ``images`` with its batch norms in place, in eval mode on the CPU.
+
+    Args:
+        name: a key of ``NETWORKS``, such as "fashion-cnn".
+        images: training images of the network's input shape.
+        config: the training's settings.
+        progress: show a progress bar.
+    """
+    kind = network_class(name)
+    if images.shape != kind.input_shape:
+        raise InputError("images", f"shape {images.shape}", f"{name} takes {kind.input_shape}")
+    if len(images) < config.batch:
+        raise InputError("batch", config.batch, f"the set holds only {len(images)} images")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network = kind()
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=config.epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            callbacks=[RichProgressBar()] if progress else None,
+        )
+        trainer.fit(_Fit(network, config), AugmentedBatches(images, config))
+    return network.cpu().eval()
+
+
+def accuracy(network: nn.Module, images: ImageSet, batch: int = 1000) -> float:
+    """The share of ``images`` that ``network`` labels right, 0 to 1; the network must be in eval mode."""
+    right = 0
+    with torch.inference_mode():
+        for indices in torch.arange(len(images)).split(batch):
+            pixels, labels = images.batch(indices)
+            right += int((network(pixels).argmax(-1) == labels).sum())
+    return right / len(images)
+
+
+class AugmentedBatches:
+    """Shuffled, augmented batches, each pass drawn anew from one seeded generator; no incomplete last one."""
+
+    def __init__(self, images: ImageSet, config: FitConfig) -> None:
+        self.images, self.config = images, config
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    def __len__(self) -> int:
+        return len(self.images) // self.config.batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.images), generator=self.generator)
+        for indices in order.split(self.config.batch)[: len(self)]:
+            pixels, labels = self.images.batch(indices)
+            yield augmented(pixels, self.config.shift, self.config.flip, self.generator), labels
+
+
+def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Images (batch, C, H, W), moved by up to ``shift`` pixels (zeros move in), half mirrored if ``flip``."""
+    batch, _, height, width = images.shape
+    moves = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)
+    mirror = (torch.rand(batch, 1, generator=generator) < 0.5) & flip
+    rows, cols = torch.arange(height).expand(batch, -1), torch.arange(width).expand(batch, -1)
+    rows, cols = rows + moves[0], torch.where(mirror, width - 1 - cols, cols) + moves[1]
+    # One gather moves and mirrors; the channels end up last and go back in front.
+    padded = functional.pad(images, (shift,) * 4)
+    sample = torch.arange(batch)[:, None, None]
+    return padded[sample, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+class _Fit(lightning.LightningModule):
+    def __init__(self, network: nn.Module, config: FitConfig) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, labels = batch
+        loss = functional.cross_entropy(
+            self.network(images), labels, label_smoothing=self.config.label_smoothing
+        )
+        self.log("loss", loss, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

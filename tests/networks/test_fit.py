@@ -1,0 +1,142 @@
+"""Training and folding of the small networks."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from geniex.errors import InputError
+from geniex.networks import FashionCNN, ImageSet
+from geniex.networks.train import AugmentedBatches, FitConfig, accuracy, augmented, train_network
+
+
+def _stripes(count: int = 64) -> ImageSet:
+    """Ten classes that anyone can tell apart: a bright band whose row is the label."""
+    labels = torch.arange(count) % 10
+    pixels = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        image[0, 2 * label + 3 : 2 * label + 6] = 200
+    return ImageSet(pixels, labels)
+
+
+def _randomised() -> FashionCNN:
+    """A network whose batch norms are far from the identity."""
+    torch.manual_seed(0)
+    network = FashionCNN().eval()
+    for norm in (network.norm1, network.norm2, network.norm3):
+        for tensor in (norm.weight, norm.running_var):
+            torch.nn.init.uniform_(tensor, 0.5, 2.0)
+        for tensor in (norm.bias, norm.running_mean):
+            torch.nn.init.uniform_(tensor, -1.0, 1.0)
+    return network
+
+
+def test_folded_network_computes_the_same() -> None:
+    network, images = _randomised().double(), torch.rand(5, 1, 28, 28, dtype=torch.float64)
+    folded = network.folded()
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    assert not folded.training
+    torch.testing.assert_close(folded(images), network(images), rtol=1e-12, atol=1e-12)
+
+
+def test_folding_leaves_the_original_alone() -> None:
+    network = _randomised().train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.folded()
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_folding_twice_is_told() -> None:
+    with pytest.raises(InputError, match="no batch norms left"):
+        FashionCNN(batch_norm=False).folded()
+
+
+def test_every_layer_reads_values_of_one_sign() -> None:
+    network, seen = _randomised().folded(), []
+    for layer in (network.conv1, network.conv2, network.conv3, network.classifier):
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].min().item()))
+    assert network(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+    assert len(seen) == 4
+    assert min(seen) >= 0
+
+
+def test_training_learns_a_tiny_set() -> None:
+    data = _stripes()
+    config = FitConfig(epochs=20, batch=32, shift=0, flip=False, label_smoothing=0.0)
+    images, labels = data.batch(torch.arange(len(data)))
+    trained = train_network("fashion-cnn", data, config)
+    assert not trained.training
+    with torch.no_grad():
+        loss = functional.cross_entropy(trained(images), labels).item()
+    # Guessing among ten classes costs ln 10 = 2.3.
+    assert loss < 1.0
+    assert accuracy(trained, data) > 0.9
+
+
+def test_same_seed_same_weights_and_global_randomness_untouched() -> None:
+    data, state = _stripes(32), torch.get_rng_state()
+    first, again, other = (
+        train_network("fashion-cnn", data, FitConfig(epochs=1, batch=16, seed=s)).state_dict()
+        for s in (3, 3, 4)
+    )
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_augmentation_moves_and_mirrors_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.zeros(1, 2, 9, 7)
+    image[0, 0, 4, 2], image[0, 1, 4, 2] = 1.0, 2.0
+    copies = augmented(image.expand(400, -1, -1, -1), shift=2, flip=True, generator=generator)
+    assert copies.shape == (400, 2, 9, 7)
+    assert torch.equal(copies[:, 1], 2 * copies[:, 0])
+    places = {tuple(p) for p in copies[:, 0].nonzero()[:, 1:].tolist()}
+    # Column 2 of 7 mirrors to 4; both move by -2..2, so do the rows.
+    assert places == {(row, col) for row in range(2, 7) for col in range(0, 7)}
+    assert torch.equal(copies.sum((1, 2, 3)), torch.full((400,), 3.0))
+
+
+def test_augmentation_off_is_exactly_off() -> None:
+    images = torch.rand(6, 3, 8, 8)
+    assert torch.equal(augmented(images, 0, False, torch.Generator()), images)
+
+
+def test_batches_hold_each_image_once_and_differ_between_passes() -> None:
+    data = _stripes(30)
+    data.labels = torch.arange(30)
+    batches = AugmentedBatches(data, FitConfig(batch=8))
+    passes = [torch.cat([labels for _, labels in batches]) for _ in range(2)]
+    assert len(batches) == 3
+    assert all(len(set(p.tolist())) == 24 for p in passes)
+    assert not torch.equal(*passes)
+
+
+def test_wrong_input_is_told() -> None:
+    with pytest.raises(InputError, match="fashion-cnn takes"):
+        train_network("fashion-cnn", ImageSet(torch.zeros(300, 3, 32, 32), torch.zeros(300)), FitConfig())
+    with pytest.raises(InputError, match=r"batch: got 256.*64 images"):
+        train_network("fashion-cnn", _stripes(), FitConfig())
+    with pytest.raises(InputError, match="networks are fashion-cnn"):
+        train_network("resnet", _stripes(), FitConfig())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"learning_rate": 0.0},
+        {"weight_decay": -1.0},
+        {"label_smoothing": 1.0},
+        {"shift": -1},
+    ],
+)
+def test_configuration_is_checked(wrong: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        FitConfig(**wrong)
+
+
+def test_configuration_round_trips() -> None:
+    config = FitConfig(epochs=3, seed=9)
+    assert FitConfig.from_dict(config.to_dict()) == config
