@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 VERBS = {
     "doctor": "what this machine has, and what is missing for what",
@@ -60,11 +65,9 @@ def _run(verb: str, argv: list[str]) -> int:
 
     name = f"geniex {verb}"
     try:
-        function = getattr(importlib.import_module(f"geniex.cli.{verb}"), verb)
-        parser = jsonargparse.ArgumentParser(prog=name, description=VERBS[verb], exit_on_error=False)
-        parser.add_function_arguments(function, as_group=False, as_positional=True)
-        options = parser.instantiate(parser.parse_args(argv)).as_dict()
-        function(**options)
+        parser = verb_parser(verb)
+        options = parser.instantiate(parser.parse_args(argv))
+        _function(verb)(**options.as_dict())
     except jsonargparse.ArgumentError as error:
         return _refuse(name, f"{error} (options: {name} --help)")
     except KeyboardInterrupt:
@@ -75,6 +78,19 @@ def _run(verb: str, argv: list[str]) -> int:
     except (GeniexError, OSError) as error:
         return _refuse(name, str(error))
     return 0
+
+
+def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
+    """The parser of a verb's options, made from its function's signature and docstring."""
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(prog=f"geniex {verb}", description=VERBS[verb], exit_on_error=False)
+    parser.add_function_arguments(_function(verb), as_group=False, as_positional=True)
+    return parser
+
+
+def _function(verb: str) -> Callable[..., None]:
+    return getattr(importlib.import_module(f"geniex.cli.{verb}"), verb)
 
 
 def _refuse(name: str, why: str) -> int:
