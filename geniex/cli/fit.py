@@ -30,6 +30,7 @@ def fit(
     from geniex.networks.train import FitConfig, accuracy, train_network
 
     config = FitConfig(epochs=epochs, seed=seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
     images, tests = (load_images(data, train=train, root=root) for train in (True, False))
     trained = train_network(network, images, config, progress=True).folded()
     share = accuracy(trained, tests)

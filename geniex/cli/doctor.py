@@ -1,0 +1,49 @@
+"""``geniex doctor``: what this machine has, and what is missing for what."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from geniex.study.doctor import Finding, examine
+
+
+def doctor(root: Path | None = None, json: Path | None = None) -> None:
+    """Tell what this machine has; nothing is downloaded or changed.
+
+    Args:
+        root: folder to look for data sets in; default: $GENIEX_DATA, else ~/.cache/geniex.
+        json: file for the machine-readable findings.
+    """
+    findings = examine(root)
+    console = Console()
+    console.print(_found([f for f in findings if f.found is not None]))
+    missing = [f for f in findings if f.found is None]
+    console.print(_missing(missing) if missing else "Nothing is missing.")
+    if json is not None:
+        json.write_text(json_module.dumps([asdict(f) for f in findings], indent=1) + "\n")
+
+
+def _found(findings: Sequence[Finding]) -> Table:
+    table = Table("kind", "name", "found", title="On this machine", box=box.SIMPLE_HEAD, title_justify="left")
+    kind = ""
+    for finding in findings:
+        table.add_row("" if finding.kind == kind else finding.kind, finding.name, escape(finding.found or ""))
+        kind = finding.kind
+    return table
+
+
+def _missing(findings: Sequence[Finding]) -> Table:
+    table = Table(
+        "name", "needed for", "how to get it", title="Missing", box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    for finding in findings:
+        table.add_row(*map(escape, (finding.name, finding.needed_for, finding.way_out)))
+    return table
