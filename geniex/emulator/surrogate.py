@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,16 @@ class SurrogateEmulator(Emulator):
     """A surrogate that was trained for ``crossbar``; voltages must be >= 0, as the simulator's streams are.
 
     Args:
-        surrogate: the surrogate, a shipped one's name, or a checkpoint's path.
+        surrogate: the surrogate, used as it is; or a shipped one's name or a checkpoint's path, whose weights are
+            then frozen.
         crossbar: the circuit to emulate; ``CheckpointError`` if the surrogate was trained for another.
     """
 
     def __init__(self, surrogate: Surrogate | str | Path, crossbar: Crossbar) -> None:
-        loaded = surrogate if isinstance(surrogate, Surrogate) else load_surrogate(surrogate)
-        loaded.check(crossbar)
-        # A copy, so that freezing its weights does not stop someone's training.
-        self.surrogate, self.crossbar = copy.deepcopy(loaded).eval().requires_grad_(False), crossbar
+        if not isinstance(surrogate, Surrogate):
+            surrogate = load_surrogate(surrogate).requires_grad_(False)
+        surrogate.check(crossbar)
+        self.surrogate, self.crossbar = surrogate, crossbar
         self.name = "surrogate"
 
     @property

@@ -5,4 +5,13 @@ from geniex.mapping.layouts import ConvGeometry, im2col
 from geniex.mapping.tiles import Location, TileLayout
 from geniex.mapping.window import ConductanceWindow
 
-__all__ = ["OFFSETS", "Architecture", "ConductanceWindow", "ConvGeometry", "Location", "Offset", "TileLayout", "im2col"]
+__all__ = [
+    "OFFSETS",
+    "Architecture",
+    "ConductanceWindow",
+    "ConvGeometry",
+    "Location",
+    "Offset",
+    "TileLayout",
+    "im2col",
+]

@@ -26,7 +26,11 @@ class ConvGeometry:
         left, right, top, bottom = conv._reversed_padding_repeated_twice
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         return cls(
-            _pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation), (left, right, top, bottom), mode
+            _pair(conv.kernel_size),
+            _pair(conv.stride),
+            _pair(conv.dilation),
+            (left, right, top, bottom),
+            mode,
         )
 
 

@@ -163,9 +163,7 @@ class _Rules:
             raise ConversionError(f"per_layer: {sorted(self.unused)[0]!r} names no layer with parameters")
 
 
-def _plan(
-    model: nn.Module, rules: _Rules
-) -> Iterator[tuple[str, nn.Module, Architecture | None, str]]:
+def _plan(model: nn.Module, rules: _Rules) -> Iterator[tuple[str, nn.Module, Architecture | None, str]]:
     """(name, module, architecture | None, reason) of every module that owns parameters."""
     for name, module in model.named_modules():
         if not any(True for _ in module.parameters(recurse=False)):

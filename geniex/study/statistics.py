@@ -1,0 +1,58 @@
+"""Errors of predicted column currents against exact ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geniex.circuit import nf_rmse
+
+RELATIVE_FLOOR = 1e-3
+"""A column's error is relative to its current, but to no less than this fraction of its array's largest."""
+TAIL = 0.999
+"""The quantile that is reported beside RMS and maximum."""
+
+
+@dataclass(frozen=True)
+class CurrentErrors:
+    """How far predicted column currents are from the exact ones."""
+
+    nf_rmse_pp: float
+    """RMS difference of the non-ideality factors, percent points."""
+    relative_rms: float
+    """RMS of |dI_j| / max(|I_j|, 1e-3 max_j |I_j|)."""
+    relative_p999: float
+    """Its 99.9th percentile."""
+    relative_max: float
+    """Its maximum."""
+    columns: int
+    """Column currents that were compared."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures by name."""
+        return dataclasses.asdict(self)
+
+
+def relative_error(exact: Tensor, predicted: Tensor) -> Tensor:
+    """|dI_j| / max(|I_j|, 1e-3 max_j |I_j|) (..., cols), dimensionless; 0 where an array carries nothing."""
+    size = exact.abs()
+    scale = torch.maximum(size, RELATIVE_FLOOR * size.amax(-1, keepdim=True))
+    error = (predicted - exact).abs()
+    return torch.where((scale == 0) & (error == 0), 0.0, error / scale)
+
+
+def current_errors(ideal: Tensor, exact: Tensor, predicted: Tensor) -> CurrentErrors:
+    """Errors of ``predicted`` currents (..., cols) [A] against ``exact`` ones; ``ideal`` ones define the NF."""
+    error = relative_error(exact, predicted).flatten().sort().values
+    tail = error[round(TAIL * (error.numel() - 1))]
+    return CurrentErrors(
+        nf_rmse_pp=nf_rmse(ideal, exact, predicted).item(),
+        relative_rms=error.square().mean().sqrt().item(),
+        relative_p999=tail.item(),
+        relative_max=error[-1].item(),
+        columns=error.numel(),
+    )
