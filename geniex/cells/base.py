@@ -10,6 +10,19 @@ from torch import Tensor
 from geniex.config import Config
 
 
+def spice_number(value: float) -> str:
+    """``value`` for an expression in a netlist, where ngspice reads only 11 digits of a number.
+
+    >>> spice_number(0.25)
+    '0.25'
+    >>> spice_number(1 / 3)
+    '(0.33333333333+3.33333360913457e-12)'
+    """
+    leading = float(f"{value:.10e}")
+    rest = value - leading
+    return repr(value) if rest == 0 else f"({leading!r}{'+' if rest > 0 else ''}{rest!r})"
+
+
 class Cell(Config, ABC):
     """A two-terminal device I = f(u; G), u = word-line voltage minus bit-line voltage.
 
@@ -31,7 +44,8 @@ class Cell(Config, ABC):
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
         """The ngspice card of one such device of conductance ``g`` (S) between two nodes; one line or more.
 
-        ``name`` is unique in the netlist: prefix it with the element letter.
+        ``name`` is unique in the netlist: prefix it with the element letter. Numbers in expressions of
+        behavioural sources go through ``spice_number``.
         """
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from geniex.cells.base import Cell
@@ -13,8 +14,8 @@ from geniex.cells.base import Cell
 class LinearCell(Cell):
     """An ohmic cell, I = G u.
 
-    >>> LinearCell().spice("x1", "r", "c", 1e-5)
-    'Rx1 r c 100000.0'
+    >>> LinearCell().spice("x1", "r", "c", 1e-4)
+    'Rx1 r c 10000.0'
     """
 
     @property
@@ -28,7 +29,7 @@ class LinearCell(Cell):
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
         """G, in siemens, in the broadcast shape."""
-        return g.expand(u.shape) if g.dim() <= u.dim() else g
+        return g.expand(torch.broadcast_shapes(u.shape, g.shape))
 
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
         """A resistor of 1/G."""

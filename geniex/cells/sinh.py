@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell
+from geniex.cells.base import Cell, spice_number
 from geniex.config import check_number
+from geniex.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,17 @@ class SinhCell(Cell):
     """
 
     v0: float = 0.25
-    """Voltage scale of the non-linearity, volt; the cell is linear far below it."""
+    """Voltage scale of the non-linearity, volt; the cell is linear far below it.
+
+    ``solve_cells`` also takes it as a tensor without dimensions, and differentiates in it.
+    """
 
     def __post_init__(self) -> None:
-        check_number("v0", self.v0, low=0.0, open_low=True, unit="V")
+        # No check of a tensor's value: that would wait for the device.
+        if not isinstance(self.v0, Tensor):
+            check_number("v0", self.v0, low=0.0, open_low=True, unit="V")
+        elif self.v0.dim() != 0:
+            raise InputError("v0", f"shape {tuple(self.v0.shape)}", "a tensor must have no dimensions")
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
         """G v0 sinh(u / v0), in ampere."""
@@ -40,4 +48,5 @@ class SinhCell(Cell):
 
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
         """A behavioural current source."""
-        return f"B{name} {plus} {minus} I={g * self.v0!r}*sinh(V({plus},{minus})/{self.v0!r})"
+        scale, v0 = spice_number(g * self.v0), spice_number(self.v0)
+        return f"B{name} {plus} {minus} I={scale}*sinh(V({plus},{minus})/{v0})"

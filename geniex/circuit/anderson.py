@@ -13,13 +13,15 @@ from geniex.circuit.wires import Scalar, Wires
 
 _WINDOW = 5
 """Differences of earlier iterates that are mixed; more costs memory traffic and gains little."""
+_ROUNDING = 4
+"""Units in the last place that a cell voltage may be off."""
 _COMPACT = 0.5
 """Once less than this share is left, the converged problems leave the batch."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Fixed points u = B - K f(u; G) for B (tiles, vectors, rows, cols | 1), G (tiles, 1 | vectors, rows, cols)."""
+    """Fixed points u = B - K f(u; G), with B (tiles, vectors, rows, cols | 1), G (tiles, 1, rows, cols)."""
 
     drive: Tensor
     conductances: Tensor
@@ -85,8 +87,8 @@ def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = Tru
     """Iterate until Kirchhoff's law holds to ``tol`` everywhere, or ``iterations`` times if not ``check``."""
     lead, (rows, cols) = problem.drive.shape[:2], problem.conductances.shape[-2:]
     count = lead[0] * lead[1]
-    span = problem.drive.amax((-2, -1), keepdim=True).clamp(min=0)
-    span = (span - problem.drive.amin((-2, -1), keepdim=True).clamp(max=0)).reshape(count, 1)
+    high, low = problem.drive.amax((-2, -1)).clamp(min=0), problem.drive.amin((-2, -1)).clamp(max=0)
+    span = (high - low).reshape(count, 1)
     x = problem.drive.expand(*lead, rows, cols).reshape(count, rows * cols)
     history = _History(x)
     out, left = x.clone(), None
@@ -96,7 +98,7 @@ def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = Tru
         residual, current, slope = problem.step(x.reshape(shape))
         r = residual.reshape(-1, rows * cols)
         if check:
-            missed = _missed_current(residual, current, slope)
+            missed = _missed_current(residual, current, slope, span, tol)
             open_ = missed > tol
             number = int(open_.sum())
             if number == 0 or k == iterations - 1:
@@ -117,18 +119,22 @@ def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = Tru
             history.push((k - 1) % _WINDOW, x - x_old, r - r_old)
             x_new = x + r - history.mix(r)
         x_old, r_old = x, r
-        x = torch.minimum(torch.maximum(x_new, -span), span)
+        # A linear array needs no bounds, and as an adjoint (driven at its cells) it does not keep to them.
+        x = x_new if problem.cell.is_linear else torch.minimum(torch.maximum(x_new, -span), span)
     return Result(x.reshape(*lead, rows, cols), None)
 
 
-def _missed_current(residual: Tensor, current: Tensor, slope: Tensor) -> Tensor:
+def _missed_current(residual: Tensor, current: Tensor, slope: Tensor, span: Tensor, tol: float) -> Tensor:
     """Largest share of a column current, (problems,), by which cells and wires disagree."""
-    wrong = (slope * residual).abs().sum(-2)
-    column = current.sum(-2).abs()
+    wrong = (slope * residual).abs().sum(-2).flatten(0, 1)  # (problems, cols)
+    column = current.sum(-2).abs().flatten(0, 1)
     scale = torch.maximum(column, 1e-3 * column.amax(-1, keepdim=True))
+    # Where the cells' currents cancel, no column holds the rounding errors of their voltages to ``tol``.
+    rounding = _ROUNDING * torch.finfo(wrong.dtype).eps * span * slope.sum(-2).flatten(0, 1)
+    scale = scale + rounding.amax(-1, keepdim=True) / tol
     # No current at all counts as solved only where nothing is missed either.
     share = torch.where(wrong == 0, torch.zeros_like(wrong), wrong / scale)
-    return share.amax(-1).reshape(-1).nan_to_num(nan=torch.inf)
+    return share.amax(-1).nan_to_num(nan=torch.inf)
 
 
 def _store(out: Tensor, left: Tensor | None, values: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from geniex.cells import Cell, SinhCell
@@ -30,6 +29,7 @@ class Crossbar(Config):
     (Chakraborty et al., DAC 2020; terminal and wire resistances are our reading, see ``presets``).
 
     >>> import torch
+    >>> from geniex.cells import LinearCell
     >>> xbar = Crossbar(2, 1, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
     >>> xbar.solve(torch.tensor([0.2, 0.1]), torch.tensor([[1e-5], [2e-5]]))
     tensor([4.0000e-06])
@@ -77,7 +77,7 @@ class Crossbar(Config):
         method: Method = "auto",
         tol: float | None = None,
     ) -> Tensor:
-        """Column currents (..., cols) [A] for driver voltages (..., rows) [V], conductances (..., rows, cols) [S].
+        """Column currents (..., cols) [A] for voltages (..., rows) [V], conductances (..., rows, cols) [S].
 
         Leading dimensions broadcast, nothing is expanded: where the conductances lack a dimension or have
         size 1 there, all work that depends on them alone is shared.

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def non_ideality_factor(ideal: Tensor, actual: Tensor) -> Tensor:
-    """NF = (I_ideal - I) / I_ideal (Chakraborty et al., DAC 2020, eq. 1), dimensionless; NaN where I_ideal = 0.
+    """NF = (I_ideal - I) / I_ideal, dimensionless (Chakraborty et al., DAC 2020, eq. 1).
 
-    Negative where the cells' super-linearity exceeds the IR drop.
+    NaN where I_ideal = 0; negative where the cells' super-linearity exceeds the IR drop.
 
     >>> non_ideality_factor(torch.tensor([2.0]), torch.tensor([1.5]))
     tensor([0.2500])

@@ -7,8 +7,8 @@ holds for open cells and zero resistances.
 
 Seen from the drivers, columns j.. have the admittance Y_j: Y_{M-1} = S_{M-1}, and one wire segment further
 Y_j = S_j + (I + R_row Y_{j+1})^-1 Y_{j+1}. Let Q_j = (I + R Y_j)^-1 pass the voltages over segment j (R is
-R_source for j = 0). The current of column j is 1^T S_j Q_j ... Q_0 V, so that A[:, j] = Q_0 ... Q_j S_j 1: the
-same sweep carries these vectors along. Everything is autograd's to differentiate.
+R_source for j = 0). The current of column j is 1^T S_j Q_j ... Q_0 V, so that A[:, j] = Q_0 ... Q_j S_j 1:
+the same sweep carries these vectors along. Everything is autograd's to differentiate.
 """
 
 from __future__ import annotations

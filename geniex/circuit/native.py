@@ -1,30 +1,29 @@
 """Kirchhoff's equations of a non-linear crossbar, solved exactly in batches, with implicit gradients.
 
-The wires are linear, so a set of cell voltages u solves the circuit when u = B - K f(u; G), where B holds the
-drive and K is the wires' operator (``geniex.circuit.wires``). Anderson mixing of this fixed point takes 5 to 12
-evaluations on arrays like GENIEx's. Node voltages of a passive network lie between the drives and ground, so
-iterates are clamped to that range; sinh cells cannot overflow.
+The wires are linear, so a set of cell voltages u solves the circuit when u = B - K f(u; G), where B holds
+the drive and K is the wires' operator (``geniex.circuit.wires``). Anderson mixing of this fixed point takes
+5 to 12 evaluations on arrays like GENIEx's. Node voltages of a passive network lie between the drives and
+ground, so the iterates of non-linear cells are clamped to that range and a sinh does not run away.
 
-What counts as solved is the current that Kirchhoff's law misses: with residual r = B - K f(u) - u the cells of
-column j disagree with their wires by at most sum_i |f'(u_ij) r_ij|, which must be at most
-tol * max(|I_j|, 1e-3 max_j |I_j|).
+What counts as solved is the current that Kirchhoff's law misses: with residual r = B - K f(u) - u the cells
+of column j disagree with their wires by at most sum_i |f'(u_ij) r_ij|, which must be at most
+tol * max(|I_j|, 1e-3 max_j |I_j|), or what rounding leaves.
 
-Gradients do not unroll the iteration. At the solution, u(p) = B(p) - K(p) f(u; p) for all parameters p (drives,
-conductances, wire and cell scalars), so with D = df/du
+Gradients do not unroll the iteration. At the solution, u(p) = B(p) - K(p) f(u; p) for all parameters p
+(drives, conductances, wire and cell scalars), so with D = df/du
 
     (1 + K D) du = dh,    dh = the change of h = B - K f(u) at fixed u.
 
 ``h`` is evaluated once more with autograd, which knows dh; ``_ImplicitStep`` multiplies by (1 + K D)^-1. Its
 transpose acts on a cotangent w as (1 + D K)^-1 w = w - D z, z = K w - K D z: the fixed point of an array of
 *linear* cells of conductance D driven by K w. The backward pass is therefore one more call of this solver,
-its memory does not depend on the number of iterations, and it serves every output (currents, voltages, power).
+its memory does not depend on the number of iterations, and it serves every output (currents, voltages,
+power).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from geniex.cells import Cell, LinearCell
 from geniex.circuit.anderson import Problem, anderson
+from geniex.circuit.broadcast import Groups
 from geniex.circuit.wires import Scalar, Wires
 from geniex.errors import ConvergenceError, InputError
 
@@ -62,7 +62,7 @@ def solve_cells(
     tol: float | None = None,
     iterations: int | None = None,
 ) -> Solution:
-    """Column currents and cell voltages for ``voltages`` (..., rows) [V], ``conductances`` (..., rows, cols) [S].
+    """Column currents and cell voltages for V (..., rows) [V] and G (..., rows, cols) [S].
 
     Args:
         voltages: driver voltages; leading dimensions broadcast with the conductances'.
@@ -97,15 +97,15 @@ def fixed_point(
     """Cell voltages u = B - K f(u; G) [V] for a drive B that broadcasts to (..., rows, cols) [V]."""
     lead = torch.broadcast_shapes(drive.shape[:-2], conductances.shape[:-2])
     rows, cols = conductances.shape[-2:]
-    groups = _Groups(lead, conductances.shape[:-2])
+    groups = Groups(lead, conductances.shape[:-2])
     g = conductances.reshape(-1, 1, rows, cols)
     b = groups.gather(drive.expand(*lead, *drive.shape[-2:]))
     scalars = [groups.gather_scalar(r) for r in vars(wires).values()]
 
     size = drive.element_size() * rows * cols * _COPIES
     budget = max(1, _WORKSPACE_BYTES.get(drive.device.type, 256 << 20) // size)
-    vectors = min(b.shape[1], budget)
-    tiles = max(1, budget // max(vectors, 1))
+    vectors = max(1, min(b.shape[1], budget))
+    tiles = max(1, budget // vectors)
     out = torch.empty(*b.shape[:2], rows, cols, dtype=b.dtype, device=b.device)
     for t in range(0, b.shape[0], tiles):
         for v in range(0, b.shape[1], vectors):
@@ -139,50 +139,14 @@ class _ImplicitStep(torch.autograd.Function):
         return w - slope * z, None, None, None, None, None
 
 
-class _Groups:
-    """Leading dimensions sorted into (tiles, vectors): along "vectors" the conductances are shared."""
-
-    def __init__(self, lead: torch.Size, lead_g: torch.Size) -> None:
-        depth = len(lead)
-        sizes = (1,) * (depth - len(lead_g)) + tuple(lead_g)
-        self.lead = lead
-        self.order = [k for k in range(depth) if sizes[k] != 1] + [k for k in range(depth) if sizes[k] == 1]
-        self.tiles = math.prod(sizes)
-        self.vectors = math.prod(lead) // max(self.tiles, 1)
-
-    def gather(self, x: Tensor) -> Tensor:
-        """(*lead, a, b) -> (tiles, vectors, a, b)."""
-        depth = len(self.lead)
-        return x.permute(*self.order, depth, depth + 1).reshape(self.tiles, self.vectors, *x.shape[-2:])
-
-    def gather_scalar(self, value: Scalar) -> Scalar:
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            return value
-        return self.gather(value.expand(self.lead)[..., None, None])[..., 0, 0]
-
-    def scatter(self, x: Tensor) -> Tensor:
-        """(tiles, vectors, a, b) -> (*lead, a, b)."""
-        depth = len(self.lead)
-        shuffled = x.reshape(*(self.lead[k] for k in self.order), *x.shape[-2:])
-        inverse = [self.order.index(k) for k in range(depth)]
-        return shuffled.permute(*inverse, depth, depth + 1)
-
-    def index(self, tile: int, vector: int) -> tuple[int, ...]:
-        """Position in the leading dimensions of one problem."""
-        flat, at = tile * self.vectors + vector, [0] * len(self.lead)
-        for k in reversed(self.order):
-            flat, at[k] = divmod(flat, self.lead[k])
-        return tuple(at)
-
-
 def _raise_unconverged(
-    failed: tuple[int, int, float, int], tile: int, vector: int, groups: _Groups, tol: float
+    failed: tuple[int, int, float, int], tile: int, vector: int, groups: Groups, tol: float
 ) -> None:
     t, v, residual, count = failed
     where = groups.index(tile + t, vector + v)
     raise ConvergenceError(
-        f"{count} of the arrays did not converge, the first at leading index {where}: Kirchhoff's law is missed by"
-        f" {residual:.2g} of the column current (tol={tol:g}) after {MAX_ITERATIONS} iterations;"
+        f"at least {count} arrays did not converge, the worst at leading index {where}: Kirchhoff's law is"
+        f" missed by {residual:.2g} of the column current (tol={tol:g}) after {MAX_ITERATIONS} iterations;"
         " lower the voltages, the conductances or the wire resistances, loosen tol, or use method='ngspice'"
     )
 

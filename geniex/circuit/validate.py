@@ -15,7 +15,7 @@ MAX_VOLTAGE = 100.0
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether the numbers of ``tensor`` can be looked at: not while tracing, compiling or on the meta device."""
+    """Whether numbers of ``tensor`` can be looked at: not when fake, compiling or on the meta device."""
     return not (isinstance(tensor, FakeTensor) or tensor.is_meta or torch.compiler.is_compiling())
 
 
@@ -63,7 +63,9 @@ def check_conductances(conductances: Tensor, rows: int, cols: int, like: Tensor 
     if conductances.dtype != like.dtype:
         raise InputError("conductances", conductances.dtype, f"the voltages are {like.dtype}: use one dtype")
     if conductances.device != like.device:
-        raise InputError("conductances", f"device {conductances.device}", f"the voltages are on {like.device}")
+        raise InputError(
+            "conductances", f"device {conductances.device}", f"the voltages are on {like.device}"
+        )
     try:
         torch.broadcast_shapes(like.shape[:-1], conductances.shape[:-2])
     except RuntimeError:

@@ -1,0 +1,80 @@
+"""The netlist of a crossbar: a frame of drivers, wires and ammeters, and the cells of one tile.
+
+Row i hangs on the voltage source ``Vdrive<i>``; column j ends in the ammeter ``Vsense<j>``, a source of 0 V
+whose branch current is the column current. ngspice turns a resistor of 0 Ohm into 1 mOhm, so nodes that a
+zero resistance joins are one node here. Every node hangs on a driver or on an ammeter by its wires, so no
+open cell, row or column leaves a node floating.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from geniex.circuit.spice.ngspice import missing_pyspice
+
+if TYPE_CHECKING:
+    from geniex.circuit.crossbar import Crossbar
+
+_OPTIONS = ".options reltol=1e-11 vntol=1e-14 abstol=1e-18 itl1=500"
+"""Newton stops when nothing moves by more than this share, volt or ampere, or after 500 iterations."""
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Names of the nodes of a crossbar; joined nodes share a name."""
+
+    crossbar: Crossbar
+
+    def row(self, i: int, j: int) -> str:
+        wires = self.crossbar.wires
+        j = 0 if wires.r_row == 0 else j
+        return f"drive{i}" if j == 0 and wires.r_source == 0 else f"r{i}_{j}"
+
+    def col(self, i: int, j: int) -> str:
+        wires, last = self.crossbar.wires, self.crossbar.rows - 1
+        i = last if wires.r_col == 0 else i
+        return f"sense{j}" if i == last and wires.r_sink == 0 else f"c{i}_{j}"
+
+
+def frame(crossbar: Crossbar) -> str:
+    """The netlist less its cells: drivers (at 0 V), wires, ammeters, options; the same for every tile."""
+    try:
+        from PySpice.Spice.Netlist import Circuit
+    except ImportError as error:
+        raise missing_pyspice() from error
+
+    circuit, wires, nodes = Circuit("crossbar"), crossbar.wires, _Nodes(crossbar)
+    rows, cols = range(crossbar.rows), range(crossbar.cols)
+
+    def resistor(name: str, plus: str, minus: str, ohm: object) -> None:
+        if ohm != 0:
+            circuit.R(name, plus, minus, ohm)
+
+    for i in rows:
+        circuit.V(f"drive{i}", f"drive{i}", circuit.gnd, 0.0)
+        resistor(f"source{i}", f"drive{i}", nodes.row(i, 0), wires.r_source)
+        for j in cols[1:]:
+            resistor(f"row{i}_{j}", nodes.row(i, j - 1), nodes.row(i, j), wires.r_row)
+    for j in cols:
+        for i in rows[1:]:
+            resistor(f"col{i}_{j}", nodes.col(i - 1, j), nodes.col(i, j), wires.r_col)
+        resistor(f"sink{j}", nodes.col(crossbar.rows - 1, j), f"sense{j}", wires.r_sink)
+        circuit.V(f"sense{j}", f"sense{j}", circuit.gnd, 0.0)
+    # Reading back only the ammeters keeps ngspice from storing (and leaking) every node of every solution.
+    saved = " ".join(f"i(vsense{j})" for j in cols)
+    return f"{circuit}{_OPTIONS}\n.save {saved}\n"
+
+
+def cells(crossbar: Crossbar, conductances: Tensor) -> str:
+    """The rest of the netlist: a card for each cell of ``conductances`` (rows, cols) [S] that is not open."""
+    nodes = _Nodes(crossbar)
+    cards = [
+        crossbar.cell.spice(f"cell{i}_{j}", nodes.row(i, j), nodes.col(i, j), g)
+        for i, row in enumerate(conductances.tolist())
+        for j, g in enumerate(row)
+        if g != 0
+    ]
+    return "\n".join([*cards, ".end\n"])

@@ -1,0 +1,142 @@
+"""Column currents from ngspice: one tile in this process, or many in worker processes.
+
+Each task runs in a Python process of its own that ends with it. What libngspice leaks or breaks ends there
+too, a crash is an exit status, and the caller may be a script without a main guard, a notebook, or itself a
+worker of a process pool.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from geniex.circuit.broadcast import Groups
+from geniex.circuit.spice import ngspice
+from geniex.circuit.spice.netlist import cells, frame
+from geniex.errors import InputError, SpiceError
+
+if TYPE_CHECKING:
+    from geniex.circuit.crossbar import Crossbar
+
+_SOLVES_PER_WORKER = 256
+"""Operating points until a process is replaced: it holds what ngspice leaks, and costs 0.3 s to start."""
+
+
+class _Piece(NamedTuple):
+    """Vectors ``start`` to ``stop`` of one tile."""
+
+    tile: int
+    start: int
+    stop: int
+
+
+def solve_ngspice(
+    crossbar: Crossbar, voltages: Tensor, conductances: Tensor, workers: int | None = None
+) -> Tensor:
+    """Column currents (..., cols) [A] from ngspice, in the inputs' dtype and on their device; no gradients.
+
+    Args:
+        crossbar: the circuit.
+        voltages: driver voltages (..., rows) [V]; leading dimensions broadcast with the conductances'.
+        conductances: cell conductances (..., rows, cols) [S]; a tile that vectors share is loaded once.
+        workers: processes at a time; None means one per core.
+
+    Raises:
+        MissingDependencyError: PySpice or libngspice is not on this machine.
+        SpiceError: a tile has no solution, or its worker died.
+    """
+    _refuse_gradients(voltages, conductances)
+    ngspice.library_path()
+    shared = frame(crossbar)
+    lead = torch.broadcast_shapes(voltages.shape[:-1], conductances.shape[:-2])
+    groups = Groups(lead, conductances.shape[:-2])
+    g = _exact(conductances).reshape(-1, crossbar.rows, crossbar.cols)
+    v = groups.gather(_exact(voltages).expand(*lead, crossbar.rows)[..., None])[..., 0]
+    currents = torch.empty(groups.tiles, groups.vectors, crossbar.cols, dtype=torch.float64)
+
+    def run(task: list[_Piece]) -> None:
+        job = [
+            {"netlist": shared + cells(crossbar, g[p.tile]), "voltages": v[p.tile, p.start : p.stop].tolist()}
+            for p in task
+        ]
+        for piece, answer in zip(task, _ask_worker(job), strict=True):
+            if answer["error"] is not None:
+                where = groups.index(piece.tile, piece.start + len(answer["currents"]))
+                raise SpiceError(f"tile at leading index {where}: {answer['error']}")
+            currents[piece.tile, piece.start : piece.stop] = torch.tensor(
+                answer["currents"], dtype=torch.float64
+            )
+
+    workers = workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            list(pool.map(run, _tasks(groups, workers)))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return groups.scatter(currents[..., None])[..., 0].to(voltages)
+
+
+def solve_tile(crossbar: Crossbar, conductances: Tensor, voltages: Tensor) -> Tensor:
+    """Column currents (vectors, cols) [A] of one tile, from libngspice in this very process; no gradients.
+
+    ``conductances`` (rows, cols) [S], ``voltages`` (vectors, rows) [V]. For callers that are recycled
+    processes themselves: what libngspice leaks stays here.
+    """
+    _refuse_gradients(voltages, conductances)
+    netlist = frame(crossbar) + cells(crossbar, _exact(conductances))
+    currents = list(ngspice.operating_points(netlist, _exact(voltages).tolist()))
+    return torch.tensor(currents, dtype=torch.float64).reshape(-1, crossbar.cols).to(voltages)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().to("cpu", torch.float64)
+
+
+def _refuse_gradients(voltages: Tensor, conductances: Tensor) -> None:
+    for name, value in (("voltages", voltages), ("conductances", conductances)):
+        if value.requires_grad and torch.is_grad_enabled():
+            raise InputError(
+                name,
+                "a tensor that requires grad",
+                "ngspice has no gradients: detach it, or use method='native'",
+            )
+
+
+def _tasks(groups: Groups, workers: int) -> list[list[_Piece]]:
+    """The pieces of work in the runs that one process each does."""
+    step = _SOLVES_PER_WORKER
+    pieces = [
+        _Piece(tile, start, min(start + step, groups.vectors))
+        for tile in range(groups.tiles)
+        for start in range(0, groups.vectors, step)
+    ]
+    fair = math.ceil(len(pieces) / workers)
+    most = step // max(1, min(groups.vectors, step))
+    size = max(1, min(fair, most))
+    return [pieces[k : k + size] for k in range(0, len(pieces), size)]
+
+
+def _ask_worker(job: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # -P: the package's own folder must not shadow other modules.
+    command = [sys.executable, "-P", ngspice.__file__]
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    done = subprocess.run(
+        command, input=json.dumps(job), capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    status = f"exit status {done.returncode}"
+    if done.returncode < 0:
+        status = signal.Signals(-done.returncode).name
+    last = " ".join(done.stderr.split("\n")[-4:]).strip()
+    raise SpiceError(f"the ngspice worker died ({status}): {last or 'it does not say why'}")
