@@ -1,1 +1,37 @@
-"""."""
+"""Surrogates: trained networks that stand for a crossbar's circuit, their training and their checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from geniex.surrogate.base import Surrogate, SurrogateArray
+from geniex.surrogate.checkpoint import load_surrogate, save_surrogate, shipped_surrogates
+from geniex.surrogate.mlp import GeniexMLP, MLPArray
+from geniex.surrogate.scalers import Scalers
+from geniex.surrogate.tiles import TileSplit, split_tiles
+
+_LIGHTNING = {"SweepDataModule": "datamodule", "TrainConfig": "training", "train_surrogate": "training"}
+"""Names whose modules import lightning, which takes seconds: loaded on first use."""
+
+__all__ = [
+    "GeniexMLP",
+    "MLPArray",
+    "Scalers",
+    "Surrogate",
+    "SurrogateArray",
+    "SweepDataModule",
+    "TileSplit",
+    "TrainConfig",
+    "load_surrogate",
+    "save_surrogate",
+    "shipped_surrogates",
+    "split_tiles",
+    "train_surrogate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LIGHTNING:
+        raise AttributeError(f"module 'geniex.surrogate' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"geniex.surrogate.{_LIGHTNING[name]}"), name)

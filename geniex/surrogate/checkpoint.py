@@ -1,0 +1,160 @@
+"""Surrogates on disk: <name>.safetensors with the weights, <name>.json with all the rest, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from geniex import __version__
+from geniex.circuit import Crossbar
+from geniex.errors import CheckpointError, InputError
+from geniex.mapping import ConductanceWindow
+from geniex.shipped import models_dir, shipped_names
+from geniex.surrogate.base import Surrogate
+
+FORMAT = "geniex-surrogate"
+SCHEMA_VERSION = 1
+_WAY_OUT = "train it again (geniex train) or fetch both files again"
+
+
+def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
+    """The path of the JSON written for ``surrogate``: ``path``.json beside ``path``.safetensors.
+
+    Both are written whole and renamed, the weights first; the JSON holds the weights' SHA-256, so that files
+    of two different surrogates never pass for one.
+    """
+    weights_path, json_path = checkpoint_paths(path)
+    json_path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in surrogate.state_dict().items()}
+    weights = safetensors.torch.save(tensors)
+    head = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "geniex_version": __version__,
+        "type": type(surrogate).__name__,
+        "crossbar": surrogate.crossbar.to_dict(),
+        "window": surrogate.window.to_dict(),
+        "v_max": surrogate.v_max,
+        "settings": surrogate.settings(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "info": surrogate.info,
+    }
+    _write_atomically(weights_path, weights)
+    _write_atomically(json_path, (json.dumps(head, indent=2) + "\n").encode())
+    return json_path
+
+
+def load_surrogate(name_or_path: str | Path) -> Surrogate:
+    """The surrogate of a checkpoint's path (either file, or without suffix) or of a shipped name, in eval mode.
+
+    Raises:
+        InputError: neither a file nor a shipped name; the message lists the shipped ones.
+        CheckpointError: a damaged, foreign or mixed-up checkpoint.
+    """
+    weights_path, json_path = _find(name_or_path)
+    head = _read_head(json_path)
+    surrogate = _built(head, json_path)
+    weights = _read_bytes(weights_path)
+    try:
+        tensors = safetensors.torch.load(weights)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights_path} is truncated or no safetensors ({error}): {_WAY_OUT}") from None
+    wanted = {name: tuple(t.shape) for name, t in surrogate.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{weights_path}: tensor {name!r} has shape {found.get(name)}, but {json_path.name} "
+                f"describes {wanted.get(name)}: {_WAY_OUT}"
+            )
+    if hashlib.sha256(weights).hexdigest() != head["weights_sha256"]:
+        raise CheckpointError(f"{weights_path} is not the file that {json_path.name} was written with: {_WAY_OUT}")
+    surrogate.load_state_dict(tensors, assign=True)
+    return surrogate.eval().requires_grad_(False)
+
+
+def shipped_surrogates() -> list[str]:
+    """The names that ``load_surrogate`` knows, sorted."""
+    weights = {name.removesuffix(".safetensors") for name in shipped_names(".safetensors")}
+    described = {name.removesuffix(".json") for name in shipped_names(".json")}
+    return [name for name in sorted(weights & described) if _is_surrogate(models_dir() / f"{name}.json")]
+
+
+def checkpoint_paths(path: str | Path) -> tuple[Path, Path]:
+    """The weights' and the JSON's path of a checkpoint named by either of them or without suffix."""
+    stem = str(path).removesuffix(".safetensors").removesuffix(".json")
+    return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
+
+
+def _find(name_or_path: str | Path) -> tuple[Path, Path]:
+    here = checkpoint_paths(name_or_path)
+    if any(path.exists() for path in here):
+        return here
+    shipped = shipped_surrogates()
+    if str(name_or_path) in shipped:
+        return checkpoint_paths(models_dir() / str(name_or_path))
+    raise InputError("surrogate", repr(str(name_or_path)), f"no such file; shipped are {', '.join(shipped) or 'none'}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; a checkpoint is a .safetensors and a .json: {_WAY_OUT}")
+    return path.read_bytes()
+
+
+def _read_head(path: Path) -> dict[str, Any]:
+    try:
+        head = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON ({error}): {_WAY_OUT}") from None
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise CheckpointError(f"{path} does not describe a geniex surrogate: {_WAY_OUT}")
+    if head.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path} has schema version {head.get('schema_version')}, this geniex ({__version__}) reads "
+            f"{SCHEMA_VERSION}: use the geniex that wrote it ({head.get('geniex_version')}) or train it again"
+        )
+    return head
+
+
+def _built(head: dict[str, Any], path: Path) -> Surrogate:
+    """The untrained surrogate that a checkpoint's JSON describes."""
+    try:
+        kind = Surrogate._classes[head["type"]]
+        crossbar = Crossbar.from_dict(head["crossbar"])
+        window = ConductanceWindow.from_dict(head["window"])
+        with torch.device("meta"):  # no initial weights are drawn: loading leaves the random state alone
+            surrogate = kind(crossbar, window, head["v_max"], **head["settings"])
+        surrogate.info = dict(head["info"])
+        head["weights_sha256"]
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} is not a complete description ({what}): {_WAY_OUT}") from None
+    return surrogate
+
+
+def _is_surrogate(path: Path) -> bool:
+    try:
+        return json.loads(path.read_bytes()).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write a temporary file beside ``path``, make it durable, rename it: a reader sees all or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

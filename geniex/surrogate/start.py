@@ -1,0 +1,80 @@
+"""Where the network's training starts: centred on the data, its hidden units shared out to the columns.
+
+GENIEx publishes the network but neither its initial weights nor its optimiser; these are ours. A column's current
+depends first on its own N cells and the N inputs, and only through the wires on the other N (M - 1) cells. So
+hidden unit k starts as a unit of column k mod M, and all weights across columns start small and learn slowly: they
+are trained as ``CROSS`` times a raw weight, which an Adam step moves by ``CROSS`` times the learning rate. The
+trained network is a plain dense one. At 16 x 16 this reaches with 4,000 tiles what the usual start needs about
+19,000 for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from geniex.surrogate.mlp import GeniexMLP
+from geniex.surrogate.tiles import TileBatch
+
+CROSS = 0.1
+"""Learning rate of the weights across columns, as a fraction of that of a column's own."""
+_CROSS_START = 0.03
+"""Initial size of the weights across columns, as a fraction of that of a column's own."""
+
+
+def start(surrogate: GeniexMLP, batch: TileBatch) -> None:
+    """Draw the initial weights of ``surrogate`` from torch's random state and make them ready for training.
+
+    ``batch``: samples to centre on.
+    """
+    rows, cols, hidden = surrogate.crossbar.rows, surrogate.crossbar.cols, surrogate.hidden.out_features
+    own = torch.arange(hidden)[:, None] % cols == torch.arange(cols)  # (hidden, cols)
+    cells = own[:, None].expand(hidden, rows, cols).flatten(1)
+    inputs = torch.cat([cells, torch.ones(hidden, rows, dtype=torch.bool)], dim=1)
+    _share_out(surrogate.hidden, inputs, fan_in=2 * rows)
+    _share_out(surrogate.output, own.T, fan_in=max(1, hidden // cols))
+    centre(surrogate, batch)
+
+
+def finish(surrogate: GeniexMLP) -> None:
+    """Turn the trained weights into plain ones."""
+    for layer in (surrogate.hidden, surrogate.output):
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+def centre(surrogate: GeniexMLP, batch: TileBatch) -> None:
+    """Shift the biases so that hidden units switch, and the outputs start, at the mean of ``batch``.
+
+    G' and V' lie in 0..1 and not around 0: without it a random unit is mostly on or mostly off for all of them.
+    """
+    with torch.no_grad():
+        mean_g, mean_v = batch.conductances.mean(0), batch.voltages.mean((0, 1))
+        surrogate.hidden.bias.sub_(surrogate.tile_half(mean_g) + surrogate.vector_half(mean_v))
+        surrogate.output.bias.fill_(batch.ratios[batch.known].mean().item())
+
+
+class _Scaled(nn.Module):
+    """A weight that is trained as ``scale`` times a raw one."""
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return self.scale * raw
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight / self.scale
+
+
+def _share_out(layer: nn.Linear, own: Tensor, fan_in: int) -> None:
+    """Initial weights of variance 1 / ``fan_in`` where ``own`` and small ones elsewhere, which learn slowly."""
+    size = math.sqrt(3 / fan_in)
+    with torch.no_grad():
+        layer.weight.uniform_(-size, size).mul_(torch.where(own, 1.0, _CROSS_START))
+    parametrize.register_parametrization(layer, "weight", _Scaled(torch.where(own, 1.0, CROSS)))
