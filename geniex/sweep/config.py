@@ -132,11 +132,7 @@ def _from_preset(name: Any, data: dict[str, Any]) -> dict[str, Any]:
 
 def _built(kind: type[_C], name: str, data: Any) -> _C:
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    required = {
-        f.name
-        for f in fields
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
+    required = {f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
     missing = sorted(required - set(_mapping(name, data)))
     if missing:
         raise InputError(f"{name}.{missing[0]}", "nothing", "it must be given")

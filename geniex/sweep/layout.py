@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from geniex import __version__
-from geniex.errors import FileFormatError, InputError
+from geniex.errors import FileFormatError, InputError, MissingDependencyError
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData, level_table
 
@@ -125,9 +125,7 @@ def sync(path: Path) -> None:
 _ATTRIBUTES = ("format", "schema_version", "config", "solver", "solver_version", "seed", "geniex_version")
 
 
-def _check_dataset(
-    file: h5py.File, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> None:
+def _check_dataset(file: h5py.File, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset):
         raise bad_file(path, f"it has no dataset {name!r}")
@@ -173,4 +171,11 @@ def _solver_version(config: SweepConfig) -> str:
         return f"geniex {__version__}"
     from geniex.circuit.spice import ngspice_version
 
-    return f"ngspice {ngspice_version()}"
+    version = ngspice_version()
+    if version is None:
+        raise MissingDependencyError(
+            "ngspice or PySpice",
+            "engine ngspice",
+            "apt-get install ngspice libngspice0-dev and pip install 'geniex[spice]', or use engine native",
+        )
+    return f"ngspice {version}"

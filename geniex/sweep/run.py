@@ -133,9 +133,7 @@ def _explain(config: SweepConfig, failures: dict[int, str]) -> str:
 
 def _check_finished(config: SweepConfig, out: Path) -> None:
     if SweepFile(out).config != config:
-        raise SweepError(
-            f"{out}: it holds a sweep of another configuration; give another --out, or delete it"
-        )
+        raise SweepError(f"{out}: it holds a sweep of another configuration; give another --out, or delete it")
 
 
 def _nothing_to_do(config: SweepConfig, out: Path, observer: SweepObserver) -> Path:

@@ -42,9 +42,7 @@ def draw_tile(config: SweepConfig, tile: int) -> tuple[Codes, Codes]:
     rng = np.random.default_rng([config.seed, _STREAMS["draw"], tile])
     first = tile * config.vectors
     codes = _draw_codes(rng, config, zero_share(config.seed, "tile", tile))
-    levels = [
-        _draw_levels(rng, config, zero_share(config.seed, "vector", first + v)) for v in range(config.vectors)
-    ]
+    levels = [_draw_levels(rng, config, zero_share(config.seed, "vector", first + v)) for v in range(config.vectors)]
     return codes, np.stack(levels)
 
 
@@ -103,8 +101,4 @@ def _kept(rng: np.random.Generator, rows: int, cols: int, keep: float) -> NDArra
         parts = rng.random(3)
         parts /= parts.sum()
     by_row, by_col, by_cell = keep**parts
-    return (
-        (rng.random((rows, 1)) < by_row)
-        & (rng.random((1, cols)) < by_col)
-        & (rng.random((rows, cols)) < by_cell)
-    )
+    return (rng.random((rows, 1)) < by_row) & (rng.random((1, cols)) < by_col) & (rng.random((rows, cols)) < by_cell)

@@ -47,9 +47,7 @@ class ShardDirectory:
                 # The process that held it may just have finished and removed the directory.
                 gone = not os.path.samestat(os.stat(self.path / _LOCK), os.fstat(lock.fileno()))
             except BlockingIOError:
-                raise SweepError(
-                    f"{self.path}: another sweep works here; wait for it or give another --out"
-                ) from None
+                raise SweepError(f"{self.path}: another sweep works here; wait for it or give another --out") from None
             except FileNotFoundError:
                 gone = True
             if gone:
@@ -68,9 +66,7 @@ class ShardDirectory:
         if manifest.exists():
             self._check_owner(manifest)
         elif set(os.listdir(self.path)) - {_LOCK}:
-            raise SweepError(
-                f"{self.path}: it holds files but no manifest; move it away or give another --out"
-            )
+            raise SweepError(f"{self.path}: it holds files but no manifest; move it away or give another --out")
         else:
             self._replace(manifest, json.dumps(self.attributes, indent=1).encode())
 

@@ -45,9 +45,7 @@ def solve_tiles(config: SweepConfig, start: int, stop: int) -> TileData:
     """
     with _one_thread():
         if config.engine == "native":
-            parts = [
-                _native(config, block, start, stop) for block in range(start // _BLOCK * _BLOCK, stop, _BLOCK)
-            ]
+            parts = [_native(config, block, start, stop) for block in range(start // _BLOCK * _BLOCK, stop, _BLOCK)]
         else:
             parts = [_each(config, range(start, stop))]
     failed = [reason for _, reasons in parts for reason in reasons]
@@ -61,9 +59,7 @@ def _native(config: SweepConfig, block: int, start: int, stop: int) -> tuple[Til
     data, conductances = _samples(config, range(block, block + _BLOCK))
     inside = range(max(block, start), min(block + _BLOCK, stop))
     try:
-        currents = config.crossbar.solve(
-            torch.from_numpy(data.voltages), conductances[:, None], method="native"
-        )
+        currents = config.crossbar.solve(torch.from_numpy(data.voltages), conductances[:, None], method="native")
     except ConvergenceError:
         # One tile spoils its block: the others are solved one by one.
         return _each(config, inside)

@@ -21,12 +21,12 @@ def verify_sweep(path: str | Path, count: int = 20, seed: int = 0) -> float:
     check_positive_int("count", count)
     sweep = SweepFile(path)
     generator = torch.Generator().manual_seed(seed)
-    total = sweep.tiles * sweep.vectors
-    picks = torch.randperm(total, generator=generator)[:count].tolist()
-    worst = 0.0
+    picks = torch.randperm(sweep.tiles * sweep.vectors, generator=generator)[:count].tolist()
+    drawn = []
     for tile, vector in (divmod(pick, sweep.vectors) for pick in sorted(picks)):
-        conductances, voltages, stored = (x[0] for x in sweep.read(tile, tile + 1))
-        currents = sweep.crossbar.solve(voltages[vector], conductances, method="ngspice")
-        scale = stored[vector].abs().clamp(min=1e-3 * stored[vector].abs().max().item())
-        worst = max(worst, ((currents - stored[vector]).abs() / scale).max().item())
-    return worst
+        conductances, voltages, currents = sweep.read(tile, tile + 1)
+        drawn.append((conductances[0], voltages[0, vector], currents[0, vector]))
+    conductances, voltages, stored = (torch.stack(values) for values in zip(*drawn, strict=True))
+    again = sweep.crossbar.solve(voltages, conductances, method="ngspice")
+    scale = torch.maximum(stored.abs(), 1e-3 * stored.abs().amax(-1, keepdim=True))
+    return ((again - stored).abs() / scale).max().item()
