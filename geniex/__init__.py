@@ -11,12 +11,26 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Crossbar": "circuit",
-    "LinearCell": "cells",
-    "SinhCell": "cells",
+    "Architecture": "mapping",
     "Cell": "cells",
-    "non_ideality_factor": "circuit",
+    "CircuitEmulator": "emulator",
+    "ConductanceWindow": "mapping",
+    "Crossbar": "circuit",
+    "CrossbarMatrix": "simulator",
+    "IdealEmulator": "emulator",
+    "LinearCell": "cells",
+    "LinearEmulator": "emulator",
+    "Preset": "preset",
+    "SinhCell": "cells",
+    "SurrogateEmulator": "emulator",
+    "convert": "simulator",
+    "load_images": "networks",
+    "load_network": "networks",
+    "load_surrogate": "surrogate",
     "nf_rmse": "circuit",
+    "non_ideality_factor": "circuit",
+    "predict_accuracy": "study.predict",
+    "presets": "preset",
 }
 
 __all__ = ["__version__", *_HOME]

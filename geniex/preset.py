@@ -25,7 +25,11 @@ class Preset(Config):
 
     def architecture(self, **overrides: Any) -> Architecture:
         """An ``Architecture`` on this crossbar's tile, window and drive."""
-        fixed = {"tile": (self.crossbar.rows, self.crossbar.cols), "window": self.window, "v_max": self.v_max}
+        fixed: dict[str, Any] = {
+            "tile": (self.crossbar.rows, self.crossbar.cols),
+            "window": self.window,
+            "v_max": self.v_max,
+        }
         return Architecture(**(fixed | overrides))
 
 
@@ -37,9 +41,7 @@ _YALE = (
     "Bhattacharjee, Bhatnagar, Panda, DATE 2022 and the group's earlier work: driver 1k, wires 5 (row) and 10"
     " (column) Ohm, sense 1k, R_min 20 kOhm, on/off 10."
 )
-_WIRES = (
-    "Wires only, 2 Ohm a node as in Agrawal, Lee, Roy, X-CHANGR 2019, with 20k/200k cells: a wire-dominated array."
-)
+_WIRES = "Wires only, 2 Ohm a node as in Agrawal, Lee, Roy, X-CHANGR 2019, with 20k/200k cells: a wire-dominated array."
 
 
 def _geniex(size: int) -> Preset:

@@ -124,10 +124,11 @@ def predict_accuracy(
     calibration = images[:128] if calibration is None else calibration
     if isinstance(surrogate, (str, Path)):
         surrogate = load_surrogate(surrogate)
-    reference = CircuitEmulator(crossbar, tol=circuit_tol)
 
-    def on(emulator: Emulator, arch: Architecture = architecture) -> nn.Module:
-        return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration)
+    def on(
+        emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None
+    ) -> nn.Module:
+        return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
 
     exact = architecture.replace(adc_bits=None, accumulator_bits=None, offset="analog_difference")
     builders: dict[str, Callable[[], nn.Module]] = {
@@ -138,8 +139,10 @@ def predict_accuracy(
     }
     if surrogate is not None:
         builders["surrogate"] = lambda: on(SurrogateEmulator(surrogate, crossbar))
+    # The truth that the others are held to is solved in float64.
+    on_circuit = on(CircuitEmulator(crossbar, tol=circuit_tol), dtype=torch.float64)
     if circuit_images:
-        builders["circuit"] = lambda: on(reference)
+        builders["circuit"] = lambda: on_circuit
 
     logits, seconds = dict[str, Tensor](), dict[str, float]()
     for name, build in builders.items():
@@ -147,7 +150,6 @@ def predict_accuracy(
         network, start = build(), time.perf_counter()
         logits[name] = _run(network, images[:count], name, progress)
         seconds[name] = time.perf_counter() - start
-    on_circuit = on(reference)
     layers = _layer_figures(on_circuit, images[:2])
     return Prediction(
         stages=tuple(_stage(name, logits, labels, seconds[name]) for name in builders),

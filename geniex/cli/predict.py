@@ -1,0 +1,224 @@
+"""``geniex predict``: what accuracy a network will have on crossbars."""
+
+from __future__ import annotations
+
+import json as json_module
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch.utils.data import DataLoader, Subset
+
+from geniex.errors import InputError, MissingDependencyError
+from geniex.mapping import Offset
+from geniex.networks import load_images, load_network
+from geniex.preset import presets
+from geniex.study.html import html_table, write_page
+from geniex.study.predict import Prediction, predict_accuracy
+
+_STAGES = ("stage", "images", "accuracy", "95 % interval", "agrees with circuit", "logit error", "images/s")
+_LAYERS = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
+
+
+def predict(
+    network: str = "fashion-cnn",
+    data: str = "fashion-mnist",
+    preset: str = "geniex-32",
+    surrogate: str | None = None,
+    images: int = 1000,
+    circuit_images: int = 64,
+    weight_bits: int = 8,
+    input_bits: int = 8,
+    slice_bits: int = 4,
+    stream_bits: int = 4,
+    adc_bits: int | None = 14,
+    offset: Offset = "analog_difference",
+    seed: int = 0,
+    data_root: Path | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Predict a network's accuracy on crossbars: float, fixed point, ideal, linear, surrogate, exact circuit.
+
+    Args:
+        network: a shipped network, or the path of its checkpoint.
+        data: the data set whose test images are classified.
+        preset: the crossbar, its conductance window and its drive.
+        surrogate: a shipped surrogate or the path of its checkpoint, trained for that crossbar; none: that stage
+            is left out.
+        images: test images, drawn with ``seed``.
+        circuit_images: how many of them the exact circuit sees, too.
+        weight_bits: bits of a weight, sign included; its fraction bits are chosen layer by layer.
+        input_bits: bits of an input, sign included; its fraction bits are chosen on 128 training images.
+        slice_bits: bits of a weight that one cell holds.
+        stream_bits: bits of an input that one read applies.
+        adc_bits: range of the ADC, one step being the product of two level steps; null never clips.
+        offset: how the current of level 0 is removed.
+        seed: of the choice of images.
+        data_root: folder of the data set, where the default has it not.
+        device: where to compute, such as cpu or cuda.
+        out: folder for report.html, report.json and the figures.
+        json: file for the machine-readable report alone.
+    """
+    if preset not in presets:
+        raise InputError("preset", repr(preset), f"presets are {', '.join(presets)}")
+    bench = presets[preset]
+    architecture = bench.architecture(
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        slice_bits=slice_bits,
+        stream_bits=stream_bits,
+        adc_bits=adc_bits,
+        offset=offset,
+    )
+    where = _device(device)
+    model = load_network(network).to(where)
+    loader = _Moved(_chosen(data, False, images, seed, data_root), where)
+    calibration = next(iter(_chosen(data, True, 128, seed, data_root)))[0].to(where)
+    with _Bars() as bars:
+        report = predict_accuracy(
+            model,
+            loader,
+            crossbar=bench.crossbar,
+            architecture=architecture,
+            surrogate=surrogate,
+            circuit_images=circuit_images,
+            calibration=calibration,
+            progress=bars.update,
+        )
+    asked = {"network": network, "data": data, "preset": preset, "seed": seed, "device": device}
+    title = f"{network} on {data}, {preset}"
+    _print(report, title)
+    details = {"asked": asked} | report.to_dict()
+    if json is not None:
+        json.write_text(json_module.dumps(details, indent=1) + "\n")
+    if out is not None:
+        _write(report, title, details, out)
+        print(f"report: {out / 'report.html'}")
+
+
+class _Moved:
+    """A loader whose batches are on a device."""
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        self._loader, self._device = loader, device
+
+    def __iter__(self) -> Any:
+        for images, labels in self._loader:
+            yield images.to(self._device), labels.to(self._device)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError("device", repr(name), f"this machine cannot use it ({str(error).splitlines()[0]})") from None
+
+
+def _chosen(data: str, train: bool, count: int, seed: int, root: Path | None) -> DataLoader[Any]:
+    dataset = load_images(data, train=train, root=root)
+    total = len(dataset)
+    if not 1 <= count <= total:
+        raise InputError("images", count, f"{data} has {total}")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+    return DataLoader(Subset(dataset, order.tolist()), batch_size=256)
+
+
+def stage_rows(report: Prediction) -> list[tuple[str, ...]]:
+    """The stages as text, one row each."""
+    rows: list[tuple[str, ...]] = []
+    for s in report.stages:
+        compared = ("-", "-")
+        if s.agreement is not None and s.logit_error is not None:
+            compared = (
+                f"{s.agreement:.1%} ({s.agreement_low:.0%} to {s.agreement_high:.0%})",
+                f"{s.logit_error:.2%}",
+            )
+        interval = f"{s.low:.1%} to {s.high:.1%}"
+        rows.append((s.name, str(s.images), f"{s.accuracy:.2%}", interval, *compared, f"{s.images_per_second:.3g}"))
+    return rows
+
+
+def layer_rows(report: Prediction) -> list[tuple[str, ...]]:
+    """The layers' NF as text, one row each."""
+    return [
+        (x.name, f"{x.mean:.2%}", f"{x.std:.2%}", f"{x.p05:.2%}", f"{x.p95:.2%}", str(x.currents))
+        for x in report.layers
+    ]
+
+
+def _notes(report: Prediction) -> list[str]:
+    return [
+        f"Agreement and logit error compare each stage with the exact circuit on the first {report.circuit_images}"
+        " of the images; the logit error is the RMS difference over the RMS logit.",
+        "NF is the exact circuit's, on inputs that the layers see.",
+    ]
+
+
+def _print(report: Prediction, title: str) -> None:
+    console = Console()
+    for name, header, rows in (
+        (title, _STAGES, stage_rows(report)),
+        ("non-ideality factor by layer", _LAYERS, layer_rows(report)),
+    ):
+        table = Table(title=name)
+        for k, column in enumerate(header):
+            table.add_column(column, justify="left" if k == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for note in _notes(report):
+        console.print(note, highlight=False)
+
+
+def _write(report: Prediction, title: str, details: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json_module.dumps(details, indent=1) + "\n")
+    tables = [html_table(_STAGES, stage_rows(report)), html_table(_LAYERS, layer_rows(report))]
+    notes, figures = _notes(report), []
+    try:
+        figures = _figures(details, out)
+    except MissingDependencyError as error:
+        notes.append(f"No figures: {error}")
+    write_page(out / "report.html", title, notes, tables, figures, details)
+
+
+def _figures(details: dict[str, Any], out: Path) -> list[Path]:
+    from geniex.plotting import plot_layer_nf, plot_stages, save_plot
+
+    layers = {layer["name"]: layer for layer in details["layers"]}
+    return [
+        save_plot(out / "stages.png", lambda ax: plot_stages(details["stages"], ax=ax)),
+        save_plot(out / "layers.png", lambda ax: plot_layer_nf(layers, ax=ax)),
+    ]
+
+
+class _Bars(AbstractContextManager["_Bars"]):
+    """A progress bar per stage, where there is a terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` images have passed ``stage``."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done)

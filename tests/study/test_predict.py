@@ -1,0 +1,126 @@
+"""Accuracy prediction on a network small enough to follow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from geniex.cells import LinearCell
+from geniex.circuit import Crossbar
+from geniex.emulator import CircuitEmulator
+from geniex.errors import InputError
+from geniex.mapping import Architecture, ConductanceWindow
+from geniex.simulator import convert
+from geniex.study.html import html_table, write_page
+from geniex.study.predict import predict_accuracy
+from geniex.study.statistics import wilson_interval
+from geniex.surrogate import GeniexMLP
+
+CROSSBAR = Crossbar(8, 8, r_wire=200.0)
+ARCH = Architecture(tile=(8, 8), weight_bits=8, input_bits=8)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 9, 4)).eval()
+
+
+@pytest.fixture(scope="module")
+def batches(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Two batches whose labels are the float model's own, but for the last image's."""
+    images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = model(images).argmax(-1)
+    labels[-1] = (labels[-1] + 1) % 4
+    return [(images[:6], labels[:6]), (images[6:], labels[6:])]
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (7, 10), (64, 64), (912, 1000)])
+def test_wilson_interval_is_scipys(successes: int, trials: int) -> None:
+    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_stages_are_measured_against_labels_and_against_the_circuit(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    surrogate = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=8, r_min=0.9, r_max=1.1)
+    seen: list[tuple[str, int, int]] = []
+    report = predict_accuracy(
+        model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogate=surrogate, circuit_images=4,
+        progress=lambda *step: seen.append(step),
+    )  # fmt: skip
+    names = ["float", "fixed point", "ideal", "linear", "surrogate", "circuit"]
+    assert [s.name for s in report.stages] == names
+    assert [s.images for s in report.stages] == [10] * 5 + [4]
+    assert report.stage("float").correct == 9
+    assert ("float", 10, 10) in seen
+    assert ("circuit", 4, 4) in seen
+
+    images = batches[0][0]
+    reference = convert(
+        model, ARCH, CircuitEmulator(CROSSBAR, tol=1e-9), calibration=torch.cat([b[0] for b in batches]),
+        dtype=torch.float64,
+    )  # fmt: skip
+    truth, own = reference(images[:4]), model(images[:4])
+    error = ((own - truth).square().mean() / truth.square().mean()).sqrt().item()
+    assert report.stage("float").logit_error == pytest.approx(error, rel=1e-3)
+    assert report.stage("float").agreement == (own.argmax(-1) == truth.argmax(-1)).double().mean()
+    circuit = report.stage("circuit")
+    assert (circuit.agreement, circuit.logit_error) == (1.0, 0.0)
+    assert report.stage("linear").logit_error < report.stage("ideal").logit_error
+    assert report.stage("fixed point").logit_error == pytest.approx(report.stage("float").logit_error, rel=0.3)
+
+    assert [x.name for x in report.layers] == ["0", "3"]
+    assert all(x.p05 <= x.mean <= x.p95 and x.currents > 0 for x in report.layers)
+    told = json.loads(json.dumps(report.to_dict()))
+    assert told["configuration"]["architecture"]["adc_bits"] == 14
+    with pytest.raises(InputError, match="nonsense"):
+        report.stage("nonsense")
+
+
+def test_ideal_circuit_agrees_with_the_ideal_tiles(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    crossbar = Crossbar(8, 8, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
+    report = predict_accuracy(model, batches, crossbar=crossbar, architecture=ARCH, circuit_images=10)
+    for name in ("ideal", "linear", "fixed point"):
+        assert report.stage(name).agreement == 1.0
+        assert report.stage(name).logit_error == pytest.approx(0.0, abs=1e-6)
+    assert all(abs(x.mean) < 1e-12 for x in report.layers)
+
+
+def test_without_circuit_images_nothing_is_compared(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    report = predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)
+    assert [s.name for s in report.stages] == ["float", "fixed point", "ideal", "linear"]
+    assert report.stage("float").agreement is None
+
+
+def test_bad_input_is_named(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    with pytest.raises(InputError, match="circuit_images: got 11"):
+        predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=11)
+    with pytest.raises(InputError, match="loader"):
+        predict_accuracy(model, [], crossbar=CROSSBAR, architecture=ARCH)
+    with pytest.raises(InputError, match="window"):
+        ARCH.replace(window=None)
+    assert ARCH.window == ConductanceWindow(100e3, 6.0)
+
+
+def test_page_holds_what_it_is_given_and_escapes_it(tmp_path: Path) -> None:
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"\x89PNG")
+    page = tmp_path / "page.html"
+    write_page(page, "a < b", ["note"], [html_table(["x"], [["<1>"]])], [figure], {"key": 1})
+    text = page.read_text()
+    assert "a &lt; b" in text
+    assert "&lt;1&gt;" in text
+    assert "data:image/png;base64,iVBORw==" in text
+    assert "&quot;key&quot;: 1" in text
