@@ -1,1 +1,18 @@
-"""."""
+"""Pictures of crossbars and accuracies: each function draws on the given or a new Axes and returns it.
+
+Save one with ``axes.figure.savefig("picture.png")``. Needs matplotlib (extra ``plot``), which is imported on
+the first call; no display and no global matplotlib state is touched.
+"""
+
+from geniex.plotting.accuracy import plot_layer_nf, plot_stages
+from geniex.plotting.crossbar import plot_ir_drop, plot_nf
+from geniex.plotting.prediction import plot_error_histogram, plot_predicted
+
+__all__ = [
+    "plot_error_histogram",
+    "plot_ir_drop",
+    "plot_layer_nf",
+    "plot_nf",
+    "plot_predicted",
+    "plot_stages",
+]

@@ -1,0 +1,62 @@
+"""What all pictures share: where they are drawn, their colours, their frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geniex.errors import InputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+"""Colours of the first five of several things in one picture."""
+MARKERS = ("o", "s", "^", "D", "v")
+GREY = "#555555"
+
+
+def on_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
+    """``ax``, or the axes of a new figure of ``width`` x ``height`` inches that needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "plots", "pip install 'geniex[plot]'") from error
+    if ax is not None:
+        return ax
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def framed(ax: Axes, title: str, x: str, y: str, grid: str = "both") -> Axes:
+    """``ax`` with its title, axis labels, a faint grid behind the data and no box around it."""
+    ax.set_title(title, loc="left", fontsize=11)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=grid, color="#DDDDDD", linewidth=0.6)  # type: ignore[arg-type]
+    ax.set_axisbelow(True)
+    return ax
+
+
+def finite(name: str, *values: Tensor) -> list[NDArray[np.float64]]:
+    """The tensors as flat float64 arrays, without the positions where any is NaN or infinite.
+
+    Columns with no ideal current have no NF: they are NaN. Raises ``InputError`` where shapes differ or
+    nothing is left to draw.
+    """
+    shapes = {tuple(v.shape) for v in values}
+    if len(shapes) > 1:
+        raise InputError(name, f"shapes {sorted(shapes)}", "they must be the same")
+    flat = [v.detach().cpu().double().flatten().numpy() for v in values]
+    good = np.logical_and.reduce([np.isfinite(v) for v in flat])
+    if not good.any():
+        raise InputError(name, f"{good.size} values, none of them finite", "there is nothing to draw")
+    return [v[good] for v in flat]

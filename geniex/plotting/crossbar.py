@@ -1,0 +1,74 @@
+"""Pictures of one crossbar: where the drive is lost, and what that does to the currents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geniex.circuit import Crossbar, non_ideality_factor, solve_cells
+from geniex.circuit.validate import check_conductances, check_voltages
+from geniex.errors import InputError
+from geniex.plotting.axes import BLUE, ORANGE, finite, framed, on_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_ir_drop(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, ax: Axes | None = None) -> Axes:
+    """A heat map of the share of its row's drive that reaches each cell, percent; rows at 0 V are grey.
+
+    Args:
+        crossbar: the circuit.
+        voltages: driver voltages (rows,), volt.
+        conductances: small-signal cell conductances (rows, cols), siemens.
+        ax: where to draw; None makes a new figure.
+    """
+    check_voltages(voltages, crossbar.rows)
+    check_conductances(conductances, crossbar.rows, crossbar.cols, like=voltages)
+    if voltages.ndim != 1 or conductances.ndim != 2:
+        shapes = f"shapes {tuple(voltages.shape)} and {tuple(conductances.shape)}"
+        raise InputError("voltages, conductances", shapes, "a picture shows one vector on one tile")
+    ax = on_axes(ax, 5.8, 4.8)
+    with torch.no_grad():
+        cells = solve_cells(voltages, conductances, crossbar.cell, crossbar.wires).cell_voltages
+    share = (100 * cells / torch.where(voltages == 0, torch.nan, voltages)[:, None]).cpu().double().numpy()
+    driven = share[np.isfinite(share)]
+    if driven.size == 0:
+        raise InputError("voltages", "0 V in all rows", "a picture of the IR drop needs a driven row")
+    # A few weakly driven rows, held down by their bit lines, must not take the whole range of colours.
+    low, high = np.quantile(driven, (0.01, 0.99))
+    image = ax.imshow(share, "viridis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+    ax.set_facecolor("#BBBBBB")
+    label = "share of the row's drive across the cell, %"
+    ax.figure.colorbar(image, ax=ax, label=label, extend="both")
+    g, v = conductances * 1e6, voltages.abs().max().item() * 1e3
+    title = (
+        f"IR drop: {driven.min():.1f} to {driven.max():.1f} % of the drive reaches a cell\n"
+        f"drives up to {v:.0f} mV, cells {g.min().item():.3g} to {g.max().item():.3g} µS"
+        + ("; grey: rows at 0 V" if driven.size < share.size else "")
+    )
+    framed(ax, title, "bit line (0 is nearest the drivers)", "word line (the last is nearest the sense side)")
+    ax.grid(visible=False)
+    return ax
+
+
+def plot_nf(ideal: Tensor, actual: Tensor, ax: Axes | None = None) -> Axes:
+    """A histogram of the non-ideality factor, percent, with its mean; columns with no ideal current are left out.
+
+    Args:
+        ideal: ideal column currents, any shape, ampere.
+        actual: the currents of the non-ideal crossbar, same shape.
+        ax: where to draw; None makes a new figure.
+    """
+    (nf,) = finite("ideal, actual", 100 * non_ideality_factor(ideal, actual))
+    ax = on_axes(ax)
+    ax.hist(nf, bins=60, color=BLUE)
+    ax.axvline(nf.mean(), color=ORANGE)
+    title = (
+        f"Non-ideality factor of {nf.size:,} column currents\n"
+        f"mean {nf.mean():.2f} % (line), standard deviation {nf.std():.2f} pp"
+    )
+    return framed(ax, title, "NF = (I_ideal − I) / I_ideal, %", "columns", grid="y")

@@ -1,0 +1,193 @@
+"""What is on the axes: the data that was given, in the units that the labels tell."""
+
+import builtins
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from geniex import plotting
+from geniex.cells import LinearCell
+from geniex.circuit import Crossbar
+from geniex.errors import InputError, MissingDependencyError
+
+STAGES = [
+    {"name": "float", "images": 1000, "accuracy": 0.92, "low": 0.90, "high": 0.935, "agreement": 0.95},
+    {"name": "circuit", "images": 64, "accuracy": 0.875, "low": 0.77, "high": 0.94, "logit_error": 0.0},
+]
+LAYERS = {
+    "conv1": {"mean": 0.02, "std": 0.01, "p05": 0.0, "p95": 0.05},
+    "fc": {"mean": 0.1, "std": 0.03, "p05": 0.04, "p95": 0.2},
+}
+
+
+def _ir_drop(ax: Axes | None = None) -> Axes:
+    crossbar = Crossbar(3, 4)
+    return plotting.plot_ir_drop(crossbar, torch.tensor([0.25, 0.0, 0.1]), torch.full((3, 4), 1e-5), ax)
+
+
+EXACT = torch.linspace(-0.1, 0.4, 50)
+PICTURES: dict[str, Callable[[Axes | None], Axes]] = {
+    "ir drop": _ir_drop,
+    "nf": lambda ax: plotting.plot_nf(torch.full((5, 4), 1e-6), torch.rand(5, 4) * 1e-6, ax),
+    "predicted": lambda ax: plotting.plot_predicted(EXACT, {"mlp": EXACT + 0.01, "linear": EXACT + 0.1}, ax),
+    "errors": lambda ax: plotting.plot_error_histogram(EXACT, {"mlp": EXACT + 0.01, "same": EXACT}, ax),
+    "stages": lambda ax: plotting.plot_stages(STAGES, ax),
+    "layers": lambda ax: plotting.plot_layer_nf(LAYERS, ax),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_is_titled_labelled_and_draws_without_a_display(name: str) -> None:
+    ax = PICTURES[name](None)
+    assert ax.get_title(loc="left")
+    assert ax.get_xlabel()
+    assert ax.get_ylabel() or [tick.get_text() for tick in ax.get_yticklabels()] != []
+    text = f"{ax.get_xlabel()} {ax.get_ylabel()} {[a.get_ylabel() for a in ax.figure.axes]}"
+    assert "%" in text or "percent" in text
+    ax.figure.canvas.draw()
+    assert np.unique(np.asarray(ax.figure.canvas.buffer_rgba())).size > 10
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_draws_on_given_axes(name: str) -> None:
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert PICTURES[name](right) is right
+    assert not left.has_data()
+
+
+def test_no_picture_touches_pyplot() -> None:
+    for picture in PICTURES.values():
+        picture(None)
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_ir_drop_of_one_cell_is_the_voltage_divider() -> None:
+    crossbar = Crossbar(1, 1, r_source=3e3, r_sink=2e3, r_wire=0.0, cell=LinearCell())
+    voltage, conductance = torch.tensor([0.2], dtype=torch.float64), torch.tensor([[2e-4]], dtype=torch.float64)
+    ax = plotting.plot_ir_drop(crossbar, voltage, conductance)
+    # 5 kOhm of cell in 10 kOhm in all.
+    np.testing.assert_allclose(ax.images[0].get_array(), [[50.0]], rtol=1e-9)
+    assert "200 mV" in ax.get_title(loc="left")
+    assert "200 to 200 µS" in ax.get_title(loc="left")
+
+
+def test_ir_drop_masks_rows_without_drive_and_falls_away_from_the_drivers() -> None:
+    # Equal rows on one bit line, no sense or column resistance: the drop is along the word lines alone.
+    crossbar = Crossbar(3, 6, r_sink=0.0, r_wire_row=50.0, r_wire_col=0.0)
+    ax = plotting.plot_ir_drop(crossbar, torch.tensor([0.25, 0.0, 0.1]), torch.full((3, 6), 1e-5))
+    share = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert np.isnan(share[1]).all()
+    assert (np.diff(share[[0, 2]], axis=1) < 0).all()
+    assert (share[[0, 2]] < 100).all()
+    assert "grey" in ax.get_title(loc="left")
+
+
+def test_nf_histogram_counts_every_column_with_an_ideal_current() -> None:
+    ideal = torch.tensor([[1e-6, 2e-6], [0.0, 4e-6]])
+    ax = plotting.plot_nf(ideal, 0.9 * ideal)
+    assert sum(bar.get_height() for bar in ax.patches) == 3
+    assert "3 column currents" in ax.get_title(loc="left")
+    assert ax.lines[0].get_xdata()[0] == pytest.approx(10.0, rel=1e-5)
+
+
+def test_predicted_shows_points_in_percent_and_tells_rmse() -> None:
+    ax = plotting.plot_predicted(EXACT, {"mlp": EXACT + 0.02})
+    points = np.asarray(ax.collections[0].get_offsets())
+    np.testing.assert_allclose(points[:, 1] - points[:, 0], 2.0, rtol=1e-4)
+    assert points[:, 0].max() == pytest.approx(40.0)
+    assert "mlp: 2 pp RMSE" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_predicted_draws_a_bounded_number_of_points_and_counts_all() -> None:
+    exact = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    exact[5] = torch.nan
+    ax = plotting.plot_predicted(exact, {"same": exact})
+    assert len(ax.collections[0].get_offsets()) == 3000
+    assert "19,999" in ax.get_title(loc="left")
+
+
+def test_error_histogram_holds_each_models_whole_set() -> None:
+    exact = EXACT.double()
+    ax = plotting.plot_error_histogram(exact, {"near": exact + 1.5e-4, "far": exact + 0.1, "same": exact})
+    assert ax.get_xscale() == "log"
+    areas = []
+    for patch in ax.patches:
+        x, y = patch.get_xy().T
+        areas.append((y.max(), x[y.argmax()]))
+    # All of a constant error falls into one bin, at its size in percent points.
+    assert [height for height, _ in areas] == pytest.approx([100.0] * 3)
+    assert areas[0][1] == pytest.approx(0.015, rel=0.3)
+    assert areas[1][1] == pytest.approx(10.0, rel=0.3)
+
+
+def test_stages_are_in_order_with_intervals_and_figures() -> None:
+    ax = plotting.plot_stages(STAGES)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["float (1,000 images)", "circuit (64 images)"]
+    (line, _, (bars,)) = ax.containers[0]
+    np.testing.assert_allclose(line.get_xdata().astype(float), [92.0, 87.5])
+    np.testing.assert_allclose([s[:, 0] for s in bars.get_segments()], [[90, 93.5], [77, 94]])
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    head, *figures = [t.get_text().split() for t in ax.child_axes[0].get_yticklabels()]
+    assert head == ["accuracy", "agreement", "logit", "error"]
+    assert figures == [["92.0", "%", "95.0", "%"], ["87.5", "%", "0.000"]]
+
+
+def test_stages_without_a_circuit_show_accuracies_alone() -> None:
+    bare = [{k: s[k] for k in ("name", "accuracy", "low", "high")} for s in STAGES]
+    ax = plotting.plot_stages(bare)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["float", "circuit"]
+    assert [t.get_text().strip() for t in ax.child_axes[0].get_yticklabels()] == ["accuracy", "92.0 %", "87.5 %"]
+
+
+def test_layers_show_mean_deviation_and_percentiles() -> None:
+    ax = plotting.plot_layer_nf(LAYERS)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["conv1", "fc"]
+    spans = [s[:, 1] for s in ax.collections[0].get_segments()]
+    np.testing.assert_allclose(spans, [[0, 5], [4, 20]])
+    (line, _, (bars,)) = ax.containers[0]
+    np.testing.assert_allclose(line.get_ydata().astype(float), [2, 10])
+    np.testing.assert_allclose([s[:, 1] for s in bars.get_segments()], [[1, 3], [7, 13]])
+
+
+WRONG: dict[str, tuple[Callable[[], Axes], str]] = {
+    "batch": (
+        lambda: plotting.plot_ir_drop(Crossbar(2, 2), torch.ones(3, 2), torch.full((2, 2), 1e-5)),
+        "one vector on one tile",
+    ),
+    "no drive": (
+        lambda: plotting.plot_ir_drop(Crossbar(2, 2), torch.zeros(2), torch.full((2, 2), 1e-5)),
+        "driven row",
+    ),
+    "no current": (lambda: plotting.plot_nf(torch.zeros(3), torch.zeros(3)), "nothing to draw"),
+    "shapes": (lambda: plotting.plot_predicted(EXACT, {"mlp": EXACT[:-1]}), "must be the same"),
+    "no model": (lambda: plotting.plot_error_histogram(EXACT, {}), "nothing to draw"),
+    "no stage": (lambda: plotting.plot_stages([]), "nothing to draw"),
+    "no layer": (lambda: plotting.plot_layer_nf({}), "nothing to draw"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_drawn_is_told(wrong: str) -> None:
+    draw, said = WRONG[wrong]
+    with pytest.raises(InputError, match=said):
+        draw()
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingDependencyError, match=r"geniex\[plot\]"):
+        plotting.plot_stages(STAGES)
