@@ -1,0 +1,131 @@
+"""Checkpoints: exact round trips, and a clear error for everything that can be wrong with two files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from geniex.errors import CheckpointError, InputError
+from geniex.surrogate import checkpoint, load_surrogate, save_surrogate, shipped_surrogates
+
+
+@pytest.fixture
+def saved(untrained, tmp_path: Path) -> Path:
+    untrained.info = {"held_out": {"nf_rmse_pp": 1.25}}
+    return save_surrogate(untrained, tmp_path / "runs" / "v0.25")
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("suffix", ["", ".json", ".safetensors"])
+def test_round_trip_is_exact(untrained, saved, suffix):
+    loaded = load_surrogate(saved.with_suffix("") if not suffix else saved.with_suffix(suffix))
+    assert loaded.info == {"held_out": {"nf_rmse_pp": 1.25}}
+    assert (loaded.crossbar, loaded.window, loaded.v_max) == (
+        untrained.crossbar,
+        untrained.window,
+        untrained.v_max,
+    )
+    assert loaded.scalers == untrained.scalers
+    for name, tensor in untrained.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    v, g = torch.rand(4, 5, dtype=torch.float64) / 4, torch.full((5, 3), 5e-6, dtype=torch.float64)
+    assert torch.equal(loaded(v, g), untrained(v, g))
+
+
+def test_saving_leaves_nothing_else_and_replaces_what_was_there(untrained, saved):
+    save_surrogate(untrained, saved)
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["v0.25.json", "v0.25.safetensors"]
+
+
+def test_loading_leaves_the_random_state_alone(saved):
+    before = torch.get_rng_state()
+    load_surrogate(saved)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_truncated_weights(saved):
+    weights = saved.with_suffix(".safetensors")
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"v0\.25\.safetensors is truncated.*geniex train"):
+        load_surrogate(saved)
+
+
+@pytest.mark.parametrize("gone", [".json", ".safetensors"])
+def test_one_file_of_two(saved, gone):
+    saved.with_suffix(gone).unlink()
+    with pytest.raises(CheckpointError, match=f"{gone} is missing.*geniex train"):
+        load_surrogate(saved.with_suffix(""))
+
+
+def test_weights_of_another_surrogate(saved):
+    weights = saved.with_suffix(".safetensors")
+    other = {name: t + 1 for name, t in safetensors.torch.load_file(weights).items()}
+    safetensors.torch.save_file(other, weights)
+    with pytest.raises(CheckpointError, match=r"not the file that v0\.25\.json was written with"):
+        load_surrogate(saved)
+
+
+def test_shapes_that_disagree(saved):
+    settings = json.loads(saved.read_text())["settings"]
+    edit(saved, settings=settings | {"hidden": 21})
+    with pytest.raises(CheckpointError, match=r"tensor 'hidden.bias' has shape \(20,\).*describes \(21,\)"):
+        load_surrogate(saved)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": "other"}', "\x00"])
+def test_foreign_json(saved, text):
+    saved.write_text(text)
+    with pytest.raises(CheckpointError, match=r"v0\.25\.json (is no JSON|does not describe)"):
+        load_surrogate(saved)
+
+
+def test_another_schema_version(saved):
+    edit(saved, schema_version=7)
+    with pytest.raises(CheckpointError, match=r"schema version 7, this geniex .* reads 1"):
+        load_surrogate(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"type": "Oracle"}, {"crossbar": {"rows": -1}}, {"settings": {"depth": 3}}, {"v_max": "high"}, {"info": 3}],
+)
+def test_incomplete_description(saved, changes):
+    edit(saved, **changes)
+    with pytest.raises(CheckpointError, match="is not a complete description"):
+        load_surrogate(saved)
+
+
+def test_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(InputError, match=r"'geniex-mlp-17'.*shipped are") as caught:
+        load_surrogate("geniex-mlp-17")
+    assert all(name in str(caught.value) for name in shipped_surrogates())
+
+
+def test_shipped_name(untrained, tmp_path, monkeypatch):
+    save_surrogate(untrained, tmp_path / "toy")
+    (tmp_path / "cnn.json").write_text("{}")
+    (tmp_path / "cnn.safetensors").write_bytes(b"")
+    monkeypatch.setattr("geniex.shipped.models_dir", lambda: tmp_path)
+    monkeypatch.setattr(checkpoint, "models_dir", lambda: tmp_path)
+    assert shipped_surrogates() == ["toy"]
+    assert load_surrogate("toy").crossbar == untrained.crossbar
+
+
+def test_every_shipped_surrogate_loads_and_is_better_than_the_ideal_product():
+    for name in shipped_surrogates():
+        held_out = load_surrogate(name).info["held_out"]
+        assert held_out["nf_rmse_pp"] < held_out["ideal_nf_rmse_pp"]
+
+
+def test_loading_imports_no_lightning():
+    code = "import sys; from geniex.surrogate import load_surrogate; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
