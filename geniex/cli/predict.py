@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,7 +22,7 @@ from geniex.preset import presets
 from geniex.study.html import html_table, write_page
 from geniex.study.predict import Prediction, predict_accuracy
 
-_STAGES = ("stage", "images", "accuracy", "95 % interval", "agrees with circuit", "logit error", "images/s")
+_STAGES = ("stage", "images", "accuracy (95 %)", "agrees (95 %)", "logit error", "images/s")
 _LAYERS = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
 
 
@@ -134,15 +135,16 @@ def stage_rows(report: Prediction) -> list[tuple[str, ...]]:
     """The stages as text, one row each."""
     rows: list[tuple[str, ...]] = []
     for s in report.stages:
-        compared = ("-", "-")
-        if s.agreement is not None and s.logit_error is not None:
-            compared = (
-                f"{s.agreement:.1%} ({s.agreement_low:.0%} to {s.agreement_high:.0%})",
-                f"{s.logit_error:.2%}",
-            )
-        interval = f"{s.low:.1%} to {s.high:.1%}"
-        rows.append((s.name, str(s.images), f"{s.accuracy:.2%}", interval, *compared, f"{s.images_per_second:.3g}"))
+        accuracy, agreement, error = _share(s.accuracy, s.low, s.high), "-", "-"
+        if s.agreement is not None and s.agreement_low is not None and s.agreement_high is not None:
+            agreement = _share(s.agreement, s.agreement_low, s.agreement_high)
+            error = f"{s.logit_error:.2%}"
+        rows.append((s.name, str(s.images), accuracy, agreement, error, f"{s.images_per_second:.3g}"))
     return rows
+
+
+def _share(value: float, low: float, high: float) -> str:
+    return f"{value:.1%} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def layer_rows(report: Prediction) -> list[tuple[str, ...]]:
@@ -155,7 +157,7 @@ def layer_rows(report: Prediction) -> list[tuple[str, ...]]:
 
 def _notes(report: Prediction) -> list[str]:
     return [
-        f"Agreement and logit error compare each stage with the exact circuit on the first {report.circuit_images}"
+        f"Agreement of predictions and logit error are against the exact circuit, on the first {report.circuit_images}"
         " of the images; the logit error is the RMS difference over the RMS logit.",
         "NF is the exact circuit's, on inputs that the layers see.",
     ]
@@ -167,9 +169,9 @@ def _print(report: Prediction, title: str) -> None:
         (title, _STAGES, stage_rows(report)),
         ("non-ideality factor by layer", _LAYERS, layer_rows(report)),
     ):
-        table = Table(title=name)
+        table = Table(title=name, box=SIMPLE_HEAD, pad_edge=False)
         for k, column in enumerate(header):
-            table.add_column(column, justify="left" if k == 0 else "right")
+            table.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -194,8 +196,8 @@ def _figures(details: dict[str, Any], out: Path) -> list[Path]:
 
     layers = {layer["name"]: layer for layer in details["layers"]}
     return [
-        save_plot(out / "stages.png", lambda ax: plot_stages(details["stages"], ax=ax)),
-        save_plot(out / "layers.png", lambda ax: plot_layer_nf(layers, ax=ax)),
+        save_plot(plot_stages(details["stages"]), out / "stages.png"),
+        save_plot(plot_layer_nf(layers), out / "layers.png"),
     ]
 
 

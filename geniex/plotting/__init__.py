@@ -1,10 +1,11 @@
 """Pictures of crossbars and accuracies: each function draws on the given or a new Axes and returns it.
 
-Save one with ``axes.figure.savefig("picture.png")``. Needs matplotlib (extra ``plot``), which is imported on
+``save_plot`` writes one to a file. Needs matplotlib (extra ``plot``), which is imported on
 the first call; no display and no global matplotlib state is touched.
 """
 
 from geniex.plotting.accuracy import plot_layer_nf, plot_stages
+from geniex.plotting.axes import save_plot
 from geniex.plotting.crossbar import plot_ir_drop, plot_nf
 from geniex.plotting.prediction import plot_error_histogram, plot_predicted
 
@@ -15,4 +16,5 @@ __all__ = [
     "plot_nf",
     "plot_predicted",
     "plot_stages",
+    "save_plot",
 ]

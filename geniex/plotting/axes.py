@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,14 @@ def on_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
+
+
+def save_plot(ax: Axes, path: Path) -> Path:
+    """``path``, after the whole figure of ``ax`` was written there; the ending tells the format (.png, .pdf)."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # only an Axes that was removed from its figure has none
+    figure.savefig(path, bbox_inches="tight")
+    return path
 
 
 def framed(ax: Axes, title: str, x: str, y: str, grid: str = "both") -> Axes:
