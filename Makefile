@@ -13,15 +13,11 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 DEMO ?= full
 OUT := out/demo
 ifeq ($(DEMO),quick)
-DEMO_SWEEP := --tiles 16
-DEMO_EPOCHS := 3
+DEMO_EPOCHS := 5
 DEMO_IMAGES := 64
-DEMO_VERIFY := 1
 else
-DEMO_SWEEP :=
-DEMO_EPOCHS := 60
+DEMO_EPOCHS := 30
 DEMO_IMAGES := 1000
-DEMO_VERIFY := 4
 endif
 
 .DEFAULT_GOAL := help
@@ -69,9 +65,9 @@ test: setup lint  ## every check: lint, tests, notebooks
 demo: setup  ## circuit, sweep, surrogate, network and predicted accuracy (DEMO=quick: a small one)
 	@mkdir -p $(OUT)
 	$(BIN)/geniex doctor
-	$(BIN)/geniex sweep spice_data/demo.yaml --out $(OUT)/sweep.h5 --verify $(DEMO_VERIFY) $(DEMO_SWEEP)
+	$(BIN)/geniex sweep spice_data/demo.yaml --out $(OUT)/sweep.h5 --verify 4
 	$(BIN)/geniex train $(OUT)/sweep.h5 --out $(OUT)/surrogate --epochs $(DEMO_EPOCHS)
-	$(BIN)/geniex evaluate $(OUT)/sweep.h5 --surrogate $(OUT)/surrogate --json $(OUT)/evaluate.json
+	$(BIN)/geniex evaluate $(OUT)/sweep.h5 --surrogate $(OUT)/surrogate --held_out true --json $(OUT)/evaluate.json
 	$(BIN)/geniex predict --surrogate $(OUT)/surrogate --images $(DEMO_IMAGES) --out $(OUT)/report
 	@echo "report: $(CURDIR)/$(OUT)/report"
 
