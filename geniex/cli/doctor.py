@@ -41,9 +41,7 @@ def _found(findings: Sequence[Finding]) -> Table:
 
 
 def _missing(findings: Sequence[Finding]) -> Table:
-    table = Table(
-        "name", "needed for", "how to get it", title="Missing", box=box.SIMPLE_HEAD, title_justify="left"
-    )
+    table = Table("name", "needed for", "how to get it", title="Missing", box=box.SIMPLE_HEAD, title_justify="left")
     for finding in findings:
         table.add_row(*map(escape, (finding.name, finding.needed_for, finding.way_out)))
     return table

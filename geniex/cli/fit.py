@@ -23,15 +23,16 @@ def fit(
         root: folder of the image set; the default looks in the usual places and downloads.
         out: the files' common stem.
     """
-    from rich.console import Console
-
     from geniex import __version__
     from geniex.networks import load_images, save_network
+    from geniex.networks.checkpoint import network_class
     from geniex.networks.train import FitConfig, accuracy, train_network
 
     config = FitConfig(epochs=epochs, seed=seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    network_class(network)
     images, tests = (load_images(data, train=train, root=root) for train in (True, False))
+    # A folder that cannot be made must not cost a whole training.
+    out.parent.mkdir(parents=True, exist_ok=True)
     trained = train_network(network, images, config, progress=True).folded()
     share = accuracy(trained, tests)
     info = {
@@ -43,6 +44,5 @@ def fit(
         "geniex_version": __version__,
     }
     save_network(trained, out, info)
-    Console().print(
-        f"{network}: {100 * share:.2f} % of {len(tests)} test images; saved {out}.safetensors and .json"
-    )
+    saved = f"{out}.safetensors and {out}.json"
+    print(f"{network}: {100 * share:.2f} % of {len(tests)} test images; saved {saved}")

@@ -65,16 +65,12 @@ def load_network(name_or_path: str | Path) -> FashionCNN:
     description = _description(name_or_path)
     weights = _read(weights_path)
     if hashlib.sha256(weights).hexdigest() != description["sha256"]:
-        raise CheckpointError(
-            f"{weights_path} is damaged or belongs to another JSON file: train or fetch it again"
-        )
+        raise CheckpointError(f"{weights_path} is damaged or belongs to another JSON file: train or fetch it again")
     network = NETWORKS[description["network"]](batch_norm=False)
     try:
         network.load_state_dict(safetensors.torch.load(weights))
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{weights_path} does not hold a folded {description['network']}: {error}"
-        ) from error
+        raise CheckpointError(f"{weights_path} does not hold a folded {description['network']}: {error}") from error
     return network.eval()
 
 

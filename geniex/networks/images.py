@@ -130,16 +130,12 @@ def _read_idx(folder: Path, stem: str) -> Tensor:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileFormatError(
-            f"{path} is damaged ({error}): delete it and fetch the data set again"
-        ) from error
+        raise FileFormatError(f"{path} is damaged ({error}): delete it and fetch the data set again") from error
     rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     sizes = np.frombuffer(content[4 : 4 + 4 * rank], ">u4").astype(int)
     values = np.frombuffer(content[4 + 4 * rank :], np.uint8)
     if rank == 0 or len(sizes) != rank or values.size != sizes.prod():
-        raise FileFormatError(
-            f"{path} is no complete idx file of bytes: delete it and fetch the data set again"
-        )
+        raise FileFormatError(f"{path} is no complete idx file of bytes: delete it and fetch the data set again")
     return torch.from_numpy(values.reshape(sizes).copy())
 
 
@@ -147,9 +143,7 @@ def _digits(name: str, train: bool, root: Path, download: bool) -> ImageSet:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingDependencyError(
-            "scikit-learn", "the data set 'digits'", "pip install scikit-learn"
-        ) from error
+        raise MissingDependencyError("scikit-learn", "the data set 'digits'", "pip install scikit-learn") from error
     data = load_digits()
     chosen = (np.arange(len(data.target)) % 5 == 4) != train
     pixels = torch.from_numpy(data.images[chosen].astype(np.uint8)).unsqueeze(1)
@@ -164,9 +158,7 @@ def _cifar(name: str, train: bool, root: Path, download: bool) -> ImageSet:
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
     # torchvision checks the files' MD5 sums, so a damaged set is refused here and downloaded anew.
-    data = _fetched(
-        lambda: kind(root, train=train, download=download), name, str(root / _CIFAR_FOLDERS[name])
-    )
+    data = _fetched(lambda: kind(root, train=train, download=download), name, str(root / _CIFAR_FOLDERS[name]))
     pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(pixels, torch.tensor(data.targets))
 

@@ -26,14 +26,12 @@ class FitConfig(Config):
 
     epochs: int = 20
     """Passes over the training images."""
-    batch: int = 256
+    batch: int = 128
     """Images per step."""
-    learning_rate: float = 0.006
+    learning_rate: float = 0.005
     """Peak learning rate of the one-cycle schedule."""
     weight_decay: float = 0.05
     """Decoupled weight decay of AdamW."""
-    label_smoothing: float = 0.05
-    """Share of the target probability that is spread over all classes, below 1."""
     shift: int = 1
     """Images are moved by up to this many pixels in each direction; 0 leaves them in place."""
     flip: bool = True
@@ -46,9 +44,6 @@ class FitConfig(Config):
         check_positive_int("batch", self.batch)
         check_number("learning_rate", self.learning_rate, low=0.0, open_low=True)
         check_number("weight_decay", self.weight_decay, low=0.0)
-        check_number("label_smoothing", self.label_smoothing, low=0.0)
-        if self.label_smoothing >= 1:
-            raise InputError("label_smoothing", self.label_smoothing, "it must be below 1")
         if not isinstance(self.shift, int) or self.shift < 0:
             raise InputError("shift", repr(self.shift), "it must be a whole number of pixels, at least 0")
 
@@ -130,9 +125,7 @@ class _Fit(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
-        loss = functional.cross_entropy(
-            self.network(images), labels, label_smoothing=self.config.label_smoothing
-        )
+        loss = functional.cross_entropy(self.network(images), labels)
         self.log("loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 

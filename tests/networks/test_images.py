@@ -155,9 +155,7 @@ def test_damaged_cifar_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load_images("cifar10", train=True, root=tmp_path, download=False)
 
 
-@pytest.mark.parametrize(
-    "damage", ["half a gzip", "no gzip", "foreign idx", "half the values", "empty", "count"]
-)
+@pytest.mark.parametrize("damage", ["half a gzip", "no gzip", "foreign idx", "half the values", "empty", "count"])
 def test_damaged_idx_files_are_told(tmp_path: Path, damage: str) -> None:
     content = _fashion_files(tmp_path / "data")
     path = tmp_path / "data" / "train-images-idx3-ubyte.gz"
