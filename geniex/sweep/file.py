@@ -93,13 +93,15 @@ class SweepFile:
 
     def close(self) -> None:
         """Close this process's handle; the next read opens it again."""
-        if self._handle is not None and self._process == os.getpid():
+        if self._handle is not None:
             self._handle.close()
         self._handle = None
 
     def _read(self, start: int, stop: int) -> TileData:
-        # A handle from before a fork belongs to the parent: using or closing it here would disturb both.
-        if self._handle is None or self._process != os.getpid():
+        if self._process != os.getpid():
+            # A handle from before a fork shares its file position with the parent; HDF5 would hand it out again.
+            self.close()
+        if self._handle is None:
             self._handle, self._process = layout.open_sweep(self.path), os.getpid()
         try:
             return layout.read(self._handle, start, stop)

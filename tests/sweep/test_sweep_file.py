@@ -1,7 +1,6 @@
 import json
 import multiprocessing
 import pickle
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -126,16 +125,21 @@ def test_pickles_without_its_handle(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_reads_in_a_forked_process_after_the_parent_read(path: Path) -> None:
-    sweep = SweepFile(path)
-    before = sweep.read(0, 21)[2].sum().item()
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
-        assert pool.submit(_total, sweep).result() == before
+def test_a_forked_process_reads_through_a_handle_of_its_own(path: Path) -> None:
+    sweep, context = SweepFile(path), multiprocessing.get_context("fork")
+    before, answers = sweep.read(0, 21)[2].sum().item(), context.Queue()
+    inherited = sweep._handle
+
+    def child() -> None:
+        total = sweep.read(0, 21)[2].sum().item()
+        answers.put((total, bool(inherited)))  # a closed h5py file is false
+
+    process = context.Process(target=child)
+    process.start()
+    assert answers.get(timeout=60) == (before, False)
+    process.join()
+    assert inherited
     assert sweep.read(0, 21)[2].sum().item() == before
-
-
-def _total(sweep: SweepFile) -> float:
-    return sweep.read(0, 21)[2].sum().item()
 
 
 def test_digest_follows_content_and_configuration(small: SweepConfig, path: Path, tmp_path: Path) -> None:
