@@ -17,7 +17,7 @@ def fit(
 
     Args:
         network: the architecture; "fashion-cnn".
-        data: the image set, see geniex doctor for what is there.
+        data: the image set; geniex doctor tells which are there.
         epochs: passes over the training images.
         seed: seed of the weights, the image order and the augmentation.
         root: folder of the image set; the default looks in the usual places and downloads.

@@ -52,7 +52,7 @@ def save_network(network: FashionCNN, path: Path, info: dict[str, Any]) -> None:
 
 
 def load_network(name_or_path: str | Path) -> FashionCNN:
-    """The trained network in eval mode, batch norms folded; ``.info`` on its files is ``network_info``'s.
+    """The trained network in eval mode, its batch norms folded.
 
     Args:
         name_or_path: a shipped network's name, such as "fashion-cnn", or the path of a saved one, with or
