@@ -69,7 +69,6 @@ demo: setup  ## circuit, sweep, surrogate, network and predicted accuracy (DEMO=
 	$(BIN)/geniex train $(OUT)/sweep.h5 --out $(OUT)/surrogate --epochs $(DEMO_EPOCHS)
 	$(BIN)/geniex evaluate $(OUT)/sweep.h5 --surrogate $(OUT)/surrogate --held_out true --json $(OUT)/evaluate.json
 	$(BIN)/geniex predict --surrogate $(OUT)/surrogate --images $(DEMO_IMAGES) --out $(OUT)/report
-	@echo "report: $(CURDIR)/$(OUT)/report"
 
 clean:  ## remove what was built and computed, keep the environment
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
