@@ -119,8 +119,7 @@ def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = Tru
             history.push((k - 1) % _WINDOW, x - x_old, r - r_old)
             x_new = x + r - history.mix(r)
         x_old, r_old = x, r
-        # A linear array needs no bounds, and as an adjoint (driven at its cells) it does not keep to them.
-        x = x_new if problem.cell.is_linear else torch.minimum(torch.maximum(x_new, -span), span)
+        x = torch.minimum(torch.maximum(x_new, -span), span)
     return Result(x.reshape(*lead, rows, cols), None)
 
 
@@ -144,9 +143,7 @@ def _store(out: Tensor, left: Tensor | None, values: Tensor) -> Tensor:
     return out
 
 
-def _first_failure(
-    missed: Tensor, left: Tensor | None, number: int, vectors: int
-) -> tuple[int, int, float, int]:
+def _first_failure(missed: Tensor, left: Tensor | None, number: int, vectors: int) -> tuple[int, int, float, int]:
     at = int(missed.nan_to_num(nan=torch.inf).argmax())
     place = at if left is None else int(left[at])
     return place // vectors, place % vectors, float(missed[at]), number

@@ -3,7 +3,7 @@
 The wires are linear, so a set of cell voltages u solves the circuit when u = B - K f(u; G), where B holds
 the drive and K is the wires' operator (``geniex.circuit.wires``). Anderson mixing of this fixed point takes
 5 to 12 evaluations on arrays like GENIEx's. Node voltages of a passive network lie between the drives and
-ground, so the iterates of non-linear cells are clamped to that range and a sinh does not run away.
+ground, so iterates are clamped to that range and a sinh does not run away.
 
 What counts as solved is the current that Kirchhoff's law misses: with residual r = B - K f(u) - u the cells
 of column j disagree with their wires by at most sum_i |f'(u_ij) r_ij|, which must be at most
@@ -133,15 +133,11 @@ class _ImplicitStep(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (slope,) = ctx.saved_tensors
-        z = fixed_point(
-            ctx.wires.drop(w), slope, LinearCell(), ctx.wires, tol=ctx.tol, iterations=ctx.iterations
-        )
+        z = fixed_point(ctx.wires.drop(w), slope, LinearCell(), ctx.wires, tol=ctx.tol, iterations=ctx.iterations)
         return w - slope * z, None, None, None, None, None
 
 
-def _raise_unconverged(
-    failed: tuple[int, int, float, int], tile: int, vector: int, groups: Groups, tol: float
-) -> None:
+def _raise_unconverged(failed: tuple[int, int, float, int], tile: int, vector: int, groups: Groups, tol: float) -> None:
     t, v, residual, count = failed
     where = groups.index(tile + t, vector + v)
     raise ConvergenceError(

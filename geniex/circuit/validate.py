@@ -23,9 +23,7 @@ def check_voltages(voltages: Tensor, rows: int) -> None:
     """Raise ``InputError`` unless ``voltages`` is (..., rows), floating, finite and plausible in volt."""
     _check_tensor("voltages", voltages)
     if voltages.dim() < 1 or voltages.shape[-1] != rows:
-        raise InputError(
-            "voltages", f"shape {tuple(voltages.shape)}", f"the last dimension must be the {rows} rows"
-        )
+        raise InputError("voltages", f"shape {tuple(voltages.shape)}", f"the last dimension must be the {rows} rows")
     if not has_values(voltages):
         return
     _check_finite("voltages", voltages)
@@ -63,9 +61,7 @@ def check_conductances(conductances: Tensor, rows: int, cols: int, like: Tensor 
     if conductances.dtype != like.dtype:
         raise InputError("conductances", conductances.dtype, f"the voltages are {like.dtype}: use one dtype")
     if conductances.device != like.device:
-        raise InputError(
-            "conductances", f"device {conductances.device}", f"the voltages are on {like.device}"
-        )
+        raise InputError("conductances", f"device {conductances.device}", f"the voltages are on {like.device}")
     try:
         torch.broadcast_shapes(like.shape[:-1], conductances.shape[:-2])
     except RuntimeError:

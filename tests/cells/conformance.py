@@ -86,7 +86,7 @@ class CellConformance:
         u = torch.tensor([-1.0, -0.3, 0.01, 0.7, 1.0], dtype=torch.float64)[:, None] * self.v_max
         g = (math.pi / 3 * G_US * 1e-6)[:, None, None, None]
         expected = self.cell.current(u, g[..., 0])
-        torch.testing.assert_close(xbar.solve(u, g, method="ngspice"), expected, rtol=1e-10, atol=0)
+        torch.testing.assert_close(xbar.solve(u, g, method="ngspice"), expected, rtol=1e-12, atol=0)
         # Behind 1300 Ohm, Kirchhoff's law: what the resistors leave of the drive is the cell's voltage.
         loaded = Crossbar(1, 1, r_source=900.0, r_sink=400.0, cell=self.cell).solve(u, g, method="ngspice")
         across = u - 1300 * loaded

@@ -40,7 +40,7 @@ def test_in_drives_and_conductances(cell: Cell, wires: Wires, drive: Tensor, til
 
 
 def test_where_wires_dominate(generator: torch.Generator) -> None:
-    # Cells of 10 kOhm behind 20 kOhm: the adjoint's cell voltages leave the range of its drives.
+    # Cells of 10 kOhm behind 20 kOhm: the adjoint is far from its first guess.
     wires = Wires(20e3, 10e3, 1e3, 2e3)
     v = drives(3, generator=generator).requires_grad_()
     g = (10 * tiles(3, 4, generator=generator) / MICRO).requires_grad_()

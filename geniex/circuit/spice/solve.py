@@ -39,9 +39,7 @@ class _Piece(NamedTuple):
     stop: int
 
 
-def solve_ngspice(
-    crossbar: Crossbar, voltages: Tensor, conductances: Tensor, workers: int | None = None
-) -> Tensor:
+def solve_ngspice(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, workers: int | None = None) -> Tensor:
     """Column currents (..., cols) [A] from ngspice, in the inputs' dtype and on their device; no gradients.
 
     Args:
@@ -72,9 +70,7 @@ def solve_ngspice(
             if answer["error"] is not None:
                 where = groups.index(piece.tile, piece.start + len(answer["currents"]))
                 raise SpiceError(f"tile at leading index {where}: {answer['error']}")
-            currents[piece.tile, piece.start : piece.stop] = torch.tensor(
-                answer["currents"], dtype=torch.float64
-            )
+            currents[piece.tile, piece.start : piece.stop] = torch.tensor(answer["currents"], dtype=torch.float64)
 
     workers = workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
