@@ -67,7 +67,7 @@ demo: setup  ## circuit, sweep, surrogate, network and predicted accuracy (DEMO=
 	$(BIN)/geniex doctor
 	$(BIN)/geniex sweep spice_data/demo.yaml --out $(OUT)/sweep.h5 --verify 4
 	$(BIN)/geniex train $(OUT)/sweep.h5 --out $(OUT)/surrogate --epochs $(DEMO_EPOCHS)
-	$(BIN)/geniex evaluate $(OUT)/sweep.h5 --surrogate $(OUT)/surrogate --held_out true --json $(OUT)/evaluate.json
+	$(BIN)/geniex evaluate $(OUT)/sweep.h5 --surrogate $(OUT)/surrogate --held-out --json $(OUT)/evaluate.json
 	$(BIN)/geniex predict --surrogate $(OUT)/surrogate --images $(DEMO_IMAGES) --out $(OUT)/report
 
 clean:  ## remove what was built and computed, keep the environment

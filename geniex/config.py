@@ -32,6 +32,8 @@ class Config:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The configuration that ``to_dict`` wrote; raises ``InputError`` on a foreign or newer dictionary."""
+        if not isinstance(data, dict):
+            raise InputError(cls.__name__, repr(data), "a configuration is a mapping of its fields")
         kind = data.get("_type", cls.__name__)
         target = Config._classes.get(kind)
         if target is None or not issubclass(target, cls):
@@ -39,12 +41,18 @@ class Config:
         version = data.get("_version", target.config_version)
         if version != target.config_version:
             raise InputError("_version", version, f"this geniex reads {kind} version {target.config_version}")
-        names = {f.name for f in dataclasses.fields(target)}  # type: ignore[arg-type]
+        specs = dataclasses.fields(target)  # type: ignore[arg-type]
+        names = {f.name for f in specs}
         fields = {k: v for k, v in data.items() if k not in ("_type", "_version")}
         unknown = sorted(set(fields) - names)
         if unknown:
             raise InputError(f"{kind}.{unknown[0]}", "an unknown field", f"fields are {sorted(names)}")
-        return target(**{k: _rebuilt(v) for k, v in fields.items()})  # type: ignore[return-value]
+        missing = dataclasses.MISSING
+        needed = [f.name for f in specs if f.default is missing and f.default_factory is missing]
+        for name in needed:
+            if name not in fields:
+                raise InputError(f"{kind}.{name}", "no value", "this field has no default")
+        return target(**{k: _rebuilt(v) for k, v in fields.items()})
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""

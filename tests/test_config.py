@@ -57,6 +57,13 @@ def test_foreign_dictionaries_are_refused(data: object, message: str) -> None:
         Crossbar.from_dict(data)  # type: ignore[arg-type]
 
 
+def test_a_field_without_a_value_and_a_foreign_shape_are_named() -> None:
+    with pytest.raises(InputError, match=r"Crossbar.rows: got no value"):
+        Crossbar.from_dict({"cols": 4})
+    with pytest.raises(InputError, match=r"Crossbar: got .*mapping"):
+        Crossbar.from_dict([3, 4])  # type: ignore[arg-type]
+
+
 def test_a_base_class_reads_all_of_its_kind() -> None:
     assert Cell.from_dict(SinhCell(v0=0.3).to_dict()) == SinhCell(v0=0.3)
 

@@ -59,12 +59,13 @@ class _History:
 
     def __init__(self, like: Tensor) -> None:
         shape = (like.shape[0], _WINDOW, like.shape[1])
-        self.dx = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.dr = torch.zeros_like(self.dx)
+        self.dr = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.step = torch.zeros_like(self.dr)  # differences of x + r
         self.gram = torch.zeros(like.shape[0], _WINDOW, _WINDOW, dtype=like.dtype, device=like.device)
 
     def push(self, slot: int, dx: Tensor, dr: Tensor) -> None:
-        self.dx[:, slot], self.dr[:, slot] = dx, dr
+        self.dr[:, slot] = dr
+        torch.add(dx, dr, out=self.step[:, slot])
         row = torch.bmm(self.dr, dr[:, :, None])[..., 0]
         self.gram[:, slot, :], self.gram[:, :, slot] = row, row
 
@@ -77,10 +78,10 @@ class _History:
         eps = torch.finfo(r.dtype).eps
         lift = torch.where(diagonal > 0, eps * diagonal, torch.where(largest > 0, largest, 1))
         weights = torch.linalg.solve_ex(self.gram + torch.diag_embed(lift), right)[0]
-        return torch.bmm(weights.transpose(1, 2), self.dx + self.dr)[:, 0]
+        return torch.bmm(weights.transpose(1, 2), self.step)[:, 0]
 
     def pick(self, keep: Tensor) -> None:
-        self.dx, self.dr, self.gram = self.dx[keep], self.dr[keep], self.gram[keep]
+        self.step, self.dr, self.gram = self.step[keep], self.dr[keep], self.gram[keep]
 
 
 def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def _run(verb: str, argv: list[str]) -> int:
     name = f"geniex {verb}"
     try:
         parser = verb_parser(verb)
-        options = parser.instantiate(parser.parse_args(argv))
+        options = parser.instantiate(parser.parse_args(_spelled(argv, _function(verb))))
         _function(verb)(**options.as_dict())
     except jsonargparse.ArgumentError as error:
         return _refuse(name, f"{error} (options: {name} --help)")
@@ -78,6 +79,23 @@ def _run(verb: str, argv: list[str]) -> int:
     except (GeniexError, OSError) as error:
         return _refuse(name, str(error))
     return 0
+
+
+def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
+    """``argv`` as the parser spells it: --held-out is --held_out, and a switch alone means true."""
+    parameters = inspect.signature(function).parameters
+    out: list[str] = []
+    for word, following in zip(argv, [*argv[1:], "--"], strict=False):
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name == "--":
+            out.append(word)
+            continue
+        key = name[2:].replace("-", "_")
+        out.append(f"--{key}{equals}{value}")
+        switch = key in parameters and isinstance(parameters[key].default, bool)
+        if switch and not equals and following.lower() not in ("true", "false"):
+            out.append("true")
+    return out
 
 
 def verb_parser(verb: str) -> jsonargparse.ArgumentParser:

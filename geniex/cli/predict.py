@@ -22,7 +22,7 @@ from geniex.preset import presets
 from geniex.study.html import html_table, write_page
 from geniex.study.predict import Prediction, predict_accuracy
 
-_STAGES = ("stage", "images", "accuracy (95 %)", "agrees (95 %)", "logit error", "images/s")
+_STAGES = ("stage", "images", "accuracy, %", "agreement, %", "logit error", "images/s")
 _LAYERS = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
 
 
@@ -139,12 +139,16 @@ def stage_rows(report: Prediction) -> list[tuple[str, ...]]:
         if s.agreement is not None and s.agreement_low is not None and s.agreement_high is not None:
             agreement = _share(s.agreement, s.agreement_low, s.agreement_high)
             error = f"{s.logit_error:.2%}"
-        rows.append((s.name, str(s.images), accuracy, agreement, error, f"{s.images_per_second:.3g}"))
+        rows.append((s.name, str(s.images), accuracy, agreement, error, _rate(s.images_per_second)))
     return rows
 
 
 def _share(value: float, low: float, high: float) -> str:
-    return f"{value:.1%} ({100 * low:.0f}-{100 * high:.0f})"
+    return f"{100 * value:.1f} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def layer_rows(report: Prediction) -> list[tuple[str, ...]]:
@@ -157,6 +161,7 @@ def layer_rows(report: Prediction) -> list[tuple[str, ...]]:
 
 def _notes(report: Prediction) -> list[str]:
     return [
+        "In parentheses: 95 % intervals.",
         f"Agreement of predictions and logit error are against the exact circuit, on the first {report.circuit_images}"
         " of the images; the logit error is the RMS difference over the RMS logit.",
         "NF is the exact circuit's, on inputs that the layers see.",

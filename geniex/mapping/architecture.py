@@ -66,9 +66,7 @@ class Architecture(Config):
         for name in ("weight_bits", "input_bits"):
             check_positive_int(name, getattr(self, name), 24)
             if getattr(self, name) < 2:
-                raise InputError(
-                    name, getattr(self, name), "a sign and at least one bit of magnitude: at least 2"
-                )
+                raise InputError(name, getattr(self, name), "a sign and at least one bit of magnitude: at least 2")
         check_positive_int("slice_bits", self.slice_bits, 12)
         check_positive_int("stream_bits", self.stream_bits, 12)
         if self.adc_bits is not None:
@@ -126,9 +124,7 @@ class Architecture(Config):
     @property
     def streams(self) -> int:
         """Reads of one pass over an input."""
-        return (
-            self.input_bits if self.stream_bits == 1 else math.ceil((self.input_bits - 1) / self.stream_bits)
-        )
+        return self.input_bits if self.stream_bits == 1 else math.ceil((self.input_bits - 1) / self.stream_bits)
 
     @property
     def data_cols(self) -> int:

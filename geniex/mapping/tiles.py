@@ -59,9 +59,7 @@ class TileLayout:
         pad_out = self.col_tiles * per_tile - self.outputs
         x = F.pad(digits, (0, 0, 0, pad_in, 0, pad_out))
         x = x.reshape(2, self.col_tiles, per_tile, self.row_tiles, rows, arch.slices)
-        x = x.permute(3, 0, 1, 4, 2, 5).reshape(
-            self.row_tiles, 2, self.col_tiles, rows, per_tile * arch.slices
-        )
+        x = x.permute(3, 0, 1, 4, 2, 5).reshape(self.row_tiles, 2, self.col_tiles, rows, per_tile * arch.slices)
         return F.pad(x, (0, cols - per_tile * arch.slices))
 
     def split_inputs(self, x: Tensor) -> Tensor:

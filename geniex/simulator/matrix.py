@@ -128,9 +128,7 @@ class CrossbarMatrix(nn.Module):
         ).double()  # (reads, inputs, row_tiles, arrays, col_tiles, outputs, slices)
         arch = self.architecture
         shifted = slices @ digit_weights(arch.slice_bits, arch.slices, slices)
-        total = torch.tensordot(
-            place, shifted, dims=1
-        )  # (passes, inputs, row_tiles, arrays, col_tiles, outputs)
+        total = torch.tensordot(place, shifted, dims=1)  # (passes, inputs, row_tiles, arrays, col_tiles, outputs)
         held = accumulate(total, arch, self.weight_frac_bits + self.input_frac_bits)
         signed = held[0] - held[1] if held.shape[0] == 2 else held[0]
         signed = signed[:, :, 0] - signed[:, :, 1] if signed.shape[2] == 2 else signed[:, :, 0]
@@ -166,9 +164,7 @@ class CrossbarMatrix(nn.Module):
         if arch.weight_frac_bits is not None:
             return arch.weight_frac_bits
         if not has_values(weight):
-            raise InputError(
-                "architecture.weight_frac_bits", None, "give a number where weights have no values"
-            )
+            raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
         return largest_frac_bits(float(weight.detach().abs().max()), arch.weight_bits)
 
     def _input_frac_bits(self, input_max: float | None) -> int:
@@ -192,9 +188,7 @@ class CrossbarMatrix(nn.Module):
 
 def _check_weight(weight: Tensor) -> None:
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
-        raise InputError(
-            "weight", getattr(weight, "shape", type(weight)), "a floating (outputs, inputs) matrix"
-        )
+        raise InputError("weight", getattr(weight, "shape", type(weight)), "a floating (outputs, inputs) matrix")
     if weight.numel() == 0:
         raise InputError("weight", tuple(weight.shape), "it must hold at least one weight")
     if has_values(weight) and not torch.isfinite(weight).all():

@@ -125,9 +125,7 @@ def predict_accuracy(
     if isinstance(surrogate, (str, Path)):
         surrogate = load_surrogate(surrogate)
 
-    def on(
-        emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None
-    ) -> nn.Module:
+    def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
         return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
 
     exact = architecture.replace(adc_bits=None, accumulator_bits=None, offset="analog_difference")

@@ -129,3 +129,18 @@ def test_a_closed_pipe_ends_quietly(lines: int) -> None:
         writer.stdin.close()
         assert writer.stderr.read() == b""
     assert writer.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "spelled"),
+    [
+        (["a.h5", "--held-out", "--json", "x-y.json"], ["a.h5", "--held_out", "true", "--json", "x-y.json"]),
+        (["--held-out=false"], ["--held_out=false"]),
+        (["--held_out", "false", "--json=a-b"], ["--held_out", "false", "--json=a-b"]),
+        (["--no-such-option", "-1"], ["--no_such_option", "-1"]),
+    ],
+)
+def test_options_may_be_spelled_with_dashes_and_switches_stand_alone(given: list[str], spelled: list[str]) -> None:
+    def verb(data: Path, held_out: bool = False, json: Path | None = None) -> None: ...
+
+    assert command._spelled(given, verb) == spelled

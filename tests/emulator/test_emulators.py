@@ -56,9 +56,7 @@ class EmulatorLaws:
         assert torch.allclose(self.run(v, g, IDEAL_CROSSBAR), ideal, rtol=self.ideal_rtol, atol=0)
 
     def test_no_voltage_no_current(self) -> None:
-        assert torch.equal(
-            self.run(torch.zeros(2, ROWS).double(), conductances()), torch.zeros(2, COLS).double()
-        )
+        assert torch.equal(self.run(torch.zeros(2, ROWS).double(), conductances()), torch.zeros(2, COLS).double())
 
     @pytest.mark.parametrize(
         ("lead_v", "lead_g"),

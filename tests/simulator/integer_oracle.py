@@ -8,9 +8,7 @@ from fractions import Fraction
 from geniex.mapping import Architecture
 
 
-def product(
-    weights: list[list[float]], inputs: list[float], arch: Architecture, fw: int, fx: int
-) -> list[Fraction]:
+def product(weights: list[list[float]], inputs: list[float], arch: Architecture, fw: int, fx: int) -> list[Fraction]:
     """weights @ inputs as tiles of ideal crossbars compute it, exactly."""
     return [_output(row, inputs, arch, fw, fx) for row in weights]
 

@@ -47,9 +47,7 @@ def test_linear_equals_torch_to_quantisation_error(bias: bool) -> None:
 
 def small_network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 10)
-    )
+    return nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 10))
 
 
 def test_the_original_is_untouched_and_every_layer_is_accounted_for() -> None:
@@ -155,9 +153,7 @@ def surrogate(crossbar: Crossbar) -> Emulator:
 
 @pytest.mark.parametrize("make", [ideal, LinearEmulator, surrogate])
 @pytest.mark.parametrize("stream_bits", [1, 4])
-def test_forward_keeps_to_one_device_under_fake_cuda(
-    make: Callable[[Crossbar], Emulator], stream_bits: int
-) -> None:
+def test_forward_keeps_to_one_device_under_fake_cuda(make: Callable[[Crossbar], Emulator], stream_bits: int) -> None:
     arch = Architecture.puma(tile=(32, 32), stream_bits=stream_bits)
     with FakeTensorMode(), torch.device("cuda"):
         emulator = make(Crossbar(32, 32))

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geniex.circuit import Crossbar
 from geniex.cells import LinearCell
+from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import OFFSETS, Architecture, ConductanceWindow
@@ -138,9 +138,7 @@ def test_gradient_is_the_linear_response_of_the_tiles() -> None:
     x = torch.rand(14).double().requires_grad_()
     jacobian = torch.autograd.functional.jacobian(matrix, x.detach())
     effective = matrix.array.effective[:, 0] - matrix.array.effective[:, 1]
-    slices = matrix.layout.slices_of(
-        effective.movedim(-2, 0)
-    )  # (rows, row_tiles, col_tiles, outputs, slices)
+    slices = matrix.layout.slices_of(effective.movedim(-2, 0))  # (rows, row_tiles, col_tiles, outputs, slices)
     weights = (slices @ (16.0 ** torch.arange(3, -1, -1).double())).movedim(0, 1).flatten(0, 1).flatten(1)
     weights = weights * arch.current_scale * arch.v_max / 15 * 2.0**-matrix.weight_frac_bits
     # The conductance of one input unit is felt through volts per level.
@@ -174,9 +172,7 @@ def test_programming_measured_conductances_moves_the_output_and_round_trips() ->
     before, exported = matrix(x), matrix.conductances.clone()
     matrix.program(exported * 0.9)
     assert not torch.equal(matrix(x), before)
-    clone = CrossbarMatrix(
-        torch.zeros(4, 10), arch.replace(weight_frac_bits=matrix.weight_frac_bits), IdealEmulator()
-    )
+    clone = CrossbarMatrix(torch.zeros(4, 10), arch.replace(weight_frac_bits=matrix.weight_frac_bits), IdealEmulator())
     clone.load_state_dict(matrix.state_dict())
     assert torch.equal(clone(x), matrix(x))
     matrix.program(exported)
@@ -187,9 +183,7 @@ def test_programming_measured_conductances_moves_the_output_and_round_trips() ->
 
 
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = CrossbarMatrix(
-        torch.randn(4, 10), Architecture(tile=(8, 8), input_frac_bits=12), IdealEmulator()
-    )
+    matrix = CrossbarMatrix(torch.randn(4, 10), Architecture(tile=(8, 8), input_frac_bits=12), IdealEmulator())
     x = torch.randn(2, 9, 10)
     whole = matrix(x)
     monkeypatch.setattr("geniex.simulator.matrix._WORKSPACE_BYTES", {"cpu": 1})

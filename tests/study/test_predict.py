@@ -85,9 +85,7 @@ def test_stages_are_measured_against_labels_and_against_the_circuit(
         report.stage("nonsense")
 
 
-def test_ideal_circuit_agrees_with_the_ideal_tiles(
-    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
-) -> None:
+def test_ideal_circuit_agrees_with_the_ideal_tiles(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     crossbar = Crossbar(8, 8, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
     report = predict_accuracy(model, batches, crossbar=crossbar, architecture=ARCH, circuit_images=10)
     for name in ("ideal", "linear", "fixed point"):
@@ -96,9 +94,7 @@ def test_ideal_circuit_agrees_with_the_ideal_tiles(
     assert all(abs(x.mean) < 1e-12 for x in report.layers)
 
 
-def test_without_circuit_images_nothing_is_compared(
-    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
-) -> None:
+def test_without_circuit_images_nothing_is_compared(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     report = predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)
     assert [s.name for s in report.stages] == ["float", "fixed point", "ideal", "linear"]
     assert report.stage("float").agreement is None
