@@ -14,10 +14,10 @@ from geniex.surrogate import save_surrogate
 def train(
     data: Path,
     out: Path = Path("runs/mlp"),
-    epochs: int = 30,
+    epochs: int = 60,
     hidden: int = 500,
     batch_tiles: int = 64,
-    lr: float = 1e-3,
+    lr: float = 6e-3,
     weight_decay: float = 0.1,
     seed: int = 0,
     num_workers: int = 0,

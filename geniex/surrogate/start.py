@@ -4,8 +4,11 @@ GENIEx publishes the network but neither its initial weights nor its optimiser; 
 depends first on its own N cells and the N inputs, and only through the wires on the other N (M - 1) cells. So
 hidden unit k starts as a unit of column k mod M, and all weights across columns start small and learn slowly: they
 are trained as ``CROSS`` times a raw weight, which an Adam step moves by ``CROSS`` times the learning rate. The
-trained network is a plain dense one. At 16 x 16 this reaches with 4,000 tiles what the usual start needs about
-19,000 for.
+trained network is a plain dense one.
+
+Held-out NF-RMSE with this start, with torch's own centred on the data, and with torch's own, all at ``TrainConfig``'s
+rate, which was chosen with this start: 0.93, 1.22, 1.34 pp at 16 x 16 (6,000 tiles of 8 vectors, 40 epochs; centred,
+half the rate gives 1.16) and 1.37, 2.68, 2.74 pp at 32 x 32 (4,000 tiles of 4 vectors, 60 epochs). One seed each.
 """
 
 from __future__ import annotations

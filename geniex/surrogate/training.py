@@ -36,11 +36,11 @@ class TrainConfig(Config):
 
     hidden: int = 500
     """ReLU units of the hidden layer."""
-    epochs: int = 30
+    epochs: int = 60
     """Passes over the training tiles; the weights of the best one on the validation tiles are kept."""
     batch_tiles: int = 64
     """Tiles a step, each with all its vectors."""
-    lr: float = 1e-3
+    lr: float = 6e-3
     """Highest learning rate of AdamW; it rises linearly, then falls along a cosine."""
     weight_decay: float = 0.1
     """Decoupled weight decay of AdamW."""
