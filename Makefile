@@ -13,11 +13,13 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 DEMO ?= full
 OUT := out/demo
 ifeq ($(DEMO),quick)
-DEMO_EPOCHS := 5
-DEMO_IMAGES := 64
+DEMO_EPOCHS := 10
+DEMO_IMAGES := 100
+DEMO_CIRCUIT_IMAGES := 10
 else
-DEMO_EPOCHS := 30
+DEMO_EPOCHS := 60
 DEMO_IMAGES := 1000
+DEMO_CIRCUIT_IMAGES := 100
 endif
 
 .DEFAULT_GOAL := help
@@ -65,10 +67,11 @@ test: setup lint  ## every check: lint, tests, notebooks
 demo: setup  ## circuit, sweep, surrogate, network and predicted accuracy (DEMO=quick: a small one)
 	@mkdir -p $(OUT)
 	$(BIN)/geniex doctor
-	$(BIN)/geniex sweep spice_data/demo.yaml --out $(OUT)/sweep.h5 --verify 4
+	$(BIN)/geniex sweep spice_data/demo.yaml --out $(OUT)/sweep.h5 --verify 20
 	$(BIN)/geniex train $(OUT)/sweep.h5 --out $(OUT)/surrogate --epochs $(DEMO_EPOCHS)
 	$(BIN)/geniex evaluate $(OUT)/sweep.h5 --surrogate $(OUT)/surrogate --held-out --json $(OUT)/evaluate.json
-	$(BIN)/geniex predict --surrogate $(OUT)/surrogate --images $(DEMO_IMAGES) --out $(OUT)/report
+	$(BIN)/geniex predict --preset geniex-16 --surrogate $(OUT)/surrogate --images $(DEMO_IMAGES) \
+	  --circuit-images $(DEMO_CIRCUIT_IMAGES) --out $(OUT)/report
 
 clean:  ## remove what was built and computed, keep the environment
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

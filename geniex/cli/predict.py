@@ -29,7 +29,7 @@ _LAYERS = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
 def predict(
     network: str = "fashion-cnn",
     data: str = "fashion-mnist",
-    preset: str = "geniex-32",
+    preset: str = "geniex-16",
     surrogate: str | None = None,
     images: int = 1000,
     circuit_images: int = 64,
