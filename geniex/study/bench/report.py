@@ -1,0 +1,155 @@
+"""What ``geniex bench solver`` measures and what it found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from geniex.study.bench.accuracy import Campaign
+from geniex.study.bench.bars import Bar, solver_bars
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run measures."""
+
+    sizes: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Rows and columns of the tiles that are timed."""
+    threads: tuple[int, ...] = (1,)
+    """Torch threads of the timed runs; the bars, and the rivals that use one core, are timed with the first."""
+    repeats: int = 5
+    """Rounds of the timed runs."""
+    patience: float = 1.5
+    """Seconds after which no further round is run."""
+    ngspice: bool = True
+    """Whether ngspice takes part."""
+    ngspice_size: int = 64
+    """Largest tile that ngspice is timed on."""
+    ngspice_arrays: int = 100
+    """Random arrays up to 32x32 compared with ngspice."""
+    ngspice_large: int = 5
+    """Random arrays of 64x64 compared with ngspice."""
+    superlu_arrays: int = 200
+    """Random arrays compared with SuperLU Newton."""
+    superlu_size: int = 128
+    """Their largest size."""
+    memory: bool = True
+    """Whether peak memory is measured, at the price of one more solution each."""
+    seed: int = 0
+    """Of all random arrays."""
+
+    def quick(self) -> Settings:
+        """The run that ends within a minute."""
+        return replace(
+            self,
+            sizes=tuple(n for n in self.sizes if n <= 64),
+            threads=self.threads[:1],
+            repeats=min(self.repeats, 2),
+            patience=0.2,
+            ngspice_size=32,
+            ngspice_arrays=min(self.ngspice_arrays, 12),
+            ngspice_large=0,
+            superlu_arrays=min(self.superlu_arrays, 30),
+            memory=False,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender on one case."""
+
+    size: int
+    cell: str
+    circuit: str
+    vectors: int
+    """A tile."""
+    threads: int
+    contender: str
+    solved: int
+    """Vectors that it was given: a slow rival does not solve them all."""
+    seconds_per_vector: float | None
+    runs: int
+    """Timed runs, of whose times this is the median."""
+    ratio: float | None
+    """Its time over that of native float64 in the same rounds."""
+    error: float | None
+    """Largest |dI_j| / max(|I_j|, 1e-3 max_j |I_j|) against ``reference``."""
+    reference: str | None
+    iterations: float | None
+    """Mean a vector; of the native solver, evaluations of every cell's law."""
+    peak_bytes: int | None
+    """What its process grew by at most while it solved."""
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class ResponseRow:
+    """``effective_conductance`` on a batch of tiles of the nominal circuit."""
+
+    size: int
+    tiles: int
+    threads: int
+    seconds_per_tile: float | None
+    superlu_seconds_per_tile: float | None
+    """SuperLU's, one factorisation and one solution a row; None where it was not timed."""
+    error: float | None
+    """Against SuperLU, over some of the rows, as for column currents."""
+
+
+@dataclass(frozen=True)
+class BackwardRow:
+    """The gradient of all currents in voltages and conductances, beside the forward pass."""
+
+    size: int
+    cell: str
+    circuit: str
+    vectors: int
+    threads: int
+    forward_seconds: float | None
+    backward_seconds: float | None
+    failure: str | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Backward over forward time."""
+        if self.forward_seconds is None or self.backward_seconds is None:
+            return None
+        return self.backward_seconds / self.forward_seconds
+
+
+@dataclass(frozen=True)
+class GrowthRow:
+    """How the native solver's time a vector grows with the size."""
+
+    cell: str
+    circuit: str
+    vectors: int
+    threads: int
+    sizes: tuple[int, ...]
+    exponent: float
+
+
+@dataclass(frozen=True)
+class SolverReport:
+    """Everything that one run found."""
+
+    settings: Settings
+    machine: dict[str, Any]
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+    rows: tuple[Row, ...]
+    responses: tuple[ResponseRow, ...]
+    backward: tuple[BackwardRow, ...]
+    growth: tuple[GrowthRow, ...]
+    accuracy: tuple[Campaign, ...]
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """The project's bars beside these figures."""
+        return solver_bars(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        out = {"format": "geniex-bench-solver", "schema_version": 1} | asdict(self)
+        out["backward"] = [asdict(row) | {"ratio": row.ratio} for row in self.backward]
+        return out | {"bars": [bar.to_dict() for bar in self.bars]}

@@ -1,0 +1,263 @@
+"""``geniex bench solver``: the native solver's time, error and memory beside SuperLU, badcrossbar and ngspice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from geniex.cells import SinhCell
+from geniex.errors import ConvergenceError, GeniexError
+from geniex.study.bench.accuracy import Campaign, against_ngspice, against_superlu, current_error, superlu_currents
+from geniex.study.bench.cases import CELLS, Case, CellName, Problem, random_problems
+from geniex.study.bench.memory import MemoryMeter
+from geniex.study.bench.nodal import NodalArray
+from geniex.study.bench.report import BackwardRow, GrowthRow, ResponseRow, Row, Settings, SolverReport
+from geniex.study.bench.rivals import Answer, BadCrossbar, Native, Ngspice, Rival, SuperLU
+from geniex.study.bench.timing import Timing, cores, growth, interleaved, machine, torch_threads
+
+Note = Callable[[str], None]
+"""Called with what is being done."""
+
+_CIRCUITS = ("easy", "hard", "hard 2 V")
+_MANY = 100
+"""Vectors a tile, beside one."""
+_WITNESSED = 3
+"""Vectors of a case whose currents are compared with the reference; one where tiles are larger than this:"""
+_WITNESS_SIZE = 64
+_COUNTED = 10
+"""Vectors of a case that iterations are counted on."""
+_RESPONSE_BYTES = 32 << 20
+"""Conductances of the batches whose linear response is timed."""
+_UNIT_DRIVES = 8
+"""Rows of a transfer matrix that are compared with SuperLU's."""
+_LARGEST_SUPERLU_RESPONSE = 128
+_LARGEST_SUPERLU_MEMORY = 128
+
+
+def bench_solver(settings: Settings, note: Note = lambda _: None) -> SolverReport:
+    """Time and check the native solver beside every rival that this machine has."""
+    rivals, notes = _rivals(settings)
+    taken = machine()  # the load of the machine before we add to it
+    rows: list[Row] = []
+    with MemoryMeter() as meter:
+        for case in _cases(settings):
+            note(str(case))
+            rows += _measure(case, rivals, settings, meter if settings.memory else None)
+    note("linear response")
+    responses = [_response(size, threads, settings) for size in settings.sizes for threads in settings.threads]
+    backward = []
+    for case in _backward_cases(settings):
+        note(f"gradient of {case}")
+        backward.append(_backward(case, settings))
+    grown = _growth(rows, settings)
+    accuracy = list(_accuracy(settings, rivals, note))
+    return SolverReport(
+        settings=settings,
+        machine=taken,
+        notes=tuple(notes),
+        rows=tuple(rows),
+        responses=tuple(responses),
+        backward=tuple(backward),
+        growth=tuple(grown),
+        accuracy=tuple(accuracy),
+    )
+
+
+def _rivals(settings: Settings) -> tuple[list[Rival], list[str]]:
+    """Those that are here, and notes about those that are not."""
+    every: list[Rival] = [Native(), Native(torch.float32), SuperLU(), BadCrossbar()]
+    notes = []
+    if settings.ngspice:
+        every.append(Ngspice(settings.ngspice_size))
+    else:
+        notes.append("ngspice was not asked")
+    notes += [f"{rival.name} left out: {rival.missing}" for rival in every if rival.missing is not None]
+    return [rival for rival in every if rival.missing is None], notes
+
+
+def _cases(settings: Settings) -> Iterator[Case]:
+    for size, cell, circuit in product(settings.sizes, CELLS, _CIRCUITS):
+        yield Case(size, cell, circuit)  # type: ignore[arg-type]
+    if BadCrossbar().missing is None:
+        yield from (Case(size, "linear", "segments") for size in settings.sizes)
+
+
+def _measure(case: Case, rivals: Sequence[Rival], settings: Settings, meter: MemoryMeter | None) -> Iterator[Row]:
+    """The rows of one case: all rivals in turns, with one vector and with many, for each number of threads."""
+    problem = case.problem(_MANY, settings.seed)
+    reference, expected = _reference(problem)
+    for threads in settings.threads:
+        first = threads == settings.threads[0]
+        counts = {(r, n): r.vectors(problem.first(n)) for r in rivals for n in (1, _MANY) if first or r.threaded}
+        given = {key: solved for key, solved in counts.items() if solved}
+        # A rival that is given one vector of many solves the same problem twice: once is enough.
+        entries = {(rival, n): rival.prepare(problem.first(n)) for (rival, _), n in given.items()}
+        with torch_threads(threads):
+            timings = interleaved(entries, settings.repeats, settings.patience)
+        for (rival, vectors), solved in given.items():
+            timing = timings[rival, solved]
+            base = _per_vector(timings[Native(), vectors], vectors)
+            seconds = _per_vector(timing, solved)
+            currents = None if timing.result is None else timing.result.currents
+            yield Row(
+                **asdict(case),
+                vectors=vectors,
+                threads=threads,
+                contender=rival.name,
+                solved=solved,
+                seconds_per_vector=seconds,
+                runs=len(timing.seconds),
+                ratio=seconds / base if seconds and base else None,
+                error=_common_error(currents, expected),
+                reference=None if expected is None else reference,
+                iterations=_iterations(rival, timing, problem.first(vectors)) if first else None,
+                peak_bytes=_peak(meter, rival, case, vectors, settings.seed) if first else None,
+                failure=timing.failure,
+            )
+
+
+def _per_vector(timing: Timing[Answer], vectors: int) -> float | None:
+    return None if timing.median is None else timing.median / vectors
+
+
+def _reference(problem: Problem) -> tuple[str, Tensor | None]:
+    """The tightest solution there is of the first vectors, and whose it is; None where there is none."""
+    few = problem.first(_WITNESSED if problem.crossbar.rows <= _WITNESS_SIZE else 1)
+    try:
+        if SuperLU().missing is None:
+            return "SuperLU", superlu_currents(few)
+        return "native, tight", Native(tol=1e-12).prepare(few)().currents
+    except GeniexError:
+        return "none", None
+
+
+def _common_error(currents: Tensor | None, expected: Tensor | None) -> float | None:
+    if currents is None or expected is None:
+        return None
+    count = min(len(currents), len(expected))
+    return current_error(currents[:count], expected[:count])
+
+
+@dataclass(frozen=True)
+class _CountingSinh(SinhCell):
+    """A sinh cell that adds up for how many cells its law was evaluated."""
+
+    evaluated: list[int] | None = None
+
+    def current_and_derivative(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """As the sinh cell."""
+        if self.evaluated is not None:
+            self.evaluated.append(torch.broadcast_shapes(u.shape, g.shape).numel())
+        return super().current_and_derivative(u, g)
+
+
+def _iterations(rival: Rival, timing: Timing[Answer], problem: Problem) -> float | None:
+    """What the rival says; of the native solver, how often it evaluates each cell's law, on the first vectors."""
+    if timing.result is None:
+        return None
+    cell = problem.crossbar.cell
+    if timing.result.iterations is not None or not isinstance(rival, Native) or not isinstance(cell, SinhCell):
+        return timing.result.iterations
+    evaluated: list[int] = []
+    counting = problem.crossbar.replace(cell=_CountingSinh(v0=cell.v0, evaluated=evaluated))
+    few = problem._replace(crossbar=counting).first(_COUNTED)
+    rival.prepare(few)()
+    return sum(evaluated) / (len(few.voltages) * few.conductances.numel()) or None
+
+
+def _peak(meter: MemoryMeter | None, rival: Rival, case: Case, vectors: int, seed: int) -> int | None:
+    if meter is None or isinstance(rival, Ngspice):
+        return None
+    if not isinstance(rival, Native) and case.size > _LARGEST_SUPERLU_MEMORY:
+        return None
+    return meter.peak(rival, case, vectors, seed)
+
+
+def _response(size: int, threads: int, settings: Settings) -> ResponseRow:
+    case = Case(size, "linear", "easy")
+    count = max(1, min(64, _RESPONSE_BYTES // (8 * size**3)))
+    tiles = case.tiles(count, torch.Generator().manual_seed(settings.seed))
+    actions: dict[str, Callable[[], Tensor]] = {"native": partial(case.crossbar.effective_conductance, tiles)}
+    array = NodalArray(case.crossbar) if SuperLU().missing is None else None
+    tile, eye = tiles[0].numpy(), torch.eye(size, dtype=torch.float64).numpy()
+    if array is not None and size <= _LARGEST_SUPERLU_RESPONSE and threads == settings.threads[0]:
+        actions["SuperLU"] = lambda: torch.from_numpy(array.solve_linear(eye, tile))
+    with torch_threads(threads):
+        timings = interleaved(actions, settings.repeats, settings.patience)
+    error, found = None, timings["native"]
+    if array is not None and found.result is not None:
+        some = slice(None, None, max(1, size // _UNIT_DRIVES))
+        error = current_error(found.result[0, some], torch.from_numpy(array.solve_linear(eye[some], tile)))
+    superlu = timings["SuperLU"].median if "SuperLU" in timings else None
+    seconds = None if found.median is None else found.median / count
+    return ResponseRow(size, count, threads, seconds, superlu, error)
+
+
+def _backward_cases(settings: Settings) -> Iterator[Case]:
+    size = max((n for n in settings.sizes if n <= 64), default=min(settings.sizes))
+    yield from (Case(size, cell, circuit) for cell in _names() for circuit in _CIRCUITS)
+
+
+def _names() -> tuple[CellName, ...]:
+    return ("linear", "sinh")
+
+
+def _backward(case: Case, settings: Settings) -> BackwardRow:
+    problem = case.problem(_MANY, settings.seed)
+    losses: list[Tensor] = []
+    v, g = problem.voltages.requires_grad_(), problem.conductances.requires_grad_()
+
+    def forward() -> None:
+        losses[:] = [case.crossbar.solve(v, g).sum()]
+
+    def backward() -> None:
+        if not losses:
+            raise ConvergenceError("there is no forward pass")
+        torch.autograd.grad(losses.pop(), (v, g))
+
+    actions: dict[str, Callable[[], None]] = {"forward": forward, "backward": backward}
+    threads = settings.threads[0]
+    with torch_threads(threads):
+        times = interleaved(actions, settings.repeats, 2 * settings.patience)
+    one, two = times["forward"], times["backward"]
+    failure = one.failure or two.failure
+    return BackwardRow(**asdict(case), vectors=_MANY, threads=threads, forward_seconds=one.median,
+                       backward_seconds=two.median, failure=failure)  # fmt: skip
+
+
+def _growth(rows: Sequence[Row], settings: Settings) -> list[GrowthRow]:
+    """Fits over 32x32 and larger, where at least two sizes were solved."""
+    out = []
+    for cell, circuit, vectors, threads in product(_names(), _CIRCUITS, (1, _MANY), settings.threads):
+        key = (cell, circuit, vectors, threads, Native().name)
+        points = {
+            row.size: row.seconds_per_vector
+            for row in rows
+            if (row.cell, row.circuit, row.vectors, row.threads, row.contender) == key
+            and row.size >= 32
+            and row.seconds_per_vector is not None
+        }
+        if len(points) > 1:
+            sizes = tuple(points)
+            out.append(GrowthRow(cell, circuit, vectors, threads, sizes, growth(sizes, list(points.values()))))
+    return out
+
+
+def _accuracy(settings: Settings, rivals: Sequence[Rival], note: Note) -> Iterator[Campaign]:
+    here = {rival.name for rival in rivals}
+    largest = settings.superlu_size
+    if settings.superlu_arrays and "SuperLU" in here:
+        note(f"{settings.superlu_arrays} random arrays up to {largest}x{largest} against SuperLU")
+        yield against_superlu(list(random_problems(settings.superlu_arrays, 1, largest, settings.seed)), largest)
+    if "ngspice" not in here:
+        return
+    for count, low, high in ((settings.ngspice_arrays, 1, 32), (settings.ngspice_large, 64, 64)):
+        if count:
+            note(f"{count} random arrays up to {high}x{high} against ngspice")
+            problems = list(random_problems(count, low, high, settings.seed + high))
+            yield against_ngspice(problems, high, cores())
