@@ -1,91 +1,108 @@
-"""The exact response of an array of linear cells: one elimination for all inputs.
+"""The exact response of an array of linear cells: one matrix for all inputs.
 
-Bit line j with its cells is a network between the N word-line nodes of column j and virtual ground; its
-admittance is S_j = (I + D_j K_col)^-1 D_j, D_j = diag(G[:, j]). With K_col = W W^T (W finite for any
-resistance >= 0) this is S_j = D_j - D_j W (I + W^T D_j W)^-1 W^T D_j, a Cholesky factorisation that also
-holds for open cells and zero resistances.
+The array is taken apart into small rectangles of cells, which are solved densely, and neighbours are joined in
+pairs until one block is left (``geniex.circuit.multiport``). Joining 2n x 2n cells costs O(n^3) and there are
+(N/n)^2 / 4 such squares, so half of the work is in the last join: O(N^3) in all, where the elimination of one
+column after the other takes O(N^4), and log2(N M) batched steps instead of M in sequence.
 
-Seen from the drivers, columns j.. have the admittance Y_j: Y_{M-1} = S_{M-1}, and one wire segment further
-Y_j = S_j + (I + R_row Y_{j+1})^-1 Y_{j+1}. Let Q_j = (I + R Y_j)^-1 pass the voltages over segment j (R is
-R_source for j = 0). The current of column j is 1^T S_j Q_j ... Q_0 V, so that A[:, j] = Q_0 ... Q_j S_j 1:
-the same sweep carries these vectors along. Everything is autograd's to differentiate.
+Every step is an inverse or a product, so autograd differentiates it as often as asked. To keep the memory of
+a backward pass at that of one chunk of tiles, the forward pass stores nothing and each chunk is run again.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from geniex.circuit.multiport import leaf_blocks
 from geniex.circuit.wires import Scalar, Wires
 
-_WORKSPACE_BYTES = 64 << 20
-"""Bytes of column admittances held at once: tiles are taken in chunks of this size."""
+_WORKSPACE_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+"""Bytes of block matrices held at once: on the CPU what the caches hold well, on a GPU what keeps it busy."""
+_ENTRIES = 16
+"""Of the block matrices, per cell: blocks of n x n cells have (4 n)^2."""
+_LEAF = 5
+"""Most rows or columns of a block that is solved densely."""
 
 
 def effective_conductance(conductances: Tensor, wires: Wires) -> Tensor:
     """A (..., rows, cols) [S] with I = A^T V, for linear cells ``conductances`` (..., rows, cols) [S].
 
-    Wire scalars are floats, or tensors that broadcast against the leading dimensions.
+    Wire scalars are floats, or tensors that broadcast against the leading dimensions. Differentiable twice in
+    all of them.
     """
-    lead = conductances.shape[:-2]
-    rows, cols = conductances.shape[-2:]
-    tiles = conductances.reshape(-1, rows, cols)
+    lead, like = conductances.shape[:-2], conductances
+    tiles = conductances.reshape(-1, *conductances.shape[-2:])
     if tiles.shape[0] == 0:
         return conductances.clone()
-    flat = Wires(*(_per_tile(r, lead) for r in (wires.r_source, wires.r_sink, wires.r_row, wires.r_col)))
-    per_tile = rows * rows * cols * conductances.element_size()
-    step = max(1, _WORKSPACE_BYTES // per_tile)
-    parts = [
-        _eliminate(tiles[k : k + step], Wires(*(_slice(r, k, step) for r in vars(flat).values())))
-        for k in range(0, tiles.shape[0], step)
-    ]
-    return torch.cat(parts).reshape(*lead, rows, cols)
+    scalars = [_per_tile(r, lead, like) for r in (wires.r_source, wires.r_sink, wires.r_row, wires.r_col)]
+    return _Response.apply(tiles, *scalars).reshape(conductances.shape)
 
 
-def column_admittances(conductances: Tensor, r_sink: Scalar, r_col: Scalar) -> Tensor:
-    """S (tiles, cols, rows, rows) [S]: what each bit line with its cells is to the word lines."""
-    g = conductances.transpose(-1, -2)  # (tiles, cols, rows)
-    rows = g.shape[-1]
-    root = _segment_roots(rows, r_sink, r_col, g)  # (tiles | 1, rows)
-    ones = torch.ones(rows, rows, dtype=g.dtype, device=g.device)
-    w = (torch.triu(ones) * root[..., None, :])[:, None]  # (tiles | 1, 1, rows, rows)
-    dw = g[..., None] * w
-    h = torch.eye(rows, dtype=g.dtype, device=g.device) + w.transpose(-1, -2) @ dw
-    factor = torch.linalg.cholesky_ex(h).L
-    x = torch.linalg.solve_triangular(factor, dw.transpose(-1, -2), upper=False)
-    return torch.diag_embed(g) - x.transpose(-1, -2) @ x
+class _Response(torch.autograd.Function):
+    """A of tiles (tiles, rows, cols), the scalars () or (tiles,), chunk by chunk in both passes."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return torch.cat([_response(*chunk) for _, chunk in _chunks(inputs)])
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        twice = torch.is_grad_enabled()
+        parts: list[tuple[Tensor, ...]] = []
+        for at, chunk in _chunks(ctx.saved_tensors):
+            if not twice:
+                chunk = [x.detach().requires_grad_(need) for x, need in zip(chunk, ctx.needs_input_grad, strict=True)]
+            wanted = [x for x, need in zip(chunk, ctx.needs_input_grad, strict=True) if need]
+            with torch.enable_grad():
+                out = _response(*chunk)
+            parts.append(torch.autograd.grad(out, wanted, cotangent[at], create_graph=twice))
+        grads = (torch.cat(x) if x[0].dim() else torch.stack(x).sum(0) for x in zip(*parts, strict=True))
+        return tuple(next(grads) if need else None for need in ctx.needs_input_grad)
 
 
-def _eliminate(conductances: Tensor, wires: Wires) -> Tensor:
-    tiles, rows, cols = conductances.shape
-    s = column_admittances(conductances, wires.r_sink, wires.r_col)
-    drive = s.sum(-1, keepdim=True)  # (tiles, cols, rows, 1): S_j 1
-    eye = torch.eye(rows, dtype=s.dtype, device=s.device)
-    admittance = torch.zeros(tiles, rows, rows, dtype=s.dtype, device=s.device)
-    response = torch.zeros(tiles, rows, 0, dtype=s.dtype, device=s.device)
-    for j in reversed(range(cols)):
-        admittance = admittance + s[:, j]
-        response = torch.cat([drive[:, j], response], dim=-1)
-        r = wires.r_row if j else wires.r_source
-        r = r[:, None, None] if isinstance(r, Tensor) else r
-        factor = torch.linalg.cholesky_ex(eye + r * admittance).L
-        passed = torch.cholesky_solve(torch.cat([admittance, response], dim=-1), factor)
-        admittance, response = passed[..., :rows], passed[..., rows:]
-        admittance = (admittance + admittance.transpose(-1, -2)) / 2
-    return response
+def _response(conductances: Tensor, r_source: Tensor, r_sink: Tensor, r_row: Tensor, r_col: Tensor) -> Tensor:
+    rows, cols = conductances.shape[-2:]
+    (n, down), (m, across) = _leaf(rows), _leaf(cols)
+    # Open cells after the last column and before the first row, behind no resistance, change nothing.
+    extra_rows, extra_cols = n * down - rows, m * across - cols
+    g = pad(conductances, (0, extra_cols, extra_rows, 0))
+    blocks = leaf_blocks(
+        g, _segments(r_source, r_row, cols, extra_cols), _segments(r_sink, r_col, rows, extra_rows).flip(-1), n, m
+    )
+    while max(blocks.grid) > 1:
+        # Squares have the fewest ports for their cells.
+        across_next = blocks.grid[0] == 1 or (blocks.grid[1] > 1 and blocks.cols <= blocks.rows)
+        blocks = blocks.joined(across=across_next)
+    return blocks.part("B", "L")[:, 0, 0].mT[:, extra_rows:, :cols]
 
 
-def _segment_roots(rows: int, r_sink: Scalar, r_col: Scalar, like: Tensor) -> Tensor:
-    """Square roots of the bit line's segment resistances, (tiles | 1, rows): R_col, ..., R_col, R_sink."""
-    sink = torch.as_tensor(r_sink, dtype=like.dtype, device=like.device).reshape(-1, 1)
-    col = torch.as_tensor(r_col, dtype=like.dtype, device=like.device).reshape(-1, 1)
-    count = max(sink.shape[0], col.shape[0])
-    return torch.cat([col.expand(count, rows - 1), sink.expand(count, 1)], dim=-1).sqrt()
+def _leaf(lines: int) -> tuple[int, int]:
+    """Lines of a smallest block, and of how many, a power of two, the array is made."""
+    blocks = 1
+    while lines > _LEAF * blocks:
+        blocks *= 2
+    return -(-lines // blocks), blocks
 
 
-def _per_tile(value: Scalar, lead: torch.Size) -> Scalar:
-    return value.expand(lead).reshape(-1) if isinstance(value, Tensor) else value
+def _segments(first: Tensor, others: Tensor, lines: int, extra: int) -> Tensor:
+    """Resistances along a line (tiles | 1, lines + extra): ``first``, then ``others``, then none."""
+    first, others = torch.broadcast_tensors(first.reshape(-1, 1), others.reshape(-1, 1))
+    return pad(torch.cat([first, others.expand(-1, lines - 1)], -1), (0, extra))
 
 
-def _slice(value: Scalar, start: int, step: int) -> Scalar:
-    return value[start : start + step] if isinstance(value, Tensor) else value
+def _per_tile(value: Scalar, lead: torch.Size, like: Tensor) -> Tensor:
+    scalar = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return scalar.expand(lead).reshape(-1) if scalar.dim() else scalar
+
+
+def _chunks(inputs: tuple[Tensor, ...]) -> list[tuple[slice, list[Tensor]]]:
+    tiles, rows, cols = inputs[0].shape
+    size = inputs[0].element_size() * rows * cols * _ENTRIES
+    step = max(1, _WORKSPACE_BYTES.get(inputs[0].device.type, 64 << 20) // size)
+    slices = [slice(k, k + step) for k in range(0, tiles, step)]
+    return [(at, [x[at] if x.dim() else x for x in inputs]) for at in slices]
