@@ -27,7 +27,10 @@ class Emulator(ABC):
 
     @abstractmethod
     def program(self, conductances: Tensor) -> Any:
-        """All work that depends on ``conductances`` (..., rows, cols) [S] alone, as a dataclass of tensors."""
+        """All work that depends on ``conductances`` (..., rows, cols) [S] alone, as a dataclass of tensors.
+
+        Each of its tensors has the tiles' leading dimensions, so that a part of the tiles can be read alone.
+        """
 
     @abstractmethod
     def read(self, array: Any, voltages: Tensor) -> Tensor:

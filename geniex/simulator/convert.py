@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geniex.config import check_number
 from geniex.emulator import Emulator
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
@@ -98,7 +99,8 @@ def convert(
             ``*``; an exact name beats a pattern, a later pattern an earlier one; a name covers the modules below.
         calibration: a batch of inputs, or several, to choose ``input_frac_bits`` by the largest input seen;
             needed where the architecture leaves it None.
-        dtype: of conductances, voltages and currents; None means the weights'.
+        dtype: of conductances, voltages and currents, float32 or float64; None means the weights', at least
+            float32.
 
     Raises:
         ConversionError: a layer type that cannot go onto crossbars, a pattern that names no layer, a tile
@@ -191,12 +193,17 @@ def _calibrated(
     largest: dict[int, float] = {}
 
     def watch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        largest[id(module)] = max(largest.get(id(module), 0.0), float(args[0].detach().abs().max()))
+        if args[0].numel():
+            seen = float(args[0].detach().abs().max())
+            check_number("calibration", seen, low=0.0)
+            largest[id(module)] = max(largest.get(id(module), 0.0), seen)
 
     hooks = [layer.register_forward_pre_hook(watch) for layer in layers]
     try:
         with torch.no_grad():
             for batch in [calibration] if isinstance(calibration, Tensor) else calibration:
+                if not isinstance(batch, Tensor):
+                    raise InputError("calibration", type(batch).__name__, "it must be a batch of inputs, or several")
                 model(batch)
     finally:
         for hook in hooks:

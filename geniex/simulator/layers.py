@@ -69,4 +69,4 @@ class CrossbarConv2d(nn.Module):
         out = self.matrix(fields)
         if self.bias is not None:
             out = out + self.bias
-        return out.transpose(1, 2).reshape(x.shape[0], -1, *size)
+        return out.transpose(1, 2).unflatten(2, size)

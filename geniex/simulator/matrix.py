@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,7 +45,7 @@ class CrossbarMatrix(nn.Module):
         architecture: fixed point, slices, streams, converters.
         emulator: what stands for the crossbar's physics; its tile must be the architecture's.
         input_max: largest magnitude of an input; needed where ``architecture.input_frac_bits`` is None.
-        dtype: of conductances, voltages and currents; None means the weight's.
+        dtype: of conductances, voltages and currents, float32 or float64; None means the weight's, at least float32.
 
     >>> from geniex.emulator import IdealEmulator
     >>> weight = torch.tensor([[0.5, -0.25]])
@@ -53,7 +54,8 @@ class CrossbarMatrix(nn.Module):
     """
 
     conductances: Tensor
-    codes: Tensor
+    codes: Tensor | None
+    """The ideal levels, kept where the offset scheme reads them."""
 
     def __init__(
         self,
@@ -72,14 +74,12 @@ class CrossbarMatrix(nn.Module):
         self.weight_frac_bits = self._weight_frac_bits(weight)
         self.input_frac_bits = self._input_frac_bits(input_max)
         with torch.no_grad():
-            magnitudes = weight_magnitudes(weight.detach(), architecture, self.weight_frac_bits)
-            codes = self.layout.place(slice_digits(magnitudes, architecture.slice_bits, architecture.slices))
-            codes = codes.to(dtype or weight.dtype)
+            codes = self._codes(weight.detach(), dtype or torch.promote_types(weight.dtype, torch.float32))
             conductances = architecture.window.to_conductance(codes, 2**architecture.slice_bits)
-        self.register_buffer("codes", codes)
+            self.array: Any = emulator.program(conductances)
+        self.register_buffer("codes", codes if architecture.offset == "ideal_before" else None)
         self.register_buffer("conductances", conductances)
-        self.array: Any = emulator.program(conductances)
-        self.register_load_state_dict_post_hook(lambda module, _: module.program(module.conductances))
+        self.register_load_state_dict_post_hook(_program_again)
 
     def program(self, conductances: Tensor) -> None:
         """Put other conductances (row_tiles, 2, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
@@ -92,8 +92,9 @@ class CrossbarMatrix(nn.Module):
             raise InputError(
                 "conductances", tuple(conductances.shape), f"this matrix has {tuple(self.conductances.shape)}"
             )
-        self.conductances = conductances.to(self.conductances)
-        self.array = self.emulator.program(self.conductances)
+        with torch.no_grad():
+            self.conductances = conductances.to(self.conductances)
+            self.array = self.emulator.program(self.conductances)
 
     def locate(self, output: int, input: int) -> Location:
         """Where the weight from ``input`` to ``output`` lies."""
@@ -101,10 +102,16 @@ class CrossbarMatrix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product (..., outputs) for inputs (..., inputs), in the inputs' dtype."""
-        flat = x.reshape(-1, self.layout.inputs)
+        if x.dim() == 0 or x.shape[-1] != self.layout.inputs or not x.is_floating_point():
+            given = f"{x.dtype} of shape {tuple(x.shape)}"
+            raise InputError("x", given, f"it must be floating, its last dimension the {self.layout.inputs} inputs")
+        flat = x.reshape(math.prod(x.shape[:-1]), self.layout.inputs)
         if flat.shape[0] == 0:
             return x.new_zeros(*x.shape[:-1], self.layout.outputs)
-        parts = [self._multiply(part) for part in flat.split(self._chunk())]
+        # Microamperes do not survive the half precision that autocast would take the products to.
+        with torch.autocast(x.device.type, enabled=False):
+            inputs, row_tiles = self._chunk(len(flat))
+            parts = [self._multiply(part, row_tiles) for part in flat.split(inputs)]
         return torch.cat(parts).reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
 
     def reads(self, x: Tensor) -> Reads:
@@ -119,20 +126,28 @@ class CrossbarMatrix(nn.Module):
         grid = f"{self.layout.row_tiles}x{self.layout.col_tiles} tiles of {self.architecture.tile}"
         return f"{self.layout.inputs} -> {self.layout.outputs}, {grid}, {self.emulator.name}"
 
-    def _multiply(self, x: Tensor) -> Tensor:
+    def _multiply(self, x: Tensor, row_tiles: int) -> Tensor:
+        """The product (count, outputs) for inputs (count, inputs), so many row tiles at a time."""
         levels, place = self._levels(x)
-        currents = self.emulator.read(self.array, stream_voltages(levels, self.architecture))
-        counts = adc_counts(currents, levels, self.codes, self.architecture)
-        slices = self.layout.slices_of(
-            counts
-        ).double()  # (reads, inputs, row_tiles, arrays, col_tiles, outputs, slices)
-        arch = self.architecture
+        total = torch.zeros((), device=x.device)
+        for start in range(0, self.layout.row_tiles, row_tiles):
+            total = total + self._partial(levels, place, slice(start, start + row_tiles))
+        return self.layout.join_outputs(total)
+
+    def _partial(self, levels: Tensor, place: Tensor, tiles: slice) -> Tensor:
+        """What some row tiles add to the product (count, col_tiles, outputs)."""
+        arch, levels = self.architecture, levels[:, :, tiles]
+        array = map_tensors(self.array, lambda tensor: tensor[tiles])
+        currents = self.emulator.read(array, stream_voltages(levels, arch))
+        counts = adc_counts(currents, levels, None if self.codes is None else self.codes[tiles], arch)
+        # (reads, inputs, row_tiles, arrays, col_tiles, outputs, slices)
+        slices = self.layout.slices_of(counts).double()
         shifted = slices @ digit_weights(arch.slice_bits, arch.slices, slices)
         total = torch.tensordot(place, shifted, dims=1)  # (passes, inputs, row_tiles, arrays, col_tiles, outputs)
         held = accumulate(total, arch, self.weight_frac_bits + self.input_frac_bits)
         signed = held[0] - held[1] if held.shape[0] == 2 else held[0]
         signed = signed[:, :, 0] - signed[:, :, 1] if signed.shape[2] == 2 else signed[:, :, 0]
-        return self.layout.join_outputs(signed.sum(1))
+        return signed.sum(1)
 
     def _levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
@@ -151,13 +166,27 @@ class CrossbarMatrix(nn.Module):
         levels = self.layout.split_inputs(digits.to(self.conductances.dtype))
         return levels[..., None, None, :], place
 
-    def _chunk(self) -> int:
-        """Inputs per chunk such that currents and the emulator's workspace fit the budget."""
+    def _chunk(self, count: int) -> tuple[int, int]:
+        """Inputs and row tiles to take at once, of ``count`` inputs, such that the work fits the budget."""
+        arch, item = self.architecture, self.conductances.element_size()
+        budget = _WORKSPACE_BYTES.get(self.conductances.device.type, 256 << 20)
+        reads = arch.passes * arch.streams
+        # Levels are cut from float64 integers, for all row tiles at once.
+        drives = reads * self.layout.row_tiles * arch.tile[0] * (16 + item)
+        per_tile = reads * 2 * self.layout.col_tiles * (6 * arch.tile[1] + self.emulator.floats_per_read) * item
+        inputs = max(1, min(count, budget // drives, budget // per_tile))
+        return inputs, max(1, min(self.layout.row_tiles, budget // (per_tile * inputs)))
+
+    def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The levels (row_tiles, 2, col_tiles, rows, cols) of ``weight``."""
         arch = self.architecture
-        per_read = 6 * arch.tile[1] + self.emulator.floats_per_read
-        reads = arch.passes * arch.streams * self.layout.row_tiles * 2 * self.layout.col_tiles
-        size = reads * per_read * self.conductances.element_size()
-        return max(1, _WORKSPACE_BYTES.get(self.conductances.device.type, 256 << 20) // size)
+        parts = []
+        # By row tiles, because the integers on the way are float64.
+        for block in weight.split(arch.tile[0], dim=1):
+            magnitudes = weight_magnitudes(block, arch, self.weight_frac_bits)
+            digits = slice_digits(magnitudes, arch.slice_bits, arch.slices).to(dtype)
+            parts.append(TileLayout(arch, inputs=block.shape[1], outputs=block.shape[0]).place(digits))
+        return torch.cat(parts)
 
     def _weight_frac_bits(self, weight: Tensor) -> int:
         arch = self.architecture
@@ -180,10 +209,33 @@ class CrossbarMatrix(nn.Module):
         check_number("input_max", input_max, low=0.0)
         return largest_frac_bits(input_max, arch.input_bits)
 
+    def get_extra_state(self) -> Tensor:
+        """The binary points of weights and inputs, without which the conductances mean nothing."""
+        return torch.tensor([self.weight_frac_bits, self.input_frac_bits])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the binary points of a saved matrix."""
+        self.weight_frac_bits, self.input_frac_bits = state.tolist()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarMatrix:
-        super()._apply(fn, recurse)
-        self.array = map_tensors(self.array, fn)
+        moved: dict[int, Tensor] = {}
+
+        def move(tensor: Tensor) -> Tensor:
+            """Once for each tensor, so that the array goes on sharing them; never below float32."""
+            if id(tensor) not in moved:
+                new = fn(tensor)
+                moved[id(tensor)] = new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
+            return moved[id(tensor)]
+
+        array = map_tensors(self.array, move)
+        super()._apply(move, recurse)
+        self.array = array
         return self
+
+
+def _program_again(matrix: CrossbarMatrix, _: object) -> None:
+    """Put loaded conductances on the tiles."""
+    matrix.program(matrix.conductances)
 
 
 def _check_weight(weight: Tensor) -> None:

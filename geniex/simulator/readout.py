@@ -15,12 +15,12 @@ def stream_voltages(levels: Tensor, architecture: Architecture) -> Tensor:
     return levels * (architecture.v_max / (2**architecture.stream_bits - 1))
 
 
-def adc_counts(currents: Tensor, levels: Tensor, codes: Tensor, architecture: Architecture) -> Tensor:
+def adc_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, architecture: Architecture) -> Tensor:
     """ADC counts (..., arrays, col_tiles, cols) of currents (..., 2, col_tiles, cols) [A].
 
     ``arrays`` is 1 where the two arrays share one signed ADC, else 2. ``levels`` (..., 1, 1, rows) are the stream
-    levels that were applied, ``codes`` (..., 2, col_tiles, rows, cols) the programmed levels. One count is the
-    product of one level step of conductance and one of voltage.
+    levels that were applied, ``codes`` (..., 2, col_tiles, rows, cols) the ideal levels, which "ideal_before" alone
+    needs. One count is the product of one level step of conductance and one of voltage.
     """
     scale = architecture.current_scale
     if architecture.offset == "analog_difference":
@@ -35,6 +35,7 @@ def adc_counts(currents: Tensor, levels: Tensor, codes: Tensor, architecture: Ar
         if architecture.offset == "ideal_after":
             counts = currents * scale - background
         else:
+            assert codes is not None
             product = shared_matmul(levels, codes)
             ideal = product + background
             # No drive, no current: the ratio 1 / f_R is then of no consequence.
