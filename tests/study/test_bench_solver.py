@@ -80,6 +80,15 @@ def test_one_factorisation_serves_all_vectors_of_a_linear_array() -> None:
     np.testing.assert_allclose(array.solve_linear(problem.voltages.numpy(), g), one_by_one, rtol=1e-12)
 
 
+def test_newton_does_not_overshoot() -> None:
+    # From no cell voltage at all, the tangent of a sinh leads far beyond the solution.
+    array = NodalArray(Crossbar(1, 1, r_source=1e5, r_sink=0.0, cell=SinhCell(v0=0.1)))
+    drive, g, x = np.array([2.0]), np.array([1e-6]), np.array([2.0])
+    gap = array._gap(x, array._cells(drive, g, x)[0])
+    step = array._factor(g).solve(-gap)
+    assert 0 < array._stride(drive, g, x, step, gap @ step) < 1
+
+
 def test_open_arrays_carry_nothing() -> None:
     assert not newton(Crossbar(3, 2), [0.1, 0.2, 0.3], [[0.0, 0.0]] * 3).any()
 

@@ -15,7 +15,7 @@ from geniex.circuit import Crossbar
 from geniex.mapping import ConductanceWindow
 
 CellName = Literal["linear", "sinh"]
-CELLS: dict[str, Cell] = {"linear": LinearCell(), "sinh": SinhCell(v0=0.25)}
+CELLS: dict[CellName, Cell] = {"linear": LinearCell(), "sinh": SinhCell(v0=0.25)}
 
 
 class Problem(NamedTuple):

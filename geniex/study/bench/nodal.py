@@ -31,6 +31,8 @@ Index = NDArray[np.int64]
 
 _MAX_ITERATIONS = 100
 _MAX_HALVINGS = 40
+_NEAR = 1e-6
+"""Share of a column current missed, below which Newton converges quadratically."""
 _GROUND = -1
 """Where a node that is held at no drop stands for itself."""
 
@@ -78,13 +80,14 @@ class NodalArray:
             gap = self._gap(x, current)
             missed = self._share(gap, current)
             # Near the solution Newton gains far more than a factor of two until rounding stops it.
-            if missed <= tol or (missed < 1e-6 and missed > before / 2):
+            if missed <= tol or (missed < _NEAR and missed > before / 2):
                 return NodalSolution(current.reshape(conductances.shape).sum(0), iteration)
             before = missed
             if factor is None or not self.crossbar.cell.is_linear:
                 factor = self._factor(slope)
             step = factor.solve(-gap)
-            x = x + self._stride(drive, g, x, step, gap @ step) * step
+            # Near the solution the line search would only see rounding.
+            x = x + step * (1.0 if missed < _NEAR else self._stride(drive, g, x, step, gap @ step))
         raise ConvergenceError(f"SuperLU Newton missed {missed:.2g} of a column current after {_MAX_ITERATIONS} steps")
 
     def solve_linear(self, voltages: Array, conductances: Array) -> Array:
@@ -182,7 +185,7 @@ def _nodes(crossbar: Crossbar) -> tuple[Index, Index, int]:
     wires = crossbar.wires
     i, j = np.indices((crossbar.rows, crossbar.cols))
     row = i * crossbar.cols + (0 if wires.r_row == 0 else j)
-    col = j * crossbar.rows + (crossbar.rows - 1 if wires.r_col == 0 else i)
+    col = j * crossbar.rows + (0 if wires.r_col == 0 else i)
     row_ground = (wires.r_source == 0) & ((j == 0) | (wires.r_row == 0))
     col_ground = (wires.r_sink == 0) & ((i == crossbar.rows - 1) | (wires.r_col == 0))
     names = np.stack([np.where(row_ground, _GROUND, row), np.where(col_ground, _GROUND, col + row.size)])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from geniex.cells import SinhCell
 from geniex.errors import ConvergenceError, GeniexError
 from geniex.study.bench.accuracy import Campaign, against_ngspice, against_superlu, current_error, superlu_currents
-from geniex.study.bench.cases import CELLS, Case, CellName, Problem, random_problems
+from geniex.study.bench.cases import CELLS, Case, Problem, random_problems
 from geniex.study.bench.memory import MemoryMeter
 from geniex.study.bench.nodal import NodalArray
 from geniex.study.bench.report import BackwardRow, GrowthRow, ResponseRow, Row, Settings, SolverReport
@@ -82,9 +83,25 @@ def _rivals(settings: Settings) -> tuple[list[Rival], list[str]]:
 
 def _cases(settings: Settings) -> Iterator[Case]:
     for size, cell, circuit in product(settings.sizes, CELLS, _CIRCUITS):
-        yield Case(size, cell, circuit)  # type: ignore[arg-type]
+        yield Case(size, cell, circuit)
     if BadCrossbar().missing is None:
         yield from (Case(size, "linear", "segments") for size in settings.sizes)
+
+
+class _Run(NamedTuple):
+    """One contender's part of a case."""
+
+    rival: Rival
+    vectors: int
+    """A tile."""
+    solved: int
+    """Of those, the vectors that it was given."""
+    timing: Timing[Answer]
+
+    @property
+    def seconds(self) -> float | None:
+        """A vector."""
+        return None if self.timing.median is None else self.timing.median / self.solved
 
 
 def _measure(case: Case, rivals: Sequence[Rival], settings: Settings, meter: MemoryMeter | None) -> Iterator[Row]:
@@ -93,36 +110,35 @@ def _measure(case: Case, rivals: Sequence[Rival], settings: Settings, meter: Mem
     reference, expected = _reference(problem)
     for threads in settings.threads:
         first = threads == settings.threads[0]
-        counts = {(r, n): r.vectors(problem.first(n)) for r in rivals for n in (1, _MANY) if first or r.threaded}
-        given = {key: solved for key, solved in counts.items() if solved}
-        # A rival that is given one vector of many solves the same problem twice: once is enough.
-        entries = {(rival, n): rival.prepare(problem.first(n)) for (rival, _), n in given.items()}
-        with torch_threads(threads):
-            timings = interleaved(entries, settings.repeats, settings.patience)
-        for (rival, vectors), solved in given.items():
-            timing = timings[rival, solved]
-            base = _per_vector(timings[Native(), vectors], vectors)
-            seconds = _per_vector(timing, solved)
-            currents = None if timing.result is None else timing.result.currents
+        runs = _timed(problem, [rival for rival in rivals if first or rival.threaded], threads, settings)
+        native = {run.vectors: run.seconds for run in runs if run.rival == Native()}
+        for run in runs:
+            base, answer = native[run.vectors], run.timing.result
             yield Row(
                 **asdict(case),
-                vectors=vectors,
+                vectors=run.vectors,
                 threads=threads,
-                contender=rival.name,
-                solved=solved,
-                seconds_per_vector=seconds,
-                runs=len(timing.seconds),
-                ratio=seconds / base if seconds and base else None,
-                error=_common_error(currents, expected),
+                contender=run.rival.name,
+                solved=run.solved,
+                seconds_per_vector=run.seconds,
+                runs=len(run.timing.seconds),
+                ratio=run.seconds / base if run.seconds and base else None,
+                error=None if answer is None else _common_error(answer.currents, expected),
                 reference=None if expected is None else reference,
-                iterations=_iterations(rival, timing, problem.first(vectors)) if first else None,
-                peak_bytes=_peak(meter, rival, case, vectors, settings.seed) if first else None,
-                failure=timing.failure,
+                iterations=_iterations(run, problem) if first else None,
+                peak_bytes=_peak(meter, run, case, settings.seed) if first else None,
+                failure=run.timing.failure,
             )
 
 
-def _per_vector(timing: Timing[Answer], vectors: int) -> float | None:
-    return None if timing.median is None else timing.median / vectors
+def _timed(problem: Problem, rivals: Sequence[Rival], threads: int, settings: Settings) -> list[_Run]:
+    given = [(rival, n, rival.vectors(problem.first(n))) for rival in rivals for n in (1, _MANY)]
+    given = [(rival, n, solved) for rival, n, solved in given if solved]
+    # A rival that is given one vector of many solves the same problem twice: once is enough.
+    entries = {(rival, solved): rival.prepare(problem.first(solved)) for rival, _, solved in given}
+    with torch_threads(threads):
+        timings = interleaved(entries, settings.repeats, settings.patience)
+    return [_Run(rival, n, solved, timings[rival, solved]) for rival, n, solved in given]
 
 
 def _reference(problem: Problem) -> tuple[str, Tensor | None]:
@@ -136,8 +152,8 @@ def _reference(problem: Problem) -> tuple[str, Tensor | None]:
         return "none", None
 
 
-def _common_error(currents: Tensor | None, expected: Tensor | None) -> float | None:
-    if currents is None or expected is None:
+def _common_error(currents: Tensor, expected: Tensor | None) -> float | None:
+    if expected is None:
         return None
     count = min(len(currents), len(expected))
     return current_error(currents[:count], expected[:count])
@@ -156,26 +172,26 @@ class _CountingSinh(SinhCell):
         return super().current_and_derivative(u, g)
 
 
-def _iterations(rival: Rival, timing: Timing[Answer], problem: Problem) -> float | None:
+def _iterations(run: _Run, problem: Problem) -> float | None:
     """What the rival says; of the native solver, how often it evaluates each cell's law, on the first vectors."""
-    if timing.result is None:
+    if run.timing.result is None:
         return None
     cell = problem.crossbar.cell
-    if timing.result.iterations is not None or not isinstance(rival, Native) or not isinstance(cell, SinhCell):
-        return timing.result.iterations
+    if not isinstance(run.rival, Native) or not isinstance(cell, SinhCell):
+        return run.timing.result.iterations
     evaluated: list[int] = []
     counting = problem.crossbar.replace(cell=_CountingSinh(v0=cell.v0, evaluated=evaluated))
-    few = problem._replace(crossbar=counting).first(_COUNTED)
-    rival.prepare(few)()
+    few = problem._replace(crossbar=counting).first(min(run.vectors, _COUNTED))
+    run.rival.prepare(few)()
     return sum(evaluated) / (len(few.voltages) * few.conductances.numel()) or None
 
 
-def _peak(meter: MemoryMeter | None, rival: Rival, case: Case, vectors: int, seed: int) -> int | None:
-    if meter is None or isinstance(rival, Ngspice):
+def _peak(meter: MemoryMeter | None, run: _Run, case: Case, seed: int) -> int | None:
+    if meter is None or isinstance(run.rival, Ngspice):
         return None
-    if not isinstance(rival, Native) and case.size > _LARGEST_SUPERLU_MEMORY:
+    if not isinstance(run.rival, Native) and case.size > _LARGEST_SUPERLU_MEMORY:
         return None
-    return meter.peak(rival, case, vectors, seed)
+    return meter.peak(run.rival, case, run.vectors, seed)
 
 
 def _response(size: int, threads: int, settings: Settings) -> ResponseRow:
@@ -200,11 +216,7 @@ def _response(size: int, threads: int, settings: Settings) -> ResponseRow:
 
 def _backward_cases(settings: Settings) -> Iterator[Case]:
     size = max((n for n in settings.sizes if n <= 64), default=min(settings.sizes))
-    yield from (Case(size, cell, circuit) for cell in _names() for circuit in _CIRCUITS)
-
-
-def _names() -> tuple[CellName, ...]:
-    return ("linear", "sinh")
+    yield from (Case(size, cell, circuit) for cell in CELLS for circuit in _CIRCUITS)
 
 
 def _backward(case: Case, settings: Settings) -> BackwardRow:
@@ -233,7 +245,7 @@ def _backward(case: Case, settings: Settings) -> BackwardRow:
 def _growth(rows: Sequence[Row], settings: Settings) -> list[GrowthRow]:
     """Fits over 32x32 and larger, where at least two sizes were solved."""
     out = []
-    for cell, circuit, vectors, threads in product(_names(), _CIRCUITS, (1, _MANY), settings.threads):
+    for cell, circuit, vectors, threads in product(CELLS, _CIRCUITS, (1, _MANY), settings.threads):
         key = (cell, circuit, vectors, threads, Native().name)
         points = {
             row.size: row.seconds_per_vector
