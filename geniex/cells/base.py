@@ -1,13 +1,34 @@
-"""The contract of a cell: a passive, monotone two-terminal device between a word line and a bit line."""
+"""The contract of a cell: a passive, monotone two-terminal device between a word line and a bit line.
+
+A cell of one's own is a frozen dataclass with a current and its text for ngspice. It then solves, programs,
+differentiates and round-trips through JSON as the cells here do:
+
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True)
+... class CubicCell(Cell):
+...     vs: float = 0.5
+...     def current(self, u, g):
+...         return g * u * (1 + (u / self.vs) ** 2)
+...     def spice(self, name, plus, minus, g):
+...         u, vs = f"V({plus},{minus})", spice_number(self.vs)
+...         return f"B{name} {plus} {minus} I={spice_number(g)}*{u}*(1+({u}/{vs})*({u}/{vs}))"
+>>> CubicCell().derivative(torch.tensor(0.5), torch.tensor(1e-6))
+tensor(4.0000e-06)
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from geniex.config import Config
+
+Scalar = float | Tensor
 
 
 def spice_number(value: float) -> str:
@@ -23,29 +44,43 @@ def spice_number(value: float) -> str:
     return repr(value) if rest == 0 else f"({leading!r}{'+' if rest > 0 else ''}{rest!r})"
 
 
+def per_tile(value: Scalar) -> Scalar:
+    """``value``, a tensor of the leading (tile) dimensions, as it broadcasts against (..., rows, cols)."""
+    return value[..., None, None] if isinstance(value, Tensor) and value.dim() > 0 else value
+
+
 class Cell(Config, ABC):
     """A two-terminal device I = f(u; G), u = word-line voltage minus bit-line voltage.
 
-    Laws, for every G > 0: f(0; G) = 0 (passive), f is strictly increasing in u (monotone),
-    df/du at 0 is G (G is the small-signal conductance), and G = 0 is an open cell that carries nothing.
-    To add a cell, write ``current`` and ``spice``; ``derivative`` defaults to autograd's.
+    Laws, for every G > 0: f(0; G) = 0 (passive), f is strictly increasing in u (monotone), df/du at 0 is
+    ``small_signal(G)``, which is G unless the cell says otherwise, and G = 0 is an open cell that carries
+    nothing. To add a cell, write ``current`` and ``spice``; ``derivative`` defaults to autograd's.
+
+    Fields that may be tensors (a cell says which) hold one value for all, or one per tile: their dimensions
+    broadcast against the leading dimensions of u (..., rows, cols).
     """
 
     @property
     def is_linear(self) -> bool:
-        """Whether I = G u exactly, so that the whole array is linear."""
+        """Whether I = ``small_signal(G)`` u exactly, so that the whole array is linear."""
+        return False
+
+    @property
+    def scales_with_conductance(self) -> bool:
+        """Whether f(u; G) = G f(u; 1): one shape for all G."""
         return False
 
     @abstractmethod
     def current(self, u: Tensor, g: Tensor) -> Tensor:
-        """Current in ampere at cell voltage ``u`` (V) for small-signal conductance ``g`` (S); broadcasts."""
+        """Current in ampere at cell voltage ``u`` (V) for conductance ``g`` (S); broadcasts."""
 
     @abstractmethod
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
         """The ngspice card of one such device of conductance ``g`` (S) between two nodes; one line or more.
 
-        ``name`` is unique in the netlist: prefix it with the element letter. Numbers in expressions of
-        behavioural sources go through ``spice_number``.
+        ``name`` is unique in the netlist: prefix it with the element letter, and nodes of the device's own
+        with ``n`` and an underscore. Numbers in expressions of behavioural sources go through
+        ``spice_number``.
         """
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
@@ -59,3 +94,35 @@ class Cell(Config, ABC):
     def current_and_derivative(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Both at once; override where they share work."""
         return self.current(u, g), self.derivative(u, g)
+
+    def small_signal(self, g: Tensor) -> Tensor:
+        """Conductance at 0 V (S), dI/du there, of cells of conductance ``g`` (S), in the shape of ``g``."""
+        return g
+
+    def check_range(self, conductances: Tensor, span: float) -> None:
+        """Raise ``InputError`` where the model does not hold: for cells ``conductances`` (S), up to +-``span`` V.
+
+        ``current`` is called on the way to a solution and checks nothing. The cells of a passive array see
+        at most the span of its drives and ground, so this is asked once, before.
+        """
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors among the fields, those of a cell within a cell too."""
+        for value in self._fields().values():
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, Cell):
+                yield from value.tensors()
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with each tensor among the fields (of a cell within a cell too) replaced by ``change`` of it."""
+        changes: dict[str, Tensor | Cell] = {}
+        for name, value in self._fields().items():
+            if isinstance(value, Tensor):
+                changes[name] = change(value)
+            elif isinstance(value, Cell) and any(True for _ in value.tensors()):
+                changes[name] = value.map_tensors(change)
+        return self.replace(**changes) if changes else self
+
+    def _fields(self) -> dict[str, object]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]

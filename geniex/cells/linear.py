@@ -23,6 +23,11 @@ class LinearCell(Cell):
         """True: the whole array is linear."""
         return True
 
+    @property
+    def scales_with_conductance(self) -> bool:
+        """True."""
+        return True
+
     def current(self, u: Tensor, g: Tensor) -> Tensor:
         """G u, in ampere."""
         return g * u

@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell, spice_number
+from geniex.cells.base import Cell, Scalar, per_tile, spice_number
 from geniex.config import check_number
-from geniex.errors import InputError
 
 
 @dataclass(frozen=True)
 class SinhCell(Cell):
     """I = G v0 sinh(u / v0): tunnelling through a filament's gap (Chakraborty et al., DAC 2020, section 4).
 
-    G is the small-signal conductance; the gap that sets it in the device's own equation
-    I = I0 exp(-d/d0) sinh(u/v0) is folded into it.
+    G is the small-signal conductance, or I / u at ``reference_voltage``; the gap that sets it in the device's
+    own equation I = I0 exp(-d/d0) sinh(u/v0) is folded into it.
     """
 
-    v0: float = 0.25
+    v0: Scalar = 0.25
     """Voltage scale of the non-linearity, volt; the cell is linear far below it.
 
-    ``solve_cells`` also takes it as a tensor without dimensions, and differentiates in it.
+    ``solve_cells`` also takes it as a tensor, one for all or one per tile, and differentiates in it.
     """
+    reference_voltage: float | None = None
+    """Voltage at which I = G u, volt, such as that of a program-and-verify read; None: G is that at 0 V."""
 
     def __post_init__(self) -> None:
         # No check of a tensor's value: that would wait for the device.
         if not isinstance(self.v0, Tensor):
             check_number("v0", self.v0, low=0.0, open_low=True, unit="V")
-        elif self.v0.dim() != 0:
-            raise InputError("v0", f"shape {tuple(self.v0.shape)}", "a tensor must have no dimensions")
+        if self.reference_voltage is not None:
+            check_number("reference_voltage", self.reference_voltage, low=0.0, open_low=True, unit="V")
+
+    @property
+    def scales_with_conductance(self) -> bool:
+        """True: the gap changes the current alone."""
+        return True
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
         """G v0 sinh(u / v0), in ampere."""
-        return (g * self.v0) * torch.sinh(u / self.v0)
+        v0 = per_tile(self.v0)
+        return (self.small_signal(g) * v0) * torch.sinh(u / v0)
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
         """G cosh(u / v0), in siemens."""
-        return g * torch.cosh(u / self.v0)
+        return self.small_signal(g) * torch.cosh(u / per_tile(self.v0))
 
     def current_and_derivative(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Both from one sinh: cosh = sqrt(1 + sinh^2)."""
-        s = torch.sinh(u / self.v0)
-        return (g * self.v0) * s, g * torch.sqrt(1 + s * s)
+        v0, g = per_tile(self.v0), self.small_signal(g)
+        s = torch.sinh(u / v0)
+        return (g * v0) * s, g * torch.sqrt(1 + s * s)
+
+    def small_signal(self, g: Tensor) -> Tensor:
+        """G, or what carries G ``reference_voltage`` at the reference voltage, in siemens."""
+        if self.reference_voltage is None:
+            return g
+        x = self.reference_voltage / per_tile(self.v0)
+        return g * (x / (torch.sinh(x) if isinstance(x, Tensor) else math.sinh(x)))
 
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
         """A behavioural current source."""
-        scale, v0 = spice_number(g * self.v0), spice_number(self.v0)
-        return f"B{name} {plus} {minus} I={scale}*sinh(V({plus},{minus})/{v0})"
+        v0 = float(self.v0)
+        at_zero = float(self.small_signal(torch.tensor(g, dtype=torch.float64)))
+        scale = spice_number(at_zero * v0)
+        return f"B{name} {plus} {minus} I={scale}*sinh(V({plus},{minus})/{spice_number(v0)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As any configuration; without ``reference_voltage`` it equals, and has the digest of, older files'."""
+        out = super().to_dict()
+        return out if self.reference_voltage is not None else {k: v for k, v in out.items() if k != "reference_voltage"}

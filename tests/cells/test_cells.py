@@ -1,14 +1,20 @@
-"""The cells that ship, each through the conformance suite, and what is particular to one."""
+"""The cells that ship, each through the conformance suite."""
 
-import math
-import re
-
-import pytest
 import torch
 from conformance import CellConformance
 
-from geniex.cells import LinearCell, SinhCell, spice_number
-from geniex.errors import InputError
+from geniex.cells import Level1Mosfet, LinearCell, OneTransistorOneResistor, SinhCell, TabulatedCell
+
+SELECTOR = Level1Mosfet(
+    gate_voltage=1.2, width_over_length=3.14159, threshold=0.41, transconductance=1.3e-4, channel_length_modulation=0.07
+)
+WEAK = Level1Mosfet(
+    gate_voltage=0.55, width_over_length=1.0, threshold=0.41, transconductance=2e-5, channel_length_modulation=0.3
+)
+VOLTS = (-1.03, -0.71, -0.33, -0.11, 0.0, 0.07, 0.21, 0.49, 0.87, 1.11)
+LOW = (-9e-6, -3.1e-6, -0.9e-6, -1.2e-7, 0.0, 8e-8, 2.9e-7, 9e-7, 2.6e-6, 4.1e-6)
+HIGH = (-2.2e-4, -1.2e-4, -4e-5, -1.15e-5, 0.0, 7.1e-6, 2.2e-5, 5.5e-5, 9.7e-5, 1.3e-4)
+MIDDLE = (-4e-5, -2.1e-5, -7e-6, -1.5e-6, 0.0, 1e-6, 3.5e-6, 1e-5, 2.2e-5, 3e-5)
 
 
 class TestLinearCell(CellConformance):
@@ -24,27 +30,69 @@ class TestSinhCellOfOddVoltageScale(CellConformance):
     v_max = 0.5
 
 
-def test_sinh_cell_is_the_published_law() -> None:
-    current = SinhCell(v0=0.2).current(torch.tensor(0.5), torch.tensor(3e-6))
-    assert current.item() == pytest.approx(3e-6 * 0.2 * math.sinh(0.5 / 0.2), rel=1e-6)
+class TestSinhCellProgrammedAtAVoltage(CellConformance):
+    cell = SinhCell(v0=0.2, reference_voltage=0.3)
 
 
-@pytest.mark.parametrize("v0", [0.0, -0.1, math.nan, math.inf, "0.25", None, True])
-def test_sinh_cell_refuses_a_bad_voltage_scale(v0: object) -> None:
-    with pytest.raises(InputError, match=r"v0: got .*greater than 0 V"):
-        SinhCell(v0=v0)  # type: ignore[arg-type]
+class TestResistanceAndLinearCell(CellConformance):
+    cell = OneTransistorOneResistor(LinearCell(), r_access=3300.0)
 
 
-def test_sinh_cell_refuses_many_voltage_scales() -> None:
-    with pytest.raises(InputError, match=r"v0: got shape \(2,\)"):
-        SinhCell(v0=torch.tensor([0.1, 0.2]))  # type: ignore[arg-type]
+class TestResistanceAndSinhCell(CellConformance):
+    # At 1 V the cell of 100 uS has 1/5 of the resistance of its access.
+    cell = OneTransistorOneResistor(SinhCell(v0=0.2), r_access=8200.0)
 
 
-@pytest.mark.parametrize("value", [0.25, 1 / 3, -1 / 7, math.pi * 1e-7, 1e-300, 2.5e-06, 1 - 1e-12])
-def test_spice_number_keeps_every_digit_in_terms_of_eleven(value: float) -> None:
-    text = spice_number(value)
-    terms = re.findall(r"[+-]?[\d.]+(?:e[+-]\d+)?", text)
-    assert "".join(terms) == text.strip("()")
-    # ngspice rounds each number to 11 digits: what it loses of the second is below the last bit of the first.
-    read = [float(f"{float(term):.10e}") for term in terms]
-    assert sum(read) == pytest.approx(value, rel=3e-16)
+class TestNoResistanceAndSinhCell(CellConformance):
+    cell = OneTransistorOneResistor(SinhCell(), r_access=0.0)
+
+
+class TestResistancePairProgrammedAtAVoltage(CellConformance):
+    cell = OneTransistorOneResistor(SinhCell(), r_access=4700.0, reference_voltage=0.2)
+
+
+class TestTransistorAndLinearCell(CellConformance):
+    cell = OneTransistorOneResistor(LinearCell(), mosfet=SELECTOR)
+    v_max = 2.0
+    kink = 1e-5
+
+
+class TestTransistorAndSinhCell(CellConformance):
+    cell = OneTransistorOneResistor(SinhCell(), mosfet=SELECTOR)
+    kink = 1e-5
+
+
+class TestTransistorThatSaturates(CellConformance):
+    cell = OneTransistorOneResistor(SinhCell(), mosfet=WEAK)
+    kink = 1e-5
+
+
+class TestTransistorPairProgrammedAtAVoltage(CellConformance):
+    cell = OneTransistorOneResistor(SinhCell(v0=0.3), mosfet=SELECTOR, reference_voltage=0.2)
+    kink = 1e-5
+
+
+class TestTableOfOneCurve(CellConformance):
+    cell = TabulatedCell(VOLTS, HIGH)
+    kink = 1e-4
+
+
+class TestTableFromZeroUp(CellConformance):
+    cell = TabulatedCell(VOLTS[4:], LOW[4:], reference_voltage=0.3)
+    kink = 1e-4
+
+
+class TestTableOfStates(CellConformance):
+    cell = TabulatedCell(VOLTS, (HIGH, LOW, MIDDLE), extrapolation="linear")
+    kink = 1e-4
+
+
+class TestTableOfStatesLinearBetween(CellConformance):
+    cell = TabulatedCell(VOLTS, (LOW, MIDDLE, HIGH), between_states="linear", reference_voltage=0.25)
+    g_us = torch.tensor([1.6, 9.0, 30.0, 90.0], dtype=torch.float64)
+    kink = 1e-4
+
+
+class TestTransistorAndTable(CellConformance):
+    cell = OneTransistorOneResistor(TabulatedCell(VOLTS, (LOW, MIDDLE, HIGH), extrapolation="linear"), mosfet=SELECTOR)
+    kink = 1e-4

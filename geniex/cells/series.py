@@ -1,0 +1,174 @@
+"""One transistor, one resistor: a cell in series with what selects it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geniex.cells.base import Cell, Scalar, per_tile
+from geniex.cells.mosfet import Level1Mosfet
+from geniex.cells.root import implicit, increasing_root
+from geniex.config import check_number
+from geniex.errors import InputError
+
+
+@dataclass(frozen=True)
+class OneTransistorOneResistor(Cell):
+    """``cell`` at the word line, in series with an access device at the bit line; give one of the two.
+
+    G is the memristive cell's own conductance (by the cell's own convention), or, with ``reference_voltage``,
+    what the pair shows at that voltage. ``small_signal`` is that of the pair.
+
+    At the inner node the cell's current f(v) meets the access device's a(u - v). For given u, the cell's
+    share v is the root of m f(v) - a(u - v), which increases in v: for a resistance m = r and a(w) = w, so
+    that it may be zero; for a transistor m = 1. Hence dI/du = f' a' / (m f' + a').
+
+    >>> from geniex.cells import LinearCell
+    >>> pair = OneTransistorOneResistor(LinearCell(), r_access=1e4)
+    >>> pair.current(torch.tensor(0.2), torch.tensor(1e-4))
+    tensor(1.0000e-05)
+    """
+
+    cell: Cell
+    """The memristive cell."""
+    r_access: Scalar | None = None
+    """Resistance of the access device, ohm; a tensor holds one for all or one per tile."""
+    mosfet: Level1Mosfet | None = None
+    """Access transistor: drain at the cell, source at the bit line."""
+    reference_voltage: float | None = None
+    """Voltage across the pair at which I = G u, volt; None: G is the memristive cell's."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cell, Cell):
+            raise InputError("cell", repr(self.cell), "it must be a geniex Cell, such as SinhCell(v0=0.25)")
+        if (self.r_access is None) == (self.mosfet is None):
+            given = "neither" if self.mosfet is None else "both"
+            raise InputError("r_access, mosfet", given, "give one access device: a resistance in ohm or a Level1Mosfet")
+        if self.mosfet is not None and not isinstance(self.mosfet, Level1Mosfet):
+            raise InputError("mosfet", repr(self.mosfet), "it must be a Level1Mosfet")
+        if self.r_access is not None and not isinstance(self.r_access, Tensor):
+            check_number("r_access", self.r_access, low=0.0, unit="ohm")
+        if self.reference_voltage is not None:
+            check_number("reference_voltage", self.reference_voltage, low=0.0, open_low=True, unit="V")
+            if not self.cell.scales_with_conductance:
+                raise InputError(
+                    "reference_voltage",
+                    f"{self.reference_voltage!r}",
+                    f"the current of {type(self.cell).__name__} must be proportional to G to be programmed through"
+                    " the access device; give the reference voltage to the inner cell instead",
+                )
+
+    @property
+    def is_linear(self) -> bool:
+        """True for a linear cell behind a resistance."""
+        return self.cell.is_linear and self.mosfet is None
+
+    def current(self, u: Tensor, g: Tensor) -> Tensor:
+        """The current of the pair, in ampere; first derivatives only, by implicit differentiation."""
+        if self.is_linear:
+            return self.small_signal(g) * u
+        g = self._element(g)
+        with torch.no_grad():
+            v = self._share(u, g)
+        if torch.is_grad_enabled():
+            drop, _ = self._access(u - v)
+            with torch.no_grad():
+                _, slope = self._mismatch(v, u, g)
+            v = implicit(self._weight * self.cell.current(v, g) - drop, v, slope)
+        return self.cell.current(v, g)
+
+    def derivative(self, u: Tensor, g: Tensor) -> Tensor:
+        """f' a' / (m f' + a') at the inner node's voltage, in siemens."""
+        return self.current_and_derivative(u, g)[1]
+
+    def current_and_derivative(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one solution of the inner node; without gradients."""
+        if self.is_linear:
+            pair = self.small_signal(g)
+            return pair * u, pair.expand(torch.broadcast_shapes(u.shape, pair.shape))
+        with torch.no_grad():
+            g = self._element(g)
+            v = self._share(u, g)
+            current, f = self.cell.current_and_derivative(v, g)
+            _, a = self._access(u - v)
+            return current, f * a / (self._weight * f + a)
+
+    def small_signal(self, g: Tensor) -> Tensor:
+        """The pair's conductance at 0 V, siemens."""
+        f = self.cell.small_signal(self._element(g))
+        a = 1.0 if self.mosfet is None else self.mosfet.small_signal
+        return f * a / (self._weight * f + a)
+
+    def check_range(self, conductances: Tensor, span: float) -> None:
+        """Refuse what the inner cell refuses, and G that no cell behind this access device shows."""
+        inner = self._element(conductances)
+        if inner.isnan().any():
+            largest = conductances[~inner.isnan()].max().item() if (~inner.isnan()).any() else 0.0
+            raise InputError(
+                "conductances",
+                f"up to {conductances.max().item():g} S",
+                f"the access device alone carries less than that at the reference voltage of"
+                f" {self.reference_voltage:g} V; the largest here that it allows is {largest:g} S",
+            )
+        self.cell.check_range(inner, span)
+
+    def spice(self, name: str, plus: str, minus: str, g: float) -> str:
+        """The cell's card, and a resistor or a level-1 transistor."""
+        inner, node = self._element(torch.tensor(g, dtype=torch.float64)).item(), f"n_{name}"
+        if self.mosfet is not None:
+            return f"{self.cell.spice(name, plus, node, inner)}\n{self.mosfet.spice(f'{name}a', node, minus)}"
+        if self.r_access == 0:
+            return self.cell.spice(name, plus, minus, inner)
+        return f"{self.cell.spice(name, plus, node, inner)}\nR{name}a {node} {minus} {float(self.r_access)!r}"  # type: ignore[arg-type]
+
+    @property
+    def _weight(self) -> Scalar:
+        """m: ohm for a resistance, else 1."""
+        return 1.0 if self.r_access is None else per_tile(self.r_access)
+
+    def _access(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """a(w) and its slope."""
+        return (w, torch.ones_like(w)) if self.mosfet is None else self.mosfet.current_and_derivative(w)
+
+    def _mismatch(self, v: Tensor, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        current, f = self.cell.current_and_derivative(v, g)
+        drop, a = self._access(u - v)
+        return self._weight * current - drop, self._weight * f + a
+
+    def _share(self, u: Tensor, g: Tensor) -> Tensor:
+        """The inner cell's voltage v, in the broadcast shape."""
+        f = self.cell.small_signal(g)
+        a = 1.0 if self.mosfet is None else self.mosfet.small_signal
+        start = u * (a / (self._weight * f + a))
+        u = u.expand_as(start)
+        return increasing_root(lambda v: self._mismatch(v, u, g), u.clamp(max=0), u.clamp(min=0), start)
+
+    def _element(self, g: Tensor) -> Tensor:
+        """The memristive cell's conductance where the pair's is ``g``; NaN where no cell reaches it."""
+        volt = self.reference_voltage
+        if volt is None:
+            return g
+        current = g * volt
+        if self.mosfet is None:
+            drop = self._weight * current
+        else:
+            drop = self._drop(current, volt)
+        rest = torch.where(drop < volt, volt - drop, torch.nan)
+        return current / self.cell.current(rest, torch.ones_like(rest))
+
+    def _drop(self, current: Tensor, volt: float) -> Tensor:
+        """The transistor's voltage at ``current``, or ``volt`` where it carries less at that."""
+        assert self.mosfet is not None
+        mosfet, zero = self.mosfet, torch.zeros_like(current)
+
+        def excess(w: Tensor) -> tuple[Tensor, Tensor]:
+            carried, slope = mosfet.current_and_derivative(w)
+            return carried - current, slope
+
+        with torch.no_grad():
+            w = increasing_root(excess, zero, zero + volt, zero)
+            w = torch.where(excess(zero + volt)[0] > 0, w, volt)
+        value, slope = excess(w)
+        return implicit(value, w, slope.detach()) if torch.is_grad_enabled() else w

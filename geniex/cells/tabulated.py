@@ -1,0 +1,267 @@
+"""A cell measured rather than modelled: I-V curves of some states, interpolated."""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from geniex.cells.base import Cell
+from geniex.cells.curves import Shapes, Table, expression
+from geniex.cells.curves import table as table_of
+from geniex.cells.pchip import Cubic, bases, cubics
+from geniex.config import check_number
+from geniex.errors import FileFormatError, InputError
+
+
+@dataclass(frozen=True)
+class TabulatedCell(Cell):
+    """A cell given by I-V curves, one or several states at the same voltages; tensors, lists or tuples.
+
+    Along a curve the current is a monotone cubic (PCHIP) in the voltage. The conductance of a state is that
+    of its curve: its slope at 0 V, or, better where the data are noisy, I / u at ``reference_voltage``. Let
+    phi_s(u) = I_s(u) / G_s be a state's shape. Then I(u; G) = G ((1 - t) phi_s(u) + t phi_{s+1}(u)) for G
+    between the states s and s + 1, so that I(u; G) is monotone in u and keeps the convention of G. With
+    ``between_states="log"``, t is linear in log G; with "linear", the current is linear in G.
+
+    A single curve is the shape for all G. Curves that start at 0 V are taken as odd, I(-u) = -I(u).
+
+    >>> cell = TabulatedCell((0.0, 0.1, 0.2, 0.4), (0.0, 1e-6, 2.5e-6, 8e-6), reference_voltage=0.2)
+    >>> cell.current(torch.tensor([-0.2, 0.1, 0.2]), torch.tensor(1e-5))
+    tensor([-2.0000e-06,  8.0000e-07,  2.0000e-06])
+    """
+
+    voltages: tuple[float, ...]
+    """Voltages of the points, volt; strictly increasing, 0 among them."""
+    currents: tuple[tuple[float, ...], ...]
+    """A curve a state, ampere, each strictly increasing and 0 at 0 V; one curve may be given plain."""
+    reference_voltage: float | None = None
+    """Voltage at which I = G u, volt; None: G is that at 0 V."""
+    between_states: Literal["log", "linear"] = "log"
+    """Whether shapes are mixed linearly in log G, or currents linearly in G."""
+    extrapolation: Literal["error", "linear"] = "error"
+    """What lies beyond the table: an error, or straight lines on in voltage and the end states' shapes in G."""
+
+    def __post_init__(self) -> None:
+        currents = self.currents.tolist() if isinstance(self.currents, Tensor) else self.currents
+        many = isinstance(currents, (list, tuple)) and all(isinstance(c, (list, tuple, Tensor)) for c in currents)
+        curves = currents if many else (currents,)
+        object.__setattr__(self, "voltages", _floats("voltages", self.voltages))
+        object.__setattr__(self, "currents", tuple(_floats("currents", curve) for curve in curves))
+        self._check_table()
+        for name, allowed in (("between_states", ("log", "linear")), ("extrapolation", ("error", "linear"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(name, repr(getattr(self, name)), f"it must be one of {', '.join(allowed)}")
+        states = self.state_conductances
+        for low, high in pairwise(states):
+            if not low < high:
+                raise InputError("currents", f"two curves of {low:g} S", "each state has a conductance of its own")
+
+    @classmethod
+    def from_csv(cls, path: Path | str, **options: Any) -> Self:
+        """The cell of a comma-separated file; ``options`` are the other fields.
+
+        Its first line names the columns; the first column is the voltage in volt, each other one the current
+        in ampere of one state. Lines that start with # are comments.
+
+            voltage_V, low_A, high_A
+            0.0, 0.0, 0.0
+            0.1, 1.1e-7, 1.0e-6
+            0.2, 3.0e-7, 2.1e-6
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"{path}: not a readable text file ({error})") from error
+        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line.strip()[0] != "#"]
+        if lines and _is_number(lines[0][1].split(",")[0]):
+            raise FileFormatError(f"{path}, line {lines[0][0]}: numbers; the first line must name the columns")
+        rows = [_numbers(f"{path}, line {n}", line) for n, line in lines[1:]]
+        width = len(rows[0]) if rows else 0
+        for (n, _), row in zip(lines[1:], rows, strict=True):
+            if len(row) != width or width < 2:
+                raise FileFormatError(
+                    f"{path}, line {n}: {len(row)} columns; every line needs a voltage and the same number of currents"
+                )
+        columns = tuple(zip(*rows, strict=True))
+        try:
+            return cls(columns[0] if columns else (), columns[1:], **options)
+        except InputError as error:
+            raise InputError(f"{path}: {error.name}", error.value, error.allowed) from None
+
+    @property
+    def state_conductances(self) -> tuple[float, ...]:
+        """The conductance of each curve by the cell's convention, siemens, in increasing order."""
+        return self._shapes.conductances
+
+    @property
+    def scales_with_conductance(self) -> bool:
+        """Whether there is but one curve."""
+        return len(self.currents) == 1
+
+    def current(self, u: Tensor, g: Tensor) -> Tensor:
+        """The interpolated current, in ampere; beyond the table it goes on straight."""
+        table = table_of(self._shapes, u)
+        x, k = table.place(u)
+        s, t = self._mix(g, table)
+        shape = table.shape(x, s, k)
+        return g * (shape if t is None else torch.lerp(shape, table.shape(x, s + 1, k), t))
+
+    def derivative(self, u: Tensor, g: Tensor) -> Tensor:
+        """The cubics' slope, in siemens."""
+        table = table_of(self._shapes, u)
+        x, k = table.place(u)
+        s, t = self._mix(g, table)
+        slope = table.slope(x, s, k)
+        return g * (slope if t is None else torch.lerp(slope, table.slope(x, s + 1, k), t))
+
+    def small_signal(self, g: Tensor) -> Tensor:
+        """G, or dI/du at 0 V of the cell whose I / u at the reference voltage is G, in siemens."""
+        return g if self.reference_voltage is None else self.derivative(torch.zeros_like(g), g)
+
+    def check_range(self, conductances: Tensor, span: float) -> None:
+        """Refuse voltages and conductances beyond the table, unless ``extrapolation`` is "linear"."""
+        if self.extrapolation == "linear":
+            return
+        way_out = 'measure farther, or choose extrapolation="linear"'
+        low, high = self._shapes.knots[0], self._shapes.knots[-1]
+        if span > min(-low, high):
+            table = f"the table is {low:g} to {high:g} V"
+            raise InputError("voltages", f"up to {span:g} V across a cell", f"{table}: {way_out}")
+        states = self.state_conductances
+        if self.scales_with_conductance or conductances.numel() == 0:
+            return
+        # Window arithmetic may miss an end by rounding; what is open needs no curve.
+        slack = 4 * torch.finfo(conductances.dtype).eps
+        bad = (conductances > 0) & (conductances < states[0] * (1 - slack)) | (conductances > states[-1] * (1 + slack))
+        if bad.any():
+            value = conductances[bad][0].item()
+            raise InputError(
+                "conductances", f"{value:g} S", f"the curves are of {states[0]:g} to {states[-1]:g} S: {way_out}"
+            )
+
+    def spice(self, name: str, plus: str, minus: str, g: float) -> str:
+        """A behavioural current source: the same cubics, found by bisection."""
+        shapes, (s, t) = self._shapes, self._mix_number(g)
+        other = min(s + 1, len(shapes.pieces) - 1)
+        pieces = [
+            tuple(g * ((1 - t) * a + t * b) for a, b in zip(first, second, strict=True))
+            for first, second in zip(shapes.pieces[s], shapes.pieces[other], strict=True)
+        ]
+        source = expression(f"V({plus},{minus})", shapes.knots, bases(shapes.knots), pieces)
+        return f"B{name} {plus} {minus} I={source}"
+
+    def _mix(self, g: Tensor, table: Table) -> tuple[Tensor, Tensor | None]:
+        """The state below ``g``, and the share of the one above; None where there is but one."""
+        states = table.states
+        if len(states) == 1:
+            return torch.zeros_like(g, dtype=torch.long), None
+        # The ends hold beyond, so an open cell has a shape too.
+        inside = torch.minimum(torch.maximum(g, states[0]), states[-1])
+        s = torch.searchsorted(states[1:-1].contiguous(), inside.detach().contiguous(), right=True)
+        low, high = states[s], states[s + 1]
+        if self.between_states == "log":
+            return s, torch.log(inside / low) / torch.log(high / low)
+        return s, high * (inside - low) / (inside * (high - low))
+
+    def _mix_number(self, g: float) -> tuple[int, float]:
+        states = self.state_conductances
+        if len(states) == 1:
+            return 0, 0.0
+        inside = min(max(g, states[0]), states[-1])
+        s = bisect.bisect_right(states, inside, 1, len(states) - 1) - 1
+        low, high = states[s], states[s + 1]
+        if self.between_states == "log":
+            return s, math.log(inside / low) / math.log(high / low)
+        return s, high * (inside - low) / (inside * (high - low))
+
+    @functools.cached_property
+    def _shapes(self) -> Shapes:
+        volts, states = self.voltages, []
+        for curve in self.currents:
+            if volts[0] == 0:
+                knots = (*(-v for v in volts[:0:-1]), *volts)
+                points = (*(-i for i in curve[:0:-1]), *curve)
+            else:
+                knots, points = volts, curve
+            pieces = cubics(knots, points)
+            states.append((self._conductance(knots, pieces), pieces))
+        states.sort(key=lambda state: state[0])
+        scaled = tuple(tuple(tuple(x / g for x in piece) for piece in pieces) for g, pieces in states)
+        return Shapes(tuple(knots), tuple(g for g, _ in states), scaled)  # type: ignore[arg-type]
+
+    def _conductance(self, knots: Sequence[float], pieces: Sequence[Cubic]) -> float:
+        volt = self.reference_voltage
+        k = bisect.bisect_right(knots, volt or 0.0)
+        a, b, c, d = pieces[k]
+        if volt is None:
+            return b
+        x = volt - bases(knots)[k]
+        return (a + x * (b + x * (c + x * d))) / volt
+
+    def _check_table(self) -> None:
+        volts = self.voltages
+        if len(volts) < 3:
+            raise InputError("voltages", f"{len(volts)} points", "a curve needs at least 3")
+        if not self.currents:
+            raise InputError("currents", "no curves", "give one a state")
+        _check_increasing("voltages", volts, "V")
+        if 0.0 not in volts or volts[-1] <= 0:
+            raise InputError("voltages", f"{volts[0]:g} to {volts[-1]:g} V", "0 V must be a point, and one above it")
+        origin = volts.index(0.0)
+        for s, curve in enumerate(self.currents):
+            name = f"currents, state {s}"
+            if len(curve) != len(volts):
+                raise InputError(name, f"{len(curve)} points", f"the voltages have {len(volts)}")
+            _check_increasing(name, curve, "A")
+            if curve[origin] != 0:
+                raise InputError(
+                    f"{name}, row {origin}",
+                    f"{curve[origin]:g} A at 0 V",
+                    "a passive cell carries nothing there: subtract the instrument's offset",
+                )
+        if self.reference_voltage is not None:
+            check_number("reference_voltage", self.reference_voltage, low=0.0, open_low=True, unit="V")
+            if self.reference_voltage > volts[-1]:
+                raise InputError("reference_voltage", self.reference_voltage, f"the table ends at {volts[-1]:g} V")
+
+
+def _floats(name: str, values: Any) -> tuple[float, ...]:
+    values = values.tolist() if isinstance(values, Tensor) else values
+    try:
+        return tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        raise InputError(name, repr(values), "it must be a sequence of numbers or a tensor") from None
+
+
+def _check_increasing(name: str, values: Sequence[float], unit: str) -> None:
+    for k, value in enumerate(values):
+        if not math.isfinite(value):
+            raise InputError(f"{name}, row {k}", f"{value} {unit}", "every value must be finite")
+        if k and value <= values[k - 1]:
+            before = f"the {values[k - 1]:g} {unit} of the row before"
+            raise InputError(f"{name}, row {k}", f"{value:g} {unit}", f"it must exceed {before}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(where: str, line: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(x) for x in next(csv.reader([line])))
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {line.strip()!r} are not numbers ({error})") from None

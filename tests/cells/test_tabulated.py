@@ -1,0 +1,142 @@
+"""Measured I-V curves: the interpolant, the file format, and tables that are none."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.interpolate import PchipInterpolator
+
+from geniex.cells import SinhCell, TabulatedCell
+from geniex.errors import FileFormatError, InputError
+
+VOLTS = (-0.5, -0.3, -0.1, 0.0, 0.05, 0.2, 0.45)
+CURVE = (-9e-6, -3.5e-6, -8e-7, 0.0, 3e-7, 1.9e-6, 7e-6)
+STEEP = (-9e-5, -4.5e-5, -1.3e-5, 0.0, 5e-6, 2.4e-5, 6.6e-5)
+
+
+def test_one_curve_is_scipys_monotone_cubic() -> None:
+    cell = TabulatedCell(VOLTS, CURVE)
+    (g,) = cell.state_conductances
+    u = torch.linspace(-0.5, 0.45, 200, dtype=torch.float64)
+    oracle = PchipInterpolator(VOLTS, CURVE)
+    current, slope = cell.current_and_derivative(u, torch.tensor(g, dtype=torch.float64))
+    torch.testing.assert_close(current, torch.from_numpy(oracle(u.numpy())), rtol=1e-12, atol=1e-18)
+    torch.testing.assert_close(slope, torch.from_numpy(oracle.derivative()(u.numpy())), rtol=1e-11, atol=0)
+    assert g == pytest.approx(float(oracle.derivative()(0.0)), rel=1e-14)
+
+
+@pytest.mark.parametrize("between", ["log", "linear"])
+@pytest.mark.parametrize("reference_voltage", [None, 0.13])
+def test_at_the_states_the_curves_are_the_measured_ones(between: Any, reference_voltage: float | None) -> None:
+    cell = TabulatedCell(VOLTS, (STEEP, CURVE), reference_voltage, between)
+    g = torch.tensor(cell.state_conductances, dtype=torch.float64)[:, None]
+    measured = torch.tensor((CURVE, STEEP), dtype=torch.float64)
+    torch.testing.assert_close(cell.current(torch.tensor(VOLTS, dtype=torch.float64), g), measured, rtol=1e-13, atol=0)
+
+
+def test_between_states_currents_or_shapes_are_mixed() -> None:
+    u = torch.tensor([-0.4, 0.3], dtype=torch.float64)
+    by_log, by_current = (TabulatedCell(VOLTS, (CURVE, STEEP), between_states=way) for way in ("log", "linear"))  # type: ignore[arg-type]
+    low, high = (torch.tensor(g, dtype=torch.float64) for g in by_log.state_conductances)
+    ends = by_log.current(u, low), by_log.current(u, high)
+    torch.testing.assert_close(by_current.current(u, (low + high) / 2), (ends[0] + ends[1]) / 2)
+    middle = (low * high).sqrt()
+    torch.testing.assert_close(by_log.current(u, middle), middle * (ends[0] / low + ends[1] / high) / 2)
+
+
+def test_a_finely_measured_sinh_cell_is_that_cell() -> None:
+    volts = torch.linspace(0, 0.5, 101, dtype=torch.float64)
+    u, g = torch.linspace(-0.5, 0.5, 77, dtype=torch.float64), torch.tensor(4e-6, dtype=torch.float64)
+    sinh = SinhCell(reference_voltage=0.2)
+    table = TabulatedCell(volts, sinh.current(volts, g), reference_voltage=0.2)  # type: ignore[arg-type]
+    # A monotone cubic through points h apart is off by some h^2.
+    torch.testing.assert_close(table.current(u, g), sinh.current(u, g), rtol=1e-3, atol=1e-11)
+    assert table.state_conductances == pytest.approx((4e-6,), rel=1e-14)
+
+
+def test_a_flat_end_still_climbs() -> None:
+    cell = TabulatedCell((0.0, 0.1, 0.2, 0.3), (0.0, 1e-6, 2e-6, 2.0001e-6), extrapolation="linear")
+    u = torch.linspace(0, 2, 500, dtype=torch.float64)
+    assert cell.current(u, torch.tensor(1e-5, dtype=torch.float64)).diff().gt(0).all()
+
+
+def test_straight_on_beyond_the_table() -> None:
+    cell = TabulatedCell(VOLTS, CURVE, extrapolation="linear")
+    u = torch.tensor([0.45, 0.75, 1.05, -0.5, -1.0, -1.5], dtype=torch.float64)
+    current, slope = cell.current_and_derivative(u, torch.tensor(1e-5, dtype=torch.float64))
+    torch.testing.assert_close(current[2] - current[1], current[1] - current[0])
+    torch.testing.assert_close(current[5] - current[4], current[4] - current[3])
+    torch.testing.assert_close(slope[:3], slope[0].expand(3), rtol=1e-12, atol=0)
+    cell.check_range(torch.tensor([1.0]), span=50.0)
+
+
+def test_range_is_checked_unless_asked_to_go_on() -> None:
+    cell = TabulatedCell(VOLTS, (CURVE, STEEP))
+    low, high = cell.state_conductances
+    inside = torch.tensor([0.0, low, (low + high) / 2, high], dtype=torch.float64)
+    cell.check_range(inside, span=0.45)
+    with pytest.raises(InputError, match=r"voltages: got up to 0\.46 V across a cell; the table is -0\.5 to 0\.45 V"):
+        cell.check_range(inside, span=0.46)
+    for outside in (0.99 * low, 1.01 * high):
+        with pytest.raises(InputError, match=f"conductances: got {outside:g} S; the curves are of"):
+            cell.check_range(torch.tensor([low, outside], dtype=torch.float64), span=0.1)
+
+
+def test_csv_is_the_same_cell(tmp_path: Path) -> None:
+    lines = ["# device 7", "voltage_V, low_A, high_A"]
+    lines += [f"{v}, {a}, {b}" for v, a, b in zip(VOLTS, CURVE, STEEP, strict=True)]
+    path = tmp_path / "curves.csv"
+    path.write_text("\n".join([*lines, ""]))
+    assert TabulatedCell.from_csv(path, reference_voltage=0.2) == TabulatedCell(VOLTS, (CURVE, STEEP), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("v,i\n0,0\n0.1,x\n0.2,2\n", FileFormatError, r"line 3: '0\.1,x' are not numbers"),
+        ("v,i\n0,0\n0.1,1,2\n0.2,2\n", FileFormatError, "line 3: 3 columns"),
+        ("v\n0\n0.1\n0.2\n", FileFormatError, "line 2: 1 columns"),
+        ("v,i\n0,0\n0.1,2\n0.2,1\n", InputError, r"bad\.csv: currents, state 0, row 2: got 1 A"),
+        ("0,0\n0.1,1\n0.2,2\n0.3,3\n", FileFormatError, "line 1: numbers; the first line must name the columns"),
+        ("", InputError, r"bad\.csv: voltages: got 0 points"),
+    ],
+)
+def test_bad_files_are_refused_by_line(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(error, match=message):
+        TabulatedCell.from_csv(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"none\.csv: not a readable text file"):
+        TabulatedCell.from_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"voltages": (0.0, 0.1)}, "voltages: got 2 points; a curve needs at least 3"),
+        ({"voltages": (0.0, 0.2, 0.1)}, r"voltages, row 2: got 0\.1 V; it must exceed the 0\.2 V"),
+        ({"voltages": (0.1, 0.2, 0.3)}, r"voltages: got 0\.1 to 0\.3 V; 0 V must be a point"),
+        ({"voltages": (-0.2, -0.1, 0.0)}, "0 V must be a point, and one above it"),
+        ({"voltages": (0.0, math.nan, 0.3)}, "voltages, row 1: got nan V; every value must be finite"),
+        ({"voltages": None}, "voltages: got None; it must be a sequence"),
+        ({"currents": (0.0, 2e-6, 2e-6)}, r"currents, state 0, row 2: got 2e-06 A; it must exceed"),
+        ({"currents": ((0.0, 1e-6, 2e-6), (0.0, 3e-6, 2e-6))}, "currents, state 1, row 2: got 2e-06 A"),
+        ({"currents": (1e-9, 1e-6, 2e-6)}, r"currents, state 0, row 0: got 1e-09 A at 0 V; .* subtract"),
+        ({"currents": (0.0, 1e-6)}, "currents, state 0: got 2 points; the voltages have 3"),
+        ({"currents": ()}, "currents: got no curves"),
+        ({"currents": "curve"}, "currents: got 'curve'; it must be a sequence"),
+        ({"currents": ((0.0, 1e-6, 2e-6), (0.0, 1e-6, 2e-6))}, "currents: got two curves of"),
+        ({"reference_voltage": 0.4}, r"reference_voltage: got 0\.4; the table ends at 0\.2 V"),
+        ({"between_states": "cubic"}, "between_states: got 'cubic'; it must be one of log, linear"),
+        ({"extrapolation": "nan"}, "extrapolation: got 'nan'"),
+    ],
+)
+def test_bad_tables_are_refused(arguments: dict[str, Any], message: str) -> None:
+    good = {"voltages": (0.0, 0.1, 0.2), "currents": (0.0, 1e-6, 3e-6)}
+    with pytest.raises(InputError, match=message):
+        TabulatedCell(**(good | arguments))
