@@ -26,6 +26,10 @@ class ConvergenceError(GeniexError, RuntimeError):
     """A circuit solution did not reach the requested tolerance."""
 
 
+class ConvergenceWarning(UserWarning):
+    """A circuit solution did not reach the requested tolerance, and was asked for all the same."""
+
+
 class SpiceError(GeniexError, RuntimeError):
     """ngspice did not return a solution."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +27,16 @@ class Problem:
     cell: Cell
     wires: Wires
 
+    @property
+    def shape(self) -> torch.Size:
+        """(tiles, vectors, rows, cols)."""
+        return torch.Size((*self.drive.shape[:2], *self.conductances.shape[-2:]))
+
+    def span(self) -> Tensor:
+        """Largest cell voltage (problems, 1) [V] that a passive network takes from these drives."""
+        high, low = self.drive.amax((-2, -1)).clamp(min=0), self.drive.amin((-2, -1)).clamp(max=0)
+        return (high - low).reshape(-1, 1)
+
     def step(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Residual B - K f(u) - u, cell currents and their slopes at u, each (tiles, vectors, rows, cols)."""
         current, slope = self.cell.current_and_derivative(u, self.conductances)
@@ -47,23 +56,19 @@ class Problem:
         return Problem(flat(self.drive), flat(self.conductances), self.cell, wires)
 
 
-class Result(NamedTuple):
-    """Cell voltages, and where they are not solved: (tile, vector, relative residual, how many failed)."""
-
-    u: Tensor
-    failed: tuple[int, int, float, int] | None
-
-
-class _History:
+class History:
     """The last differences of iterates and residuals, in ring buffers (problems, window, cells)."""
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, dtype: torch.dtype | None = None) -> None:
         shape = (like.shape[0], _WINDOW, like.shape[1])
-        self.dr = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.dr = torch.zeros(shape, dtype=dtype or like.dtype, device=like.device)
         self.step = torch.zeros_like(self.dr)  # differences of x + r
-        self.gram = torch.zeros(like.shape[0], _WINDOW, _WINDOW, dtype=like.dtype, device=like.device)
+        self.gram = torch.zeros(*shape[:2], _WINDOW, dtype=self.dr.dtype, device=like.device)
+        self.pushed = 0
 
-    def push(self, slot: int, dx: Tensor, dr: Tensor) -> None:
+    def push(self, dx: Tensor, dr: Tensor) -> None:
+        slot = self.pushed % _WINDOW
+        self.pushed += 1
         self.dr[:, slot] = dr
         torch.add(dx, dr, out=self.step[:, slot])
         row = torch.bmm(self.dr, dr[:, :, None])[..., 0]
@@ -84,47 +89,43 @@ class _History:
         self.step, self.dr, self.gram = self.step[keep], self.dr[keep], self.gram[keep]
 
 
-def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> Result:
-    """Iterate until Kirchhoff's law holds to ``tol`` everywhere, or ``iterations`` times if not ``check``."""
-    lead, (rows, cols) = problem.drive.shape[:2], problem.conductances.shape[-2:]
-    count = lead[0] * lead[1]
-    high, low = problem.drive.amax((-2, -1)).clamp(min=0), problem.drive.amin((-2, -1)).clamp(max=0)
-    span = (high - low).reshape(count, 1)
-    x = problem.drive.expand(*lead, rows, cols).reshape(count, rows * cols)
-    history = _History(x)
-    out, left = x.clone(), None
+def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> tuple[Tensor, Tensor]:
+    """Cell voltages (tiles, vectors, rows, cols) [V] and the share of current (problems,) that they miss.
+
+    Stops when Kirchhoff's law holds to ``tol`` everywhere, or after ``iterations``; without ``check`` it always
+    takes so many and knows no share (0).
+    """
+    shape, span = problem.shape, problem.span()
+    x = problem.drive.expand(shape).flatten(0, 1).flatten(1)
+    history = History(x)
+    out, share = x.clone(), torch.zeros_like(span[:, 0])
+    left = torch.arange(len(x), device=x.device)
     x_old = r_old = None
     for k in range(iterations):
-        shape = (*problem.drive.shape[:2], rows, cols)
-        residual, current, slope = problem.step(x.reshape(shape))
-        r = residual.reshape(-1, rows * cols)
+        residual, current, slope = problem.step(x.reshape(problem.shape))
+        r = residual.flatten(0, 1).flatten(1)
         if check:
-            missed = _missed_current(residual, current, slope, span, tol)
-            open_ = missed > tol
-            number = int(open_.sum())
-            if number == 0 or k == iterations - 1:
-                out = _store(out, left, x + r)
-                failed = None if number == 0 else _first_failure(missed, left, number, lead[1])
-                return Result(out.reshape(*lead, rows, cols), failed)
-            if number < _COMPACT * x.shape[0]:
-                out = _store(out, left, x + r)
-                keep = open_.nonzero()[:, 0]
-                left = keep if left is None else left[keep]
-                problem, x, r, span = problem.pick(keep), x[keep], r[keep], span[keep]
+            missed = missed_current(residual, current, slope, span, tol)
+            out[left], share[left] = x, missed
+            keep = (missed > tol).nonzero()[:, 0]
+            if len(keep) == 0 or k == iterations - 1:
+                return out.reshape(shape), share
+            if len(keep) < _COMPACT * len(left):
+                problem, x, r, span, left = problem.pick(keep), x[keep], r[keep], span[keep], left[keep]
                 history.pick(keep)
                 if x_old is not None and r_old is not None:
                     x_old, r_old = x_old[keep], r_old[keep]
         if x_old is None or r_old is None:
             x_new = x + r
         else:
-            history.push((k - 1) % _WINDOW, x - x_old, r - r_old)
+            history.push(x - x_old, r - r_old)
             x_new = x + r - history.mix(r)
         x_old, r_old = x, r
         x = torch.minimum(torch.maximum(x_new, -span), span)
-    return Result(x.reshape(*lead, rows, cols), None)
+    return x.reshape(shape), share
 
 
-def _missed_current(residual: Tensor, current: Tensor, slope: Tensor, span: Tensor, tol: float) -> Tensor:
+def missed_current(residual: Tensor, current: Tensor, slope: Tensor, span: Tensor, tol: float) -> Tensor:
     """Largest share of a column current, (problems,), by which cells and wires disagree."""
     wrong = (slope * residual).abs().sum(-2).flatten(0, 1)  # (problems, cols)
     column = current.sum(-2).abs().flatten(0, 1)
@@ -135,16 +136,3 @@ def _missed_current(residual: Tensor, current: Tensor, slope: Tensor, span: Tens
     # No current at all counts as solved only where nothing is missed either.
     share = torch.where(wrong == 0, torch.zeros_like(wrong), wrong / scale)
     return share.amax(-1).nan_to_num(nan=torch.inf)
-
-
-def _store(out: Tensor, left: Tensor | None, values: Tensor) -> Tensor:
-    if left is None:
-        return values
-    out[left] = values
-    return out
-
-
-def _first_failure(missed: Tensor, left: Tensor | None, number: int, vectors: int) -> tuple[int, int, float, int]:
-    at = int(missed.nan_to_num(nan=torch.inf).argmax())
-    place = at if left is None else int(left[at])
-    return place // vectors, place % vectors, float(missed[at]), number

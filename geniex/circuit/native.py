@@ -1,9 +1,11 @@
 """Kirchhoff's equations of a non-linear crossbar, solved exactly in batches, with implicit gradients.
 
 The wires are linear, so a set of cell voltages u solves the circuit when u = B - K f(u; G), where B holds
-the drive and K is the wires' operator (``geniex.circuit.wires``). Anderson mixing of this fixed point takes
-5 to 12 evaluations on arrays like GENIEx's. Node voltages of a passive network lie between the drives and
-ground, so iterates are clamped to that range and a sinh does not run away.
+the drive and K is the wires' operator (``geniex.circuit.wires``). Three methods, each for what it is best at:
+Anderson mixing of this fixed point, a few passes over the cells, where a tile has few vectors; Newton with one
+linearisation for all vectors of a tile where it has many; and damped Newton, which converges from anywhere, for
+the instances that those leave (``geniex.circuit.newton``). Node voltages of a passive network lie between the
+drives and ground, so the fast methods' iterates are clamped to that range and a sinh does not run away.
 
 What counts as solved is the current that Kirchhoff's law misses: with residual r = B - K f(u) - u the cells
 of column j disagree with their wires by at most sum_i |f'(u_ij) r_ij|, which must be at most
@@ -23,8 +25,9 @@ power).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,12 +35,21 @@ from torch import Tensor
 from geniex.cells import Cell, LinearCell
 from geniex.circuit.anderson import Problem, anderson
 from geniex.circuit.broadcast import Groups
+from geniex.circuit.newton import damped_newton, shared_newton
 from geniex.circuit.wires import Scalar, Wires
-from geniex.errors import ConvergenceError, InputError
+from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
 
-_WORKSPACE_BYTES = {"cpu": 24 << 20, "cuda": 2 << 30}
+OnFailure = Literal["raise", "warn"]
+_WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
 """Bytes of iterates in flight; on the CPU what the caches hold well, on a GPU what keeps it busy."""
-MAX_ITERATIONS = 200
+_NEWTON_BYTES = 512 << 20
+"""Bytes of eliminations in flight where instances are solved one by one."""
+_SHARING = 8
+"""Vectors a tile, also a fourth of its shorter side, from which one elimination for all of them pays."""
+_VECTORS = 128
+"""Vectors a chunk, whatever their size, where an elimination is shared: smaller chunks would repeat it."""
+_ITERATIONS = 24
+"""Anderson steps before an instance counts as hard."""
 DEFAULT_TOL = {torch.float64: 1e-9, torch.float32: 1e-4}
 _TIGHTEST = {torch.float64: 1e-13, torch.float32: 1e-5}
 _COPIES = 16
@@ -61,6 +73,7 @@ def solve_cells(
     *,
     tol: float | None = None,
     iterations: int | None = None,
+    on_failure: OnFailure = "raise",
 ) -> Solution:
     """Column currents and cell voltages for V (..., rows) [V] and G (..., rows, cols) [S].
 
@@ -71,80 +84,119 @@ def solve_cells(
         wires: resistances; tensors among them broadcast against the leading dimensions.
         tol: relative current tolerance; None means 1e-9 in float64 and 1e-4 in float32.
         iterations: run exactly so many without any check (no host synchronisation); ``tol`` is then unused.
+        on_failure: "raise" a ``ConvergenceError``, or "warn" with a ``ConvergenceWarning`` and return what there is.
 
     Raises:
-        ConvergenceError: an array did not reach ``tol`` within 200 iterations.
+        ConvergenceError: an array did not reach ``tol``; the message names its index and how far it got.
     """
     tol = _checked_tol(tol, voltages.dtype)
+    method = _Method(tol, iterations, on_failure, conductances.shape[:-2])
     drive = voltages[..., None].expand(*voltages.shape, conductances.shape[-1])
     with torch.no_grad():
-        u = fixed_point(drive, conductances, cell, wires, tol=tol, iterations=iterations)
+        u = fixed_point(drive, conductances, cell, wires, method)
     if torch.is_grad_enabled() and _any_requires_grad(voltages, conductances, cell, wires):
         h = drive - wires.drop(cell.current(u, conductances))
-        u = _ImplicitStep.apply(h, u, cell.derivative(u, conductances).detach(), wires, tol, iterations)
+        u = _ImplicitStep.apply(h, u, cell.derivative(u, conductances).detach(), wires, method)
     return Solution(cell.current(u, conductances).sum(-2), u)
 
 
-def fixed_point(
-    drive: Tensor,
-    conductances: Tensor,
-    cell: Cell,
-    wires: Wires,
-    *,
-    tol: float,
-    iterations: int | None = None,
-) -> Tensor:
+class _Method(NamedTuple):
+    """How to solve, forward and backward."""
+
+    tol: float
+    iterations: int | None
+    on_failure: OnFailure
+    tiles: torch.Size
+    """Leading dimensions of the conductances: along the others, vectors share a tile."""
+
+
+def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, method: _Method) -> Tensor:
     """Cell voltages u = B - K f(u; G) [V] for a drive B that broadcasts to (..., rows, cols) [V]."""
     lead = torch.broadcast_shapes(drive.shape[:-2], conductances.shape[:-2])
     rows, cols = conductances.shape[-2:]
-    groups = Groups(lead, conductances.shape[:-2])
-    g = conductances.reshape(-1, 1, rows, cols)
+    groups = Groups(lead, method.tiles)
+    if conductances.shape[:-2] == method.tiles:
+        g = conductances.reshape(-1, 1, rows, cols)
+    else:
+        g = groups.gather(conductances.expand(*lead, rows, cols))
     b = groups.gather(drive.expand(*lead, *drive.shape[-2:]))
     scalars = [groups.gather_scalar(r) for r in vars(wires).values()]
 
     size = drive.element_size() * rows * cols * _COPIES
     budget = max(1, _WORKSPACE_BYTES.get(drive.device.type, 256 << 20) // size)
+    if _is_shared(b.shape[1], rows, cols):
+        budget = max(budget, min(b.shape[1], _VECTORS))
     vectors = max(1, min(b.shape[1], budget))
     tiles = max(1, budget // vectors)
     out = torch.empty(*b.shape[:2], rows, cols, dtype=b.dtype, device=b.device)
+    missed = torch.zeros(b.shape[:2], dtype=b.dtype, device=b.device)
     for t in range(0, b.shape[0], tiles):
         for v in range(0, b.shape[1], vectors):
-            part = Wires(*(_block(r, t, tiles, v, vectors) for r in scalars))
-            problem = Problem(b[t : t + tiles, v : v + vectors], g[t : t + tiles], cell, part)
-            result = anderson(problem, tol, iterations or MAX_ITERATIONS, check=iterations is None)
-            if result.failed is not None:
-                _raise_unconverged(result.failed, t, v, groups, tol)
-            out[t : t + tiles, v : v + vectors] = result.u
+            block = (slice(t, t + tiles), slice(v, v + vectors))
+            part = Wires(*(r[block] if isinstance(r, Tensor) and r.dim() == 2 else r for r in scalars))
+            problem = Problem(b[block], g[block] if g.shape[1] > 1 else g[block[0]], cell, part)
+            if method.iterations is not None:
+                out[block], _ = anderson(problem, method.tol, method.iterations, check=False)
+            else:
+                out[block], share = _solved(problem, method.tol)
+                missed[block] = share.reshape(problem.shape[:2])
+    if method.iterations is None:
+        _report_unsolved(missed, groups, method)
     return groups.scatter(out)
+
+
+def _solved(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
+    """The fast method first, then damped Newton for what it left, in chunks of the memory that this takes."""
+    _, vectors, rows, cols = problem.shape
+    if _is_shared(vectors, rows, cols):
+        u, missed = shared_newton(problem, tol)
+    else:
+        u, missed = anderson(problem, tol, _ITERATIONS)
+    hard = (missed > tol).nonzero()[:, 0]
+    if len(hard):
+        flat = u.flatten(0, 1)
+        size = 4 * u.element_size() * rows * cols * min(rows, cols)
+        for part in hard.split(max(1, _NEWTON_BYTES // size)):
+            solved, missed[part] = damped_newton(problem.pick(part), flat[part][:, None], tol)
+            flat[part] = solved[:, 0]
+        u = flat.reshape(problem.shape)
+    return u, missed
+
+
+def _is_shared(vectors: int, rows: int, cols: int) -> bool:
+    return vectors >= max(_SHARING, min(rows, cols) // 4)
 
 
 class _ImplicitStep(torch.autograd.Function):
     """Identity on the solution; its backward multiplies by (1 + D K)^-1, see the module's derivation."""
 
     @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, u: Tensor, slope: Tensor, wires: Wires, tol: float, iterations: int | None
-    ) -> Tensor:
+    def forward(ctx: Any, h: Tensor, u: Tensor, slope: Tensor, wires: Wires, method: _Method) -> Tensor:
         ctx.save_for_backward(slope)
-        ctx.wires, ctx.tol, ctx.iterations = _detached(wires), tol, iterations
+        ctx.wires, ctx.method = _detached(wires), method
         return u.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None]:
         (slope,) = ctx.saved_tensors
-        z = fixed_point(ctx.wires.drop(w), slope, LinearCell(), ctx.wires, tol=ctx.tol, iterations=ctx.iterations)
-        return w - slope * z, None, None, None, None, None
+        z = fixed_point(ctx.wires.drop(w), slope, LinearCell(), ctx.wires, ctx.method)
+        return w - slope * z, None, None, None, None
 
 
-def _raise_unconverged(failed: tuple[int, int, float, int], tile: int, vector: int, groups: Groups, tol: float) -> None:
-    t, v, residual, count = failed
-    where = groups.index(tile + t, vector + v)
-    raise ConvergenceError(
-        f"at least {count} arrays did not converge, the worst at leading index {where}: Kirchhoff's law is"
-        f" missed by {residual:.2g} of the column current (tol={tol:g}) after {MAX_ITERATIONS} iterations;"
-        " lower the voltages, the conductances or the wire resistances, loosen tol, or use method='ngspice'"
+def _report_unsolved(missed: Tensor, groups: Groups, method: _Method) -> None:
+    count = int((missed > method.tol).sum())
+    if count == 0:
+        return
+    tile, vector = divmod(int(missed.argmax()), missed.shape[1])
+    message = (
+        f"{count} arrays did not converge, the worst at leading index {groups.index(tile, vector)}: Kirchhoff's law is"
+        f" missed by {float(missed.max()):.2g} of the column current (tol={method.tol:g}); loosen tol, use float64,"
+        " lower the voltages or the wire resistances, or use method='ngspice'"
     )
+    if method.on_failure == "raise":
+        raise ConvergenceError(message)
+    warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
 def _checked_tol(tol: float | None, dtype: torch.dtype) -> float:
@@ -163,9 +215,3 @@ def _any_requires_grad(voltages: Tensor, conductances: Tensor, cell: Cell, wires
 def _detached(wires: Wires) -> Wires:
     pick: Callable[[Scalar], Scalar] = lambda r: r.detach() if isinstance(r, Tensor) else r  # noqa: E731
     return Wires(*(pick(r) for r in vars(wires).values()))
-
-
-def _block(value: Scalar, t: int, tiles: int, v: int, vectors: int) -> Scalar:
-    if isinstance(value, Tensor) and value.dim() == 2:
-        return value[t : t + tiles, v : v + vectors]
-    return value

@@ -1,0 +1,129 @@
+"""Global convergence: every passive array is solved, or says which one was not and how far it got."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kirchhoff import kirchhoff_currents
+from torch import Tensor
+
+from geniex.cells import Cell, LinearCell, SinhCell
+from geniex.circuit import Crossbar, Wires, newton, solve_cells
+from geniex.circuit.elimination import Elimination
+from geniex.errors import ConvergenceError, ConvergenceWarning
+
+HARD = {"r_source": 1000.0, "r_sink": 500.0, "r_wire": 10.0}
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    floor = 1e-3 * expected.abs().amax(-1, keepdim=True)
+    wrong = (actual - expected).abs()
+    return float(torch.where(wrong == 0, 0, wrong / torch.maximum(expected.abs(), floor)).max())
+
+
+def oracle(crossbar: Crossbar, voltages: Tensor, conductances: Tensor) -> Tensor:
+    lead = torch.broadcast_shapes(voltages.shape[:-1], conductances.shape[:-2])
+    v = voltages.expand(*lead, -1).reshape(-1, crossbar.rows)
+    g = conductances.expand(*lead, -1, -1).reshape(-1, crossbar.rows, crossbar.cols)
+    currents = [torch.from_numpy(kirchhoff_currents(crossbar, a.numpy(), b.numpy())) for a, b in zip(v, g, strict=True)]
+    return torch.stack(currents).reshape(*lead, crossbar.cols)
+
+
+def draw(
+    crossbar: Crossbar, tiles: int, vectors: int, decades: float, v_max: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Voltages of either sign and conductances over ``decades`` below 1 mS, a tenth of the cells open."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (tiles, 1, crossbar.rows, crossbar.cols)
+    g = 1e-3 * 10 ** (-decades * torch.rand(shape, generator=generator, dtype=torch.float64))
+    g[torch.rand(shape, generator=generator) < 0.1] = 0
+    v = v_max * (2 * torch.rand(tiles, vectors, crossbar.rows, generator=generator, dtype=torch.float64) - 1)
+    return v, g
+
+
+@pytest.mark.parametrize("vectors", [1, 9], ids=["one vector", "shared elimination"])
+@pytest.mark.parametrize(
+    ("rows", "cols", "wires"),
+    [
+        (1, 1, HARD),
+        (7, 12, HARD),
+        (16, 5, HARD | {"r_wire_row": 0.0}),
+        (9, 9, HARD | {"r_wire_col": 0.0, "r_sink": 0.0}),
+        (6, 20, {"r_source": 0.0, "r_sink": 0.0, "r_wire": 3.0, "r_wire_col": 50.0}),
+        (1, 15, HARD),
+        (15, 1, HARD),
+    ],
+)
+@pytest.mark.parametrize("cell", [SinhCell(0.25), SinhCell(0.2), LinearCell()], ids=str)
+def test_six_decades_of_conductance_and_two_volts(
+    rows: int, cols: int, wires: dict[str, float], vectors: int, cell: Cell
+) -> None:
+    crossbar = Crossbar(rows, cols, cell=cell, **wires)
+    v, g = draw(crossbar, 2, vectors, decades=6.0, v_max=2.0, seed=rows * cols)
+    assert error(crossbar.solve(v, g, method="native", tol=1e-10), oracle(crossbar, v, g)) < 1e-9
+
+
+@pytest.mark.parametrize("v_max", [0.5, 2.0])
+def test_the_hard_array_of_the_benchmark(v_max: float) -> None:
+    crossbar = Crossbar(64, 64, **HARD)
+    generator = torch.Generator().manual_seed(0)
+    g = (1 + 5 * torch.rand(1, 1, 64, 64, generator=generator, dtype=torch.float64)) / 150e3
+    v = v_max * torch.rand(1, 17, 64, generator=generator, dtype=torch.float64)
+    many = crossbar.solve(v, g)
+    assert error(many[:, :2], oracle(crossbar, v[:, :2], g)) < 1e-9
+    assert error(crossbar.solve(v[:, :1], g), many[:, :1]) < 1e-9
+
+
+def test_a_hard_instance_does_not_spoil_easy_ones() -> None:
+    crossbar = Crossbar(12, 12, **HARD)
+    v, g = draw(crossbar, 3, 2, decades=1.0, v_max=0.1, seed=0)
+    easy = crossbar.solve(v, g, tol=1e-12)
+    v[1, 1] *= 20
+    mixed = crossbar.solve(v, g, tol=1e-12)
+    easy[1, 1] = mixed[1, 1]
+    assert error(mixed, easy) < 1e-11
+    assert error(mixed[1, 1], oracle(crossbar, v[1, 1], g[1, 0])) < 1e-9
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 6), (6, 1), (5, 8), (8, 5)])
+@pytest.mark.parametrize("zero", [None, "r_source", "r_sink", "r_row", "r_col"])
+def test_elimination_inverts_the_linearised_array(rows: int, cols: int, zero: str | None) -> None:
+    """Against the operator itself: u + K(D u) = b, for any D >= 0 and per-tile wires."""
+    generator = torch.Generator().manual_seed(1)
+    values = {
+        name: torch.rand(3, generator=generator).double() * 100 for name in ("r_source", "r_sink", "r_row", "r_col")
+    }
+    if zero is not None:
+        values[zero] = torch.zeros(3).double()
+    slopes = torch.rand(3, rows, cols, generator=generator).double() * 1e-2
+    slopes[:, 0, 0] = 0
+    b = torch.randn(3, 4, rows, cols, generator=generator).double()
+    u = Elimination(slopes, Wires(**values), torch.float64).solve(b)
+    wires = Wires(**{name: r[:, None] for name, r in values.items()})
+    assert torch.allclose(u + wires.drop(slopes[:, None] * u), b, rtol=0, atol=1e-12)
+
+
+def test_gradients_on_a_hard_array() -> None:
+    crossbar = Crossbar(4, 5, **{k: 3 * r for k, r in HARD.items()})
+    for vectors in (1, 8):
+        v, g = draw(crossbar, 1, vectors, decades=1.0, v_max=1.0, seed=3)
+        v.requires_grad_()
+        milli = (g * 1e3 + 0.05).requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda v, milli: crossbar.solve(v, milli * 1e-3, tol=1e-13) * 1e3, (v, milli), eps=1e-5, atol=1e-5
+        )
+
+
+def test_what_is_not_solved_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the methods cut short, for no physical array is known that they do not solve."""
+    monkeypatch.setattr(newton, "_DAMPED_STEPS", 1)
+    crossbar = Crossbar(12, 12)
+    v, g = draw(crossbar, 3, 2, decades=1.0, v_max=0.02, seed=0)
+    v, g = v.abs(), g / 100
+    v[1, 1] *= 200
+    with pytest.raises(ConvergenceError, match=r"^1 arrays .*leading index \(1, 1\).*missed by .*tol=1e-09.*ngspice"):
+        crossbar.solve(v, g)
+    with pytest.warns(ConvergenceWarning, match=r"leading index \(1, 1\)"):
+        got = solve_cells(v, g, crossbar.cell, crossbar.wires, on_failure="warn").currents
+    assert torch.isfinite(got).all()
+    assert error(got[0], oracle(crossbar, v[0], g[0])) < 1e-9
