@@ -4,6 +4,16 @@ from geniex.circuit.broadcast import shared_matmul
 from geniex.circuit.crossbar import Crossbar
 from geniex.circuit.figures import nf_rmse, non_ideality_factor
 from geniex.circuit.native import solve_cells
+from geniex.circuit.operating import OperatingPoint, operating_point
 from geniex.circuit.wires import Wires
 
-__all__ = ["Crossbar", "Wires", "nf_rmse", "non_ideality_factor", "shared_matmul", "solve_cells"]
+__all__ = [
+    "Crossbar",
+    "OperatingPoint",
+    "Wires",
+    "nf_rmse",
+    "non_ideality_factor",
+    "operating_point",
+    "shared_matmul",
+    "solve_cells",
+]

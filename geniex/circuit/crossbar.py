@@ -10,8 +10,9 @@ from torch import Tensor
 from geniex.cells import Cell, SinhCell
 from geniex.circuit.broadcast import shared_matmul
 from geniex.circuit.linear import effective_conductance
-from geniex.circuit.native import solve_cells
-from geniex.circuit.validate import check_conductances, check_voltages
+from geniex.circuit.native import OnFailure, solve_cells
+from geniex.circuit.operating import OperatingPoint, operating_point
+from geniex.circuit.validate import check_conductances, check_voltages, has_values
 from geniex.circuit.wires import Wires
 from geniex.config import Config, check_number, check_positive_int
 from geniex.errors import InputError
@@ -76,6 +77,7 @@ class Crossbar(Config):
         conductances: Tensor,
         method: Method = "auto",
         tol: float | None = None,
+        on_failure: OnFailure = "raise",
     ) -> Tensor:
         """Column currents (..., cols) [A] for voltages (..., rows) [V], conductances (..., rows, cols) [S].
 
@@ -84,12 +86,14 @@ class Crossbar(Config):
 
         Args:
             voltages: word-line driver voltages, volt.
-            conductances: small-signal cell conductances, siemens; 0 is an open cell.
+            conductances: what each cell is programmed to, siemens; 0 is an open cell.
             method: "native" solves Kirchhoff's equations exactly; "linear" takes the cells at their
                 small-signal conductance; "ngspice" asks SPICE (float64 on the CPU, no gradients); "auto" is
                 "linear" for linear cells, else "native".
             tol: relative tolerance of each column current, against max(|I_j|, 1e-3 max_j |I_j|); None means
                 1e-9 in float64 and 1e-4 in float32.
+            on_failure: what "native" does where an array does not reach ``tol``: "raise" an error, or "warn"
+                and return what it has.
 
         Raises:
             InputError: shapes, dtypes or values that are not allowed.
@@ -97,15 +101,29 @@ class Crossbar(Config):
         """
         if method not in METHODS:
             raise InputError("method", repr(method), f"it must be one of {', '.join(METHODS)}")
-        check_voltages(voltages, self.rows)
-        check_conductances(conductances, self.rows, self.cols, like=voltages)
+        self._check(voltages, conductances)
         if method == "ngspice":
             from geniex.circuit.spice import solve_ngspice
 
             return solve_ngspice(self, voltages, conductances)
         if method == "linear" or (method == "auto" and self.cell.is_linear):
             return shared_matmul(voltages, self.wires_response(conductances))
-        return solve_cells(voltages, conductances, self.cell, self.wires, tol=tol).currents
+        return solve_cells(voltages, conductances, self.cell, self.wires, tol=tol, on_failure=on_failure).currents
+
+    def operating_point(
+        self, voltages: Tensor, conductances: Tensor, tol: float | None = None, on_failure: OnFailure = "raise"
+    ) -> OperatingPoint:
+        """Node voltages, cell, row and column currents, and power, for arguments as of ``solve``.
+
+        >>> import torch
+        >>> from geniex.cells import LinearCell
+        >>> xbar = Crossbar(1, 1, r_source=2e3, r_sink=3e3, cell=LinearCell())
+        >>> point = xbar.operating_point(torch.tensor([0.2]), torch.tensor([[2e-4]]))
+        >>> point.word_line_voltages, point.bit_line_voltages, point.energy(read_time=10e-9)
+        (tensor([[0.1600]]), tensor([[0.0600]]), tensor(4.0000e-14))
+        """
+        self._check(voltages, conductances)
+        return operating_point(voltages, conductances, self.cell, self.wires, tol=tol, on_failure=on_failure)
 
     def effective_conductance(self, conductances: Tensor) -> Tensor:
         """The exact linear transfer matrix A (..., rows, cols) [S]: I = A^T V for linear cells.
@@ -113,8 +131,18 @@ class Crossbar(Config):
         For non-linear cells it is the response of cells at their small-signal conductance.
         """
         check_conductances(conductances, self.rows, self.cols)
+        if has_values(conductances):
+            self.cell.check_range(conductances, 0.0)
         return self.wires_response(conductances)
 
     def wires_response(self, conductances: Tensor) -> Tensor:
         """``effective_conductance`` without the value checks, for code that has made them."""
-        return effective_conductance(conductances, self.wires)
+        return effective_conductance(self.cell.small_signal(conductances), self.wires)
+
+    def _check(self, voltages: Tensor, conductances: Tensor) -> None:
+        check_voltages(voltages, self.rows)
+        check_conductances(conductances, self.rows, self.cols, like=voltages)
+        if has_values(voltages) and voltages.numel():
+            # Node voltages of a passive network lie between its drives and ground.
+            high, low = voltages.amax(-1).clamp(min=0), voltages.amin(-1).clamp(max=0)
+            self.cell.check_range(conductances, (high - low).max().item())

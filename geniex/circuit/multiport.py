@@ -55,32 +55,30 @@ class Blocks:
         """Neighbours in pairs, left and right (``across``) or upper and lower, as one block each."""
         down, wide = self.grid
         outputs, inputs = open_ports(down if across else down // 2, wide // 2 if across else wide)
-        meet_p, meet_q = "RL" if across else "BT"
-        p_out, p_in = outputs.replace(meet_p, ""), inputs.replace(meet_p, "")
-        q_out, q_in = outputs.replace(meet_q, ""), inputs.replace(meet_q, "")
-        p, q = (
-            Blocks(half, self.outputs, self.inputs, self.rows, self.cols)
-            for half in (self.matrix.unfold(2 if across else 1, 2, 2).unbind(-1))
-        )
-        p_ii, q_ii = p.part(meet_p, meet_p), q.part(meet_q, meet_q)
-        p_xi, q_xi = p.part(p_out, meet_p), q.part(q_out, meet_q)
-        q_ix = q.part(meet_q, q_in)
-        eye = torch.eye(p_ii.shape[-1], dtype=p_ii.dtype, device=p_ii.device)
-        inverse = torch.linalg.inv_ex(eye - p_ii @ q_ii).inverse
-        p_of_p, p_of_q = inverse @ p.part(meet_p, p_in), inverse @ (p_ii @ q_ix)
+        size = (self.rows, 2 * self.cols) if across else (2 * self.rows, self.cols)
+        halves = self.matrix.unfold(2 if across else 1, 2, 2).unbind(-1)
+        near, far = (Blocks(half, self.outputs, self.inputs, self.rows, self.cols) for half in halves)
+        # First the block that answers with a current where they meet; its other ports have capitals.
+        p, q, p_at, q_at = (far, near, "L", "R") if across else (near, far, "B", "T")
+        p_out, p_in = outputs.replace(p_at, ""), inputs.replace(p_at, "")
+        q_out, q_in = outputs.replace(q_at, ""), inputs.replace(q_at, "")
+        p_ii, q_ii = p.part(p_at, p_at), q.part(q_at, q_at)
+        p_xi, q_xi = p.part(p_out, p_at), q.part(q_out, q_at)
+        q_ix = q.part(q_at, q_in)
+        inverse = _inverse_of_one_minus(p_ii @ q_ii)
+        p_of_p, p_of_q = inverse @ p.part(p_at, p_in), inverse @ (p_ii @ q_ix)
         q_of_p, q_of_q = q_ii @ p_of_p, q_ix + q_ii @ p_of_q
         upper = torch.cat([p.part(p_out, p_in) + p_xi @ q_of_p, p_xi @ q_of_q], dim=-1)
         lower = torch.cat([q_xi @ p_of_p, q.part(q_out, q_in) + q_xi @ p_of_q], dim=-1)
         both = Blocks(
             torch.cat([upper, lower], dim=-2), p_out + q_out.lower(), p_in + q_in.lower(), self.rows, self.cols
         )
-        # The lines of a side that both have count on from the first block to the second.
+        # The lines of a side that both have count on from the near block, left or upper, to the far one.
         order_out, order_in = (
-            "".join(x for port in names for x in (port, port.lower()) if x in had)
+            "".join(x for port in names for x in (port, port.lower())[:: -1 if across else 1] if x in had)
             for names, had in ((outputs, both.outputs), (inputs, both.inputs))
         )
-        matrix = both.part(order_out, order_in)
-        return Blocks(matrix, outputs, inputs, *((self.rows, 2 * self.cols) if across else (2 * self.rows, self.cols)))
+        return Blocks(both.part(order_out, order_in), outputs, inputs, *size)
 
     def _pick(self, matrix: Tensor, names: str, wanted: str, dim: int) -> Tensor:
         if names == wanted:
@@ -90,6 +88,13 @@ class Blocks:
         if len(wanted) == 1:
             return pieces[wanted]
         return torch.cat([pieces[name] for name in wanted], dim) if wanted else matrix.narrow(dim, 0, 0)
+
+
+def _inverse_of_one_minus(product: Tensor) -> Tensor:
+    """(1 - product)^-1, from rows scaled alike: a line that carries no current is its own pivot, and stays at 0."""
+    matrix = torch.eye(product.shape[-1], dtype=product.dtype, device=product.device) - product
+    scale = 1 / matrix.detach().abs().sum(-1, keepdim=True)
+    return torch.linalg.inv_ex(scale * matrix).inverse * scale.mT
 
 
 def open_ports(down: int, across: int) -> tuple[str, str]:
@@ -128,8 +133,10 @@ def leaf_blocks(conductances: Tensor, word: Tensor, bit: Tensor, rows: int, cols
     e_word = torch.cat([torch.kron(row, torch.ones_like(left)), torch.kron(row, -left)], -1)
     e_bit = torch.cat([torch.kron(-below, col), torch.kron(-torch.ones_like(below), col)], -1)
     e_word, e_bit = e_word.expand(*lead, -1, -1), e_bit.expand(*lead, -1, -1)
-    system = torch.kron(row, col) + g * k
-    currents = torch.linalg.solve_ex(system, g * torch.cat([e_word, e_bit], -1)).result
+    # Rows scaled alike, as where blocks are joined: (s + s D K) I = s D E x.
+    scale = 1 / (1 + (g * k.sum(-1, keepdim=True)).detach())
+    g = scale * g
+    currents = torch.linalg.solve_ex(scale * torch.kron(row, col) + g * k, g * torch.cat([e_word, e_bit], -1)).result
     of_cells = torch.cat([e_word, -e_bit], -1).mT @ currents
 
     # What the wires alone pass: i_L = i_R, v_R = v_L - R i_R, and i_B = i_T, v_T = v_B + R i_T.

@@ -53,6 +53,10 @@ class NodalCircuit:
 
     def solve(self, voltages: Array, conductances: Array, v0: float | None) -> Array:
         """Column currents (cols,) for one drive (rows,) and one tile (rows, cols); ``v0`` None is linear."""
+        return self.nodes(voltages, conductances, v0)[0].sum(0)
+
+    def nodes(self, voltages: Array, conductances: Array, v0: float | None) -> tuple[Array, Array, Array]:
+        """Cell currents and the voltages of their word-line and bit-line nodes, each (rows, cols)."""
         x = self.crossbar
         union = _Union()
         for a, b, ohm in self.resistors:
@@ -100,7 +104,8 @@ class NodalCircuit:
             if largest < 1e-12 * max(np.abs(voltages).max(), 1e-30):
                 break
         i_cell, _ = current(cell_map @ potential)
-        return i_cell.reshape(x.rows, x.cols).sum(0)
+        word, bit = (potential[[place[union.find((line, i, j))] for i, j in cells]] for line in "rc")
+        return i_cell.reshape(x.rows, x.cols), word.reshape(x.rows, x.cols), bit.reshape(x.rows, x.cols)
 
 
 def kirchhoff_currents(crossbar: Crossbar, voltages: Array, conductances: Array) -> Array:
