@@ -72,7 +72,13 @@ def bench(
     began = time.perf_counter()
     progress = Console(stderr=True)
     with progress.status("") as status:
-        report = bench_solver(settings.quick() if quick else settings, lambda text: status.update(escape(text)))
+
+        def note(text: str) -> None:
+            status.update(escape(text))
+            if not progress.is_terminal:
+                progress.print(f"{time.perf_counter() - began:4.0f} s  {text}", highlight=False, markup=False)
+
+        report = bench_solver(settings.quick() if quick else settings, note)
     console = Console()
     for table in _tables(report):
         console.print(table)
