@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geniex.circuit import Crossbar, non_ideality_factor, solve_cells
+from geniex.circuit import Crossbar, non_ideality_factor
 from geniex.circuit.validate import check_conductances, check_voltages
 from geniex.errors import InputError
 from geniex.plotting.axes import BLUE, ORANGE, finite, framed, on_axes
@@ -17,38 +17,51 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_ir_drop(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, ax: Axes | None = None) -> Axes:
-    """A heat map of the share of its row's drive that reaches each cell, percent; rows at 0 V are grey.
+def plot_ir_drop(
+    crossbar: Crossbar, voltages: Tensor, conductances: Tensor, ax: Axes | None = None, unit: Literal["%", "mV"] = "%"
+) -> Axes:
+    """A heat map of the share of its row's drive that reaches each cell, percent, or of what is lost, millivolt.
+
+    Shares compare the rows of equal drives; a weakly driven row, which its bit lines hold up, stands out and is
+    grey at 0 V. Millivolts show what wires and terminals take away from each cell, whatever the drives are.
 
     Args:
         crossbar: the circuit.
         voltages: driver voltages (rows,), volt.
         conductances: small-signal cell conductances (rows, cols), siemens.
         ax: where to draw; None makes a new figure.
+        unit: "%" for the share that arrives, "mV" for the drive minus the cell's voltage.
     """
+    if unit not in ("%", "mV"):
+        raise InputError("unit", repr(unit), "it must be '%' or 'mV'")
     check_voltages(voltages, crossbar.rows)
     check_conductances(conductances, crossbar.rows, crossbar.cols, like=voltages)
     if voltages.ndim != 1 or conductances.ndim != 2:
         shapes = f"shapes {tuple(voltages.shape)} and {tuple(conductances.shape)}"
         raise InputError("voltages, conductances", shapes, "a picture shows one vector on one tile")
+    if not voltages.any():
+        raise InputError("voltages", "0 V in all rows", "a picture of the IR drop needs a driven row")
     ax = on_axes(ax, 5.8, 4.8)
     with torch.no_grad():
-        cells = solve_cells(voltages, conductances, crossbar.cell, crossbar.wires).cell_voltages
-    share = (100 * cells / torch.where(voltages == 0, torch.nan, voltages)[:, None]).cpu().double().numpy()
-    driven = share[np.isfinite(share)]
-    if driven.size == 0:
-        raise InputError("voltages", "0 V in all rows", "a picture of the IR drop needs a driven row")
-    # A few weakly driven rows, held down by their bit lines, must not take the whole range of colours.
+        cells = crossbar.operating_point(voltages, conductances).cell_voltages
+    if unit == "mV":
+        shown = 1e3 * (voltages[:, None] - cells)
+        label, colours, what = "drive lost on the way to the cell, mV", "viridis_r", "mV of the drive are lost"
+    else:
+        shown = 100 * cells / torch.where(voltages == 0, torch.nan, voltages)[:, None]
+        label, colours, what = "share of the row's drive across the cell, %", "viridis", "% of the drive reaches a cell"
+    picture = shown.cpu().double().numpy()
+    driven = picture[np.isfinite(picture)]
+    # A few weakly driven rows, held up by their bit lines, must not take the whole range of colours.
     low, high = np.quantile(driven, (0.01, 0.99))
-    image = ax.imshow(share, "viridis", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+    image = ax.imshow(picture, colours, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
     ax.set_facecolor("#BBBBBB")
-    label = "share of the row's drive across the cell, %"
     ax.figure.colorbar(image, ax=ax, label=label, extend="both")
     g, v = conductances * 1e6, voltages.abs().max().item() * 1e3
     title = (
-        f"IR drop: {driven.min():.1f} to {driven.max():.1f} % of the drive reaches a cell\n"
+        f"IR drop: {driven.min():.1f} to {driven.max():.1f} {what}\n"
         f"drives up to {v:.0f} mV, cells {g.min().item():.3g} to {g.max().item():.3g} µS"
-        + ("; grey: rows at 0 V" if driven.size < share.size else "")
+        + ("; grey: rows at 0 V" if driven.size < picture.size else "")
     )
     framed(ax, title, "bit line (0 is nearest the drivers)", "word line (the last is nearest the sense side)")
     ax.grid(visible=False)

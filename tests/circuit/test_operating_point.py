@@ -85,5 +85,5 @@ def test_energy_needs_a_time(read_time: float) -> None:
 
 
 def test_bad_tensors_are_refused() -> None:
-    with pytest.raises(InputError, match="voltages: got up to 200; .*millivolt"):
+    with pytest.raises(InputError, match=r"voltages: got up to 200; .*millivolt"):
         Crossbar(2, 3).operating_point(torch.full((2,), 200.0), torch.full((2, 3), 1e-5))

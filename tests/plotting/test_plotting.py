@@ -89,6 +89,25 @@ def test_ir_drop_masks_rows_without_drive_and_falls_away_from_the_drivers() -> N
     assert "grey" in ax.get_title(loc="left")
 
 
+def test_ir_drop_in_millivolt_is_what_the_resistances_take() -> None:
+    crossbar = Crossbar(1, 1, r_source=3e3, r_sink=2e3, r_wire=0.0, cell=LinearCell())
+    voltage, conductance = torch.tensor([0.2], dtype=torch.float64), torch.tensor([[2e-4]], dtype=torch.float64)
+    ax = plotting.plot_ir_drop(crossbar, voltage, conductance, unit="mV")
+    # 5 kOhm of drivers and sense in 10 kOhm in all.
+    np.testing.assert_allclose(ax.images[0].get_array(), [[100.0]], rtol=1e-9)
+    assert "mV" in ax.figure.axes[1].get_ylabel()
+    assert "100.0 mV of the drive are lost" in ax.get_title(loc="left")
+
+
+def test_ir_drop_in_millivolt_shows_rows_without_drive_too() -> None:
+    ax = plotting.plot_ir_drop(Crossbar(3, 4), torch.tensor([0.25, 0.0, 0.1]), torch.full((3, 4), 1e-5), unit="mV")
+    lost = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert (lost > 0).all()
+    assert "grey" not in ax.get_title(loc="left")
+    with pytest.raises(InputError, match="unit: got 'V'"):
+        plotting.plot_ir_drop(Crossbar(1, 1), torch.ones(1), torch.full((1, 1), 1e-5), unit="V")  # type: ignore[arg-type]
+
+
 def test_nf_histogram_counts_every_column_with_an_ideal_current() -> None:
     ideal = torch.tensor([[1e-6, 2e-6], [0.0, 4e-6]])
     ax = plotting.plot_nf(ideal, 0.9 * ideal)
