@@ -73,12 +73,12 @@ def bench(
     progress = Console(stderr=True)
     with progress.status("") as status:
 
-        def note(text: str) -> None:
+        def say(text: str) -> None:
             status.update(escape(text))
             if not progress.is_terminal:
                 progress.print(f"{time.perf_counter() - began:4.0f} s  {text}", highlight=False, markup=False)
 
-        report = bench_solver(settings.quick() if quick else settings, note)
+        report = bench_solver(settings.quick() if quick else settings, say)
     console = Console()
     for table in _tables(report):
         console.print(table)
