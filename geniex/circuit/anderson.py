@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geniex.cells import Cell
-from geniex.circuit.wires import Scalar, Wires
+from geniex.circuit.wires import Wires
 
 _WINDOW = 5
 """Differences of earlier iterates that are mixed; more costs memory traffic and gains little."""
@@ -49,11 +49,11 @@ class Problem:
         def flat(x: Tensor) -> Tensor:
             return x.expand(*lead, *x.shape[2:]).reshape(-1, 1, *x.shape[2:])[keep]
 
-        def scalar(r: Scalar) -> Scalar:
-            return flat(r) if isinstance(r, Tensor) and r.dim() == 2 else r
+        def scalar(r: Tensor) -> Tensor:
+            return flat(r) if r.dim() == 2 else r
 
-        wires = Wires(*(scalar(r) for r in vars(self.wires).values()))
-        return Problem(flat(self.drive), flat(self.conductances), self.cell, wires)
+        wires = Wires(*(scalar(r) if isinstance(r, Tensor) else r for r in vars(self.wires).values()))
+        return Problem(flat(self.drive), flat(self.conductances), self.cell.map_tensors(scalar), wires)
 
 
 class History:

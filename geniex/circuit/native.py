@@ -121,6 +121,7 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
         g = groups.gather(conductances.expand(*lead, rows, cols))
     b = groups.gather(drive.expand(*lead, *drive.shape[-2:]))
     scalars = [groups.gather_scalar(r) for r in vars(wires).values()]
+    cell = cell.map_tensors(lambda r: torch.as_tensor(groups.gather_scalar(r)))
 
     size = drive.element_size() * rows * cols * _COPIES
     budget = max(1, _WORKSPACE_BYTES.get(drive.device.type, 256 << 20) // size)
@@ -134,7 +135,8 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
         for v in range(0, b.shape[1], vectors):
             block = (slice(t, t + tiles), slice(v, v + vectors))
             part = Wires(*(r[block] if isinstance(r, Tensor) and r.dim() == 2 else r for r in scalars))
-            problem = Problem(b[block], g[block] if g.shape[1] > 1 else g[block[0]], cell, part)
+            part_cell = cell.map_tensors(lambda r, block=block: r[block] if r.dim() == 2 else r)  # type: ignore[misc]
+            problem = Problem(b[block], g[block] if g.shape[1] > 1 else g[block[0]], part_cell, part)
             if method.iterations is not None:
                 out[block], _ = anderson(problem, method.tol, method.iterations, check=False)
             else:
@@ -208,7 +210,7 @@ def _checked_tol(tol: float | None, dtype: torch.dtype) -> float:
 
 
 def _any_requires_grad(voltages: Tensor, conductances: Tensor, cell: Cell, wires: Wires) -> bool:
-    values: list[Any] = [voltages, conductances, *vars(wires).values(), *vars(cell).values()]
+    values: list[Any] = [voltages, conductances, *vars(wires).values(), *cell.tensors()]
     return any(isinstance(v, Tensor) and v.requires_grad for v in values)
 
 

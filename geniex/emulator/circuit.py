@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar, solve_cells
 from geniex.circuit.validate import check_conductances
 from geniex.emulator.base import Emulator
+from geniex.mapping import Architecture
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,14 @@ class CircuitEmulator(Emulator):
     def program(self, conductances: Tensor) -> CircuitArray:
         """Keeps the conductances (..., rows, cols) [S]."""
         check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
+        self.crossbar.cell.check_range(conductances, 0.0)
         return CircuitArray(conductances)
+
+    def check(self, architecture: Architecture) -> None:
+        """Raise ``ConversionError`` on another tile, ``InputError`` where the cell's model ends below ``v_max``."""
+        super().check(architecture)
+        window = architecture.window
+        self.crossbar.cell.check_range(torch.tensor([window.g_off, window.g_on]), architecture.v_max)
 
     def read(self, array: CircuitArray, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]; raises ``ConvergenceError`` where an array is not solved to ``tol``."""

@@ -6,7 +6,7 @@ from circuits import drives, tiles
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from geniex.cells import Cell, LinearCell, SinhCell
+from geniex.cells import Cell, LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar, Wires, solve_cells
 from geniex.circuit.linear import effective_conductance
 
@@ -107,3 +107,25 @@ def test_no_graph_without_a_need(drive: Tensor, tile: Tensor) -> None:
     assert not xbar.solve(drive.detach(), tile.detach() * MICRO).requires_grad
     with torch.no_grad():
         assert not xbar.solve(drive, tile * MICRO).requires_grad
+
+
+@pytest.mark.parametrize("vectors", [1, 9], ids=["one vector", "shared elimination"])
+def test_parameters_of_a_cell_within_a_cell_one_value_per_tile(vectors: int) -> None:
+    """Against finite differences, and against one crossbar per tile."""
+    generator = torch.Generator().manual_seed(0)
+    v = 0.5 * torch.rand(2, vectors, 4, generator=generator, dtype=torch.float64)
+    g = 1e-4 * (0.2 + torch.rand(2, 1, 4, 3, generator=generator, dtype=torch.float64))
+    v0 = torch.tensor([[0.25], [0.35]]).double().requires_grad_()
+    kiloohm = torch.tensor([[1.0], [2.0]]).double().requires_grad_()
+    wires = Wires(500.0, 100.0, 20.0, 30.0)
+
+    def milliampere(v0: Tensor, kiloohm: Tensor) -> Tensor:
+        cell = OneTransistorOneResistor(SinhCell(v0=v0), r_access=kiloohm * 1e3)
+        return solve_cells(v, g, cell, wires, tol=1e-13).currents * 1e3
+
+    assert torch.autograd.gradcheck(milliampere, (v0, kiloohm), eps=1e-5, atol=1e-7)
+    both = milliampere(v0, kiloohm)
+    for k, (own_v0, own_r) in enumerate([(0.25, 1e3), (0.35, 2e3)]):
+        cell = OneTransistorOneResistor(SinhCell(own_v0), r_access=own_r)
+        alone = solve_cells(v[k], g[k], cell, wires, tol=1e-13).currents * 1e3
+        assert torch.allclose(both[k], alone, rtol=1e-10)
