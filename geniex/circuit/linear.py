@@ -20,8 +20,8 @@ from torch.nn.functional import pad
 from geniex.circuit.multiport import leaf_blocks
 from geniex.circuit.wires import Scalar, Wires
 
-_WORKSPACE_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
-"""Bytes of block matrices held at once: on the CPU what the caches hold well, on a GPU what keeps it busy."""
+_WORKSPACE_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
+"""Bytes of block matrices held at once: on the CPU what a core's own cache holds, on a GPU what keeps it busy."""
 _ENTRIES = 16
 """Of the block matrices, per cell: blocks of n x n cells have (4 n)^2."""
 _LEAF = 5

@@ -8,9 +8,10 @@ from kirchhoff import kirchhoff_currents
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from geniex.cells import LinearCell
+from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell, TabulatedCell
 from geniex.circuit import Crossbar, Wires, linear
 from geniex.circuit.linear import effective_conductance
+from geniex.errors import InputError
 
 EXACT = 1e-10
 """Both sides carry rounding errors of ill-conditioned systems, the oracle's nodal one the larger."""
@@ -108,3 +109,23 @@ def test_the_graph_holds_no_more_than_its_inputs(generator: torch.Generator) -> 
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
         effective_conductance(g, Wires(500.0, 100.0, 2.5, 2.5))
     assert sum(saved) <= g.numel() + 4
+
+
+def test_access_devices_count_as_a_series_pair(generator: torch.Generator) -> None:
+    g = tiles(3, 4, generator=generator)
+    pair = Crossbar(3, 4, cell=OneTransistorOneResistor(SinhCell(), r_access=2e4))
+    alone = Crossbar(3, 4, cell=LinearCell())
+    torch.testing.assert_close(pair.effective_conductance(g), alone.effective_conductance(g / (1 + 2e4 * g)))
+    v = 1e-5 * torch.rand(3, dtype=torch.float64, generator=generator)
+    # So far below v0 the array is its linear response, to (v / v0)^2.
+    assert error(pair.solve(v, g, method="linear"), pair.solve(v, g, tol=1e-12)) < 1e-8
+
+
+def test_measured_cells_refuse_voltages_beyond_their_table() -> None:
+    # Drives of both signs: a cell between two rows' drives may see their difference.
+    xbar = Crossbar(2, 1, cell=TabulatedCell(voltages=(-0.3, 0.0, 0.3), currents=((-3e-6, 0.0, 3e-6),)))
+    g = torch.full((2, 1), 1e-5, dtype=torch.float64)
+    xbar.solve(torch.tensor([0.2, 0.1]).double(), g)
+    for solve in (xbar.solve, xbar.operating_point):
+        with pytest.raises(InputError, match=r"voltages: got up to 0\.4 V across a cell"):
+            solve(torch.tensor([0.2, -0.2]).double(), g)
