@@ -14,12 +14,20 @@ class InputError(GeniexError, ValueError):
         self.name, self.value, self.allowed = name, value, allowed
         super().__init__(f"{name}: got {value}; {allowed}")
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:
+        # A worker process sends it to its parent; the default would call us with the message alone.
+        return type(self), (self.name, self.value, self.allowed)
+
 
 class MissingDependencyError(GeniexError, ImportError):
     """An optional package, a system library or a data set is not on this machine."""
 
     def __init__(self, what: str, needed_for: str, way_out: str) -> None:
+        self.what, self.needed_for, self.way_out = what, needed_for, way_out
         super().__init__(f"{what} not found, needed for {needed_for}: {way_out}")
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[object, ...]]:
+        return type(self), (self.what, self.needed_for, self.way_out)
 
 
 class ConvergenceError(GeniexError, RuntimeError):
