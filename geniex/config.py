@@ -35,9 +35,10 @@ class Config:
         if not isinstance(data, dict):
             raise InputError(cls.__name__, repr(data), "a configuration is a mapping of its fields")
         kind = data.get("_type", cls.__name__)
-        target = Config._classes.get(kind)
+        target = Config._classes.get(kind) if isinstance(kind, str) else None
         if target is None or not issubclass(target, cls):
-            raise InputError("_type", repr(kind), f"expected a {cls.__name__} configuration")
+            known = sorted(name for name, kind in Config._classes.items() if issubclass(kind, cls))
+            raise InputError("_type", repr(kind), f"it must be one of {', '.join(known)}")
         version = data.get("_version", target.config_version)
         if version != target.config_version:
             raise InputError("_version", version, f"this geniex reads {kind} version {target.config_version}")
@@ -82,6 +83,12 @@ def check_positive_int(name: str, value: object, maximum: int | None = None) -> 
     bound = "" if maximum is None else f" and at most {maximum}"
     if not isinstance(value, int) or isinstance(value, bool) or value < 1 or value > (maximum or value):
         raise InputError(name, repr(value), f"it must be a whole number of at least 1{bound}")
+
+
+def check_seed(value: object) -> None:
+    """Raise ``InputError`` unless ``value`` is an int >= 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError("seed", repr(value), "it must be a whole number of at least 0")
 
 
 def check_number(name: str, value: object, *, low: float, unit: str = "", open_low: bool = False) -> None:

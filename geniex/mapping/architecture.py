@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from geniex.config import Config, check_number, check_positive_int
+from geniex.config import Config, check_positive_int
 from geniex.errors import InputError
-from geniex.mapping.window import ConductanceWindow
+from geniex.mapping.window import ConductanceWindow, check_drive
 
 Offset = Literal["analog_difference", "reference_column", "ideal_before", "ideal_after"]
 OFFSETS = ("analog_difference", "reference_column", "ideal_before", "ideal_after")
@@ -62,7 +62,7 @@ class Architecture(Config):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tile", self._checked_tile())
-        check_number("v_max", self.v_max, low=0.0, open_low=True, unit="V")
+        check_drive(self.v_max)
         for name in ("weight_bits", "input_bits"):
             check_positive_int(name, getattr(self, name), 24)
             if getattr(self, name) < 2:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geniex.circuit.validate import MAX_VOLTAGE
 from geniex.config import Config, check_number
 from geniex.errors import InputError
 
@@ -62,6 +63,13 @@ class ConductanceWindow(Config):
                 f"the window holds {self.g_off:g} to {self.g_on:g} S",
             )
         return code.to(torch.int64)
+
+
+def check_drive(v_max: object) -> None:
+    """Raise ``InputError`` unless ``v_max``, the highest driver voltage, is positive and plausible in volt."""
+    check_number("v_max", v_max, low=0.0, open_low=True, unit="V")
+    if v_max > MAX_VOLTAGE:  # type: ignore[operator]
+        raise InputError("v_max", v_max, f"volts are expected, at most {MAX_VOLTAGE:g}; is this in millivolt?")
 
 
 def _checked_levels(levels: int) -> int:

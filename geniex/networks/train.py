@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geniex.config import Config, check_number, check_positive_int
+from geniex.config import Config, check_number, check_positive_int, check_seed
 from geniex.errors import InputError
 from geniex.networks.checkpoint import network_class
 from geniex.networks.fashion import FashionCNN
@@ -42,6 +42,7 @@ class FitConfig(Config):
     def __post_init__(self) -> None:
         check_positive_int("epochs", self.epochs)
         check_positive_int("batch", self.batch)
+        check_seed(self.seed)
         check_number("learning_rate", self.learning_rate, low=0.0, open_low=True)
         check_number("weight_decay", self.weight_decay, low=0.0)
         if not isinstance(self.shift, int) or self.shift < 0:

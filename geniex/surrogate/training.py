@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from geniex.circuit import nf_rmse, shared_matmul
-from geniex.config import Config, check_number, check_positive_int
+from geniex.config import Config, check_number, check_positive_int, check_seed
 from geniex.surrogate.datamodule import SweepDataModule
 from geniex.surrogate.mlp import GeniexMLP
 from geniex.surrogate.start import finish, start
@@ -50,6 +50,7 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "batch_tiles"):
             check_positive_int(name, getattr(self, name))
+        check_seed(self.seed)
         check_number("lr", self.lr, low=0.0, open_low=True)
         check_number("weight_decay", self.weight_decay, low=0.0)
 

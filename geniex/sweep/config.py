@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from geniex.circuit import Crossbar
-from geniex.config import Config, check_number, check_positive_int
+from geniex.config import Config, check_number, check_positive_int, check_seed
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
+from geniex.mapping.window import check_drive
 from geniex.preset import presets
 
 Engine = Literal["native", "ngspice"]
@@ -54,7 +55,7 @@ class SweepConfig(Config):
         for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow)):
             if not isinstance(getattr(self, name), kind):
                 raise InputError(name, repr(getattr(self, name)), f"it must be a {kind.__name__}")
-        check_number("v_max", self.v_max, low=0.0, open_low=True, unit="V")
+        check_drive(self.v_max)
         for name in ("tiles", "vectors", "shard_tiles"):
             check_positive_int(name, getattr(self, name))
         for name in ("slice_bits", "stream_bits"):
@@ -62,8 +63,7 @@ class SweepConfig(Config):
         check_number("dnn_share", self.dnn_share, low=0.0)
         if self.dnn_share > 1:
             raise InputError("dnn_share", self.dnn_share, "it is a share, at most 1")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise InputError("seed", repr(self.seed), "it must be a whole number of at least 0")
+        check_seed(self.seed)
         if self.engine not in ENGINES:
             raise InputError("engine", repr(self.engine), f"it must be one of {', '.join(ENGINES)}")
 
@@ -90,7 +90,7 @@ def load_sweep_config(path: str | Path) -> SweepConfig:
     path = Path(path)
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise InputError("config", path, "no such file; sweeps that ship are in spice_data/") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError("config", path, f"it is not readable as YAML: {error}") from None
@@ -120,7 +120,7 @@ def _sweep(data: Any) -> SweepConfig:
 
 
 def _from_preset(name: Any, data: dict[str, Any]) -> dict[str, Any]:
-    if name not in presets:
+    if not isinstance(name, str) or name not in presets:
         raise InputError("preset", repr(name), f"presets are {', '.join(presets)}")
     preset = presets[name]
     circuit = {"crossbar": preset.crossbar, "window": preset.window, "v_max": preset.v_max}
