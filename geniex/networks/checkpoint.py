@@ -13,7 +13,7 @@ import safetensors.torch
 
 from geniex.errors import CheckpointError, InputError
 from geniex.networks.fashion import FashionCNN
-from geniex.shipped import shipped_file
+from geniex.shipped import shipped_file, shipped_names
 
 FORMAT, SCHEMA_VERSION = "geniex-network", 1
 
@@ -59,6 +59,7 @@ def load_network(name_or_path: str | Path) -> FashionCNN:
             without a suffix.
 
     Raises:
+        InputError: neither a file nor a shipped name; the message lists the shipped ones.
         CheckpointError: a file is missing, damaged, or of another format.
     """
     weights_path, _ = _located(name_or_path)
@@ -89,6 +90,9 @@ def _located(name_or_path: str | Path) -> tuple[Path, Path]:
     weights, description = _paths(path)
     if weights.is_file() or description.is_file() or len(path.parts) != 1:
         return weights, description
+    if weights.name not in shipped_names():
+        there = ", ".join(sorted(NETWORKS.keys() & {name.removesuffix(".json") for name in shipped_names(".json")}))
+        raise InputError("network", repr(str(name_or_path)), f"no such file; shipped are {there or 'none'}")
     return shipped_file(weights.name), shipped_file(description.name)
 
 

@@ -78,14 +78,14 @@ def load_images(name: str, train: bool, root: Path | None = None, download: bool
         FileFormatError: its files are damaged.
     """
     if name not in _LOADERS:
-        raise InputError("name", repr(name), f"data sets are {', '.join(_LOADERS)}")
+        raise InputError("data set", repr(name), f"data sets are {', '.join(_LOADERS)}")
     return _LOADERS[name](name, train, data_root() if root is None else Path(root), download)
 
 
 def find_images(name: str, root: Path | None = None) -> str | None:
     """Where the data set is on this machine, or None; reads no data and downloads nothing."""
     if name not in _LOADERS:
-        raise InputError("name", repr(name), f"data sets are {', '.join(_LOADERS)}")
+        raise InputError("data set", repr(name), f"data sets are {', '.join(_LOADERS)}")
     base = data_root() if root is None else Path(root)
     if name == "digits":
         return "scikit-learn" if find_spec("sklearn") else None

@@ -98,7 +98,7 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
 
 def open_sweep(path: Path) -> h5py.File:
     """The file, open for reading; ``FileFormatError`` unless it is whole HDF5."""
-    if not path.exists():
+    if not path.is_file():
         raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
     try:
         return h5py.File(path, "r")

@@ -75,10 +75,9 @@ def run_sweep(
             _solve(shards, workers, observer)
             shards.merge(out)
     except OSError as error:
-        raise SweepError(
-            f"{error.filename or shards.path}: {error.strerror or error};"
-            f" finished tiles are kept in {shards.path}, run the same command to go on"
-        ) from error
+        kept = f"finished tiles are kept in {shards.path}, run the same command to go on"
+        way_out = kept if shards.path.exists() else "give another --out"
+        raise SweepError(f"{error.filename or shards.path}: {error.strerror or error}; {way_out}") from error
     return out
 
 

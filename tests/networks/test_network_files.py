@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from geniex.errors import CheckpointError, GeniexError, InputError, MissingDependencyError
+from geniex.errors import CheckpointError, GeniexError, InputError
 from geniex.networks import FashionCNN, find_images, load_images, load_network, network_info, save_network
 from geniex.networks.checkpoint import network_class
 from geniex.networks.train import accuracy
@@ -69,7 +69,7 @@ def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(MissingDependencyError, match=r"no-such-net.*fashion-cnn\.safetensors"):
+    with pytest.raises(InputError, match=r"network: got 'no-such-net'; no such file; shipped are fashion-cnn"):
         load_network("no-such-net")
     with pytest.raises(GeniexError, match="cannot be read"):
         load_network("no/such/net")
