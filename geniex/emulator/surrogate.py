@@ -25,10 +25,14 @@ class SurrogateEmulator(Emulator):
     """
 
     def __init__(self, surrogate: Surrogate | str | Path, crossbar: Crossbar) -> None:
-        if not isinstance(surrogate, Surrogate):
-            surrogate = load_surrogate(surrogate).requires_grad_(False)
-        surrogate.check(crossbar)
-        self.surrogate, self.crossbar = surrogate, crossbar
+        given, name = surrogate, ""
+        if not isinstance(given, Surrogate):
+            given, name = load_surrogate(given), f"surrogate {given}: "
+        try:
+            given.check(crossbar)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}{error}") from None
+        self.surrogate, self.crossbar = given, crossbar
         self.name = "surrogate"
 
     @property

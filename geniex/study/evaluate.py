@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import shared_matmul
-from geniex.errors import InputError
+from geniex.errors import CheckpointError, InputError
 from geniex.study.statistics import CurrentErrors, current_errors
 from geniex.surrogate import Surrogate, load_surrogate, split_tiles
 from geniex.surrogate.tiles import read_blocks
@@ -76,8 +76,11 @@ def evaluate_surrogates(
     """
     sweep = data if isinstance(data, SweepFile) else SweepFile(data)
     named = _named(surrogates)
-    for surrogate in named.values():
-        surrogate.check(sweep.crossbar, sweep.window, sweep.v_max)
+    for name, surrogate in named.items():
+        try:
+            surrogate.check(sweep.crossbar, sweep.window, sweep.v_max)
+        except CheckpointError as error:
+            raise CheckpointError(f"surrogate {name}: {error}") from None
     tiles = _held_out_tiles(sweep, named) if held_out else torch.arange(sweep.tiles)
     models: dict[str, Model] = {
         "ideal": shared_matmul,

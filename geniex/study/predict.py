@@ -20,7 +20,7 @@ from geniex.mapping import Architecture
 from geniex.simulator import convert, crossbar_layers
 from geniex.simulator.convert import ConversionReport, PerLayer
 from geniex.study.statistics import wilson_interval
-from geniex.surrogate import Surrogate, load_surrogate
+from geniex.surrogate import Surrogate
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, the images done and the images to do."""
@@ -120,10 +120,9 @@ def predict_accuracy(
     """
     images, labels = _gathered(loader)
     if not 0 <= circuit_images <= len(images):
-        raise InputError("circuit_images", circuit_images, f"the loader gives {len(images)} images")
+        raise InputError("circuit_images", circuit_images, f"give 0 to {len(images)}, the images that there are")
     calibration = images[:128] if calibration is None else calibration
-    if isinstance(surrogate, (str, Path)):
-        surrogate = load_surrogate(surrogate)
+    trained = None if surrogate is None else _emulator(surrogate, crossbar, architecture, images.device)
 
     def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
         return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
@@ -135,8 +134,8 @@ def predict_accuracy(
         "ideal": lambda: on(IdealEmulator()),
         "linear": lambda: on(LinearEmulator(crossbar)),
     }
-    if surrogate is not None:
-        builders["surrogate"] = lambda: on(SurrogateEmulator(surrogate, crossbar))
+    if trained is not None:
+        builders["surrogate"] = lambda: on(trained)
     # The truth that the others are held to is solved in float64.
     on_circuit = on(CircuitEmulator(crossbar, tol=circuit_tol), dtype=torch.float64)
     if circuit_images:
@@ -156,18 +155,33 @@ def predict_accuracy(
         configuration=_configuration(
             crossbar,
             architecture,
-            surrogate,
+            None if trained is None else trained.surrogate,
             circuit_tol,
             on_circuit.conversion,  # type: ignore[arg-type]
         ),
     )
 
 
+def _emulator(
+    surrogate: Surrogate | str | Path, crossbar: Crossbar, architecture: Architecture, device: torch.device
+) -> SurrogateEmulator:
+    """The surrogate's emulator on ``device``, found fit for the task before any stage has run."""
+    # A copy: the caller's own stays where it is.
+    emulator = SurrogateEmulator(copy.deepcopy(surrogate), crossbar)
+    emulator.check(architecture)
+    emulator.surrogate.to(device)
+    return emulator
+
+
 def _gathered(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     batches = [(images, torch.as_tensor(labels)) for images, labels in loader]
     if not batches:
         raise InputError("loader", "no batch", "it must give at least one (images, labels)")
-    return torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
+    images, labels = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
+    if not len(images) or labels.shape != images.shape[:1]:
+        given = f"images {tuple(images.shape)} and labels {tuple(labels.shape)}"
+        raise InputError("loader", given, "it must give at least one image, and one label for each")
+    return images, labels
 
 
 def _run(network: nn.Module, images: Tensor, name: str, progress: Progress | None) -> Tensor:

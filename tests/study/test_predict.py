@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from geniex.cells import LinearCell
 from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator
-from geniex.errors import InputError
+from geniex.errors import CheckpointError, ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.simulator import convert
 from geniex.study.html import html_table, write_page
-from geniex.study.predict import predict_accuracy
+from geniex.study.predict import _emulator, predict_accuracy
 from geniex.study.statistics import wilson_interval
 from geniex.surrogate import GeniexMLP
 
@@ -105,9 +105,33 @@ def test_bad_input_is_named(model: nn.Module, batches: list[tuple[Tensor, Tensor
         predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=11)
     with pytest.raises(InputError, match="loader"):
         predict_accuracy(model, [], crossbar=CROSSBAR, architecture=ARCH)
+    with pytest.raises(InputError, match="at least one image"):
+        predict_accuracy(model, [(torch.empty(0, 1, 8, 8), torch.empty(0))], crossbar=CROSSBAR, architecture=ARCH)
+    with pytest.raises(InputError, match=r"labels \(5,\)"):
+        predict_accuracy(model, [(torch.rand(6, 1, 8, 8), torch.zeros(5))], crossbar=CROSSBAR, architecture=ARCH)
     with pytest.raises(InputError, match="window"):
         ARCH.replace(window=None)
     assert ARCH.window == ConductanceWindow(100e3, 6.0)
+
+
+def test_a_surrogate_for_something_else_is_refused_before_any_stage_runs(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    def never(*step: object) -> None:
+        raise AssertionError(f"{step} ran")
+
+    options = {"crossbar": CROSSBAR, "architecture": ARCH, "circuit_images": 4, "progress": never}
+    with pytest.raises(CheckpointError, match=r"r_wire_row=2\.5 and not 200"):
+        predict_accuracy(model, batches, surrogate=GeniexMLP(Crossbar(8, 8), ARCH.window, ARCH.v_max), **options)
+    with pytest.raises(ConversionError, match="v_max"):
+        predict_accuracy(model, batches, surrogate=GeniexMLP(CROSSBAR, ARCH.window, 0.5), **options)
+
+
+def test_the_surrogate_goes_where_the_images_are_and_the_callers_stays(model: nn.Module) -> None:
+    mlp = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2)
+    emulator = _emulator(mlp, CROSSBAR, ARCH, torch.device("meta"))
+    assert {p.device.type for p in emulator.surrogate.parameters()} == {"meta"}
+    assert {p.device.type for p in mlp.parameters()} == {"cpu"}
 
 
 def test_page_holds_what_it_is_given_and_escapes_it(tmp_path: Path) -> None:
