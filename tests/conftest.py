@@ -11,6 +11,9 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 torch.set_num_threads(1)
 
+# They are no doctests, and collected as such those of two folders clash.
+collect_ignore_glob = ["*/conftest.py"]
+
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if IN_CI else "here")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.study.doctor import Finding, examine
+from geniex.cli._files import check_file, write_json
+
+if TYPE_CHECKING:
+    from geniex.study.doctor import Finding
 
 
 def doctor(root: Path | None = None, json: Path | None = None) -> None:
@@ -22,13 +25,15 @@ def doctor(root: Path | None = None, json: Path | None = None) -> None:
         root: folder to look for data sets in; default: $GENIEX_DATA, else ~/.cache/geniex.
         json: file for the machine-readable findings.
     """
+    from geniex.study.doctor import examine  # imports torch, which help does not need
+
+    check_file("json", json)
     findings = examine(root)
     console = Console()
     console.print(_found([f for f in findings if f.found is not None]))
     missing = [f for f in findings if f.found is None]
     console.print(_missing(missing) if missing else "Nothing is missing.")
-    if json is not None:
-        json.write_text(json_module.dumps([asdict(f) for f in findings], indent=1) + "\n")
+    write_json(json, [asdict(f) for f in findings])
 
 
 def _found(findings: Sequence[Finding]) -> Table:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from geniex.study.evaluate import EvaluationReport, evaluate_surrogates
+from geniex.cli._files import check_file, write_json
+
+if TYPE_CHECKING:
+    from geniex.study.evaluate import EvaluationReport
 
 
 def evaluate(
     data: Path,
-    surrogate: str | list[str] | None = None,
+    surrogate: list[str] | None = None,
     held_out: bool = False,
     json: Path | None = None,
 ) -> None:
@@ -21,28 +25,29 @@ def evaluate(
 
     Args:
         data: the HDF5 file that geniex sweep made.
-        surrogate: a checkpoint's path or a shipped name; --surrogate+ NAME adds another.
+        surrogate: a checkpoint's path or a shipped name; give the option once for each surrogate.
         held_out: only the tiles that the surrogates were tested on, never trained on.
         json: file for the machine-readable report.
     """
-    names = [surrogate] if isinstance(surrogate, str) else surrogate or []
-    report = evaluate_surrogates(data, names, held_out=held_out)
+    from geniex.study.evaluate import evaluate_surrogates  # imports torch, which help does not need
+
+    check_file("json", json)
+    report = evaluate_surrogates(data, surrogate or [], held_out=held_out)
     Console().print(_table(report))
-    if json is not None:
-        json.write_text(json_module.dumps(report.to_dict(), indent=1) + "\n")
+    write_json(json, report.to_dict())
 
 
 def _table(report: EvaluationReport) -> Table:
     which = "held-out tiles" if report.held_out else "tiles"
-    table = Table(title=f"{report.tiles} {which} x {report.vectors} vectors of {Path(report.data).name}")
+    table = Table(title=f"{report.tiles} {which} x {report.vectors} vectors of {escape(Path(report.data).name)}")
     table.add_column("model")
-    for head in ("NF-RMSE [pp]", "current error RMS", "99.9 %", "max"):
+    for head in ("NF-RMSE, pp", "current error RMS", "99.9 %", "max"):
         table.add_column(head, justify="right")
     for row in report.rows:
         errors = row.errors
         relative = (errors.relative_rms, errors.relative_p999, errors.relative_max)
         name = f"{row.model} *" if row.seen else row.model
-        table.add_row(name, f"{errors.nf_rmse_pp:.3f}", *(f"{100 * value:.2f} %" for value in relative))
+        table.add_row(escape(name), f"{errors.nf_rmse_pp:.3f}", *(f"{100 * value:.2f} %" for value in relative))
     if any(row.seen for row in report.rows):
-        table.caption = "* trained on some of these tiles: see --held_out"
+        table.caption = "* trained on some of these tiles: see --held-out"
     return table

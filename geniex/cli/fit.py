@@ -24,6 +24,7 @@ def fit(
         out: the files' common stem.
     """
     from geniex import __version__
+    from geniex.cli._files import check_folder
     from geniex.networks import load_images, save_network
     from geniex.networks.checkpoint import network_class
     from geniex.networks.train import FitConfig, accuracy, train_network
@@ -31,8 +32,7 @@ def fit(
     config = FitConfig(epochs=epochs, seed=seed)
     network_class(network)
     images, tests = (load_images(data, train=train, root=root) for train in (True, False))
-    # A folder that cannot be made must not cost a whole training.
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_folder("out", out.parent)
     trained = train_network(network, images, config, progress=True).folded()
     share = accuracy(trained, tests)
     info = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def _run(verb: str, argv: list[str]) -> int:
         options = parser.instantiate(parser.parse_args(_spelled(argv, _function(verb))))
         _function(verb)(**options.as_dict())
     except jsonargparse.ArgumentError as error:
-        return _refuse(name, f"{error} (options: {name} --help)")
+        return _refuse(name, f"{_plain(str(error))} (options: {name} --help)")
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
@@ -82,8 +83,18 @@ def _run(verb: str, argv: list[str]) -> int:
     return 0
 
 
+def _plain(message: str) -> str:
+    """jsonargparse's account of a value of the wrong type, shortened to the option, the value and the types."""
+    key, value = re.search(r'Parser key "(.+?)"', message), re.search(r"(?:Got|Given) value: (.*)", message)
+    kinds = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", message)
+    if key is None or value is None or not kinds:
+        return message
+    allowed = " or ".join(kind or f"one of {choices}" for kind, choices in kinds if kind != "NoneType")
+    return f"{key[1]}: got {value[1]}; it must be {allowed}"
+
+
 def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
-    """``argv`` as the parser spells it: --held-out is --held_out, and a switch alone means true."""
+    """``argv`` as the parser spells it: --held-out is --held_out, a switch alone means true, lists grow by repeats."""
     parameters = inspect.signature(function).parameters
     out: list[str] = []
     for word, following in zip(argv, [*argv[1:], "--"], strict=False):
@@ -92,7 +103,8 @@ def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
             out.append(word)
             continue
         key = name[2:].replace("-", "_")
-        out.append(f"--{key}{equals}{value}")
+        grows = key in parameters and "list[" in str(parameters[key].annotation)
+        out.append(f"--{key}{'+' if grows else ''}{equals}{value}")
         switch = key in parameters and isinstance(parameters[key].default, bool)
         if switch and not equals and following.lower() not in ("true", "false"):
             out.append("true")

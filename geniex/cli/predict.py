@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -13,11 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
+from geniex.cli._files import check_file, check_folder, write_json
+from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
 from geniex.mapping import Offset
-from geniex.networks import load_images, load_network
+from geniex.networks import ImageSet, load_images, load_network
 from geniex.preset import presets
 from geniex.study.html import html_table, write_page
 from geniex.study.predict import Prediction, predict_accuracy
@@ -78,10 +80,16 @@ def predict(
         adc_bits=adc_bits,
         offset=offset,
     )
+    check_seed(seed)
+    check_file("json", json)
+    check_folder("out", out)
     where = _device(device)
     model = load_network(network).to(where)
-    loader = _Moved(_chosen(data, False, images, seed, data_root), where)
-    calibration = next(iter(_chosen(data, True, 128, seed, data_root)))[0].to(where)
+    tests, training = (load_images(data, train=train, root=data_root) for train in (False, True))
+    if tests.shape != model.input_shape:
+        raise InputError("data", f"{data!r} of shape {tests.shape}", f"{network} takes images of {model.input_shape}")
+    loader = _Moved(_chosen(tests, images, seed), where)
+    calibration = next(iter(_chosen(training, 128, seed)))[0].to(where)
     with _Bars() as bars:
         report = predict_accuracy(
             model,
@@ -97,8 +105,7 @@ def predict(
     title = f"{network} on {data}, {preset}"
     _print(report, title)
     details = {"asked": asked} | report.to_dict()
-    if json is not None:
-        json.write_text(json_module.dumps(details, indent=1) + "\n")
+    write_json(json, details)
     if out is not None:
         _write(report, title, details, out)
         print(f"report: {out / 'report.html'}")
@@ -117,18 +124,20 @@ class _Moved:
 
 def _device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
+        torch.zeros((), device=name).item()
+        return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError("device", repr(name), f"this machine cannot use it ({str(error).splitlines()[0]})") from None
+        raise InputError("device", repr(name), f"this machine cannot use it ({_first_sentence(error)})") from None
 
 
-def _chosen(data: str, train: bool, count: int, seed: int, root: Path | None) -> DataLoader[Any]:
-    dataset = load_images(data, train=train, root=root)
-    total = len(dataset)
-    if not 1 <= count <= total:
-        raise InputError("images", count, f"{data} has {total}")
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
-    return DataLoader(Subset(dataset, order.tolist()), batch_size=256)
+def _first_sentence(error: BaseException) -> str:
+    return re.split(r"\n|\. ", str(error), maxsplit=1)[0]
+
+
+def _chosen(images: ImageSet, count: int, seed: int) -> DataLoader[Any]:
+    if not 1 <= count <= len(images):
+        raise InputError("images", count, f"give 1 to {len(images)}, the test images that there are")
+    return DataLoader(images.subset(count, seed), batch_size=256)
 
 
 def stage_rows(report: Prediction) -> list[tuple[str, ...]]:
@@ -185,8 +194,7 @@ def _print(report: Prediction, title: str) -> None:
 
 
 def _write(report: Prediction, title: str, details: dict[str, Any], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json_module.dumps(details, indent=1) + "\n")
+    write_json(out / "report.json", details)
     tables = [html_table(_STAGES, stage_rows(report)), html_table(_LAYERS, layer_rows(report))]
     notes, figures = _notes(report), []
     try:

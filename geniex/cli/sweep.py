@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from geniex.cli._files import check_file, write_json
+from geniex.config import check_positive_int
 from geniex.errors import MissingDependencyError
 from geniex.sweep import SweepConfig, SweepObserver, load_sweep_config, run_sweep, verify_sweep
 from geniex.sweep.config import Engine
@@ -46,6 +47,9 @@ def sweep(
         json: file for the machine-readable summary.
     """
     console = Console(stderr=True)
+    if verify is not None:
+        check_positive_int("verify", verify)
+    check_file("json", json)
     plan = load_sweep_config(config)
     if engine is not None:
         plan = plan.replace(engine=engine)
@@ -60,8 +64,7 @@ def sweep(
     )
     if verify is not None:
         summary["verification"] = _verification(target, verify)
-    if json is not None:
-        json.write_text(json_module.dumps(summary, indent=1) + "\n")
+    write_json(json, summary)
 
 
 def _summary(config: SweepConfig, out: Path, resumed: int, seconds: float) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from geniex.cli._files import check_folder
 from geniex.config import check_positive_int
-from geniex.surrogate import save_surrogate
 
 
 def train(
@@ -40,6 +40,8 @@ def train(
         log_dir: folder for a CSV of the validation error.
     """
     check_positive_int("epochs", epochs)
+    check_folder("out", out.parent)
+    check_folder("log_dir", log_dir)
     with Progress(
         TextColumn("training"),
         BarColumn(),
@@ -50,7 +52,7 @@ def train(
         disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("loading", total=epochs)
-        from geniex.surrogate import TrainConfig, train_surrogate  # lightning takes seconds to import
+        from geniex.surrogate import TrainConfig, save_surrogate, train_surrogate  # lightning takes seconds to import
 
         surrogate = train_surrogate(
             data,

@@ -47,6 +47,7 @@ def test_what_is_missing_comes_with_purpose_and_way_out(
     shown = capsys.readouterr().out
     missing = {
         "PySpice",
+        "ray",
         "matplotlib",
         "ngspice library",
         "fashion-mnist",

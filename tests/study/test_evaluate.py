@@ -111,7 +111,7 @@ def test_a_surrogate_of_another_crossbar_is_refused(sweep):
 def test_command_line(sweep, trained_here, tmp_path: Path, capsys):
     one, two = (save_surrogate(trained_here, tmp_path / name) for name in ("one", "two"))
     out = tmp_path / "report.json"
-    argv = ["evaluate", str(sweep.path), "--surrogate+", str(one), "--surrogate+", str(two)]
+    argv = ["evaluate", str(sweep.path), "--surrogate", str(one), "--surrogate", str(two)]
     assert main([*argv, "--held_out", "true", "--json", str(out)]) == 0
     assert "3 held-out tiles x 2 vectors" in capsys.readouterr().out
     report = json.loads(out.read_text())

@@ -1,0 +1,39 @@
+"""Files that verbs write: checked before any work is spent on what goes into them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from geniex.errors import InputError
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Make the folder of ``path``; raise ``InputError`` where no file of that name can be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(option, path, "it is a folder; give a file's path")
+    check_folder(option, path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(option, path, "it is not writable; give another path")
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Make the folder ``path``; raise ``InputError`` where it cannot be or nothing can be written there."""
+    if path is None:
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(option, path, f"no folder can be there ({error.strerror}); give another path") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(option, path, "the folder is not writable; give another path")
+
+
+def write_json(path: Path | None, data: Any) -> None:
+    """Write ``data`` to ``path``, if there is one."""
+    if path is not None:
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
