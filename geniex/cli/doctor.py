@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,8 +14,8 @@ from rich.table import Table
 
 from geniex.cli._files import check_file, write_json
 
-if TYPE_CHECKING:
-    from geniex.study.doctor import Finding
+Findings = Sequence[Any]
+"""Of ``geniex.study.doctor.Finding``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
 
 
 def doctor(root: Path | None = None, json: Path | None = None) -> None:
@@ -36,7 +36,7 @@ def doctor(root: Path | None = None, json: Path | None = None) -> None:
     write_json(json, [asdict(f) for f in findings])
 
 
-def _found(findings: Sequence[Finding]) -> Table:
+def _found(findings: Findings) -> Table:
     table = Table("kind", "name", "found", title="On this machine", box=box.SIMPLE_HEAD, title_justify="left")
     kind = ""
     for finding in findings:
@@ -45,7 +45,7 @@ def _found(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def _missing(findings: Sequence[Finding]) -> Table:
+def _missing(findings: Findings) -> Table:
     table = Table("name", "needed for", "how to get it", title="Missing", box=box.SIMPLE_HEAD, title_justify="left")
     for finding in findings:
         table.add_row(*map(escape, (finding.name, finding.needed_for, finding.way_out)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from geniex.cli._files import check_file, write_json
 
-if TYPE_CHECKING:
-    from geniex.study.evaluate import EvaluationReport
+Report = Any
+"""``geniex.study.evaluate.EvaluationReport``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
 
 
 def evaluate(
@@ -37,7 +37,7 @@ def evaluate(
     write_json(json, report.to_dict())
 
 
-def _table(report: EvaluationReport) -> Table:
+def _table(report: Report) -> Table:
     which = "held-out tiles" if report.held_out else "tiles"
     table = Table(title=f"{report.tiles} {which} x {report.vectors} vectors of {escape(Path(report.data).name)}")
     table.add_column("model")

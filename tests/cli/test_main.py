@@ -25,6 +25,14 @@ def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
     assert not heavy & set(modules.split())
 
 
+@pytest.mark.parametrize("verb", ["doctor", "evaluate", "fit", "train"])
+def test_help_of_verbs_whose_options_are_plain_imports_no_torch(verb: str) -> None:
+    code = (
+        f"import sys; from geniex.cli.main import verb_parser; verb_parser({verb!r}).format_help(); print(*sys.modules)"
+    )
+    assert not {"torch", "lightning", "h5py"} & set(run_python(code).split())
+
+
 def test_help_lists_the_verbs_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--help"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
