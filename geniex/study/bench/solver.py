@@ -42,6 +42,12 @@ _LARGEST_SUPERLU_MEMORY = 128
 
 def bench_solver(settings: Settings, note: Note = lambda _: None) -> SolverReport:
     """Time and check the native solver beside every rival that this machine has."""
+    # What is not timed does not take more cores either: on a busy machine, threads that wait for each other crawl.
+    with torch_threads(settings.threads[0]):
+        return _bench(settings, note)
+
+
+def _bench(settings: Settings, note: Note) -> SolverReport:
     rivals, notes = _rivals(settings)
     taken = machine()  # the load of the machine before we add to it
     rows: list[Row] = []
