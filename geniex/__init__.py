@@ -22,6 +22,7 @@ _HOME = {
     "LinearCell": "cells",
     "LinearEmulator": "emulator",
     "OneTransistorOneResistor": "cells",
+    "OperatingPoint": "circuit",
     "Preset": "preset",
     "SinhCell": "cells",
     "SurrogateEmulator": "emulator",
