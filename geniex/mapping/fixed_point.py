@@ -26,9 +26,7 @@ def largest_frac_bits(largest: float, bits: int) -> int:
     if largest <= 0 or not math.isfinite(largest):
         return bits - 1
     top = 2 ** (bits - 1) - 1
-    frac = math.floor(math.log2(top / largest))
-    # Rounding to nearest must not carry into the sign bit either.
-    return frac if round(largest * 2**frac) <= top else frac - 1
+    return math.floor(math.log2(top / largest))
 
 
 def weight_magnitudes(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:

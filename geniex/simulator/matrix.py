@@ -160,8 +160,8 @@ class CrossbarMatrix(nn.Module):
         if eager and not x.requires_grad:
             # A stream that is zero everywhere carries no current: nothing is read.
             used = digits.flatten(1).any(-1)
+            used[0] |= not used.any()  # solvers and products take no empty batch
             if not used.all():
-                used[0] = True
                 digits, place = digits[used], place[:, used]
         levels = self.layout.split_inputs(digits.to(self.conductances.dtype))
         return levels[..., None, None, :], place

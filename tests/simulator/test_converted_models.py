@@ -110,8 +110,13 @@ def test_useless_calibration_is_named(bad: Any) -> None:
         convert(network(), ARCH, IdealEmulator(), calibration=bad)
 
 
+def test_no_input_gives_the_bias(converted: nn.Module) -> None:
+    linear = converted[3]
+    assert torch.equal(linear(torch.zeros(2, 144)), linear.bias.expand(2, 10))
+
+
 class Watched(IdealEmulator):
-    """Remembers the most currents that one read gave."""
+    """Remembers how often it was read, and the most currents that one read gave."""
 
     most = 0
     reads = 0
@@ -120,6 +125,20 @@ class Watched(IdealEmulator):
         currents = super().read(array, voltages)
         self.most, self.reads = max(self.most, currents.numel()), self.reads + 1
         return currents
+
+
+def test_what_carries_no_current_is_not_read() -> None:
+    """One pass where no input is negative, and no stream that is zero for all inputs."""
+    emulator = Watched()
+    one = CrossbarMatrix(torch.randn(2, 16), ARCH, emulator, input_max=1.0)
+    currents_per_stream = 2 * 16
+    for x, streams in ((0.9, 2), (-0.9, 2), (2 / 128, 1), (0.0, 1)):
+        emulator.most = 0
+        one(torch.full((1, 16), x))
+        assert emulator.most == streams * currents_per_stream, x
+    emulator.most = 0
+    one(torch.tensor([[0.9, -0.9] * 8]))
+    assert emulator.most == 4 * currents_per_stream
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
