@@ -94,6 +94,26 @@ def test_ideal_circuit_agrees_with_the_ideal_tiles(model: nn.Module, batches: li
     assert all(abs(x.mean) < 1e-6 for x in report.layers), "the tolerance of the circuit"
 
 
+def test_nf_of_linear_cells_is_the_share_that_the_wires_take(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    crossbar = CROSSBAR.replace(cell=LinearCell())
+    report = predict_accuracy(model, batches, crossbar=crossbar, architecture=ARCH, circuit_images=1)
+    assert all(0 < x.p05 <= x.mean <= x.p95 < 1 for x in report.layers)
+
+
+def test_fixed_point_has_no_converters_and_no_wrapping(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    crossbar = Crossbar(8, 8, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
+    for change in {"adc_bits": 4}, {"accumulator_bits": 16}:
+        report = predict_accuracy(
+            model, batches, crossbar=crossbar, architecture=ARCH.replace(**change), circuit_images=10
+        )
+        # What clips and wraps in the tiles is in the ideal and the circuit stage alike.
+        assert report.stage("ideal").logit_error < 1e-6
+        assert report.stage("fixed point").logit_error > 0.1
+        assert report.stage("fixed point").logit_error == pytest.approx(report.stage("float").logit_error, rel=0.1)
+
+
 def test_without_circuit_images_nothing_is_compared(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     report = predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)
     assert [s.name for s in report.stages] == ["float", "fixed point", "ideal", "linear"]

@@ -259,6 +259,20 @@ def test_ngspice_engine_agrees_with_native(small: SweepConfig, tmp_path: Path) -
     assert verify_sweep(native, 10) < 1e-8
 
 
+def test_verification_finds_the_one_vector_that_is_wrong(
+    small: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The native solver stands for ngspice here: what is drawn and compared is the point."""
+    out = run_sweep(small, tmp_path / "a.h5", workers=1)
+    solve = Crossbar.solve
+    monkeypatch.setattr(Crossbar, "solve", lambda self, v, g, method: solve(self, v, g, method="native"))
+    everything = small.tiles * small.vectors
+    assert verify_sweep(out, everything) < 1e-9
+    with h5py.File(out, "r+") as file:
+        file["currents"][small.tiles - 1, small.vectors - 1] *= 1.01
+    assert verify_sweep(out, everything) == pytest.approx(0.01 / 1.01, rel=1e-6)
+
+
 def test_ngspice_engine_without_ngspice(small: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geniex.circuit.spice.ngspice_version", lambda: None)
     with pytest.raises(MissingDependencyError, match="engine ngspice"):
