@@ -72,4 +72,5 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # The ends lie on either side of the share; at 0 and 1 rounding must not put them within it.
+    return max(0.0, min(share, (centre - spread) / scale)), min(1.0, max(share, (centre + spread) / scale))

@@ -47,6 +47,12 @@ def test_wilson_interval_is_scipys(successes: int, trials: int) -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
+def test_wilson_interval_holds_the_share_in_floating_point_too() -> None:
+    for trials in range(1, 200):
+        assert wilson_interval(trials, trials)[1] == 1.0
+        assert wilson_interval(0, trials)[0] == 0.0
+
+
 def test_stages_are_measured_against_labels_and_against_the_circuit(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:
