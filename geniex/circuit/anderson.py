@@ -2,137 +2,220 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from geniex.cells import Cell
+from geniex.circuit.fields import drop_, seen, stored
 from geniex.circuit.wires import Wires
 
 _WINDOW = 5
 """Differences of earlier iterates that are mixed; more costs memory traffic and gains little."""
 _ROUNDING = 4
 """Units in the last place that a cell voltage may be off."""
+CHECK_EVERY = {"cuda": 3}
+"""Steps from one look at the convergence to the next, where a look waits for the device."""
+_TRIAL = 6
+"""Steps after which a problem that still misses more than ``_HOPELESS`` is left to better methods."""
+_HOPELESS = 0.05
 _COMPACT = 0.5
 """Once less than this share is left, the converged problems leave the batch."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Fixed points u = B - K f(u; G), with B (tiles, vectors, rows, cols | 1), G (tiles, 1, rows, cols)."""
+    """Fixed points u = B - K f(u; G); fields are (cols, tiles, rows, vectors) as in ``geniex.circuit.fields``."""
 
     drive: Tensor
+    """B [V], (cols | 1, tiles, rows | 1, vectors)."""
     conductances: Tensor
+    """G [S], (cols, tiles, rows, vectors | 1)."""
     cell: Cell
     wires: Wires
+    turned: bool = False
+    """Whether the columns that are read lie along the rows of the fields."""
 
     @property
     def shape(self) -> torch.Size:
-        """(tiles, vectors, rows, cols)."""
-        return torch.Size((*self.drive.shape[:2], *self.conductances.shape[-2:]))
+        """(cols, tiles, rows, vectors)."""
+        cols, tiles, rows, _ = self.conductances.shape
+        return torch.Size((cols, tiles, rows, self.drive.shape[-1]))
 
     def span(self) -> Tensor:
-        """Largest cell voltage (problems, 1) [V] that a passive network takes from these drives."""
-        high, low = self.drive.amax((-2, -1)).clamp(min=0), self.drive.amin((-2, -1)).clamp(max=0)
-        return (high - low).reshape(-1, 1)
+        """Largest cell voltage (tiles, 1, vectors) [V] that a passive network takes from these drives."""
+        high, low = self.drive.amax((0, 2)).clamp(min=0), self.drive.amin((0, 2)).clamp(max=0)
+        return (high - low)[:, None, :]
 
     def step(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Residual B - K f(u) - u, cell currents and their slopes at u, each (tiles, vectors, rows, cols)."""
-        current, slope = self.cell.current_and_derivative(u, self.conductances)
-        return self.drive - self.wires.drop(current) - u, current, slope
+        """Residual B - K f(u) - u, column currents as in ``columns``, and the cells' slopes at u."""
+        current, slope = self.cell.current_and_derivative(seen(u), seen(self.conductances))
+        return *self._residual(u, stored(current)), stored(slope)
+
+    def residual(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``step`` without the slopes."""
+        return self._residual(u, stored(self.cell.current(seen(u), seen(self.conductances))))
+
+    def _residual(self, u: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        columns = self.columns(current)
+        lost = drop_(current, self.wires).add_(u)
+        return torch.sub(self.drive, lost, out=lost), columns
+
+    def columns(self, field: Tensor) -> Tensor:
+        """Sums over the cells of each column that is read, (columns, tiles, vectors)."""
+        return field.sum(0).transpose(0, 1) if self.turned else field.sum(2)
+
+    def missed(self, residual: Tensor, columns: Tensor, slope: Tensor, tol: float) -> Tensor:
+        """Largest share of a column current, (tiles, vectors), by which cells and wires disagree."""
+        # Single precision holds what is compared with a tolerance, at half the memory traffic.
+        eps = torch.finfo(columns.dtype).eps
+        residual, columns, slope = residual.float(), columns.float(), slope.float()
+        wrong = (slope * residual).abs_()
+        scale = torch.maximum(columns.abs(), 1e-3 * columns.abs().amax(0))
+        # Where the cells' currents cancel, no column holds the rounding errors of their voltages to ``tol``.
+        rounding = _ROUNDING * eps * self.span()[:, 0] * self.columns(slope)
+        scale = scale + rounding.amax(0) / tol
+        own = self.columns(wrong)
+        share = _share(own, scale)
+        if (share <= tol).any():
+            # What the other cells of a line make of it: their voltages move by K of the current that is missed.
+            share = _share(own + self.columns(drop_(wrong, self.wires).mul_(slope)), scale)
+        return share
 
     def pick(self, keep: Tensor) -> Problem:
-        """The problems at the flat positions ``keep`` as (picked, 1, ...) tiles of one vector each."""
-        lead = self.drive.shape[:2]
+        """The problems at the flat positions ``keep`` of (tiles, vectors) as tiles of one vector each."""
+        vectors = self.drive.shape[-1]
+        return self._changed(
+            lambda field: pick(field, keep, vectors),
+            lambda r: r.expand(-1, vectors).reshape(-1, 1)[keep] if r.dim() == 2 else r,
+        )
 
-        def flat(x: Tensor) -> Tensor:
-            return x.expand(*lead, *x.shape[2:]).reshape(-1, 1, *x.shape[2:])[keep]
+    def tiles(self, keep: Tensor) -> Problem:
+        """The problems of these tiles."""
+        return self._changed(lambda field: field[:, keep], lambda r: r[keep] if r.dim() == 2 else r)
 
-        def scalar(r: Tensor) -> Tensor:
-            return flat(r) if r.dim() == 2 else r
-
+    def _changed(self, field: Callable[[Tensor], Tensor], scalar: Callable[[Tensor], Tensor]) -> Problem:
         wires = Wires(*(scalar(r) if isinstance(r, Tensor) else r for r in vars(self.wires).values()))
-        return Problem(flat(self.drive), flat(self.conductances), self.cell.map_tensors(scalar), wires)
+        return Problem(field(self.drive), field(self.conductances), self.cell.map_tensors(scalar), wires, self.turned)
+
+
+def pick(field: Tensor, keep: Tensor, vectors: int) -> Tensor:
+    """(cols, tiles, rows, vectors | 1) at the flat positions ``keep`` of (tiles, vectors): (cols, kept, rows, 1)."""
+    tile, vector = keep // vectors, keep % vectors if field.shape[-1] > 1 else torch.zeros_like(keep)
+    return field[:, tile, :, vector].transpose(0, 1).contiguous()[..., None]
 
 
 class History:
-    """The last differences of iterates and residuals, in ring buffers (problems, window, cells)."""
+    """The last differences of iterates and residuals, in ring buffers (window, cols, tiles, rows, vectors)."""
 
-    def __init__(self, like: Tensor, dtype: torch.dtype | None = None) -> None:
-        shape = (like.shape[0], _WINDOW, like.shape[1])
-        self.dr = torch.zeros(shape, dtype=dtype or like.dtype, device=like.device)
-        self.step = torch.zeros_like(self.dr)  # differences of x + r
-        self.gram = torch.zeros(*shape[:2], _WINDOW, dtype=self.dr.dtype, device=like.device)
+    def __init__(self, like: Tensor, dtype: torch.dtype) -> None:
+        self.dr = torch.empty(_WINDOW, *like.shape, dtype=dtype, device=like.device)
+        self.step = torch.empty_like(self.dr)  # differences of x + r
+        self.gram = self.dr.new_zeros(like.shape[1], like.shape[3], _WINDOW, _WINDOW)
         self.pushed = 0
 
     def push(self, dx: Tensor, dr: Tensor) -> None:
         slot = self.pushed % _WINDOW
         self.pushed += 1
-        self.dr[:, slot] = dr
-        torch.add(dx, dr, out=self.step[:, slot])
-        row = torch.bmm(self.dr, dr[:, :, None])[..., 0]
-        self.gram[:, slot, :], self.gram[:, :, slot] = row, row
+        self.dr[slot] = dr
+        torch.add(dx, dr, out=self.step[slot])
+        row = self._products(self.dr[slot])
+        n = row.shape[-1]
+        self.gram[..., slot, :n], self.gram[..., :n, slot] = row, row
 
     def mix(self, r: Tensor) -> Tensor:
         """What to subtract from x + r so that the linearised residual is least."""
-        right = torch.bmm(self.dr, r[:, :, None])
-        diagonal = self.gram.diagonal(dim1=-2, dim2=-1)
-        # Empty slots and stagnant directions get a unit pivot, so the system is always regular.
+        right = self._products(r)
+        n = right.shape[-1]
+        gram = self.gram[..., :n, :n]
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        # Stagnant directions get a pivot, so the system is always regular.
         largest = diagonal.amax(-1, keepdim=True)
         eps = torch.finfo(r.dtype).eps
         lift = torch.where(diagonal > 0, eps * diagonal, torch.where(largest > 0, largest, 1))
-        weights = torch.linalg.solve_ex(self.gram + torch.diag_embed(lift), right)[0]
-        return torch.bmm(weights.transpose(1, 2), self.step)[:, 0]
+        weights = torch.linalg.solve_ex(gram + torch.diag_embed(lift), right)[0]
+        out = weights[:, None, :, 0] * self.step[0]
+        for k in range(1, n):
+            out.addcmul_(weights[:, None, :, k], self.step[k])
+        return out
 
     def pick(self, keep: Tensor) -> None:
-        self.step, self.dr, self.gram = self.step[keep], self.dr[keep], self.gram[keep]
+        vectors = self.dr.shape[-1]
+        self.gram = self.gram.flatten(0, 1)[keep][:, None]
+        self.dr, self.step = (torch.stack([pick(x, keep, vectors) for x in buffer]) for buffer in (self.dr, self.step))
+
+    def _products(self, x: Tensor) -> Tensor:
+        """With each difference of residuals so far: (tiles, vectors, differences)."""
+        n = min(self.pushed, _WINDOW)
+        return torch.stack([(self.dr[k] * x).sum((0, 2)) for k in range(n)], -1)
 
 
 def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> tuple[Tensor, Tensor]:
-    """Cell voltages (tiles, vectors, rows, cols) [V] and the share of current (problems,) that they miss.
+    """Cell voltages (cols, tiles, rows, vectors) [V] and the share of current (tiles, vectors) that they miss.
 
     Stops when Kirchhoff's law holds to ``tol`` everywhere, or after ``iterations``; without ``check`` it always
     takes so many and knows no share (0).
     """
-    shape, span = problem.shape, problem.span()
-    x = problem.drive.expand(shape).flatten(0, 1).flatten(1)
-    history = History(x)
-    out, share = x.clone(), torch.zeros_like(span[:, 0])
-    left = torch.arange(len(x), device=x.device)
+    span = problem.span()
+    x = problem.drive.expand(problem.shape).contiguous()
+    history = History(x, x.dtype)
+    solved = _Solved(x, span)
+    every = CHECK_EVERY.get(x.device.type, 1)
     x_old = r_old = None
     for k in range(iterations):
-        residual, current, slope = problem.step(x.reshape(problem.shape))
-        r = residual.flatten(0, 1).flatten(1)
-        if check:
-            missed = missed_current(residual, current, slope, span, tol)
-            out[left], share[left] = x, missed
-            keep = (missed > tol).nonzero()[:, 0]
-            if len(keep) == 0 or k == iterations - 1:
-                return out.reshape(shape), share
-            if len(keep) < _COMPACT * len(left):
-                problem, x, r, span, left = problem.pick(keep), x[keep], r[keep], span[keep], left[keep]
+        r, columns, slope = problem.step(x)
+        last = k == iterations - 1
+        if check and (last or k % every == 0):
+            missed = problem.missed(r, columns, slope, tol)
+            left = missed > tol
+            if k >= _TRIAL:
+                left &= missed < _HOPELESS
+            keep = left.flatten().nonzero()[:, 0]
+            if len(keep) == 0 or last:
+                return solved.merge(x, missed)
+            if len(keep) < _COMPACT * missed.numel():
+                solved.merge(x, missed)
+                solved.pick(keep)
+                count = x.shape[-1]
+                problem = problem.pick(keep)
+                span = problem.span()
                 history.pick(keep)
+                x, r = pick(x, keep, count), pick(r, keep, count)
                 if x_old is not None and r_old is not None:
-                    x_old, r_old = x_old[keep], r_old[keep]
+                    x_old, r_old = pick(x_old, keep, count), pick(r_old, keep, count)
         if x_old is None or r_old is None:
             x_new = x + r
         else:
             history.push(x - x_old, r - r_old)
-            x_new = x + r - history.mix(r)
+            x_new = (x + r).sub_(history.mix(r))
         x_old, r_old = x, r
-        x = torch.minimum(torch.maximum(x_new, -span), span)
-    return x.reshape(shape), share
+        x = torch.clamp(x_new, -span, span)
+    return x, torch.zeros_like(span[:, 0])
 
 
-def missed_current(residual: Tensor, current: Tensor, slope: Tensor, span: Tensor, tol: float) -> Tensor:
-    """Largest share of a column current, (problems,), by which cells and wires disagree."""
-    wrong = (slope * residual).abs().sum(-2).flatten(0, 1)  # (problems, cols)
-    column = current.sum(-2).abs().flatten(0, 1)
-    scale = torch.maximum(column, 1e-3 * column.amax(-1, keepdim=True))
-    # Where the cells' currents cancel, no column holds the rounding errors of their voltages to ``tol``.
-    rounding = _ROUNDING * torch.finfo(wrong.dtype).eps * span * slope.sum(-2).flatten(0, 1)
-    scale = scale + rounding.amax(-1, keepdim=True) / tol
-    # No current at all counts as solved only where nothing is missed either.
-    share = torch.where(wrong == 0, torch.zeros_like(wrong), wrong / scale)
-    return share.amax(-1).nan_to_num(nan=torch.inf)
+class _Solved:
+    """Where the problems that leave a batch are put."""
+
+    def __init__(self, like: Tensor, span: Tensor) -> None:
+        self.x, self.missed = like, torch.zeros_like(span[:, 0])
+        self.left: Tensor | None = None  # None: nobody has left yet
+
+    def merge(self, x: Tensor, missed: Tensor) -> tuple[Tensor, Tensor]:
+        """All problems with these in their places."""
+        if self.left is None:
+            self.x, self.missed = x, missed
+        else:
+            vectors = self.missed.shape[1]
+            self.x[:, self.left // vectors, :, self.left % vectors] = x[..., 0].transpose(0, 1)
+            self.missed.view(-1)[self.left] = missed.flatten()
+        return self.x, self.missed
+
+    def pick(self, keep: Tensor) -> None:
+        self.left = keep if self.left is None else self.left[keep]
+
+
+def _share(wrong: Tensor, scale: Tensor) -> Tensor:
+    """The largest over the columns; no current at all counts as right only where nothing is wrong either."""
+    return torch.where(wrong == 0, 0, wrong / scale).amax(0).nan_to_num_(nan=torch.inf)

@@ -5,8 +5,9 @@ pairs until one block is left (``geniex.circuit.multiport``). Joining 2n x 2n ce
 (N/n)^2 / 4 such squares, so half of the work is in the last join: O(N^3) in all, where the elimination of one
 column after the other takes O(N^4), and log2(N M) batched steps instead of M in sequence.
 
-Every step is an inverse or a product, so autograd differentiates it as often as asked. To keep the memory of
-a backward pass at that of one chunk of tiles, the forward pass stores nothing and each chunk is run again.
+Every step is an inverse or a product, so autograd differentiates it as often as asked. Where autograd's record
+of all tiles would be large, the forward pass stores nothing, and the backward pass runs each chunk of tiles again:
+its memory is then that of one chunk.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _WORKSPACE_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
 """Bytes of block matrices held at once: on the CPU what a core's own cache holds, on a GPU what keeps it busy."""
 _ENTRIES = 16
 """Of the block matrices, per cell: blocks of n x n cells have (4 n)^2."""
+_GRAPH_ENTRIES = 600
+"""That autograd keeps, per cell: the blocks, their products and inverses at all levels."""
+_GRAPH_BYTES = 512 << 20
+"""Most that is kept from the forward for the backward pass."""
 _LEAF = 5
 """Most rows or columns of a block that is solved densely."""
 
@@ -48,21 +53,37 @@ class _Response(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
-        return torch.cat([_response(*chunk) for _, chunk in _chunks(inputs)])
+        cells = inputs[0].numel() * inputs[0].element_size()
+        if not any(ctx.needs_input_grad) or cells * _GRAPH_ENTRIES > _GRAPH_BYTES:
+            ctx.graphs = None
+            return torch.cat([_response(*chunk) for _, chunk in _chunks(inputs)])
+        ctx.graphs = [_Graph(chunk, ctx.needs_input_grad) for _, chunk in _chunks(inputs)]
+        return torch.cat([graph.out.detach() for graph in ctx.graphs])
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         twice = torch.is_grad_enabled()
+        graphs, ctx.graphs = ctx.graphs, None
         parts: list[tuple[Tensor, ...]] = []
-        for at, chunk in _chunks(ctx.saved_tensors):
-            if not twice:
-                chunk = [x.detach().requires_grad_(need) for x, need in zip(chunk, ctx.needs_input_grad, strict=True)]
-            wanted = [x for x, need in zip(chunk, ctx.needs_input_grad, strict=True) if need]
-            with torch.enable_grad():
-                out = _response(*chunk)
-            parts.append(torch.autograd.grad(out, wanted, cotangent[at], create_graph=twice))
+        for k, (at, chunk) in enumerate(_chunks(ctx.saved_tensors)):
+            if twice or graphs is None:
+                graph = _Graph(chunk, ctx.needs_input_grad, of_inputs=twice)
+            else:
+                graph, graphs[k] = graphs[k], None
+            parts.append(torch.autograd.grad(graph.out, graph.wanted, cotangent[at], create_graph=twice))
         grads = (torch.cat(x) if x[0].dim() else torch.stack(x).sum(0) for x in zip(*parts, strict=True))
         return tuple(next(grads) if need else None for need in ctx.needs_input_grad)
+
+
+class _Graph:
+    """The response of one chunk of tiles with autograd's record of it."""
+
+    def __init__(self, chunk: list[Tensor], needed: tuple[bool, ...], of_inputs: bool = False) -> None:
+        if not of_inputs:
+            chunk = [x.detach().requires_grad_(need) for x, need in zip(chunk, needed, strict=True)]
+        self.wanted = [x for x, need in zip(chunk, needed, strict=True) if need]
+        with torch.enable_grad():
+            self.out = _response(*chunk)
 
 
 def _response(conductances: Tensor, r_source: Tensor, r_sink: Tensor, r_row: Tensor, r_col: Tensor) -> Tensor:

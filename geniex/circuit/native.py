@@ -26,15 +26,16 @@ power).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from geniex.cells import Cell, LinearCell
-from geniex.circuit.anderson import Problem, anderson
+from geniex.circuit.anderson import Problem, anderson, pick
 from geniex.circuit.broadcast import Groups
+from geniex.circuit.fields import seen, stored, turn, turned_wires
 from geniex.circuit.newton import damped_newton, shared_newton
 from geniex.circuit.wires import Scalar, Wires
 from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
@@ -42,12 +43,16 @@ from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
 OnFailure = Literal["raise", "warn"]
 _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
 """Bytes of iterates in flight; on the CPU what the caches hold well, on a GPU what keeps it busy."""
+_TRIM_BYTES = 30 << 20
+"""Just below the size, 32 MiB, from which the C library keeps no freed block."""
 _NEWTON_BYTES = 512 << 20
 """Bytes of eliminations in flight where instances are solved one by one."""
 _SHARING = 8
 """Vectors a tile, also a fourth of its shorter side, from which one elimination for all of them pays."""
 _VECTORS = 128
 """Vectors a chunk, whatever their size, where an elimination is shared: smaller chunks would repeat it."""
+_FEW = 3
+"""Vectors a tile from which a shared elimination is also tried on tiles that mixing alone did not solve."""
 _ITERATIONS = 24
 """Anderson steps before an instance counts as hard."""
 DEFAULT_TOL = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -91,7 +96,7 @@ def solve_cells(
     """
     tol = _checked_tol(tol, voltages.dtype)
     method = _Method(tol, iterations, on_failure, conductances.shape[:-2])
-    drive = voltages[..., None].expand(*voltages.shape, conductances.shape[-1])
+    drive = voltages[..., None]
     with torch.no_grad():
         u = fixed_point(drive, conductances, cell, wires, method)
     if torch.is_grad_enabled() and _any_requires_grad(voltages, conductances, cell, wires):
@@ -113,6 +118,9 @@ class _Method(NamedTuple):
 def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, method: _Method) -> Tensor:
     """Cell voltages u = B - K f(u; G) [V] for a drive B that broadcasts to (..., rows, cols) [V]."""
     lead = torch.broadcast_shapes(drive.shape[:-2], conductances.shape[:-2])
+    turned = conductances.shape[-2] > conductances.shape[-1]
+    if turned:  # an elimination costs rows^3 cols
+        drive, conductances, wires = turn(drive), turn(conductances), turned_wires(wires)
     rows, cols = conductances.shape[-2:]
     groups = Groups(lead, method.tiles)
     if conductances.shape[:-2] == method.tiles:
@@ -120,48 +128,80 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
     else:
         g = groups.gather(conductances.expand(*lead, rows, cols))
     b = groups.gather(drive.expand(*lead, *drive.shape[-2:]))
-    scalars = [groups.gather_scalar(r) for r in vars(wires).values()]
+    wires = Wires(*(groups.gather_scalar(r) for r in vars(wires).values()))
     cell = cell.map_tensors(lambda r: torch.as_tensor(groups.gather_scalar(r)))
 
-    size = drive.element_size() * rows * cols * _COPIES
-    budget = max(1, _WORKSPACE_BYTES.get(drive.device.type, 256 << 20) // size)
-    if _is_shared(b.shape[1], rows, cols):
-        budget = max(budget, min(b.shape[1], _VECTORS))
-    vectors = max(1, min(b.shape[1], budget))
-    tiles = max(1, budget // vectors)
-    out = torch.empty(*b.shape[:2], rows, cols, dtype=b.dtype, device=b.device)
+    if b.device.type == "cpu":
+        _keep_freed_memory()
+    # Laid out as the fields are, which spares a transposed copy.
+    out = seen(torch.empty(cols, b.shape[0], rows, b.shape[1], dtype=b.dtype, device=b.device))
     missed = torch.zeros(b.shape[:2], dtype=b.dtype, device=b.device)
-    for t in range(0, b.shape[0], tiles):
-        for v in range(0, b.shape[1], vectors):
-            block = (slice(t, t + tiles), slice(v, v + vectors))
-            part = Wires(*(r[block] if isinstance(r, Tensor) and r.dim() == 2 else r for r in scalars))
-            part_cell = cell.map_tensors(lambda r, block=block: r[block] if r.dim() == 2 else r)  # type: ignore[misc]
-            problem = Problem(b[block], g[block] if g.shape[1] > 1 else g[block[0]], part_cell, part)
-            if method.iterations is not None:
-                out[block], _ = anderson(problem, method.tol, method.iterations, check=False)
-            else:
-                out[block], share = _solved(problem, method.tol)
-                missed[block] = share.reshape(problem.shape[:2])
+    for block in _blocks(b, rows, cols):
+        problem = _block(b, g, cell, wires, turned, block)
+        if method.iterations is None:
+            u, missed[block] = _solved(problem, method.tol)
+        else:
+            u, _ = anderson(problem, method.tol, method.iterations, check=False)
+        out[block] = seen(u)
     if method.iterations is None:
         _report_unsolved(missed, groups, method)
-    return groups.scatter(out)
+    out = groups.scatter(out)
+    return turn(out) if turned else out
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library's allocator reuse temporaries: it returns freed blocks to the system above twice the largest
+    that it has seen freed (mallopt(3), M_TRIM_THRESHOLD), and each fresh page of a field then costs a fault."""
+    torch.empty(_TRIM_BYTES, dtype=torch.uint8)
+
+
+def _blocks(drive: Tensor, rows: int, cols: int) -> Iterator[tuple[slice, slice]]:
+    """(tiles, vectors) of the drive in parts that fit the workspace."""
+    tiles, vectors = drive.shape[:2]
+    size = drive.element_size() * rows * cols * _COPIES
+    budget = max(1, _WORKSPACE_BYTES.get(drive.device.type, 256 << 20) // size)
+    if _is_shared(vectors, rows, cols):
+        budget = max(budget, min(vectors, _VECTORS))
+    vector_step = max(1, min(vectors, budget))
+    tile_step = max(1, budget // vector_step)
+    for t in range(0, tiles, tile_step):
+        for v in range(0, vectors, vector_step):
+            yield slice(t, t + tile_step), slice(v, v + vector_step)
+
+
+def _block(
+    drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, turned: bool, at: tuple[slice, slice]
+) -> Problem:
+    """One part of the problem (tiles, vectors, ...), its fields as the methods take them."""
+    pick: Callable[[Tensor], Tensor] = lambda r: r[at] if r.dim() == 2 else r  # noqa: E731
+    g = conductances[at] if conductances.shape[1] > 1 else conductances[at[0]]
+    return Problem(
+        stored(drive[at]).contiguous(),
+        stored(g).contiguous(),
+        cell.map_tensors(pick),
+        Wires(*(pick(r) if isinstance(r, Tensor) else r for r in vars(wires).values())),
+        turned,
+    )
 
 
 def _solved(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
-    """The fast method first, then damped Newton for what it left, in chunks of the memory that this takes."""
-    _, vectors, rows, cols = problem.shape
+    """The fast methods first, then damped Newton for what they left, in chunks of the memory that this takes."""
+    cols, _, rows, vectors = problem.shape
     if _is_shared(vectors, rows, cols):
         u, missed = shared_newton(problem, tol)
     else:
         u, missed = anderson(problem, tol, _ITERATIONS)
-    hard = (missed > tol).nonzero()[:, 0]
-    if len(hard):
-        flat = u.flatten(0, 1)
-        size = 4 * u.element_size() * rows * cols * min(rows, cols)
-        for part in hard.split(max(1, _NEWTON_BYTES // size)):
-            solved, missed[part] = damped_newton(problem.pick(part), flat[part][:, None], tol)
-            flat[part] = solved[:, 0]
-        u = flat.reshape(problem.shape)
+        tiles = (missed > tol).any(1).nonzero()[:, 0]
+        if vectors >= _FEW and len(tiles):
+            u[:, tiles], missed[tiles] = shared_newton(problem.tiles(tiles), tol)
+    hard = (missed.flatten() > tol).nonzero()[:, 0]
+    if len(hard) == 0:
+        return u, missed
+    size = 4 * u.element_size() * rows * cols * rows
+    for part in hard.split(max(1, _NEWTON_BYTES // size)):
+        solved, share = damped_newton(problem.pick(part), pick(u, part, vectors), tol)
+        u[:, part // vectors, :, part % vectors] = solved[..., 0].transpose(0, 1)
+        missed.view(-1)[part] = share[:, 0]
     return u, missed
 
 

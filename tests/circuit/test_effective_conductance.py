@@ -103,12 +103,22 @@ def test_second_gradients_across_chunks(monkeypatch: pytest.MonkeyPatch, generat
     assert gradgradcheck(response, (micro, source, sink))
 
 
-def test_the_graph_holds_no_more_than_its_inputs(generator: torch.Generator) -> None:
-    saved = []
+def test_the_record_for_the_backward_pass_is_bounded(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept within a budget, else made again: fewer numbers held, the same gradients."""
     g = tiles(2, 16, 16, generator=generator).requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-        effective_conductance(g, Wires(500.0, 100.0, 2.5, 2.5))
-    assert sum(saved) <= g.numel() + 4
+    weight = torch.rand(2, 16, 16, dtype=torch.float64, generator=generator)
+    grads, held = [], []
+    for budget in (linear._GRAPH_BYTES, 0):
+        monkeypatch.setattr(linear, "_GRAPH_BYTES", budget)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x):
+            response = effective_conductance(g, Wires(500.0, 100.0, 2.5, 2.5))
+        grads += torch.autograd.grad((weight * response).sum(), g)
+        held.append(sum(saved))
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=0)
+    assert held[1] <= g.numel() + 4 < held[0] <= linear._GRAPH_ENTRIES * g.numel()
 
 
 def test_access_devices_count_as_a_series_pair(generator: torch.Generator) -> None:

@@ -8,8 +8,9 @@ from kirchhoff import kirchhoff_currents
 from torch import Tensor
 
 from geniex.cells import Cell, LinearCell, SinhCell
-from geniex.circuit import Crossbar, Wires, newton, solve_cells
+from geniex.circuit import Crossbar, Wires, anderson, newton, solve_cells
 from geniex.circuit.elimination import Elimination
+from geniex.circuit.fields import drop_, seen, stored, turn, turned_wires
 from geniex.errors import ConvergenceError, ConvergenceWarning
 
 HARD = {"r_source": 1000.0, "r_sink": 500.0, "r_wire": 10.0}
@@ -98,9 +99,77 @@ def test_elimination_inverts_the_linearised_array(rows: int, cols: int, zero: st
     slopes = torch.rand(3, rows, cols, generator=generator).double() * 1e-2
     slopes[:, 0, 0] = 0
     b = torch.randn(3, 4, rows, cols, generator=generator).double()
-    u = Elimination(slopes, Wires(**values), torch.float64).solve(b)
     wires = Wires(**{name: r[:, None] for name, r in values.items()})
+    u = seen(Elimination(stored(slopes[:, None]), wires).solve(stored(b)))
     assert torch.allclose(u + wires.drop(slopes[:, None] * u), b, rtol=0, atol=1e-12)
+
+
+def test_fields_lose_what_the_wires_take_and_turn_with_their_network() -> None:
+    """The operator on the solver's layout, long slices and short, against that on (..., rows, cols)."""
+    generator = torch.Generator().manual_seed(1)
+    for tiles, vectors, rows, cols in ((2, 3, 4, 5), (2, 80, 16, 7), (1, 1, 1, 1), (1, 30, 90, 3)):
+        names = ("r_source", "r_sink", "r_row", "r_col")
+        wires = Wires(**{k: 10 * torch.rand(tiles, vectors, generator=generator).double() for k in names})
+        currents = torch.randn(tiles, vectors, rows, cols, generator=generator).double()
+        lost = seen(drop_(stored(currents).clone(memory_format=torch.contiguous_format), wires))
+        torch.testing.assert_close(lost, wires.drop(currents), rtol=1e-12, atol=1e-11)
+        torch.testing.assert_close(turn(turned_wires(wires).drop(turn(currents))), lost, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("vectors", [1, 9])
+def test_the_tolerance_holds_for_the_currents_themselves(vectors: int) -> None:
+    """Not for the missed current alone: what one column misses moves the others, weak ones by far more."""
+    wires = {"r_source": 700.0, "r_sink": 0.0, "r_wire_row": 2.0, "r_wire_col": 0.4}
+    for seed in range(12):
+        for rows, cols in ((11, 7), (4, 9)):
+            crossbar = Crossbar(rows, cols, **wires, cell=SinhCell(0.33))
+            # Drives of both signs and like cells: columns whose currents nearly cancel.
+            v, g = draw(crossbar, 2, vectors, decades=0.0, v_max=1.3, seed=seed)
+            g = 1e-2 * g * (0.5 + torch.rand(g.shape, generator=torch.Generator().manual_seed(seed)))
+            for tol in (1e-4, 1e-6):
+                assert error(crossbar.solve(v, g, tol=tol), oracle(crossbar, v, g)) < tol
+
+
+@pytest.mark.parametrize("vectors", [1, 9])
+def test_seldom_checked_is_as_exact(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device, where each look at the convergence waits for it."""
+    crossbar = Crossbar(9, 12, **HARD)
+    v, g = draw(crossbar, 2, vectors, decades=2.0, v_max=0.5, seed=4)
+    for module in (anderson, newton):
+        monkeypatch.setattr(module, "CHECK_EVERY", {"cpu": 3})
+    assert error(crossbar.solve(v, g), oracle(crossbar, v, g)) < 1e-9
+
+
+def test_the_line_search_halves_until_the_residual_falls() -> None:
+    """From rest, a full Newton step of a steep sinh overshoots by far."""
+    crossbar = Crossbar(6, 6, **HARD, cell=SinhCell(0.05))
+    v, g = draw(crossbar, 3, 1, decades=1.0, v_max=2.0, seed=5)
+    problem = anderson.Problem(stored(v[..., None]).contiguous(), stored(g).contiguous(), crossbar.cell, crossbar.wires)
+    u = torch.zeros(problem.shape, dtype=torch.float64)
+    residual, _, slope = problem.step(u)
+    step = Elimination(slope, problem.wires).solve(residual)
+
+    def length(u: Tensor) -> Tensor:
+        return problem.residual(u)[0].square().sum((0, 2, 3))
+
+    assert (length(u + step) > length(u)).all()
+    assert (length(newton._line_search(problem, u, residual, step)) < length(u)).all()
+    solved, missed = newton.damped_newton(problem, u, 1e-11)
+    assert (missed <= 1e-11).all()
+    assert error(seen(crossbar.cell.current(solved, problem.conductances)).sum(-2), oracle(crossbar, v, g)) < 1e-9
+
+
+def test_cells_of_their_own_follow_the_instances_that_are_picked() -> None:
+    """Tiles with different cells, of which only some need the slow method."""
+    v0 = torch.tensor([0.5, 0.2, 0.35, 0.2], dtype=torch.float64)
+    crossbar = Crossbar(10, 10, **HARD)
+    v, g = draw(crossbar, 4, 2, decades=1.0, v_max=0.1, seed=6)
+    v[1:2] *= 20
+    v[3:] *= 20
+    currents = solve_cells(v, g, SinhCell(v0[:, None]), crossbar.wires).currents
+    for k, scale in enumerate(v0.tolist()):
+        alone = crossbar.replace(cell=SinhCell(scale))
+        assert error(currents[k], oracle(alone, v[k], g[k])) < 1e-9
 
 
 def test_gradients_on_a_hard_array() -> None:
