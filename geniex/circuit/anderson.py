@@ -77,12 +77,9 @@ class Problem:
         # Where the cells' currents cancel, no column holds the rounding errors of their voltages to ``tol``.
         rounding = _ROUNDING * eps * self.span()[:, 0] * self.columns(slope)
         scale = scale + rounding.amax(0) / tol
-        own = self.columns(wrong)
-        share = _share(own, scale)
-        if (share <= tol).any():
-            # What the other cells of a line make of it: their voltages move by K of the current that is missed.
-            share = _share(own + self.columns(drop_(wrong, self.wires).mul_(slope)), scale)
-        return share
+        # No current at all counts as right only where nothing is wrong either.
+        wrong = self.columns(wrong)
+        return torch.where(wrong == 0, 0, wrong / scale).amax(0).nan_to_num_(nan=torch.inf)
 
     def pick(self, keep: Tensor) -> Problem:
         """The problems at the flat positions ``keep`` of (tiles, vectors) as tiles of one vector each."""
@@ -214,8 +211,3 @@ class _Solved:
 
     def pick(self, keep: Tensor) -> None:
         self.left = keep if self.left is None else self.left[keep]
-
-
-def _share(wrong: Tensor, scale: Tensor) -> Tensor:
-    """The largest over the columns; no current at all counts as right only where nothing is wrong either."""
-    return torch.where(wrong == 0, 0, wrong / scale).amax(0).nan_to_num_(nan=torch.inf)

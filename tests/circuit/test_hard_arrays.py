@@ -119,7 +119,7 @@ def test_fields_lose_what_the_wires_take_and_turn_with_their_network() -> None:
 
 @pytest.mark.parametrize("tol", [1e-6, 1e-9])
 def test_the_tolerance_holds_for_the_currents_themselves(tol: float) -> None:
-    """Not for the missed current alone: what one column misses moves the others, weak ones by far more."""
+    """Not for the current that the cells miss alone; whichever lines are more, the columns' currents count."""
     for crossbar, v, g in random_problems(40, 1, 24, seed=5):
         assert error(crossbar.solve(v, g, method="native", tol=tol), oracle(crossbar, v, g)) < tol
 
