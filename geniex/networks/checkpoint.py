@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import safetensors
 import safetensors.torch
 
 from geniex.errors import CheckpointError, InputError
+from geniex.files import write_atomically
 from geniex.networks.fashion import FashionCNN
 from geniex.shipped import shipped_file, shipped_names
 
@@ -47,8 +47,8 @@ def save_network(network: FashionCNN, path: Path, info: dict[str, Any]) -> None:
     }
     weights_path, json_path = _paths(path)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
-    _write(weights_path, weights)
-    _write(json_path, (json.dumps(description, indent=2) + "\n").encode())
+    write_atomically(weights_path, weights)
+    write_atomically(json_path, (json.dumps(description, indent=2) + "\n").encode())
 
 
 def load_network(name_or_path: str | Path) -> FashionCNN:
@@ -121,16 +121,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): train or fetch it again") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step, so that no reader ever sees half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from geniex import __version__
 from geniex.circuit import Crossbar
 from geniex.errors import CheckpointError, InputError
+from geniex.files import write_atomically
 from geniex.mapping import ConductanceWindow
 from geniex.shipped import models_dir, shipped_names
 from geniex.surrogate.base import Surrogate
@@ -46,8 +46,8 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": surrogate.info,
     }
-    _write_atomically(weights_path, weights)
-    _write_atomically(json_path, (json.dumps(head, indent=2) + "\n").encode())
+    write_atomically(weights_path, weights)
+    write_atomically(json_path, (json.dumps(head, indent=2) + "\n").encode())
     return json_path
 
 
@@ -145,16 +145,3 @@ def _is_surrogate(path: Path) -> bool:
         return json.loads(path.read_bytes()).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file beside ``path``, make it durable, rename it: a reader sees all or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
