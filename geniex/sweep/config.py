@@ -16,10 +16,15 @@ from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.mapping.window import check_drive
 from geniex.preset import presets
+from geniex.sweep.circuits import CircuitRanges, check_spans
 
 Engine = Literal["native", "ngspice"]
 ENGINES = ("native", "ngspice")
 _C = TypeVar("_C", bound=Config)
+_OPTIONAL = ("circuits",)
+"""Fields that came after the first files."""
+_PLACEHOLDERS: dict[str, Any] = {"window": ConductanceWindow(100e3, 6.0), "v_max": 0.25}
+"""What a sweep that spans circuits gives for what each tile draws itself."""
 _MAX_BITS = 16
 """Bits of a slice or a stream; the codes are stored in at most 16 bits."""
 
@@ -50,6 +55,9 @@ class SweepConfig(Config):
     """What solves the circuits."""
     shard_tiles: int = 32
     """Tiles that are solved and made durable together; natively, multiples of 8 waste no work."""
+    circuits: CircuitRanges | None = None
+    """What each tile draws its own circuit from; ``crossbar`` then gives shape and cell type alone, and ``window``,
+    ``v_max`` and both bit widths stand for nothing. None: all tiles have one circuit."""
 
     def __post_init__(self) -> None:
         for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow)):
@@ -66,6 +74,15 @@ class SweepConfig(Config):
         check_seed(self.seed)
         if self.engine not in ENGINES:
             raise InputError("engine", repr(self.engine), f"it must be one of {', '.join(ENGINES)}")
+        if self.circuits is not None:
+            if not isinstance(self.circuits, CircuitRanges):
+                raise InputError("circuits", repr(self.circuits), "it must be CircuitRanges")
+            check_spans(self.crossbar.cell)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As any configuration; without what is unused it equals, and has the digest of, older files'."""
+        out = super().to_dict()
+        return {name: value for name, value in out.items() if name not in _OPTIONAL or value is not None}
 
     @property
     def shards(self) -> int:
@@ -82,7 +99,8 @@ def load_sweep_config(path: str | Path) -> SweepConfig:
     """The sweep that a YAML file describes: the fields of ``SweepConfig``, nested ones as mappings.
 
     ``preset: geniex-32`` stands for the crossbar, window and v_max of that preset. A cell names its class:
-    ``cell: {_type: SinhCell, v0: 0.25}``.
+    ``cell: {_type: SinhCell, v0: 0.25}``. With ``circuits: {...}``, each tile draws its own: give the crossbar's
+    rows, cols and cell alone.
 
     Raises:
         InputError: the file is missing, is no YAML, or has unknown, missing or wrong fields.
@@ -111,12 +129,25 @@ _Loader.add_implicit_resolver(
 
 def _sweep(data: Any) -> SweepConfig:
     data = dict(_mapping("config", data))
+    if data.get("circuits") is not None:
+        data = _spanning(data)
     if "preset" in data:
         data = _from_preset(data.pop("preset"), data)
-    for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow)):
-        if name in data and not isinstance(data[name], kind):
+    for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow), ("circuits", CircuitRanges)):
+        if data.get(name) is not None and not isinstance(data[name], kind):
             data[name] = _built(kind, name, data[name])
     return _built(SweepConfig, "config", data)
+
+
+def _spanning(data: dict[str, Any]) -> dict[str, Any]:
+    """With placeholders for what the tiles draw; what would be ignored is refused."""
+    crossbar = data.get("crossbar", {})
+    scalars = {f"crossbar.{name}": crossbar[name] for name in crossbar if name.startswith("r_")}
+    drawn = ("preset", *_PLACEHOLDERS, "slice_bits", "stream_bits")
+    fixed = {name: data[name] for name in drawn if name in data} | scalars
+    for name, value in fixed.items():
+        raise InputError(name, value, "each tile draws its own from circuits; leave it away")
+    return data | _PLACEHOLDERS
 
 
 def _from_preset(name: Any, data: dict[str, Any]) -> dict[str, Any]:

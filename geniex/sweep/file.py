@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +19,11 @@ from geniex.circuit import Crossbar
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.sweep import layout
+from geniex.sweep.circuits import SCALARS, TileCircuits
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
 
+_T = TypeVar("_T")
 _DIGEST_TILES = 256
 """Tiles hashed at a time; bounds memory."""
 
@@ -41,24 +45,29 @@ class SweepFile:
             self.config: SweepConfig = layout.check(file, self.path)
             self.attributes: dict[str, Any] = layout.attributes_of(file)
             """Root attributes: solver, its version, geniex' version and so on."""
-            self._levels = torch.from_numpy(file["level_table"][:])
+            self._levels = None if self.config.circuits else torch.from_numpy(file["level_table"][:])
         self._handle: h5py.File | None = None
         self._process = os.getpid()
 
     @property
     def crossbar(self) -> Crossbar:
-        """The circuit that was solved."""
+        """The circuit that was solved; of a file that spans circuits, shape and cell type, see ``circuits``."""
         return self.config.crossbar
 
     @property
     def window(self) -> ConductanceWindow:
-        """Conductances of the levels."""
+        """Conductances of the levels; a placeholder in a file that spans circuits."""
         return self.config.window
 
     @property
     def v_max(self) -> float:
-        """Driver voltage of the highest stream level, volt."""
+        """Driver voltage of the highest stream level, volt; a placeholder in a file that spans circuits."""
         return self.config.v_max
+
+    @property
+    def spans_circuits(self) -> bool:
+        """Whether each tile has a circuit of its own."""
+        return self.config.circuits is not None
 
     @property
     def tiles(self) -> int:
@@ -75,17 +84,29 @@ class SweepFile:
 
         These are the t = stop - start tiles from ``start`` on.
         """
-        if not 0 <= start <= stop <= self.tiles:
-            raise InputError("start, stop", f"{start}, {stop}", f"the file holds tiles 0 to {self.tiles}")
+        self._check_run(start, stop)
         data = self._read(start, stop)
-        conductances = self._levels[torch.from_numpy(data.codes.astype("int64"))]
+        codes = torch.from_numpy(data.codes.astype("int64"))
+        if self._levels is None:
+            conductances = TileCircuits.of(self.crossbar, data.scalars).conductances(codes)
+        else:
+            conductances = self._levels[codes]
         return conductances, torch.from_numpy(data.voltages), torch.from_numpy(data.currents)
+
+    def circuits(self, start: int, stop: int) -> TileCircuits:
+        """The circuits of the tiles ``start`` to ``stop``; all the same unless the file spans circuits."""
+        self._check_run(start, stop)
+        if self.spans_circuits:
+            return TileCircuits.of(self.crossbar, self._take(start, stop, layout.read_scalars))
+        values = layout.circuit(self.config)
+        return TileCircuits.of(self.crossbar, np.tile([values[name] for name in SCALARS], (stop - start, 1)))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the configuration, the level table and all samples, in hexadecimal."""
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        digest.update(self._levels.numpy().tobytes())
+        if self._levels is not None:
+            digest.update(self._levels.numpy().tobytes())
         for start in range(0, self.tiles, _DIGEST_TILES):
             for values in self._read(start, min(start + _DIGEST_TILES, self.tiles)):
                 digest.update(values.tobytes())
@@ -98,15 +119,22 @@ class SweepFile:
         self._handle = None
 
     def _read(self, start: int, stop: int) -> TileData:
+        return self._take(start, stop, layout.read)
+
+    def _take(self, start: int, stop: int, reader: Callable[[h5py.File, int, int], _T]) -> _T:
         if self._process != os.getpid():
             # A handle from before a fork shares its file position with the parent; HDF5 would hand it out again.
             self.close()
         if self._handle is None:
             self._handle, self._process = layout.open_sweep(self.path), os.getpid()
         try:
-            return layout.read(self._handle, start, stop)
+            return reader(self._handle, start, stop)
         except OSError as error:
             raise layout.bad_file(self.path, f"tiles {start} to {stop} are damaged ({error})") from None
+
+    def _check_run(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.tiles:
+            raise InputError("start, stop", f"{start}, {stop}", f"the file holds tiles 0 to {self.tiles}")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None}

@@ -9,16 +9,18 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from geniex import __version__
 from geniex.errors import FileFormatError, InputError, MissingDependencyError
+from geniex.sweep.circuits import SCALARS, scalars_of
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData, level_table
 
 FORMAT = "geniex-sweep"
 SCHEMA_VERSION = 1
 BULK = ("codes", "voltages", "currents")
-"""The datasets that grow with the tiles, in the order of ``TileData``."""
+"""The datasets that grow with the array, in the order of ``TileData``."""
 _CHUNK_BYTES = 16 << 10
 """A chunk holds whole tiles up to about this size: small enough to read one, large enough to compress."""
 _FILTERS: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
@@ -41,10 +43,13 @@ def create(target: Any, config: SweepConfig, tiles: int, root: dict[str, Any]) -
     """A new, open HDF5 file with the attributes ``root`` and datasets for ``tiles`` tiles of ``config``."""
     file = h5py.File(target, "w")
     file.attrs.update(root)
-    table = level_table(config).numpy()
-    file.create_dataset("level_table", data=table, **_FILTERS)
-    for name, value in _scalars(config).items():
-        file.create_dataset(name, data=np.full(tiles, value), **_FILTERS)
+    if config.circuits is None:
+        file.create_dataset("level_table", data=level_table(config).numpy(), **_FILTERS)
+        for name, value in _scalars(config).items():
+            file.create_dataset(name, data=np.full(tiles, value), **_FILTERS)
+    else:
+        for name in SCALARS:
+            file.create_dataset(name, shape=(tiles,), dtype=_dtype(name, config), **_FILTERS)
     for name in BULK:
         shape, dtype = _shape(name, config, tiles), _dtype(name, config)
         per_chunk = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape[1:])))
@@ -55,13 +60,20 @@ def create(target: Any, config: SweepConfig, tiles: int, root: dict[str, Any]) -
 
 def write(file: h5py.File, at: int, data: TileData) -> None:
     """Put ``data`` into the tiles from ``at`` on."""
-    for name, values in zip(BULK, data, strict=True):
+    for name, values in zip((*BULK, *SCALARS), (*data[:3], *data.scalars.T), strict=False):
         file[name][at : at + len(values)] = values
 
 
 def read(file: h5py.File, start: int, stop: int) -> TileData:
     """The tiles ``start`` to ``stop``; ``OSError`` where a checksum does not hold."""
-    return TileData(*(file[name][start:stop] for name in BULK))
+    codes, voltages, currents = (file[name][start:stop] for name in BULK)
+    return TileData(codes, voltages, currents, read_scalars(file, start, stop))
+
+
+def read_scalars(file: h5py.File, start: int, stop: int) -> NDArray[np.float64]:
+    """The circuits of these tiles as rows of ``SCALARS``; rows of nothing where the file has one circuit."""
+    names = SCALARS if "slice_bits" in file else ()
+    return np.array([file[name][start:stop] for name in names]).reshape(len(names), stop - start).T
 
 
 def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
@@ -86,7 +98,8 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
     if missing:
         raise bad_file(path, f"its attributes differ from a sweep's in {missing[0]!r}")
     count = config.tiles if tiles is None else tiles
-    for name in ("level_table", *_scalars(config), *BULK):
+    single = ("level_table", *_scalars(config))
+    for name in (*(single if config.circuits is None else SCALARS), *BULK):
         _check_dataset(file, path, name, _shape(name, config, count), _dtype(name, config))
     return config
 
@@ -134,8 +147,14 @@ def _check_dataset(file: h5py.File, path: Path, name: str, shape: tuple[int, ...
         raise bad_file(path, f"its dataset {name!r} is {have}, its configuration says {dtype} {shape}")
 
 
+def circuit(config: SweepConfig) -> dict[str, float]:
+    """The ``SCALARS`` of a sweep of one circuit."""
+    v0, r_access = scalars_of(config.crossbar.cell)
+    return _scalars(config) | {"v0": v0, "r_access": r_access, "slice_bits": float(config.slice_bits)}
+
+
 def _scalars(config: SweepConfig) -> dict[str, float]:
-    """What is stored for each tile, so that one reader serves files that span circuits."""
+    """What is stored for each tile of a sweep of one circuit, so that its readers also read files of many."""
     wires, window = config.crossbar.wires, config.window
     values = {
         "r_source": wires.r_source,
@@ -161,9 +180,11 @@ def _shape(name: str, config: SweepConfig, tiles: int) -> tuple[int, ...]:
 
 
 def _dtype(name: str, config: SweepConfig) -> np.dtype[Any]:
+    if name == "slice_bits":
+        return np.dtype(np.uint8)
     if name != "codes":
         return np.dtype(np.float64)
-    return np.dtype(np.uint8 if config.slice_bits <= 8 else np.uint16)
+    return np.dtype(np.uint8 if config.circuits is not None or config.slice_bits <= 8 else np.uint16)
 
 
 def _solver_version(config: SweepConfig) -> str:

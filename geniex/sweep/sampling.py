@@ -33,17 +33,31 @@ _SPREAD = (-8.0, -1.0)
 _SKEW = (1.0, 6.0)
 _PLASTIC = 1.324717957244746
 _STEPS = {"tile": 1 / _PLASTIC, "vector": 1 / _PLASTIC**2}
-_STREAMS = {"tile": 0, "vector": 1, "draw": 2}
+_STREAMS = {"tile": 0, "vector": 1, "draw": 2, "bits": 3, "circuit": 4}
 """Names of the independent random streams under one seed."""
 
 
 def draw_tile(config: SweepConfig, tile: int) -> tuple[Codes, Codes]:
-    """The conductance codes (rows, cols) and stream levels (vectors, rows) of ``tile``, int64."""
+    """The conductance codes (rows, cols) and stream levels (vectors, rows) of ``tile``, int64; no open cells yet."""
     rng = np.random.default_rng([config.seed, _STREAMS["draw"], tile])
-    first = tile * config.vectors
-    codes = _draw_codes(rng, config, zero_share(config.seed, "tile", tile))
-    levels = [_draw_levels(rng, config, zero_share(config.seed, "vector", first + v)) for v in range(config.vectors)]
-    return codes, np.stack(levels)
+    first, (slice_bits, stream_bits) = tile * config.vectors, draw_bits(config, tile)
+    codes = _draw_codes(rng, config, slice_bits, zero_share(config.seed, "tile", tile))
+    shares = [zero_share(config.seed, "vector", first + v) for v in range(config.vectors)]
+    return codes, np.stack([_draw_levels(rng, config, stream_bits, share) for share in shares])
+
+
+def draw_bits(config: SweepConfig, tile: int) -> tuple[int, int]:
+    """Bits of the slices and of the streams of ``tile``."""
+    if config.circuits is None:
+        return config.slice_bits, config.stream_bits
+    rng = np.random.default_rng([config.seed, _STREAMS["bits"], tile])
+    slices, streams = config.circuits.slice_bits, config.circuits.stream_bits
+    return slices[rng.integers(len(slices))], streams[rng.integers(len(streams))]
+
+
+def circuit_seed(config: SweepConfig, tile: int) -> list[int]:
+    """What the circuit of ``tile`` is drawn from."""
+    return [config.seed, _STREAMS["circuit"], tile]
 
 
 def zero_share(seed: int, kind: str, index: int) -> float:
@@ -52,8 +66,8 @@ def zero_share(seed: int, kind: str, index: int) -> float:
     return float((offset + index * _STEPS[kind]) % 1.0)
 
 
-def _draw_codes(rng: np.random.Generator, config: SweepConfig, zeros: float) -> Codes:
-    rows, cols, bits = config.crossbar.rows, config.crossbar.cols, config.slice_bits
+def _draw_codes(rng: np.random.Generator, config: SweepConfig, bits: int, zeros: float) -> Codes:
+    rows, cols = config.crossbar.rows, config.crossbar.cols
     if rng.random() < config.dnn_share:
         slices = -(-_WORD_BITS // bits)
         words = _words(rng, (rows, -(-cols // slices)))
@@ -63,8 +77,8 @@ def _draw_codes(rng: np.random.Generator, config: SweepConfig, zeros: float) -> 
     return np.where(_kept(rng, rows, cols, 1 - zeros), codes, 0)
 
 
-def _draw_levels(rng: np.random.Generator, config: SweepConfig, zeros: float) -> Codes:
-    rows, bits = config.crossbar.rows, config.stream_bits
+def _draw_levels(rng: np.random.Generator, config: SweepConfig, bits: int, zeros: float) -> Codes:
+    rows = config.crossbar.rows
     if rng.random() < config.dnn_share:
         streams = _digits(_words(rng, (rows,)), bits)
         levels = streams[:, rng.integers(streams.shape[1])]

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geniex.circuit import solve_cells
 from geniex.errors import ConvergenceError, SpiceError, SweepError
+from geniex.sweep.circuits import TileCircuits, draw_circuits
 from geniex.sweep.config import SweepConfig
-from geniex.sweep.sampling import Codes, draw_tile
+from geniex.sweep.sampling import Codes, circuit_seed, draw_bits, draw_tile
 
 _BLOCK = 8
 """Tiles that the native solver takes at once. Its last digits depend on what shares a batch, so blocks start
@@ -24,11 +26,13 @@ class TileData(NamedTuple):
     """A run of solved tiles."""
 
     codes: Codes
-    """Conductance levels (tiles, rows, cols)."""
+    """Conductance levels (tiles, rows, cols); ``geniex.sweep.circuits.OPEN`` for open cells."""
     voltages: NDArray[np.float64]
     """Driver voltages (tiles, vectors, rows) [V]."""
     currents: NDArray[np.float64]
     """Column currents (tiles, vectors, cols) [A]."""
+    scalars: NDArray[np.float64]
+    """The tiles' circuits as rows of ``geniex.sweep.circuits.SCALARS``; (tiles, 0) where all have one."""
 
 
 def level_table(config: SweepConfig) -> Tensor:
@@ -45,55 +49,91 @@ def solve_tiles(config: SweepConfig, start: int, stop: int) -> TileData:
     """
     with _one_thread():
         if config.engine == "native":
-            parts = [_native(config, block, start, stop) for block in range(start // _BLOCK * _BLOCK, stop, _BLOCK)]
+            blocks = range(start // _BLOCK * _BLOCK, stop, _BLOCK)
+            parts = [part for block in blocks for part in _native(config, block, start, stop)]
         else:
-            parts = [_each(config, range(start, stop))]
-    failed = [reason for _, reasons in parts for reason in reasons]
+            parts = [_alone(config, tile) for tile in range(start, stop)]
+    failed = [part for part in parts if isinstance(part, str)]
     if failed:
         raise SweepError("; ".join(failed))
-    return TileData(*(np.concatenate(arrays) for arrays in zip(*(data for data, _ in parts), strict=True)))
+    solved = [part for part in parts if not isinstance(part, str)]
+    return TileData(*(np.concatenate(arrays) for arrays in zip(*solved, strict=True)))
 
 
-def _native(config: SweepConfig, block: int, start: int, stop: int) -> tuple[TileData, list[str]]:
-    """The tiles of the block that starts at ``block`` which lie in the run, and what failed."""
-    data, conductances = _samples(config, range(block, block + _BLOCK))
+def _native(config: SweepConfig, block: int, start: int, stop: int) -> list[TileData | str]:
+    """The tiles of the block that starts at ``block`` which lie in the run, or why some have no solution."""
     inside = range(max(block, start), min(block + _BLOCK, stop))
     try:
-        currents = config.crossbar.solve(torch.from_numpy(data.voltages), conductances[:, None], method="native")
-    except ConvergenceError:
+        samples = _draw(config, range(block, block + _BLOCK))
+        currents = _solve_native(config, samples)
+    except (ConvergenceError, SweepError):
         # One tile spoils its block: the others are solved one by one.
-        return _each(config, inside)
+        return [_alone(config, tile) for tile in inside]
+    codes, voltages, amperes, scalars = samples.with_currents(currents)
     keep = slice(inside.start - block, inside.stop - block)
-    return TileData(data.codes[keep], data.voltages[keep], currents.numpy()[keep]), []
+    return [TileData(codes[keep], voltages[keep], amperes[keep], scalars[keep])]
 
 
-def _each(config: SweepConfig, tiles: range) -> tuple[TileData, list[str]]:
-    data, conductances = _samples(config, tiles)
-    failed = []
-    for k, tile in enumerate(tiles):
-        try:
-            voltages = torch.from_numpy(data.voltages[k])
-            data.currents[k] = _solve_one(config, conductances[k], voltages).numpy()
-        except (ConvergenceError, SpiceError) as error:
-            failed.append(f"tile {tile}: {error}")
-    return data, failed
+def _alone(config: SweepConfig, tile: int) -> TileData | str:
+    """One tile, or why it has no solution."""
+    try:
+        samples = _draw(config, range(tile, tile + 1))
+        if config.engine == "native":
+            currents = _solve_native(config, samples)
+        else:
+            currents = _solve_ngspice(config, samples)
+    except (ConvergenceError, SpiceError, SweepError) as error:
+        return f"tile {tile}: {error}"
+    return samples.with_currents(currents)
 
 
-def _solve_one(config: SweepConfig, conductances: Tensor, voltages: Tensor) -> Tensor:
-    if config.engine == "native":
-        return config.crossbar.solve(voltages, conductances, method="native")
-    from geniex.circuit.spice import solve_tile
+class _Samples(NamedTuple):
+    """Drawn tiles."""
 
-    return torch.as_tensor(solve_tile(config.crossbar, conductances, voltages))
+    codes: Codes
+    conductances: Tensor
+    """(tiles, rows, cols) [S]."""
+    voltages: Tensor
+    """(tiles, vectors, rows) [V]."""
+    circuits: TileCircuits | None
+    """Those of the tiles, where each has its own."""
+    scalars: NDArray[np.float64]
+    """The same, as the file holds them."""
+
+    def with_currents(self, currents: Tensor) -> TileData:
+        return TileData(self.codes, self.voltages.numpy(), currents.numpy(), self.scalars)
 
 
-def _samples(config: SweepConfig, tiles: range) -> tuple[TileData, Tensor]:
-    """The drawn tiles with currents still zero, and their conductances (tiles, rows, cols) [S]."""
+def _draw(config: SweepConfig, tiles: range) -> _Samples:
     drawn = [draw_tile(config, tile) for tile in tiles]
     codes, levels = np.stack([c for c, _ in drawn]), np.stack([v for _, v in drawn])
-    voltages = levels * (config.v_max / (2**config.stream_bits - 1))
-    currents = np.zeros((len(tiles), config.vectors, config.crossbar.cols))
-    return TileData(codes, voltages, currents), level_table(config)[torch.from_numpy(codes)]
+    if config.circuits is None:
+        voltages = levels * (config.v_max / (2**config.stream_bits - 1))
+        conductances = level_table(config)[torch.from_numpy(codes)]
+        return _Samples(codes, conductances, torch.from_numpy(voltages), None, np.zeros((len(tiles), 0)))
+    bits = [draw_bits(config, tile) for tile in tiles]
+    seeds = [circuit_seed(config, tile) for tile in tiles]
+    codes, scalars = draw_circuits(config.circuits, config.crossbar, codes, [b for b, _ in bits], seeds)
+    circuits = TileCircuits.of(config.crossbar, scalars)
+    steps = circuits.v_max / torch.tensor([2**b - 1 for _, b in bits])
+    voltages = torch.from_numpy(levels) * steps[:, None, None]
+    return _Samples(codes, circuits.conductances(torch.from_numpy(codes)), voltages, circuits, scalars)
+
+
+def _solve_native(config: SweepConfig, samples: _Samples) -> Tensor:
+    """Column currents (tiles, vectors, cols) [A]."""
+    voltages, conductances, circuits = samples.voltages, samples.conductances[:, None], samples.circuits
+    if circuits is None:
+        return config.crossbar.solve(voltages, conductances, method="native")
+    return solve_cells(voltages, conductances, circuits.cell, circuits.wires).currents
+
+
+def _solve_ngspice(config: SweepConfig, samples: _Samples) -> Tensor:
+    """The same of a single tile."""
+    from geniex.circuit.spice import solve_tile
+
+    crossbar = config.crossbar if samples.circuits is None else samples.circuits.crossbar(0)
+    return solve_tile(crossbar, samples.conductances[0], samples.voltages[0])[None]
 
 
 @contextmanager

@@ -1,0 +1,261 @@
+"""Circuits drawn at random, one for each tile, and the circuits of the tiles in a file.
+
+A surrogate for any circuit learns from a sweep that spans circuits. What tile k gets follows from (seed, k)
+alone: two wire and two terminal resistances, window, non-linearity, drive, access resistance, open cells and
+bit widths. Arrays whose wires take most of the current are of no use to anyone; a circuit that would make one
+of the tile's levels is drawn again, until its mean transmission
+
+    (sum of A) / (sum of small-signal G),   A the linear transfer matrix, I = A^T V,
+
+is large enough. The numerator is the current of the linear array with all drivers at 1 V: one solution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geniex.cells import Cell, LinearCell, OneTransistorOneResistor, SinhCell
+from geniex.circuit import Crossbar, Wires, solve_cells
+from geniex.config import Config, check_number, check_positive_int
+from geniex.errors import InputError, SweepError
+
+SCALARS = ("r_source", "r_sink", "r_wire_row", "r_wire_col", "r_on", "on_off", "v_max", "v0", "r_access", "slice_bits")
+"""What is drawn and stored for each tile, in this order."""
+_FIELDS = ("r_source", "r_sink", "r_row", "r_col", *SCALARS[4:])
+"""Their names in ``TileCircuits``."""
+OPEN = 255
+"""The code of an open cell, G = 0, in files that span circuits."""
+_MAX_BITS = 7
+"""Bits of a slice in such files: the levels leave room for ``OPEN`` in 8 bits."""
+_ATTEMPTS = 300
+"""Circuits drawn for one tile before the ranges are taken to be impossible."""
+
+
+@dataclass(frozen=True)
+class CircuitRanges(Config):
+    """What the circuits of a sweep are drawn from; pairs are the lowest and the highest value."""
+
+    r_wire: float = 10.0
+    """Largest wire resistance between neighbouring cells, ohm; rows and columns draw r_wire u^2, u uniform."""
+    r_wire_none: float = 0.12
+    """Probability of no wire resistance at all, apart for rows and columns."""
+    r_terminal: float = 1000.0
+    """Largest driver and sense resistance, ohm; both draw r_terminal u^2."""
+    r_terminal_none: float = 0.08
+    """Probability of no driver resistance, and of no sense resistance."""
+    r_on: tuple[float, float] = (10e3, 1e6)
+    """Resistance of the most conductive state, ohm, log-uniform."""
+    on_off: tuple[float, float] = (2.0, 100.0)
+    """R_off / R_on, log-uniform."""
+    v0: tuple[float, float] = (0.2, 0.5)
+    """Voltage scale of the cells' sinh, volt, uniform."""
+    drive: tuple[float, float] = (0.2, 2.0)
+    """Highest driver voltage as a multiple of v0, uniform."""
+    access: tuple[float, float] = (0.01, 1.0)
+    """Resistance of the access device as a share of r_on, log-uniform; for cells that have one."""
+    open_tiles: float = 0.25
+    """Probability of a tile with open cells."""
+    open_share: float = 0.5
+    """Largest probability of a cell of such a tile to be open; uniform from 0."""
+    slice_bits: tuple[int, ...] = (1, 2, 4, 4, 6)
+    """Bits of a weight slice, one drawn a tile; repeated ones weigh more."""
+    stream_bits: tuple[int, ...] = (1, 2, 4, 4, 6)
+    """Bits of an input stream, one drawn a tile."""
+    min_transmission: float = 0.2
+    """Smallest mean transmission of a tile; circuits below are drawn again."""
+
+    def __post_init__(self) -> None:
+        for name in ("r_on", "on_off", "v0", "drive", "access", "slice_bits", "stream_bits"):
+            values = getattr(self, name)
+            if not isinstance(values, (tuple, list)) or not values:
+                raise InputError(name, repr(values), "it must be a list of numbers")
+            object.__setattr__(self, name, tuple(values))
+        for name in ("r_wire", "r_terminal"):
+            check_number(name, getattr(self, name), low=0.0, unit="ohm")
+        for name in ("r_wire_none", "r_terminal_none", "open_tiles", "open_share", "min_transmission"):
+            check_number(name, getattr(self, name), low=0.0)
+            if getattr(self, name) > 1:
+                raise InputError(name, getattr(self, name), "it is a share, at most 1")
+        for name, low in (("r_on", 1.0), ("on_off", 1.0), ("v0", 0.0), ("drive", 0.0), ("access", 0.0)):
+            self._check_pair(name, low)
+        for name, largest in (("slice_bits", _MAX_BITS), ("stream_bits", 16)):
+            for bits in getattr(self, name):
+                check_positive_int(name, bits, maximum=largest)
+
+    def _check_pair(self, name: str, low: float) -> None:
+        values = getattr(self, name)
+        for value in values:
+            check_number(name, value, low=low, open_low=True)
+        if len(values) != 2 or values[0] > values[1]:
+            raise InputError(name, repr(values), "it must be the lowest and the highest value")
+
+    def draw(self, rng: np.random.Generator) -> dict[str, float]:
+        """The scalars of one circuit, but for its bits; always the same number of draws."""
+        wire = {name: _resistance(rng, self.r_wire, self.r_wire_none) for name in ("r_wire_row", "r_wire_col")}
+        ends = {name: _resistance(rng, self.r_terminal, self.r_terminal_none) for name in ("r_source", "r_sink")}
+        r_on, v0 = _log_uniform(rng, self.r_on), rng.uniform(*self.v0)
+        return (
+            wire
+            | ends
+            | {
+                "r_on": r_on,
+                "on_off": _log_uniform(rng, self.on_off),
+                "v0": v0,
+                "v_max": v0 * rng.uniform(*self.drive),
+                "r_access": r_on * _log_uniform(rng, self.access),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class TileCircuits:
+    """The circuits of a run of tiles, each a float64 tensor (tiles,)."""
+
+    r_source: Tensor
+    """Driver resistances, ohm."""
+    r_sink: Tensor
+    """Sense resistances, ohm."""
+    r_row: Tensor
+    """Wire resistances along word lines, ohm."""
+    r_col: Tensor
+    """Wire resistances along bit lines, ohm."""
+    r_on: Tensor
+    """Resistances of the most conductive state, ohm."""
+    on_off: Tensor
+    """R_off / R_on."""
+    v_max: Tensor
+    """Driver voltages of the highest stream level, volt."""
+    v0: Tensor
+    """Voltage scales of the cells' sinh, volt; infinite for linear cells, NaN for cells without one."""
+    r_access: Tensor
+    """Resistances of the access devices, ohm; 0 where there are none, NaN for transistors."""
+    slice_bits: Tensor
+    """Bits of a weight slice: cells have 2**slice_bits levels."""
+    like: Crossbar = field(repr=False)
+    """Shape and cell type of all of them."""
+
+    @classmethod
+    def of(cls, like: Crossbar, scalars: NDArray[np.float64]) -> TileCircuits:
+        """From rows of ``SCALARS`` (tiles, 10), of crossbars like ``like``."""
+        columns = dict(zip(_FIELDS, torch.from_numpy(np.array(scalars.T)).unbind(), strict=True))
+        return cls(like=like, **columns)
+
+    @property
+    def wires(self) -> Wires:
+        """The wires' scalars as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
+        return Wires(*(r[:, None] for r in (self.r_source, self.r_sink, self.r_row, self.r_col)))
+
+    @property
+    def cell(self) -> Cell:
+        """The cell, its drawn fields as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
+        return with_scalars(self.like.cell, self.v0[:, None], self.r_access[:, None])
+
+    def crossbar(self, tile: int) -> Crossbar:
+        """The circuit of one tile, in plain numbers."""
+        return Crossbar(
+            self.like.rows,
+            self.like.cols,
+            r_source=self.r_source[tile].item(),
+            r_sink=self.r_sink[tile].item(),
+            r_wire_row=self.r_row[tile].item(),
+            r_wire_col=self.r_col[tile].item(),
+            cell=with_scalars(self.like.cell, self.v0[tile].item(), self.r_access[tile].item()),
+        )
+
+    def conductances(self, codes: Tensor) -> Tensor:
+        """Conductances (tiles, rows, cols) [S] of levels in the tiles' windows, 0 where the code is ``OPEN``."""
+        g_on = 1 / self.r_on
+        g_off = g_on / self.on_off
+        step = (g_on - g_off) / (2**self.slice_bits - 1)
+        return torch.where(codes == OPEN, 0.0, g_off[:, None, None] + codes * step[:, None, None])
+
+
+def with_scalars(cell: Cell, v0: float | Tensor, r_access: float | Tensor) -> Cell:
+    """A copy of ``cell`` with the fields it has of these."""
+    if isinstance(cell, SinhCell):
+        return cell.replace(v0=v0)
+    if isinstance(cell, OneTransistorOneResistor):
+        changed = {} if cell.r_access is None else {"r_access": r_access}
+        return cell.replace(cell=with_scalars(cell.cell, v0, r_access), **changed)
+    return cell
+
+
+def scalars_of(cell: Cell) -> tuple[float, float]:
+    """v0 and r_access of a cell, as ``TileCircuits`` describes them."""
+    if isinstance(cell, OneTransistorOneResistor):
+        return scalars_of(cell.cell)[0], float("nan") if cell.r_access is None else float(cell.r_access)
+    if isinstance(cell, SinhCell):
+        return float(cell.v0), 0.0
+    return float("inf") if isinstance(cell, LinearCell) else float("nan"), 0.0
+
+
+def check_spans(cell: Cell) -> None:
+    """Raise ``InputError`` unless circuits of such cells can be drawn."""
+    inner = cell.cell if isinstance(cell, OneTransistorOneResistor) and cell.r_access is not None else cell
+    if not isinstance(inner, SinhCell) or {getattr(c, "reference_voltage", None) for c in (cell, inner)} != {None}:
+        raise InputError(
+            "crossbar.cell",
+            cell,
+            "circuits are drawn for a SinhCell, alone or behind the r_access of a OneTransistorOneResistor,"
+            " without reference_voltage",
+        )
+
+
+def draw_circuits(
+    ranges: CircuitRanges, like: Crossbar, codes: NDArray[np.int64], bits: list[int], seeds: list[list[int]]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Codes (tiles, rows, cols) with ``OPEN`` cells, and the circuits drawn for them as rows of ``SCALARS``.
+
+    Args:
+        ranges: what to draw from.
+        like: shape and cell type.
+        codes: the tiles' levels.
+        bits: the tiles' slice bits.
+        seeds: one a tile; attempt k of a tile draws from (seed, k).
+
+    Raises:
+        SweepError: no circuit of many leaves the tile transmission enough.
+    """
+    out, scalars = codes.copy(), np.zeros((len(codes), len(SCALARS)))
+    pending = list(range(len(codes)))
+    for attempt in range(_ATTEMPTS):
+        for k in pending:
+            rng = np.random.default_rng([*seeds[k], attempt])
+            values = ranges.draw(rng) | {"slice_bits": bits[k]}
+            if not isinstance(like.cell, OneTransistorOneResistor):
+                values["r_access"] = 0.0
+            scalars[k] = [values[name] for name in SCALARS]
+            share = rng.uniform(0, ranges.open_share) if rng.random() < ranges.open_tiles else 0.0
+            out[k] = np.where(rng.random(codes[k].shape) < share, OPEN, codes[k])
+        circuits = TileCircuits.of(like, scalars[pending])
+        passing = mean_transmission(circuits.conductances(torch.from_numpy(out[pending])), circuits)
+        pending = [k for k, t in zip(pending, passing.tolist(), strict=True) if not t >= ranges.min_transmission]
+        if not pending:
+            return out, scalars
+    raise SweepError(
+        f"no circuit of {_ATTEMPTS} drawn leaves a mean transmission of {ranges.min_transmission:g}:"
+        " lower min_transmission or the resistances in circuits, or take smaller arrays"
+    )
+
+
+def mean_transmission(conductances: Tensor, circuits: TileCircuits) -> Tensor:
+    """(sum of A) / (sum of small-signal G) (tiles,) of conductances (tiles, rows, cols) [S]; NaN if all are open."""
+    small = circuits.cell.small_signal(conductances[:, None])[:, 0]
+    ones = torch.ones(len(small), 1, small.shape[1], dtype=small.dtype)
+    currents = solve_cells(ones, small[:, None], LinearCell(), circuits.wires).currents
+    return currents.sum((-2, -1)) / small.sum((-2, -1))
+
+
+def _resistance(rng: np.random.Generator, largest: float, none: float) -> float:
+    is_none, u = rng.random() < none, rng.random()
+    return 0.0 if is_none else largest * u**2
+
+
+def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    low, high = np.log(bounds)
+    return float(np.exp(rng.uniform(low, high)))
