@@ -7,13 +7,22 @@ the first call; no display and no global matplotlib state is touched.
 from geniex.plotting.accuracy import plot_layer_nf, plot_stages
 from geniex.plotting.axes import save_plot
 from geniex.plotting.crossbar import plot_ir_drop, plot_nf
-from geniex.plotting.prediction import plot_error_histogram, plot_predicted
+from geniex.plotting.prediction import (
+    plot_density,
+    plot_error_bins,
+    plot_error_histogram,
+    plot_pareto,
+    plot_predicted,
+)
 
 __all__ = [
+    "plot_density",
+    "plot_error_bins",
     "plot_error_histogram",
     "plot_ir_drop",
     "plot_layer_nf",
     "plot_nf",
+    "plot_pareto",
     "plot_predicted",
     "plot_stages",
     "save_plot",

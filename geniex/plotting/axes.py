@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
-"""Colours of the first five of several things in one picture."""
-MARKERS = ("o", "s", "^", "D", "v")
+AMBER, YELLOW, BLACK = "#E69F00", "#F0E442", "#000000"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK, YELLOW)
+"""Colours of the first eight of several things in one picture."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#555555"
 
 

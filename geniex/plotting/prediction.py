@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 _POINTS = 3000
 """Points drawn per model; more would only hide each other."""
-_SMALLEST = 1e-4
+_FILLED = 3
+"""Histograms in one picture that are drawn as filled areas; more are outlines."""
+_SMALLEST = 1e-5
 """Errors below this many percent points count as this in the histogram's logarithmic axis."""
 
 
@@ -48,6 +51,55 @@ def plot_predicted(reference: Tensor, predictions: dict[str, Tensor], ax: Axes |
     return framed(ax, f"NF of {exact.size:,} column currents", "exact NF, %", "predicted NF, %")
 
 
+def plot_density(reference: Tensor, predicted: Tensor, name: str = "model", ax: Axes | None = None) -> Axes:
+    """Predicted against exact NF of one model, percent, all columns: hexagons coloured by how many fall into each.
+
+    Args:
+        reference: the exact circuit's NF (a fraction, as ``non_ideality_factor`` gives it), any shape.
+        predicted: the model's NF, same shape.
+        name: of the model, for the title.
+        ax: where to draw; None makes a new figure.
+    """
+    exact, of_model = _in_percent(reference, {name: predicted})
+    values = of_model[name]
+    ax = on_axes(ax, 5.8, 5.0)
+    ends = [exact.min(), exact.max()]
+    ax.plot(ends, ends, color=GREY, linewidth=0.8, zorder=1)
+    image = ax.hexbin(exact, values, gridsize=70, bins="log", mincnt=1, cmap="viridis", linewidths=0, zorder=2)
+    ax.figure.colorbar(image, ax=ax, label="columns")
+    title = f"{name}: {_rmse(exact, values):.3g} pp RMSE over the NF of {exact.size:,} columns"
+    return framed(ax, title, "exact NF, %", "predicted NF, %")
+
+
+def plot_error_bins(
+    labels: Sequence[str], errors: Mapping[str, Sequence[float]], title: str, ax: Axes | None = None
+) -> Axes:
+    """Each model's NF-RMSE, percent points, bin by bin, on a logarithmic axis.
+
+    Args:
+        labels: of the bins, in order.
+        errors: one NF-RMSE a bin by model, percent points; NaN or 0 leaves a gap.
+        title: what the bins are of, with its unit; it labels the axis.
+        ax: where to draw; None makes a new figure.
+    """
+    if not labels or not errors:
+        raise InputError("labels, errors", f"{len(labels)} bins of {len(errors)} models", "there is nothing to draw")
+    for name, values in errors.items():
+        if len(values) != len(labels):
+            raise InputError("errors", f"{len(values)} of {name}", f"give one for each of the {len(labels)} bins")
+    ax = on_axes(ax, max(4.8, 2.4 + 0.8 * len(labels)), 4.2)
+    places = np.arange(len(labels))
+    for index, (name, values) in enumerate(errors.items()):
+        shown = np.array(values, dtype=float)
+        shown[shown <= 0] = np.nan
+        series = index % len(SERIES)
+        ax.plot(places, shown, color=SERIES[series], marker=MARKERS[series], markersize=5, linewidth=1, label=name)
+    ax.set_yscale("log")
+    ax.set_xticks(places, list(labels), rotation=30 if len(labels) > 4 else 0)
+    ax.figure.legend(loc="outside right upper", frameon=False)
+    return framed(ax, "NF-RMSE bin by bin", title, "NF-RMSE, percent points", grid="y")
+
+
 def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: Axes | None = None) -> Axes:
     """How many columns have what absolute NF error, percent points, on a logarithmic axis.
 
@@ -66,8 +118,9 @@ def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: 
             error,
             bins=list(bins),
             weights=np.full(error.size, 100 / error.size),
-            histtype="stepfilled",
-            alpha=0.55,
+            # Filled areas of more than a few models would only hide each other.
+            histtype="stepfilled" if len(errors) <= _FILLED else "step",
+            alpha=0.55 if len(errors) <= _FILLED else 1.0,
             color=SERIES[index % len(SERIES)],
             label=f"{name}: median {np.median(error):.2g}, 99 % below {np.quantile(error, 0.99):.2g} pp",
         )
@@ -75,6 +128,43 @@ def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: 
     ax.legend(frameon=False)
     title = f"NF error against the exact circuit, {exact.size:,} column currents"
     return framed(ax, title, "|NF error|, percent points", "columns per bin, %")
+
+
+def plot_pareto(
+    models: Mapping[str, tuple[float, float]], front: Sequence[str], title: str, ax: Axes | None = None
+) -> Axes:
+    """Error against read cost of models, both logarithmic; a line joins those that no other beats in both.
+
+    Args:
+        models: seconds a tile and vector, and NF-RMSE in percent points (0 is drawn at the lower edge), by name.
+        front: names of those on the Pareto front.
+        title: what was measured.
+        ax: where to draw; None makes a new figure.
+    """
+    if not models:
+        raise InputError("models", "none", "there is nothing to draw")
+    ax = on_axes(ax, 8.4, 4.4)
+    floor = min([error for _, error in models.values() if error > 0], default=1.0) / 3
+    places = {name: (1e6 * seconds, max(error, floor)) for name, (seconds, error) in models.items()}
+    line = sorted(places[name] for name in front)
+    ax.plot([x for x, _ in line], [y for _, y in line], color=GREY, linewidth=0.8, drawstyle="steps-post", zorder=1)
+    for index, (name, (x, y)) in enumerate(places.items()):
+        seconds, error = models[name]
+        colour = SERIES[index % len(SERIES)]
+        ax.scatter(
+            [x],
+            [y],
+            s=45,
+            facecolors=colour if name in front else "none",
+            edgecolors=colour,
+            marker=MARKERS[(index + index // len(SERIES)) % len(MARKERS)],
+            label=f"{name}: {1e6 * seconds:.3g} µs, {f'{error:.2g} pp' if error else 'exact'}",
+            zorder=2,
+        )
+    ax.figure.legend(loc="outside right upper", frameon=False, title="filled: on the Pareto front")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    return framed(ax, title, "read cost, µs a tile and vector", "NF-RMSE, percent points")
 
 
 def _in_percent(

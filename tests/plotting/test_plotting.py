@@ -31,11 +31,16 @@ def _ir_drop(ax: Axes | None = None) -> Axes:
 
 
 EXACT = torch.linspace(-0.1, 0.4, 50)
+BINS = {"linear": [2.0, 9.0], "physics": [0.01, 0.0]}
+COSTS = {"linear": (1e-7, 5.0), "mlp": (2e-6, 0.5), "physics": (1e-6, 0.01), "exact": (1e-3, 0.0)}
 PICTURES: dict[str, Callable[[Axes | None], Axes]] = {
     "ir drop": _ir_drop,
     "nf": lambda ax: plotting.plot_nf(torch.full((5, 4), 1e-6), torch.rand(5, 4) * 1e-6, ax),
     "predicted": lambda ax: plotting.plot_predicted(EXACT, {"mlp": EXACT + 0.01, "linear": EXACT + 0.1}, ax),
     "errors": lambda ax: plotting.plot_error_histogram(EXACT, {"mlp": EXACT + 0.01, "same": EXACT}, ax),
+    "density": lambda ax: plotting.plot_density(EXACT, EXACT + 0.01 * torch.sin(9 * EXACT), "mlp", ax),
+    "bins": lambda ax: plotting.plot_error_bins(["low", "high"], BINS, "share of zero inputs, %", ax),
+    "pareto": lambda ax: plotting.plot_pareto(COSTS, ["linear", "physics", "exact"], "64x64, 4-bit streams, %", ax),
     "stages": lambda ax: plotting.plot_stages(STAGES, ax),
     "layers": lambda ax: plotting.plot_layer_nf(LAYERS, ax),
 }
@@ -146,6 +151,33 @@ def test_error_histogram_holds_each_models_whole_set() -> None:
     assert areas[1][1] == pytest.approx(10.0, rel=0.3)
 
 
+def test_density_counts_every_column_and_tells_rmse() -> None:
+    exact = torch.rand(5000, generator=torch.Generator().manual_seed(0)).double()
+    exact[7] = torch.nan
+    ax = plotting.plot_density(exact, exact + 0.03, "mlp")
+    assert ax.collections[0].get_array().sum() == 4999
+    assert ax.get_title(loc="left") == "mlp: 3 pp RMSE over the NF of 4,999 columns"
+
+
+def test_bins_show_each_models_rmse_and_gaps_where_there_is_none() -> None:
+    ax = plotting.plot_error_bins(["low", "high"], BINS, "share")
+    assert [line.get_label() for line in ax.lines] == ["linear", "physics"]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2.0, 9.0])
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [0.01, np.nan])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["low", "high"]
+
+
+def test_pareto_places_models_by_cost_and_error_and_joins_the_front() -> None:
+    ax = plotting.plot_pareto(COSTS, ["linear", "physics", "exact"], "64x64")
+    places = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections])
+    # A model without error has no place on a logarithmic axis: it is drawn below all others.
+    np.testing.assert_allclose(places, [[0.1, 5], [2, 0.5], [1, 0.01], [1000, 0.01 / 3]])
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.1, 1, 1000])
+    assert [len(c.get_facecolors()) for c in ax.collections] == [1, 0, 1, 1]
+    said = [t.get_text() for t in ax.figure.legends[0].get_texts()]
+    assert said == ["linear: 0.1 µs, 5 pp", "mlp: 2 µs, 0.5 pp", "physics: 1 µs, 0.01 pp", "exact: 1e+03 µs, exact"]
+
+
 def test_stages_are_in_order_with_intervals_and_figures() -> None:
     ax = plotting.plot_stages(STAGES)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["float (1,000 images)", "circuit (64 images)"]
@@ -187,6 +219,9 @@ WRONG: dict[str, tuple[Callable[[], Axes], str]] = {
     "no current": (lambda: plotting.plot_nf(torch.zeros(3), torch.zeros(3)), "nothing to draw"),
     "shapes": (lambda: plotting.plot_predicted(EXACT, {"mlp": EXACT[:-1]}), "must be the same"),
     "no model": (lambda: plotting.plot_error_histogram(EXACT, {}), "nothing to draw"),
+    "no bins": (lambda: plotting.plot_error_bins([], {}, "share"), "nothing to draw"),
+    "too few bins": (lambda: plotting.plot_error_bins(["a", "b"], {"mlp": [1.0]}, "share"), "each of the 2 bins"),
+    "no costs": (lambda: plotting.plot_pareto({}, [], "64x64"), "nothing to draw"),
     "no stage": (lambda: plotting.plot_stages([]), "nothing to draw"),
     "no layer": (lambda: plotting.plot_layer_nf({}), "nothing to draw"),
 }
