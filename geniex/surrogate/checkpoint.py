@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from geniex import __version__
 from geniex.circuit import Crossbar
@@ -28,12 +29,15 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
     """The path of the JSON written for ``surrogate``: ``path``.json beside ``path``.safetensors.
 
     Both are written whole and renamed, the weights first; the JSON holds the weights' SHA-256, so that files
-    of two different surrogates never pass for one.
+    of two different surrogates never pass for one. float32 weights that are all float16 numbers are stored as
+    such, in half the space, and load as float32: what is loaded is what was saved.
     """
     weights_path, json_path = checkpoint_paths(path)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in surrogate.state_dict().items()}
-    weights = safetensors.torch.save(tensors)
+    half = all(torch.equal(t.half().float(), t) for t in tensors.values() if t.dtype is torch.float32)
+    stored = {name: _recast(t, torch.float32, torch.float16, half) for name, t in tensors.items()}
+    weights = safetensors.torch.save(stored)
     head = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -43,6 +47,7 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
         "window": surrogate.window.to_dict(),
         "v_max": surrogate.v_max,
         "settings": surrogate.settings(),
+        "half": half,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": surrogate.info,
     }
@@ -76,6 +81,8 @@ def load_surrogate(name_or_path: str | Path) -> Surrogate:
             )
     if hashlib.sha256(weights).hexdigest() != head["weights_sha256"]:
         raise CheckpointError(f"{weights_path} is not the file that {json_path.name} was written with: {_WAY_OUT}")
+    half = head.get("half", False)  # older checkpoints say nothing: theirs are as they were
+    tensors = {name: _recast(t, torch.float16, torch.float32, half) for name, t in tensors.items()}
     surrogate.load_state_dict(tensors, assign=True)
     return surrogate.eval().requires_grad_(False)
 
@@ -91,6 +98,10 @@ def checkpoint_paths(path: str | Path) -> tuple[Path, Path]:
     """The weights' and the JSON's path of a checkpoint named by either of them or without suffix."""
     stem = str(path).removesuffix(".safetensors").removesuffix(".json")
     return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
+
+
+def _recast(tensor: Tensor, of: torch.dtype, to: torch.dtype, wanted: bool) -> Tensor:
+    return tensor.to(to) if wanted and tensor.dtype is of else tensor
 
 
 def _find(name_or_path: str | Path) -> tuple[Path, Path]:

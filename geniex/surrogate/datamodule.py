@@ -85,6 +85,14 @@ class SweepDataModule(lightning.LightningDataModule):
         """Batches of held-out tiles, in order."""
         return self._loader(self.split.test)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: where the shuffling is."""
+        return {"shuffling": self._shuffling.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on shuffling from a checkpoint."""
+        self._shuffling.set_state(state_dict["shuffling"])
+
     def _loader(self, tiles: Tensor, shuffle: bool = False) -> DataLoader[TileBatch]:
         return DataLoader(
             TileDataset(self.sweep, tiles, self.scalers),

@@ -5,20 +5,35 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from geniex.circuit import nf_rmse, shared_matmul
 from geniex.config import Config, check_number, check_positive_int, check_seed
+from geniex.errors import InputError
 from geniex.surrogate.datamodule import SweepDataModule
+from geniex.surrogate.epochs import (
+    FIGURE,
+    RUN,
+    EpochLog,
+    OnEpoch,
+    best_checkpoint,
+    early_stopping,
+    last_checkpoint,
+    read_checkpoint,
+    resumed_from,
+)
 from geniex.surrogate.mlp import GeniexMLP
 from geniex.surrogate.start import finish, start
 from geniex.surrogate.tiles import TileBatch, read_batch, read_blocks
@@ -28,6 +43,8 @@ _WARM_UP = 0.1
 """Fraction of the steps over which the learning rate rises."""
 _CENTRED_ON = 1024
 """Training tiles that the initial weights are centred on."""
+_ROUNDING = 0.01
+"""Share of the held-out NF-RMSE that weights in float16 may cost."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,18 @@ class TrainConfig(Config):
     """Highest learning rate of AdamW; it rises linearly, then falls along a cosine."""
     weight_decay: float = 0.1
     """Decoupled weight decay of AdamW."""
+    patience: int | None = None
+    """Epochs without a lower validation error after which the training ends; None trains all epochs."""
+    half: bool = False
+    """Round the trained weights to float16, and their file to half the size, where that costs less than 1 %."""
     seed: int = 0
     """Seed of the split, the initial weights and the shuffling."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "batch_tiles"):
             check_positive_int(name, getattr(self, name))
+        if self.patience is not None:
+            check_positive_int("patience", self.patience)
         check_seed(self.seed)
         check_number("lr", self.lr, low=0.0, open_low=True)
         check_number("weight_decay", self.weight_decay, low=0.0)
@@ -58,14 +81,12 @@ class TrainConfig(Config):
 class RatioTraining(lightning.LightningModule):
     """Least squares on the scaled ratio f_R'; columns without one do not count.
 
-    ``best`` holds the weights of the epoch with the lowest validation NF-RMSE, ``history`` every epoch's.
+    ``run`` says what is trained; it goes into every checkpoint.
     """
 
-    def __init__(self, surrogate: GeniexMLP, config: TrainConfig, on_epoch: OnEpoch | None = None) -> None:
+    def __init__(self, surrogate: GeniexMLP, config: TrainConfig, run: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.surrogate, self.config, self.on_epoch = surrogate, config, on_epoch
-        self.best: dict[str, Tensor] = {}
-        self.history: list[float] = []
+        self.surrogate, self.config, self.run = surrogate, config, run or {}
         self._squares: list[Tensor] = []
 
     def forward(self, batch: TileBatch) -> Tensor:
@@ -77,7 +98,9 @@ class RatioTraining(lightning.LightningModule):
         with parametrize.cached():
             predicted = self(batch)
         error = torch.where(batch.known, predicted - batch.ratios, 0.0)
-        return error.square().sum() / batch.known.sum().clamp(min=1)
+        loss = error.square().sum() / batch.known.sum().clamp(min=1)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=1)
+        return loss
 
     def validation_step(self, batch: TileBatch, index: int) -> None:
         scalers = self.surrogate.scalers
@@ -86,14 +109,16 @@ class RatioTraining(lightning.LightningModule):
         self._squares.append((predicted - reference).square())  # NF = 1 - 1 / f_R
 
     def on_validation_epoch_end(self) -> None:
-        figure = 100 * torch.cat(self._squares).mean().sqrt().item()
+        squares = torch.cat(self._squares)
         self._squares.clear()
-        self.log("val_nf_rmse_pp", figure)
-        if not self.best or figure < min(self.history):
-            self.best = {k: v.detach().clone() for k, v in self.surrogate.state_dict().items()}
-        self.history.append(figure)
-        if self.on_epoch is not None:
-            self.on_epoch(len(self.history), figure)
+        mean, count = squares.mean(), torch.tensor(squares.numel(), device=squares.device)
+        if self.trainer.world_size > 1:
+            means, counts = (cast(Tensor, self.all_gather(part)) for part in (mean, count))
+            mean = (means * counts).sum() / counts.sum()
+        self.log(FIGURE, 100 * mean.sqrt())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RUN] = self.run
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
@@ -104,53 +129,77 @@ class RatioTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-OnEpoch = Callable[[int, float], None]
-"""Called after every epoch with its number, from 1, and the validation NF-RMSE in percent points."""
-
-
 def train_surrogate(
     data: str | Path,
     config: TrainConfig | None = None,
     *,
+    state: str | Path | None = None,
+    resume: bool = False,
+    csv: str | Path | None = None,
     num_workers: int = 0,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    strategy: str = "auto",
     fast_dev_run: bool = False,
-    log_dir: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> GeniexMLP:
     """A ``GeniexMLP`` trained on the sweep file ``data``; its ``info`` has its held-out NF-RMSE in percent points.
 
+    Killed at any moment and called again with ``resume``, it goes on after the last finished epoch and, on a CPU,
+    ends with the weights of an uninterrupted run.
+
     Args:
         data: a sweep's HDF5 file.
         config: the settings; None means ``TrainConfig()``.
+        state: folder of the best and the last epoch's Lightning checkpoints, which stays; None keeps none.
+        resume: go on from the last epoch in ``state``, or start where there is none.
+        csv: file of every epoch's training loss, validation NF-RMSE and learning rate; None writes none.
         num_workers: loader processes; 0 reads in this one.
-        fast_dev_run: one training and one validation batch only, to see that everything runs.
-        log_dir: where a CSV of the validation NF-RMSE goes; None writes none.
+        accelerator: Lightning's: "auto", "cpu", "gpu", ...
+        devices: Lightning's: how many, or which as in "0,2", or "auto". Each takes ``batch_tiles`` a step.
+        strategy: Lightning's: "auto", "ddp", ...
+        fast_dev_run: one training and one validation batch only, to see that everything runs; keeps no state.
         on_epoch: called after every epoch.
+
+    Raises:
+        InputError: data, settings or devices that cannot be, or an unfinished training in ``state``.
+        CheckpointError: the training in ``state`` is damaged or another one.
     """
     config = config or TrainConfig()
+    if resume and state is None:
+        raise InputError("resume", resume, "give the folder of the training's state, too")
     module = SweepDataModule(data, config.batch_tiles, config.seed, num_workers)
     sweep = module.sweep
-    with torch.random.fork_rng(devices=[]), _quiet():
-        torch.manual_seed(config.seed)
+    run = {"data": sweep.digest, **config.to_dict()}
+    log = EpochLog(None if csv is None or fast_dev_run else Path(csv), on_epoch)
+    with _folder(None if fast_dev_run else state) as folder, _reproducible(config.seed), _quiet():
+        going_on = None if fast_dev_run else resumed_from(folder, resume, run)
         scalers = module.scalers
         surrogate = GeniexMLP(sweep.crossbar, sweep.window, sweep.v_max, config.hidden, scalers.r_min, scalers.r_max)
         start(surrogate, read_batch(sweep, module.split.train[:_CENTRED_ON], scalers))
-        training = RatioTraining(surrogate, config, on_epoch)
-        trainer = lightning.Trainer(
+        training = RatioTraining(surrogate, config, run)
+        stopping = [] if config.patience is None else [early_stopping(config.patience)]
+        best = best_checkpoint(folder)
+        trainer = _trainer(
+            accelerator,
+            devices,
+            strategy,
             max_epochs=config.epochs,
-            devices=1,
+            callbacks=[log, *stopping, best, last_checkpoint(folder)],
             fast_dev_run=fast_dev_run,
-            logger=_logger(log_dir),
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
         )
-        trainer.fit(training, module)
-    surrogate.load_state_dict(training.best)
+        _fit(trainer, training, module, going_on)
+        if best.best_model_path:
+            training.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
+        trainer.strategy.barrier()  # where there are several processes, the first one owns the folder
     finish(surrogate)
     surrogate.cpu().eval().requires_grad_(False)
-    surrogate.info = _info(surrogate, module, config, training.history)
+    held_out = held_out_nf_rmse(surrogate, sweep, module.split.test)
+    if not math.isfinite(held_out["nf_rmse_pp"]):
+        raise InputError("lr", config.lr, "the training diverged; give a lower learning rate")
+    if config.half:
+        held_out = _round(surrogate, sweep, module.split.test, held_out)
+    surrogate.info = _info(surrogate, module, config, log, held_out)
     return surrogate
 
 
@@ -174,7 +223,20 @@ def held_out_nf_rmse(surrogate: GeniexMLP, sweep: SweepFile, tiles: Tensor) -> d
     }
 
 
-def _info(surrogate: GeniexMLP, module: SweepDataModule, config: TrainConfig, history: list[float]) -> dict[str, Any]:
+def _round(surrogate: GeniexMLP, sweep: SweepFile, tiles: Tensor, held_out: dict[str, float]) -> dict[str, float]:
+    """Round the weights to float16 unless that costs too much; returns the held-out figures of what they are now."""
+    exact = surrogate.state_dict()
+    surrogate.load_state_dict({name: weight.half().float() for name, weight in exact.items()}, assign=True)
+    rounded = held_out_nf_rmse(surrogate, sweep, tiles)
+    if rounded["nf_rmse_pp"] < (1 + _ROUNDING) * held_out["nf_rmse_pp"]:
+        return rounded | {"float32_nf_rmse_pp": held_out["nf_rmse_pp"]}
+    surrogate.load_state_dict(exact, assign=True)
+    return held_out
+
+
+def _info(
+    surrogate: GeniexMLP, module: SweepDataModule, config: TrainConfig, log: EpochLog, held_out: dict[str, float]
+) -> dict[str, Any]:
     sweep, split = module.sweep, module.split
     return {
         "data": {
@@ -191,8 +253,9 @@ def _info(surrogate: GeniexMLP, module: SweepDataModule, config: TrainConfig, hi
             "test": split.test.numel(),
         },
         "training": config.to_dict(),
-        "validation_nf_rmse_pp": min(history),
-        "held_out": held_out_nf_rmse(surrogate, sweep, split.test),
+        "epochs": len(log.rows),
+        "validation_nf_rmse_pp": min(row[2] for row in log.rows),
+        "held_out": held_out,
         "valid_for": {
             "voltages_volt": [0.0, surrogate.v_max],
             "conductances_siemens": [surrogate.window.g_off, surrogate.window.g_on],
@@ -201,12 +264,51 @@ def _info(surrogate: GeniexMLP, module: SweepDataModule, config: TrainConfig, hi
     }
 
 
-def _logger(log_dir: str | Path | None) -> Any:
-    if log_dir is None:
-        return False
-    from lightning.pytorch.loggers import CSVLogger
+def _trainer(accelerator: str, devices: int | str, strategy: str, **settings: Any) -> lightning.Trainer:
+    try:
+        return lightning.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **settings,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        asked = f"{accelerator!r}, {devices!r}, {strategy!r}"
+        raise InputError("accelerator, devices, strategy", asked, f"Lightning: {error}") from None
 
-    return CSVLogger(save_dir=str(log_dir), name="", version="")
+
+def _fit(trainer: lightning.Trainer, training: RatioTraining, module: SweepDataModule, going_on: Path | None) -> None:
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(training, module, ckpt_path=going_on, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C, which it also ignores from then on
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, interrupt)
+        raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
+def _folder(state: str | Path | None) -> Iterator[Path]:
+    """The folder ``state``, made where missing; a temporary one where there is none."""
+    if state is not None:
+        Path(state).mkdir(parents=True, exist_ok=True)
+        yield Path(state)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """torch's random state from ``seed``; the caller's own afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def test_a_surrogate_of_another_crossbar_is_named_with_what_differs(
     ("argv", "option"),
     [
         (("train", REFERENCE), "out"),
-        (("train", REFERENCE, "--out", "mlp"), "log-dir"),
+        (("train", REFERENCE, "--out", "mlp"), "csv"),
         (("evaluate", REFERENCE), "json"),
         (("fit", "--epochs", "1"), "out"),
         (PREDICT, "out"),

@@ -123,11 +123,18 @@ def test_training_leaves_the_callers_random_state_alone(small_sweep):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_csv_of_the_validation_error(small_sweep, tmp_path: Path):
-    train_surrogate(small_sweep, CONFIG.replace(epochs=2), log_dir=tmp_path)
-    header, *rows = (tmp_path / "metrics.csv").read_text().split()
-    assert "val_nf_rmse_pp" in header.split(",")
-    assert len(rows) == 2
+def test_csv_of_every_epoch(small_sweep, tmp_path: Path):
+    figures: list[float] = []
+    log = tmp_path / "log.csv"
+    train_surrogate(
+        small_sweep, CONFIG.replace(epochs=2), csv=log, on_epoch=lambda epoch, figure: figures.append(figure)
+    )
+    header, *rows = (line.split(",") for line in log.read_text().splitlines())
+    assert header == ["epoch", "train_loss", "val_nf_rmse_pp", "lr"]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert [float(row[2]) for row in rows] == figures
+    assert float(rows[-1][3]) == 0
+    assert float(rows[1][1]) < float(rows[0][1])
 
 
 def test_learning_rate_rises_then_falls_to_zero():
@@ -138,7 +145,9 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert one_cycle(0, 1) == 1
 
 
-@pytest.mark.parametrize("changes", [{"hidden": 0}, {"epochs": 0}, {"lr": 0.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"hidden": 0}, {"epochs": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"patience": 0}]
+)
 def test_bad_settings(changes):
     with pytest.raises(InputError, match=next(iter(changes))):
         CONFIG.replace(**changes)
