@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -122,7 +121,7 @@ class RatioTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
-            self.surrogate.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
+            self.surrogate.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
@@ -282,13 +281,11 @@ def _trainer(accelerator: str, devices: int | str, strategy: str, **settings: An
 
 
 def _fit(trainer: lightning.Trainer, training: RatioTraining, module: SweepDataModule, going_on: Path | None) -> None:
-    interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(training, module, ckpt_path=going_on, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C, which it also ignores from then on
+    except SystemExit:  # Lightning's answer to Ctrl-C
         if not trainer.interrupted:
             raise
-        signal.signal(signal.SIGINT, interrupt)
         raise KeyboardInterrupt from None
 
 

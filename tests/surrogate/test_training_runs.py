@@ -46,6 +46,7 @@ def stop_at(epoch: int, error: type[BaseException] = Stop):
 def assert_same(a: GeniexMLP, b: GeniexMLP) -> None:
     assert a.info == b.info
     for name, tensor in a.state_dict().items():
+        assert tensor.dtype is b.state_dict()[name].dtype
         assert torch.equal(tensor, b.state_dict()[name]), name
 
 
@@ -152,7 +153,7 @@ def test_patience_ends_a_run_that_no_longer_improves(small_sweep):
     assert train_surrogate(small_sweep, config).info["epochs"] == 9
 
 
-def test_ctrl_c_is_one_and_the_next_one_works_too(small_sweep):
+def test_ctrl_c_is_told_as_such_and_works_again_afterwards(small_sweep):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train_surrogate(small_sweep, CONFIG, on_epoch=stop_at(1, KeyboardInterrupt))
