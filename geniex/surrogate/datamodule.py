@@ -68,6 +68,8 @@ class SweepDataModule(lightning.LightningDataModule):
             raise InputError("num_workers", num_workers, "it must be at least 0")
         self.batch_tiles, self.num_workers, self.start_method = batch_tiles, num_workers, start_method
         self.path, self.sweep = Path(path), SweepFile(path)
+        if self.sweep.config.circuits is not None:
+            raise InputError("data", path, "its circuits differ; the GENIEx network stands for one, sweep that one")
         self.split = split_tiles(self.sweep.tiles, seed)
         ratios = read_ratios(self.sweep, self.split.train)
         self.scalers = Scalers.fitted(self.sweep.window, self.sweep.v_max, ratios)

@@ -13,8 +13,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from geniex.circuit import Crossbar
 from geniex.cli.main import main
 from geniex.errors import CheckpointError, InputError
+from geniex.mapping import ConductanceWindow
 from geniex.surrogate import (
     GeniexMLP,
     TrainConfig,
@@ -25,7 +27,7 @@ from geniex.surrogate import (
     training,
 )
 from geniex.surrogate.training import held_out_nf_rmse
-from geniex.sweep import SweepFile
+from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, run_sweep
 
 CONFIG = TrainConfig(hidden=64, epochs=6, batch_tiles=32, lr=3e-3)
 OPTIONS = ["--hidden", "64", "--epochs", "6", "--batch-tiles", "32", "--lr", "3e-3"]
@@ -163,6 +165,15 @@ def test_ctrl_c_is_told_as_such_and_works_again_afterwards(small_sweep):
 def test_a_diverged_run_says_what_to_do(small_sweep):
     with pytest.raises(InputError, match="lr: got 1e\\+30; the training diverged"):
         train_surrogate(small_sweep, CONFIG.replace(lr=1e30, epochs=1))
+
+
+def test_a_sweep_that_spans_circuits_is_refused(tmp_path):
+    """The network has no input that tells one circuit from another."""
+    crossbar, window = Crossbar(4, 4), ConductanceWindow(100e3, 6.0)
+    config = SweepConfig(crossbar, window, v_max=0.25, tiles=3, vectors=1, circuits=CircuitRanges())
+    path = run_sweep(config, tmp_path / "span.h5", workers=1)
+    with pytest.raises(InputError, match=r"data: got .*its circuits differ"):
+        train_surrogate(path, CONFIG)
 
 
 def test_devices_that_are_not_there(small_sweep):
