@@ -1,4 +1,4 @@
-"""``geniex sweep``: from a YAML file to a data set of exactly solved crossbars."""
+"""``geniex sweep``: from a YAML file to data sets of exactly solved crossbars."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ from rich.progress import (
 from rich.text import Text
 
 from geniex.cli._files import check_file, write_json
-from geniex.config import check_positive_int
-from geniex.errors import MissingDependencyError
-from geniex.sweep import SweepConfig, SweepObserver, load_sweep_config, run_sweep, verify_sweep
+from geniex.errors import InputError, MissingDependencyError
+from geniex.sweep import (
+    SweepConfig,
+    SweepObserver,
+    SweepSet,
+    load_sweep,
+    run_sweep,
+    run_sweep_set,
+    verify_sweep,
+    verify_sweep_set,
+)
 from geniex.sweep.config import Engine
 
 
@@ -33,59 +41,80 @@ def sweep(
     out: Path | None = None,
     workers: int | None = None,
     engine: Engine | None = None,
-    verify: int | None = None,
+    verify: str | None = None,
     json: Path | None = None,
 ) -> None:
-    """Solve sampled (V, G) into an HDF5 data set; run it again after a kill and it goes on.
+    """Solve sampled (V, G) into HDF5 data sets; run it again after a kill and it goes on.
 
     Args:
-        config: YAML file of the sweep; those that ship are in spice_data/.
-        out: the HDF5 file to make; default: the configuration's name with .h5, in the current directory.
+        config: YAML file of a sweep, or of a set of sweeps (shapes and cells); those that ship are in spice_data/.
+        out: the HDF5 file to make, or a set's directory; default: the configuration's name, in the current directory.
         workers: processes; default: one a processor.
         engine: solve with this engine instead of the configuration's.
-        verify: solve so many random vectors of the result again with ngspice and tell the worst deviation.
+        verify: solve so many random vectors of the result again with ngspice, tell the worst deviation and keep it
+            in the file: a number, or ngspice:NUMBER.
         json: file for the machine-readable summary.
     """
     console = Console(stderr=True)
-    if verify is not None:
-        check_positive_int("verify", verify)
+    count = None if verify is None else _verified_vectors(verify)
     check_file("json", json)
-    plan = load_sweep_config(config)
+    plan = load_sweep(config)
     if engine is not None:
-        plan = plan.replace(engine=engine)
-    target = Path(f"{config.stem}.h5") if out is None else out
+        plan = _with_engine(plan, engine)
+    target = out or Path(config.stem if isinstance(plan, SweepSet) else f"{config.stem}.h5")
     began = time.perf_counter()
     with _Bar(console) as bar:
-        run_sweep(plan, target, workers, bar)
+        if isinstance(plan, SweepSet):
+            run_sweep_set(plan, target, workers, bar)
+        else:
+            run_sweep(plan, target, workers, bar)
     summary = _summary(plan, target, bar.resumed, time.perf_counter() - began)
     print(
-        f"{plan.tiles} tiles x {plan.vectors} vectors in {summary['seconds']:.1f} s"
+        f"{plan.tiles} tiles x {summary['vectors']} vectors in {summary['seconds']:.1f} s"
         f" ({summary['tile_vectors_per_second']:.0f} tile-vectors/s, {bar.resumed} tiles resumed): {target}"
     )
-    if verify is not None:
-        summary["verification"] = _verification(target, verify)
+    if count is not None:
+        summary["verification"] = _verification(plan, target, count)
     write_json(json, summary)
 
 
-def _summary(config: SweepConfig, out: Path, resumed: int, seconds: float) -> dict[str, Any]:
-    solved = (config.tiles - resumed) * config.vectors
+def _verified_vectors(verify: str) -> int:
+    solver, colon, count = verify.rpartition(":")
+    if (colon and solver != "ngspice") or not count.isdecimal() or int(count) < 1:
+        raise InputError("verify", repr(verify), "it must be a number of vectors, at least 1, or ngspice:NUMBER")
+    return int(count)
+
+
+def _with_engine(plan: SweepConfig | SweepSet, engine: Engine) -> SweepConfig | SweepSet:
+    if isinstance(plan, SweepSet):
+        return plan.replace(common=plan.common.replace(engine=engine))
+    return plan.replace(engine=engine)
+
+
+def _summary(plan: SweepConfig | SweepSet, out: Path, resumed: int, seconds: float) -> dict[str, Any]:
+    vectors = _vectors(plan)
     return {
         "file": str(out),
-        "tiles": config.tiles,
-        "vectors": config.vectors,
+        "tiles": plan.tiles,
+        "vectors": vectors,
         "resumed_tiles": resumed,
         "seconds": seconds,
-        "tile_vectors_per_second": solved / seconds,
-        "config": config.to_dict(),
+        "tile_vectors_per_second": (plan.tiles - resumed) * vectors / seconds,
+        "config": plan.to_dict(),
     }
 
 
-def _verification(path: Path, count: int) -> dict[str, Any]:
+def _vectors(plan: SweepConfig | SweepSet) -> int:
+    return plan.common.vectors if isinstance(plan, SweepSet) else plan.vectors
+
+
+def _verification(plan: SweepConfig | SweepSet, path: Path, count: int) -> dict[str, Any]:
     try:
-        worst = verify_sweep(path, count)
+        worst = (verify_sweep_set if isinstance(plan, SweepSet) else verify_sweep)(path, count)
     except MissingDependencyError as error:
         print(f"not verified against ngspice: {error}")
         return {"vectors": 0, "skipped": str(error)}
+    count = min(count, _vectors(plan) * plan.tiles)
     print(f"{count} vectors solved again by ngspice: worst deviation {worst:.1e} of a column current")
     return {"vectors": count, "worst_deviation": worst}
 

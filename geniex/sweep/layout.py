@@ -21,6 +21,8 @@ FORMAT = "geniex-sweep"
 SCHEMA_VERSION = 1
 BULK = ("codes", "voltages", "currents")
 """The datasets that grow with the array, in the order of ``TileData``."""
+VERIFIED = ("verified_worst_deviation", "verified_vectors", "verified_seed", "verified_ngspice_version")
+"""Root attributes that a file has once it was held against ngspice."""
 _CHUNK_BYTES = 16 << 10
 """A chunk holds whole tiles up to about this size: small enough to read one, large enough to compress."""
 _FILTERS: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
@@ -94,7 +96,7 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
         config = SweepConfig.from_dict(json.loads(file.attrs["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_file(path, f"its configuration is damaged ({error})") from None
-    missing = sorted(set(attributes_of(file)) ^ set(_ATTRIBUTES))
+    missing = sorted((set(attributes_of(file)) - set(VERIFIED)) ^ set(_ATTRIBUTES))
     if missing:
         raise bad_file(path, f"its attributes differ from a sweep's in {missing[0]!r}")
     count = config.tiles if tiles is None else tiles

@@ -10,20 +10,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 import torch
 
 from geniex.errors import SweepError
 
-Task = Callable[[int], str | None]
-"""Solves and stores the shard of that number; returns why it could not be solved, or None."""
+_Shard = TypeVar("_Shard")
+Task = Callable[[_Shard], str | None]
+"""Solves and stores the shard; returns why it could not be solved, or None."""
 _DEATHS = 3
 """Workers that may die in a row, each alone with one shard, before the fault is taken to be general."""
 
 
 def run_shards(
-    task: Task, shards: Iterable[int], workers: int, recycle: int | None
-) -> Iterator[tuple[int, str | None]]:
+    task: Task[_Shard], shards: Iterable[_Shard], workers: int, recycle: int | None
+) -> Iterator[tuple[_Shard, str | None]]:
     """The shards as they are done, each with None or why it failed.
 
     A worker's death breaks the pool; the shards that were under way are then tried again, each alone in a new
@@ -31,7 +33,7 @@ def run_shards(
 
     Args:
         task: picklable; an ``OSError`` it raises ends the sweep.
-        shards: their numbers.
+        shards: what the task takes, picklable.
         workers: processes.
         recycle: shards after which a worker is replaced, for solvers that leak memory; None means never.
 
@@ -40,7 +42,7 @@ def run_shards(
     """
     queue, deaths = deque(shards), 0
     while queue:
-        suspects: list[int] = []
+        suspects: list[_Shard] = []
         yield from _run_pool(task, queue, workers, recycle, suspects)
         for shard in suspects:
             failure = _run_alone(task, shard)
@@ -57,13 +59,13 @@ _DEAD = "its worker process died; was it killed, or is memory short?"
 
 
 def _run_pool(
-    task: Task, queue: deque[int], workers: int, recycle: int | None, suspects: list[int]
-) -> Iterator[tuple[int, str | None]]:
+    task: Task[_Shard], queue: deque[_Shard], workers: int, recycle: int | None, suspects: list[_Shard]
+) -> Iterator[tuple[_Shard, str | None]]:
     """Work on ``queue`` until it is empty or the pool worn or broken, then leaving ``suspects`` under way."""
     left = len(queue) if recycle is None else recycle * workers
     with _pool(min(workers, len(queue))) as pool:
         # No more than one shard a worker is handed out, so that a broken pool has few suspects.
-        running: dict[Future[str | None], int] = {}
+        running: dict[Future[str | None], _Shard] = {}
         while not suspects:
             while queue and left and len(running) < workers:
                 shard = queue.popleft()
@@ -84,7 +86,7 @@ def _run_pool(
         suspects.extend(running.values())
 
 
-def _run_alone(task: Task, shard: int) -> str | None:
+def _run_alone(task: Task[_Shard], shard: _Shard) -> str | None:
     with _pool(1) as pool:
         try:
             return pool.submit(task, shard).result()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from geniex.config import check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
@@ -16,6 +18,7 @@ from geniex.sweep.pool import run_shards
 from geniex.sweep.shards import ShardDirectory
 from geniex.sweep.solving import solve_tiles
 
+Executor = Literal["local"]
 _RECYCLE = {"native": None, "ngspice": 1}
 """Shards after which a worker is replaced: ngspice leaks memory with every solve."""
 _LISTED = 5
@@ -36,7 +39,11 @@ class SweepObserver:
 
 
 def run_sweep(
-    config: SweepConfig, out: str | Path, workers: int | None = None, observer: SweepObserver | None = None
+    config: SweepConfig,
+    out: str | Path,
+    workers: int | None = None,
+    observer: SweepObserver | None = None,
+    executor: Executor = "local",
 ) -> Path:
     """The path of the finished HDF5 file ``out``, which ``geniex.sweep.SweepFile`` reads.
 
@@ -50,64 +57,116 @@ def run_sweep(
         out: the file to make; its directory must exist.
         workers: processes; None means one a processor. One native worker runs in this process.
         observer: hears of the progress.
+        executor: "local" processes.
 
     Raises:
         InputError: ``out`` or ``workers`` cannot be.
         SweepError: tiles without a solution, a full disk, another sweep at work on ``out`` or in its place.
         MissingDependencyError: the engine is ngspice, which is not there.
     """
-    out, observer = Path(out), observer or SweepObserver()
-    workers = os.cpu_count() or 1 if workers is None else workers
-    check_positive_int("workers", workers)
-    if not out.parent.is_dir() or out.is_dir():
-        raise InputError("out", out, "it must be a file's path in a directory that exists")
-    if out.exists():
-        _check_finished(config, out)
-    shards = ShardDirectory.beside(out, config, layout.attributes(config))
-    if out.exists() and not shards.path.exists():
-        return _nothing_to_do(config, out, observer)
-    try:
-        with shards.locked():
-            shards.claim()
-            if out.exists():
-                shards.remove()
-                return _nothing_to_do(config, out, observer)
-            _solve(shards, workers, observer)
-            shards.merge(out)
-    except OSError as error:
-        kept = f"finished tiles are kept in {shards.path}, run the same command to go on"
-        way_out = kept if shards.path.exists() else "give another --out"
-        raise SweepError(f"{error.filename or shards.path}: {error.strerror or error}; {way_out}") from error
+    out = Path(out)
+    for why in run_sweeps({out: config}, workers, observer, executor).values():
+        raise SweepError(why)
     return out
 
 
-def _solve(shards: ShardDirectory, workers: int, observer: SweepObserver) -> None:
-    config = shards.config
-    todo = list(_unfinished(shards, observer))
-    sizes = {shard: len(range(*config.shard_range(shard))) for shard in todo}
-    observer.started(config.tiles, config.tiles - sum(sizes.values()))
-    task = partial(_solve_shard, shards)
-    if workers == 1 and config.engine == "native":
-        results: Iterator[tuple[int, str | None]] = ((shard, task(shard)) for shard in todo)
-    else:
-        results = run_shards(task, todo, workers, _RECYCLE[config.engine])
-    failures = {}
-    for shard, failure in results:
-        if failure is None:
-            observer.solved(sizes[shard])
-        else:
-            failures[shard] = failure
-    if failures:
-        raise SweepError(_explain(config, failures) + f"; all other tiles are kept in {shards.path}")
-
-
-def _solve_shard(shards: ShardDirectory, shard: int) -> str | None:
-    """Solve and store one shard; returns why it has no solution, or None."""
+def run_sweeps(
+    plans: Mapping[Path, SweepConfig],
+    workers: int | None = None,
+    observer: SweepObserver | None = None,
+    executor: Executor = "local",
+) -> dict[Path, str]:
+    """Why outputs are not finished, of several sweeps of one engine that share their workers; else as ``run_sweep``."""
+    observer, workers = observer or SweepObserver(), os.cpu_count() or 1 if workers is None else workers
+    check_positive_int("workers", workers)
+    for out, config in plans.items():
+        _check_output(out, config)
+    directories = {out: ShardDirectory.beside(out, config, layout.attributes(config)) for out, config in plans.items()}
+    open_ones = {out: shards for out, shards in directories.items() if not out.exists() or shards.path.exists()}
+    total = sum(config.tiles for config in plans.values())
     try:
-        data = solve_tiles(shards.config, *shards.config.shard_range(shard))
+        with ExitStack() as locks:
+            jobs = [job for out, shards in open_ones.items() if (job := _claimed(out, shards, locks, observer))]
+            observer.started(total, total - sum(job.missing for job in jobs))
+            if not jobs:
+                what = str(next(iter(plans))) if len(plans) == 1 else "everything"
+                observer.note(f"{what} is finished already, nothing is solved")
+            return _solve(jobs, workers, observer)
+    except OSError as error:
+        kept = [shards.path for shards in open_ones.values() if shards.path.exists()]
+        where = error.filename or next(iter(directories.values())).path
+        way_out = "give another --out"
+        if kept:
+            place = kept[0] if len(kept) == 1 else kept[0].parent / "*.shards"
+            way_out = f"finished tiles are kept in {place}, run the same command to go on"
+        raise SweepError(f"{where}: {error.strerror or error}; {way_out}") from error
+
+
+@dataclass
+class _Job:
+    """An output that is not finished."""
+
+    out: Path
+    shards: ShardDirectory
+    left: set[int]
+    """Shards to solve."""
+    failures: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> int:
+        return sum(len(range(*self.shards.config.shard_range(shard))) for shard in self.left)
+
+
+def _claimed(out: Path, shards: ShardDirectory, locks: ExitStack, observer: SweepObserver) -> _Job | None:
+    """The job of ``out``, its directory locked; None if it turns out finished."""
+    locks.enter_context(shards.locked())
+    shards.claim()
+    if out.exists():
+        shards.remove()
+        return None
+    return _Job(out, shards, set(_unfinished(shards, observer)))
+
+
+def _solve(jobs: list[_Job], workers: int, observer: SweepObserver) -> dict[Path, str]:
+    for job in jobs:
+        if not job.left:
+            job.shards.merge(job.out)
+    todo = [_Item(k, job.shards, shard) for k, job in enumerate(jobs) for shard in sorted(job.left)]
+    if not todo:
+        return {}
+    engine = todo[0].shards.config.engine
+    if workers == 1 and engine == "native":
+        results: Iterator[tuple[_Item, str | None]] = ((item, _solve_shard(item)) for item in todo)
+    else:
+        results = run_shards(_solve_shard, todo, workers, _RECYCLE[engine])
+    for item, failure in results:
+        job, size = jobs[item.job], len(range(*item.shards.config.shard_range(item.shard)))
+        job.left.remove(item.shard)
+        if failure is None:
+            observer.solved(size)
+        else:
+            job.failures[item.shard] = failure
+        if not job.left and not job.failures:
+            job.shards.merge(job.out)
+    return {job.out: _explain(job) for job in jobs if job.failures}
+
+
+class _Item(NamedTuple):
+    """A shard of a job."""
+
+    job: int
+    shards: ShardDirectory
+    shard: int
+
+
+def _solve_shard(item: _Item) -> str | None:
+    """Solve and store one shard; returns why it has no solution, or None."""
+    config = item.shards.config
+    try:
+        data = solve_tiles(config, *config.shard_range(item.shard))
     except SweepError as error:
         return str(error)
-    shards.store(shard, data)
+    item.shards.store(item.shard, data)
     return None
 
 
@@ -121,21 +180,18 @@ def _unfinished(shards: ShardDirectory, observer: SweepObserver) -> Iterator[int
             yield shard
 
 
-def _explain(config: SweepConfig, failures: dict[int, str]) -> str:
-    listed = []
-    for shard in sorted(failures)[:_LISTED]:
+def _explain(job: _Job) -> str:
+    config, listed = job.shards.config, []
+    for shard in sorted(job.failures)[:_LISTED]:
         start, stop = config.shard_range(shard)
-        listed.append(f"tiles {start} to {stop - 1}: {failures[shard]}")
-    more = f"; and {len(failures) - _LISTED} more" if len(failures) > _LISTED else ""
-    return f"{len(failures)} of {config.shards} shards have no solution: " + "; ".join(listed) + more
+        listed.append(f"tiles {start} to {stop - 1}: {job.failures[shard]}")
+    more = f"; and {len(job.failures) - _LISTED} more" if len(job.failures) > _LISTED else ""
+    why = f"{len(job.failures)} of {config.shards} shards have no solution: " + "; ".join(listed) + more
+    return f"{why}; all other tiles are kept in {job.shards.path}"
 
 
-def _check_finished(config: SweepConfig, out: Path) -> None:
-    if SweepFile(out).config != config:
+def _check_output(out: Path, config: SweepConfig) -> None:
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError("out", out, "it must be a file's path in a directory that exists")
+    if out.exists() and SweepFile(out).config != config:
         raise SweepError(f"{out}: it holds a sweep of another configuration; give another --out, or delete it")
-
-
-def _nothing_to_do(config: SweepConfig, out: Path, observer: SweepObserver) -> Path:
-    observer.started(config.tiles, config.tiles)
-    observer.note(f"{out} is finished already, nothing is solved")
-    return out

@@ -106,10 +106,13 @@ def _alive(pid: int) -> bool:
     return state != "Z"
 
 
-def test_summary_and_verification(small: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verify", ["4", "ngspice:4"])
+def test_summary_and_verification(
+    small: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], verify: str
+) -> None:
     config, out, summary = tmp_path / "a.yaml", tmp_path / "a.h5", tmp_path / "a.json"
     config.write_text(yaml.safe_dump(small.to_dict()))
-    options = ["--out", str(out), "--workers", "1", "--verify", "4", "--json", str(summary)]
+    options = ["--out", str(out), "--workers", "1", "--verify", verify, "--json", str(summary)]
     assert main(["sweep", str(config), *options]) == 0
     said, result = capsys.readouterr().out, json.loads(summary.read_text())
     assert "21 tiles x 3 vectors in" in said
@@ -137,6 +140,9 @@ def test_output_is_named_after_the_configuration(
         ("preset: geniex-16\ntiles: 3\nvectors: 1\ncolour: red", [], "SweepConfig.colour: got an unknown field"),
         ("{preset: geniex-16, tiles: 3, vectors: 1}", ["--workers", "0"], "workers: got 0"),
         ("{preset: geniex-16, tiles: 3, vectors: 1}", ["--out", "none/a.h5"], "out: got none/a.h5"),
+        ("{preset: geniex-16, tiles: 3, vectors: 1}", ["--verify", "0"], "verify: got '0'; it must be a number"),
+        ("{preset: geniex-16, tiles: 3, vectors: 1}", ["--verify", "hspice:9"], "verify: got 'hspice:9'"),
+        ("{preset: geniex-16, tiles: 3, vectors: 1}", ["--verify", "ngspice:"], "verify: got 'ngspice:'"),
     ],
 )
 def test_errors_are_one_line_and_status_2(

@@ -8,7 +8,7 @@ from geniex.circuit import Crossbar
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.preset import presets
-from geniex.sweep import SweepConfig, load_sweep_config
+from geniex.sweep import SweepConfig, SweepSet, load_sweep, load_sweep_config, load_sweep_set
 
 SHIPPED = sorted((Path(__file__).parents[2] / "spice_data").glob("*.yaml"))
 
@@ -84,11 +84,25 @@ def test_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configurations_parse(path: Path) -> None:
-    config = load_sweep_config(path)
-    assert config.tiles >= 32
+    sweep = load_sweep(path)
+    assert sweep.tiles >= 32
+    config = sweep.common if isinstance(sweep, SweepSet) else sweep
     # Multiples of the solver's block waste nothing.
     assert config.engine == "ngspice" or config.shard_tiles % 8 == 0
 
 
 def test_configurations_ship() -> None:
     assert {"demo", "geniex-16", "geniex-32", "geniex-64"} <= {path.stem for path in SHIPPED}
+
+
+def test_no_test_circuit_was_trained_on() -> None:
+    train, test, large = (
+        load_sweep_set(Path(__file__).parents[2] / "spice_data" / f"universal-{name}.yaml")
+        for name in ("train", "test", "large")
+    )
+    assert set(train.shapes) & set(test.shapes) == {(64, 64)}
+    assert max(max(shape) for shape in train.shapes) <= 64 < min(max(shape) for shape in large.shapes)
+    assert {rows for shape in train.shapes for rows in shape} == {8, 12, 16, 24, 32, 48, 64}
+    assert train.common.circuits == test.common.circuits == large.common.circuits
+    seeds = [config.seed for sweeps in (train, test, large) for config in sweeps.sweeps().values()]
+    assert len(set(seeds)) == len(seeds)

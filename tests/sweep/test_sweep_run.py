@@ -270,7 +270,13 @@ def test_verification_finds_the_one_vector_that_is_wrong(
     assert verify_sweep(out, everything) < 1e-9
     with h5py.File(out, "r+") as file:
         file["currents"][small.tiles - 1, small.vectors - 1] *= 1.01
-    assert verify_sweep(out, everything) == pytest.approx(0.01 / 1.01, rel=1e-6)
+    digest = SweepFile(out).digest
+    assert verify_sweep(out, everything, seed=5) == pytest.approx(0.01 / 1.01, rel=1e-6)
+    verified = SweepFile(out)
+    assert verified.digest == digest
+    assert verified.attributes["verified_worst_deviation"] == pytest.approx(0.01 / 1.01, rel=1e-6)
+    assert (verified.attributes["verified_vectors"], verified.attributes["verified_seed"]) == (everything, 5)
+    assert verified.attributes["verified_ngspice_version"] == (ngspice_version() or "unknown")
 
 
 def test_ngspice_engine_without_ngspice(small: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,139 @@
+"""Sweeps, and sets of them, from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from geniex.circuit import Crossbar
+from geniex.config import Config
+from geniex.errors import InputError
+from geniex.mapping import ConductanceWindow
+from geniex.preset import presets
+from geniex.sweep.circuits import CircuitRanges
+from geniex.sweep.config import SweepConfig
+from geniex.sweep.sets import SweepSet
+
+_C = TypeVar("_C", bound=Config)
+_PLACEHOLDERS: dict[str, Any] = {"window": ConductanceWindow(100e3, 6.0), "v_max": 0.25}
+"""What a sweep that spans circuits gives for what each tile draws itself."""
+
+
+def load_sweep_config(path: str | Path) -> SweepConfig:
+    """The sweep that a YAML file describes: the fields of ``SweepConfig``, nested ones as mappings.
+
+    ``preset: geniex-32`` stands for the crossbar, window and v_max of that preset. A cell names its class:
+    ``cell: {_type: SinhCell, v0: 0.25}``. With ``circuits: {...}``, each tile draws its own: give the crossbar's
+    rows, cols and cell alone.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or has unknown, missing or wrong fields.
+    """
+    sweep = load_sweep(path)
+    if isinstance(sweep, SweepSet):
+        raise InputError("config", path, "it describes a set of sweeps (shapes, cells), not one")
+    return sweep
+
+
+def load_sweep_set(path: str | Path) -> SweepSet:
+    """The set of sweeps that a YAML file describes: ``shapes``, ``cells``, and the fields that all sweeps share.
+
+    The shared fields are those of a single sweep's file, whose ``crossbar`` gives the wires alone, if anything.
+
+    Raises:
+        InputError: as of ``load_sweep_config``.
+    """
+    sweeps = load_sweep(path)
+    if not isinstance(sweeps, SweepSet):
+        raise InputError("config", path, "it describes a single sweep; a set has shapes and cells")
+    return sweeps
+
+
+def load_sweep(path: str | Path) -> SweepConfig | SweepSet:
+    """What a YAML file describes: a set of sweeps where it has ``shapes``, else one."""
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError("config", path, "no such file; sweeps that ship are in spice_data/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError("config", path, f"it is not readable as YAML: {error}") from None
+    try:
+        data = dict(_mapping("config", data))
+        return _set(data) if "shapes" in data or data.get("_type") == SweepSet.__name__ else _sweep(data)
+    except InputError as error:
+        raise InputError(f"{path}: {error.name}", error.value, error.allowed) from None
+
+
+def _set(data: dict[str, Any]) -> SweepSet:
+    own = {name: data.pop(name) for name in ("_type", "_version", "shapes", "cells") if name in data}
+    if "common" in data:  # as ``to_dict`` writes it
+        return _built(SweepSet, "config", own | data)
+    crossbar = _mapping("crossbar", data.get("crossbar", {}))
+    doubled = [name for name in ("rows", "cols", "cell") if name in crossbar]
+    if doubled:
+        raise InputError(f"crossbar.{doubled[0]}", crossbar[doubled[0]], "shapes and cells give it, leave it away")
+    if "preset" not in data:
+        data["crossbar"] = {"rows": 1, "cols": 1, **crossbar}
+    return _built(SweepSet, "config", own | {"common": _sweep(data)})
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, except that 100e3 is a number and not a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _sweep(data: dict[str, Any]) -> SweepConfig:
+    if data.get("circuits") is not None:
+        data = _spanning(data)
+    if "preset" in data:
+        data = _from_preset(data.pop("preset"), data)
+    for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow), ("circuits", CircuitRanges)):
+        if data.get(name) is not None and not isinstance(data[name], kind):
+            data[name] = _built(kind, name, data[name])
+    return _built(SweepConfig, "config", data)
+
+
+def _spanning(data: dict[str, Any]) -> dict[str, Any]:
+    """With placeholders for what the tiles draw; what would be ignored is refused."""
+    crossbar = data.get("crossbar", {})
+    scalars = {f"crossbar.{name}": crossbar[name] for name in crossbar if name.startswith("r_")}
+    drawn = ("preset", *_PLACEHOLDERS, "slice_bits", "stream_bits")
+    fixed = {name: data[name] for name in drawn if name in data} | scalars
+    for name, value in fixed.items():
+        raise InputError(name, value, "each tile draws its own from circuits; leave it away")
+    return data | _PLACEHOLDERS
+
+
+def _from_preset(name: Any, data: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(name, str) or name not in presets:
+        raise InputError("preset", repr(name), f"presets are {', '.join(presets)}")
+    preset = presets[name]
+    circuit = {"crossbar": preset.crossbar, "window": preset.window, "v_max": preset.v_max}
+    doubled = sorted(set(circuit) & set(data))
+    if doubled:
+        raise InputError(doubled[0], "given beside preset", "give the preset or crossbar, window and v_max")
+    return circuit | data
+
+
+def _built(kind: type[_C], name: str, data: Any) -> _C:
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    required = {f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    missing = sorted(required - set(_mapping(name, data)))
+    if missing:
+        raise InputError(f"{name}.{missing[0]}", "nothing", "it must be given")
+    return kind.from_dict(data)
+
+
+def _mapping(name: str, data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise InputError(name, repr(data), "it must be a mapping of field names to values")
+    return data

@@ -1,0 +1,214 @@
+"""Sets of sweeps, one file a shape and cell, and the index that holds them together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geniex.cells import Cell, OneTransistorOneResistor
+from geniex.config import Config, check_positive_int
+from geniex.errors import FileFormatError, InputError, SweepError
+from geniex.sweep.config import SweepConfig
+from geniex.sweep.file import SweepFile
+from geniex.sweep.layout import sync
+from geniex.sweep.run import Executor, SweepObserver, run_sweeps
+
+FORMAT = "geniex-sweep-set"
+VERSION = 1
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class SweepSet(Config):
+    """One sweep for each shape and each cell, otherwise alike."""
+
+    shapes: tuple[tuple[int, int], ...]
+    """Rows and columns."""
+    cells: tuple[Cell, ...]
+    """Cell models."""
+    common: SweepConfig
+    """What they share; its crossbar gives the wires, and its seed that from which each sweep derives its own."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.common, SweepConfig):
+            raise InputError("common", repr(self.common), "it must be a SweepConfig")
+        for name in ("shapes", "cells"):
+            values = getattr(self, name)
+            if not isinstance(values, (tuple, list)) or not values:
+                raise InputError(name, repr(values), "it must be a list of at least one")
+        object.__setattr__(self, "shapes", tuple(_shape(shape) for shape in self.shapes))
+        object.__setattr__(self, "cells", tuple(_cell(cell) for cell in self.cells))
+        for name in ("shapes", "cells"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise InputError(name, repr(values), "each may be given once")
+        self.sweeps()
+
+    def sweeps(self) -> dict[str, SweepConfig]:
+        """The sweeps by the names of their files; the seed of each follows from the set's, its shape and its cell."""
+        names = [_name(cell) for cell in self.cells]
+        out = {}
+        for rows, cols in self.shapes:
+            for k, cell in enumerate(self.cells):
+                seed = np.random.SeedSequence([self.common.seed, rows, cols, k]).generate_state(1)[0]
+                name = names[k] if names.count(names[k]) == 1 else f"{names[k]}-{k}"
+                crossbar = self.common.crossbar.replace(rows=rows, cols=cols, cell=cell)
+                out[f"{rows}x{cols}-{name}.h5"] = self.common.replace(crossbar=crossbar, seed=int(seed))
+        return out
+
+    @property
+    def tiles(self) -> int:
+        """Conductance matrices of all sweeps together."""
+        return len(self.shapes) * len(self.cells) * self.common.tiles
+
+
+def run_sweep_set(
+    sweeps: SweepSet,
+    out: str | Path,
+    workers: int | None = None,
+    observer: SweepObserver | None = None,
+    executor: Executor = "local",
+) -> Path:
+    """The path of ``index.json`` in the directory ``out``, beside one finished file for each sweep of the set.
+
+    Run again after any interruption, it solves only what is missing. Sweeps that fail do not stop the others;
+    they are listed at the end, and running again tries them again.
+
+    Args:
+        sweeps: what to solve.
+        out: the directory to make; the one that holds it must exist.
+        workers: processes; None means one a processor.
+        observer: hears of the progress over the whole set.
+        executor: as of ``run_sweep``.
+
+    Raises:
+        InputError, SweepError, MissingDependencyError: as of ``run_sweep``.
+    """
+    out = Path(out)
+    if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
+        raise InputError("out", out, "it must be a directory, or the path of one to make in a directory that exists")
+    index = out / INDEX
+    if index.exists() and _parsed(index)["set"] != sweeps:
+        raise SweepError(f"{out}: it holds the sweeps of another set; give another --out, or delete it")
+    out.mkdir(exist_ok=True)
+    plans = {out / name: config for name, config in sweeps.sweeps().items()}
+    failures = run_sweeps(plans, workers, observer, executor)
+    if failures:
+        listed = "; ".join(f"{path.name}: {why}" for path, why in failures.items())
+        raise SweepError(f"{len(failures)} of {len(plans)} sweeps are not finished, run again to retry: {listed}")
+    if not index.exists():
+        _write(index, sweeps, list(plans))
+    return index
+
+
+class SweepIndex:
+    """A finished set of sweeps on disk, by its ``index.json`` or the directory of it.
+
+    Raises:
+        InputError: there is no such file.
+        FileFormatError: it is no index, or a file that it lists is missing, damaged or another.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.path = (path / INDEX if path.is_dir() else path).resolve()
+        data = _parsed(self.path)
+        self.set: SweepSet = data["set"]
+        wanted, self._digests = self.set.sweeps(), {entry["file"]: entry["digest"] for entry in data["files"]}
+        if list(self._digests) != list(wanted):
+            raise _bad(self.path, "the files that it lists are not those of its set")
+        self.files: list[SweepFile] = [self._opened(name, config) for name, config in wanted.items()]
+        """Its sweeps, in the order of the set's shapes and cells."""
+
+    def _opened(self, name: str, config: SweepConfig) -> SweepFile:
+        try:
+            file = SweepFile(self.path.parent / name)
+        except InputError:
+            raise _bad(self.path, f"it lists {name}, which is not there") from None
+        if file.config != config:
+            raise _bad(self.path, f"{name} holds another sweep than the index says")
+        return file
+
+    @property
+    def tiles(self) -> int:
+        """Conductance matrices of all files together."""
+        return sum(file.tiles for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files' digests as the index lists them, in hexadecimal."""
+        return hashlib.sha256("".join(self._digests.values()).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"SweepIndex({str(self.path)!r}): {self.tiles} tiles in {len(self.files)} files"
+
+
+def _write(index: Path, sweeps: SweepSet, paths: list[Path]) -> None:
+    files = []
+    for path in paths:
+        file = SweepFile(path)
+        files.append(
+            {
+                "file": path.name,
+                "rows": file.crossbar.rows,
+                "cols": file.crossbar.cols,
+                "cell": type(file.crossbar.cell).__name__,
+                "tiles": file.tiles,
+                "digest": file.digest,
+            }
+        )
+        file.close()
+    data = {"format": FORMAT, "version": VERSION, "set": sweeps.to_dict(), "files": files}
+    aside = index.with_name(f"{INDEX}.tmp")
+    aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    sync(aside)
+    os.replace(aside, index)
+
+
+def _parsed(index: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(index.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("sweep index", index, "no such file; `geniex sweep SET.yaml` makes one when done") from None
+    except ValueError:
+        raise _bad(index, "it is not readable as JSON") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise _bad(index, "it is no index of a set of sweeps")
+    if data.get("version") != VERSION:
+        raise _bad(index, f"it is version {data.get('version')!r}, this geniex reads version {VERSION}")
+    try:
+        return data | {"set": SweepSet.from_dict(data["set"]), "files": [dict(entry) for entry in data["files"]]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _bad(index, f"it is damaged ({error})") from None
+
+
+def _bad(index: Path, why: str) -> FileFormatError:
+    return FileFormatError(f"{index}: {why}; delete it and run `geniex sweep` again, or give another set")
+
+
+def _shape(shape: Any) -> tuple[int, int]:
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+        raise InputError("shapes", repr(shape), "a shape is [rows, cols]")
+    for size in shape:
+        check_positive_int("shapes", size)
+    return (shape[0], shape[1])
+
+
+def _cell(cell: Any) -> Cell:
+    if isinstance(cell, dict):
+        cell = Cell.from_dict(cell)
+    if not isinstance(cell, Cell):
+        raise InputError("cells", repr(cell), "it must be a geniex Cell, such as {_type: SinhCell}")
+    return cell
+
+
+def _name(cell: Cell) -> str:
+    if isinstance(cell, OneTransistorOneResistor):
+        return "1t1r"
+    return type(cell).__name__.removesuffix("Cell").lower()
