@@ -1,7 +1,8 @@
-"""``geniex evaluate``: surrogates and analytic models against a sweep's exact currents."""
+"""``geniex evaluate``: surrogates and analytic models against exact currents."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.cli._files import check_file, write_json
+from geniex.cli._files import check_file, check_folder, write_json
 
 Report = Any
 """``geniex.study.evaluate.EvaluationReport``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
@@ -19,27 +20,57 @@ def evaluate(
     data: Path,
     surrogate: list[str] | None = None,
     held_out: bool = False,
+    calibration: int = 8,
+    plots: Path | None = None,
     json: Path | None = None,
 ) -> None:
-    """Compare the ideal product, the exact linear array and surrogates with a sweep's exact currents.
+    """Compare analytic models and surrogates with the exact currents of a sweep, or of a set of sweeps.
 
     Args:
-        data: the HDF5 file that geniex sweep made.
+        data: the HDF5 file that geniex sweep made, or the index or folder of a set.
         surrogate: a checkpoint's path or a shipped name; give the option once for each surrogate.
         held_out: only the tiles that the surrogates were tested on, never trained on.
+        calibration: exact solutions of each tile that the alpha-beta model is fitted on; 0 leaves it out.
+        plots: folder for pictures (PNG) of predicted against exact NF, and of the errors.
         json: file for the machine-readable report.
     """
-    from geniex.study.evaluate import evaluate_surrogates  # imports torch, which help does not need
+    from geniex.study.evaluate import compare  # imports torch, which help does not need
 
     check_file("json", json)
-    report = evaluate_surrogates(data, surrogate or [], held_out=held_out)
-    Console().print(_table(report))
-    write_json(json, report.to_dict())
+    check_folder("plots", plots)
+    comparison = compare(data, surrogate or [], held_out=held_out, calibration=calibration)
+    console = Console()
+    for table in _tables(comparison.report):
+        console.print(table)
+    for row in comparison.report.rows:
+        if row.worst is not None:
+            console.print(
+                f"Worst circuit of {row.model}: {row.worst.nf_rmse_pp:.3g} pp, {row.worst}",
+                highlight=False,
+                markup=False,
+            )
+    write_json(json, comparison.report.to_dict())
+    if plots is not None:
+        from geniex.study.evaluate_plots import save_plots
+
+        for path in save_plots(comparison, plots):
+            console.print(path, highlight=False, markup=False)
 
 
-def _table(report: Report) -> Table:
+def _tables(report: Report) -> Iterator[Table]:
+    from geniex.study.breakdown import BREAKDOWNS
+
+    yield _overall(report)
+    for by, breakdown in BREAKDOWNS.items():
+        labels = report.labels(by)
+        if len(labels) > 1:
+            yield _binned(report, by, breakdown.title, labels)
+
+
+def _overall(report: Report) -> Table:
     which = "held-out tiles" if report.held_out else "tiles"
-    table = Table(title=f"{report.tiles} {which} x {report.vectors} vectors of {escape(Path(report.data).name)}")
+    vectors = " or ".join(map(str, report.vectors))
+    table = Table(title=f"{report.tiles} {which} x {vectors} vectors of {escape(Path(report.data).name)}")
     table.add_column("model")
     for head in ("NF-RMSE, pp", "current error RMS", "99.9 %", "max"):
         table.add_column(head, justify="right")
@@ -47,7 +78,19 @@ def _table(report: Report) -> Table:
         errors = row.errors
         relative = (errors.relative_rms, errors.relative_p999, errors.relative_max)
         name = f"{row.model} *" if row.seen else row.model
-        table.add_row(escape(name), f"{errors.nf_rmse_pp:.3f}", *(f"{100 * value:.2f} %" for value in relative))
+        table.add_row(escape(name), f"{errors.nf_rmse_pp:.3g}", *(f"{100 * value:.3g} %" for value in relative))
     if any(row.seen for row in report.rows):
         table.caption = "* trained on some of these tiles: see --held-out"
+    return table
+
+
+def _binned(report: Report, by: str, title: str, labels: list[str]) -> Table:
+    table = Table(title=f"NF-RMSE in pp by {title}")
+    table.add_column(title)
+    table.add_column("columns", justify="right")
+    for row in report.rows:
+        table.add_column(escape(row.model), justify="right")
+    for label in labels:
+        errors = [row.errors_in(by, label) for row in report.rows]
+        table.add_row(label, f"{errors[0].columns:,}", *(f"{e.nf_rmse_pp:.3g}" for e in errors))
     return table

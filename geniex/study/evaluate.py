@@ -1,24 +1,61 @@
-"""Surrogates and analytic models against the exact currents of a sweep file."""
+"""Surrogates and analytic models against the exact currents of a sweep, or of a set of sweeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from geniex.circuit import shared_matmul
-from geniex.errors import CheckpointError, InputError
-from geniex.study.statistics import CurrentErrors, current_errors
+from geniex.circuit import non_ideality_factor, shared_matmul
+from geniex.errors import InputError
+from geniex.study.breakdown import BREAKDOWNS, NO_BIN
+from geniex.study.contenders import Block, Model, analytic_models, read_blocks, surrogate_models
+from geniex.study.statistics import CurrentErrors, nf_error, relative_error, summarised
 from geniex.surrogate import Surrogate, load_surrogate, split_tiles
-from geniex.surrogate.tiles import read_blocks
-from geniex.sweep import SweepFile
+from geniex.sweep import SweepFile, SweepIndex, TileCircuits
 
-Model = Callable[[Tensor, Tensor], Tensor]
-"""Currents (tiles, vectors, cols) from voltages (tiles, vectors, rows) and conductances (tiles, 1, rows, cols)."""
+CALIBRATION = 8
+"""Exact solutions of each array that the alpha-beta model is fitted on."""
+
+Data = str | Path | SweepFile | SweepIndex
+Surrogates = Sequence[str | Path | Surrogate] | Mapping[str, Surrogate]
+
+
+@dataclass(frozen=True)
+class BinErrors:
+    """One model's errors over the columns of one bin."""
+
+    by: str
+    """What is binned, a key of ``geniex.study.breakdown.BREAKDOWNS``."""
+    label: str
+    """The bin."""
+    errors: CurrentErrors
+
+
+@dataclass(frozen=True)
+class WorstCircuit:
+    """The tile that a model is farthest off on, over all its vectors and columns."""
+
+    file: str
+    """Name of the sweep file."""
+    tile: int
+    """Index in it."""
+    nf_rmse_pp: float
+    """The model's NF-RMSE on this tile alone, percent points."""
+    rows: int
+    cols: int
+    cell: str
+    """Type of the cell."""
+    scalars: dict[str, float]
+    """The circuit's, by name, in ohm and volt."""
+
+    def __str__(self) -> str:
+        scalars = ", ".join(f"{name} {value:.4g}" for name, value in self.scalars.items())
+        return f"{self.rows}x{self.cols} {self.cell}, {scalars} (tile {self.tile} of {self.file})"
 
 
 @dataclass(frozen=True)
@@ -26,92 +63,213 @@ class EvaluationRow:
     """One model's errors."""
 
     model: str
-    """"ideal", "linear", or the surrogate's name."""
+    """"ideal", "linear", "DMR", "alpha-beta", or the surrogate's name."""
     errors: CurrentErrors
     """Its errors over all compared columns."""
     seen: bool
     """Whether the compared tiles include some that it was trained on, which flatters it."""
+    bins: tuple[BinErrors, ...]
+    """Its errors bin by bin; bins without columns are left out."""
+    worst: WorstCircuit | None
+    """None where no tile has an NF."""
+
+    def errors_in(self, by: str, label: str) -> CurrentErrors:
+        """The errors in the bin ``label`` of the breakdown ``by``."""
+        return next(b.errors for b in self.bins if (b.by, b.label) == (by, label))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        bins = [{"by": b.by, "bin": b.label} | b.errors.to_dict() for b in self.bins]
+        worst = None if self.worst is None else vars(self.worst)
+        return {"model": self.model, "seen": self.seen} | self.errors.to_dict() | {"bins": bins, "worst": worst}
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Errors of several models on the same tiles of one sweep file."""
+    """Errors of several models on the same tiles."""
 
     data: str
-    """Path of the sweep file."""
+    """Path of the sweep file or set."""
     digest: str
     """SHA-256 of its content."""
+    files: int
+    """Sweep files compared."""
     tiles: int
     """Tiles compared."""
-    vectors: int
-    """Input vectors of each tile."""
+    vectors: tuple[int, ...]
+    """Input vectors of each tile; more than one number where files differ."""
     held_out: bool
     """Whether these are only the tiles that no surrogate here was trained on."""
+    calibration: int
+    """Exact solutions of each tile that the alpha-beta model was fitted on."""
     rows: tuple[EvaluationRow, ...]
     """One a model."""
 
+    def labels(self, by: str) -> list[str]:
+        """The bins of the breakdown ``by`` that hold columns, in order; all models share them."""
+        return [b.label for b in self.rows[0].bins if b.by == by]
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready plain values."""
-        rows = [{"model": r.model, "seen": r.seen} | r.errors.to_dict() for r in self.rows]
-        return vars(self) | {"rows": rows}
+        return vars(self) | {"vectors": list(self.vectors), "rows": [row.to_dict() for row in self.rows]}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A report with the non-ideality factors that it is made from, for plots."""
+
+    report: EvaluationReport
+    exact_nf: Tensor
+    """The exact circuit's NF of every column, a fraction; NaN where I_ideal = 0."""
+    predicted_nf: dict[str, Tensor]
+    """Each model's, by name."""
 
 
 def evaluate_surrogates(
-    data: str | Path | SweepFile,
-    surrogates: Sequence[str | Path | Surrogate] | dict[str, Surrogate] = (),
-    *,
-    held_out: bool = False,
+    data: Data, surrogates: Surrogates = (), *, held_out: bool = False, calibration: int = CALIBRATION
 ) -> EvaluationReport:
-    """The errors of the ideal product, the exact linear array and each surrogate on a sweep's exact currents.
+    """The errors of analytic models and each surrogate on a sweep's exact currents; arguments as of ``compare``."""
+    return compare(data, surrogates, held_out=held_out, calibration=calibration).report
+
+
+def compare(
+    data: Data, surrogates: Surrogates = (), *, held_out: bool = False, calibration: int = CALIBRATION
+) -> Comparison:
+    """The errors of the ideal product, the exact linear array, DMR, alpha-beta and each surrogate on exact currents.
 
     Args:
-        data: a sweep's HDF5 file.
+        data: a sweep's HDF5 file, or the index (or folder) of a set of them.
         surrogates: names, paths, or loaded surrogates by name.
-        held_out: compare only the test tiles of the surrogates' own split, which needs the data set that they
+        held_out: compare only the test tiles of the surrogates' own split, which needs the one file that they
             were trained on; otherwise all tiles.
+        calibration: exact solutions of each tile that the alpha-beta model is fitted on; 0 leaves it out.
 
     Raises:
         CheckpointError: a surrogate of another crossbar, window or drive than the sweep's, or damaged.
-        InputError: ``held_out`` without a surrogate, or with one that was trained on other data.
+        InputError: ``held_out`` without a surrogate, on a set, or with one that was trained on other data.
     """
-    sweep = data if isinstance(data, SweepFile) else SweepFile(data)
+    if calibration < 0 or calibration == 1:
+        raise InputError("calibration", calibration, "a line needs at least 2 solutions; 0 leaves the model out")
+    source = data if isinstance(data, SweepFile | SweepIndex) else open_data(data)
+    files = [source] if isinstance(source, SweepFile) else source.files
     named = _named(surrogates)
-    for name, surrogate in named.items():
-        try:
-            surrogate.check(sweep.crossbar, sweep.window, sweep.v_max)
-        except CheckpointError as error:
-            raise CheckpointError(f"surrogate {name}: {error}") from None
-    tiles = _held_out_tiles(sweep, named) if held_out else torch.arange(sweep.tiles)
-    models: dict[str, Model] = {
-        "ideal": shared_matmul,
-        "linear": lambda v, g: shared_matmul(v, sweep.crossbar.wires_response(g)),
-        **named,
-    }
-    ideal, exact, predicted = _run(sweep, tiles, models)
-    rows = tuple(
-        EvaluationRow(
-            name,
-            current_errors(ideal, exact, predicted[name]),
-            seen=name in named and not held_out and _trained_on(named[name], sweep),
-        )
-        for name in models
+    chosen = [(file, torch.arange(file.tiles)) for file in files]
+    if held_out:
+        chosen = [(_only(files), _held_out_tiles(_only(files), named))]
+    models = analytic_models(calibration) | surrogate_models(named)
+    with torch.no_grad():
+        found = [_measured(block, models) for file, tiles in chosen for block in read_blocks(file, tiles)]
+    seen = {name for name, surrogate in named.items() if not held_out and _trained_on(surrogate, source)}
+    report = EvaluationReport(
+        data=str(source.path),
+        digest=source.digest,
+        files=len(files),
+        tiles=sum(tiles.numel() for _, tiles in chosen),
+        vectors=tuple(sorted({file.vectors for file in files})),
+        held_out=held_out,
+        calibration=calibration,
+        rows=tuple(_row(name, found, name in seen) for name in models),
     )
-    return EvaluationReport(str(sweep.path), sweep.digest, tiles.numel(), sweep.vectors, held_out, rows)
+    exact = torch.cat([part.exact_nf.flatten() for part in found])
+    errors = {name: torch.cat([part.errors[name].nf.flatten() for part in found]) for name in models}
+    return Comparison(report, exact, {name: exact + error for name, error in errors.items()})
 
 
-def _named(surrogates: Sequence[str | Path | Surrogate] | dict[str, Surrogate]) -> dict[str, Surrogate]:
-    if isinstance(surrogates, dict):
+def open_data(path: str | Path) -> SweepFile | SweepIndex:
+    """The sweep file of that path, or the set whose index or folder it is."""
+    return SweepIndex(path) if Path(path).is_dir() or Path(path).suffix == ".json" else SweepFile(path)
+
+
+class _Errors(NamedTuple):
+    """One model's errors on a block, each (tiles, vectors, cols)."""
+
+    nf: Tensor
+    relative: Tensor
+
+
+class _Measured(NamedTuple):
+    """What is kept of a block."""
+
+    sweep: SweepFile
+    tiles: Tensor
+    """Indices in the file (tiles,)."""
+    circuits: TileCircuits
+    exact_nf: Tensor
+    """(tiles, vectors, cols)."""
+    bins: dict[str, Tensor]
+    """Of each column, by breakdown, as ``exact_nf``."""
+    errors: dict[str, _Errors]
+    """By model."""
+
+
+def _measured(block: Block, models: Mapping[str, Model]) -> _Measured:
+    ideal = shared_matmul(block.voltages, block.conductances)
+    errors = {}
+    for name, model in models.items():
+        predicted = model(block)
+        errors[name] = _Errors(nf_error(ideal, block.currents, predicted), relative_error(block.currents, predicted))
+    bins = {by: breakdown.bins(block) for by, breakdown in BREAKDOWNS.items()}
+    exact = non_ideality_factor(ideal, block.currents)
+    return _Measured(block.sweep, block.tiles, block.circuits, exact, bins, errors)
+
+
+def _row(model: str, found: Sequence[_Measured], seen: bool) -> EvaluationRow:
+    nf, relative = (torch.cat([part.errors[model][k].flatten() for part in found]) for k in (0, 1))
+    bins = []
+    for by, breakdown in BREAKDOWNS.items():
+        of = torch.cat([part.bins[by].flatten() for part in found])
+        for k in of.unique().tolist():
+            if k != NO_BIN:
+                bins.append(BinErrors(by, breakdown.labels[k], summarised(nf[of == k], relative[of == k])))
+    return EvaluationRow(model, summarised(nf, relative), seen, tuple(bins), _worst(model, found))
+
+
+def _worst(model: str, found: Sequence[_Measured]) -> WorstCircuit | None:
+    rmse = [100 * part.errors[model].nf.square().flatten(1).nanmean(1).sqrt() for part in found]
+    every = torch.cat(rmse)
+    if every.isnan().all():
+        return None
+    at = int(every.nan_to_num(nan=-1.0).argmax())
+    for part, values in zip(found, rmse, strict=True):
+        if at < len(values):
+            return _circuit(part, at, values[at].item())
+        at -= len(values)
+    raise AssertionError("the worst tile is in one of the blocks")
+
+
+def _circuit(part: _Measured, k: int, nf_rmse_pp: float) -> WorstCircuit:
+    crossbar = part.sweep.crossbar
+    names = ("r_source", "r_sink", "r_row", "r_col", "r_on", "on_off", "v_max", "v0", "r_access")
+    return WorstCircuit(
+        file=part.sweep.path.name,
+        tile=int(part.tiles[k]),
+        nf_rmse_pp=nf_rmse_pp,
+        rows=crossbar.rows,
+        cols=crossbar.cols,
+        cell=type(crossbar.cell).__name__,
+        scalars={name: value for name in names if (value := getattr(part.circuits, name)[k].item()) < float("inf")},
+    )
+
+
+def _named(surrogates: Surrogates) -> Mapping[str, Surrogate]:
+    if isinstance(surrogates, Mapping):
         return surrogates
     named: dict[str, Surrogate] = {}
-    for given in surrogates:
+    for count, given in enumerate(surrogates, 1):
         if isinstance(given, Surrogate):
-            named[f"{type(given).__name__} {len(named) + 1}"] = given
+            named[f"{type(given).__name__} {count}"] = given
         else:
             named[str(given)] = load_surrogate(given)
     return named
 
 
-def _held_out_tiles(sweep: SweepFile, named: dict[str, Surrogate]) -> Tensor:
+def _only(files: Sequence[SweepFile]) -> SweepFile:
+    if len(files) > 1:
+        raise InputError("held_out", True, "a set has no split that is known here; give a set of unseen tiles instead")
+    return files[0]
+
+
+def _held_out_tiles(sweep: SweepFile, named: Mapping[str, Surrogate]) -> Tensor:
     """The test tiles that all surrogates share."""
     if not named:
         raise InputError("held_out", True, "give the surrogates whose test tiles to compare")
@@ -128,19 +286,5 @@ def _held_out_tiles(sweep: SweepFile, named: dict[str, Surrogate]) -> Tensor:
     return split_tiles(sweep.tiles, next(iter(seeds.values()))).test
 
 
-def _trained_on(surrogate: Surrogate, sweep: SweepFile) -> bool:
-    return surrogate.info.get("data", {}).get("digest") == sweep.digest
-
-
-@torch.no_grad()
-def _run(sweep: SweepFile, tiles: Tensor, models: dict[str, Model]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Ideal, exact and every model's currents (tiles, vectors, cols) [A]."""
-    ideal, exact = [], []
-    predicted: dict[str, list[Tensor]] = {name: [] for name in models}
-    for g, v, currents in read_blocks(sweep, tiles):
-        g = g[:, None]  # (tiles, 1, rows, cols): shared by the tile's vectors
-        ideal.append(shared_matmul(v, g))
-        exact.append(currents)
-        for name, model in models.items():
-            predicted[name].append(model(v, g))
-    return torch.cat(ideal), torch.cat(exact), {name: torch.cat(parts) for name, parts in predicted.items()}
+def _trained_on(surrogate: Surrogate, source: SweepFile | SweepIndex) -> bool:
+    return surrogate.info.get("data", {}).get("digest") == source.digest

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geniex.circuit import nf_rmse
+from geniex.circuit import non_ideality_factor
 
 RELATIVE_FLOOR = 1e-3
 """A column's error is relative to its current, but to no less than this fraction of its array's largest."""
@@ -23,7 +23,7 @@ class CurrentErrors:
     """How far predicted column currents are from the exact ones."""
 
     nf_rmse_pp: float
-    """RMS difference of the non-ideality factors, percent points."""
+    """RMS difference of the non-ideality factors, percent points; NaN where no column has one."""
     relative_rms: float
     """RMS of |dI_j| / max(|I_j|, 1e-3 max_j |I_j|)."""
     relative_p999: float
@@ -34,8 +34,8 @@ class CurrentErrors:
     """Column currents that were compared."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name."""
-        return dataclasses.asdict(self)
+        """The figures by name, JSON-ready: None where there is none."""
+        return {name: _finite(value) for name, value in dataclasses.asdict(self).items()}
 
 
 def relative_error(exact: Tensor, predicted: Tensor) -> Tensor:
@@ -46,16 +46,25 @@ def relative_error(exact: Tensor, predicted: Tensor) -> Tensor:
     return torch.where((scale == 0) & (error == 0), 0.0, error / scale)
 
 
+def nf_error(ideal: Tensor, exact: Tensor, predicted: Tensor) -> Tensor:
+    """NF of ``predicted`` minus NF of ``exact`` currents, a fraction, in their shape; NaN where I_ideal = 0."""
+    return non_ideality_factor(ideal, predicted) - non_ideality_factor(ideal, exact)
+
+
 def current_errors(ideal: Tensor, exact: Tensor, predicted: Tensor) -> CurrentErrors:
     """Errors of ``predicted`` currents (..., cols) [A] against ``exact`` ones; ``ideal`` ones define the NF."""
-    error = relative_error(exact, predicted).flatten().sort().values
-    tail = error[round(TAIL * (error.numel() - 1))]
+    return summarised(nf_error(ideal, exact, predicted), relative_error(exact, predicted))
+
+
+def summarised(nf: Tensor, relative: Tensor) -> CurrentErrors:
+    """The figures of at least one column's ``nf_error`` and ``relative_error``, each of any shape."""
+    ordered = relative.flatten().sort().values
     return CurrentErrors(
-        nf_rmse_pp=nf_rmse(ideal, exact, predicted).item(),
-        relative_rms=error.square().mean().sqrt().item(),
-        relative_p999=tail.item(),
-        relative_max=error[-1].item(),
-        columns=error.numel(),
+        nf_rmse_pp=100 * nf.square().nanmean().sqrt().item(),
+        relative_rms=ordered.square().mean().sqrt().item(),
+        relative_p999=ordered[round(TAIL * (ordered.numel() - 1))].item(),
+        relative_max=ordered[-1].item(),
+        columns=ordered.numel(),
     )
 
 
@@ -74,3 +83,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     scale = 1 + z * z / trials
     # The ends lie on either side of the share; at 0 and 1 rounding must not put them within it.
     return max(0.0, min(share, (centre - spread) / scale)), min(1.0, max(share, (centre + spread) / scale))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
