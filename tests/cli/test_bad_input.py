@@ -138,7 +138,7 @@ def test_folders_of_reports_are_made(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["evaluate", str(REFERENCE), "--json", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "NF-RMSE, pp" in shown
-    assert [row["model"] for row in json.loads(path.read_text())["rows"]] == ["ideal", "linear"]
+    assert [row["model"] for row in json.loads(path.read_text())["rows"]][:2] == ["ideal", "linear"]
 
 
 @pytest.mark.parametrize("argv", [["--surrogate", "a", "--surrogate", "b"], ["--surrogate=a", "--surrogate=b"]])
@@ -147,10 +147,10 @@ def test_options_that_take_several_are_repeated(argv: list[str], monkeypatch: py
 
     class Seen(Exception): ...
 
-    def report(data: Path, surrogates: list[str], held_out: bool) -> None:
+    def compare(data: Path, surrogates: list[str], **options: object) -> None:
         raise Seen(surrogates)
 
-    monkeypatch.setattr(evaluate, "evaluate_surrogates", report)
+    monkeypatch.setattr(evaluate, "compare", compare)
     with pytest.raises(Seen) as seen:
         main(["evaluate", str(REFERENCE), *argv])
     assert seen.value.args == (["a", "b"],)

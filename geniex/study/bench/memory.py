@@ -1,9 +1,10 @@
-"""The peak memory of a solution, measured in a process of its own."""
+"""The peak memory of some work, measured in a process of its own."""
 
 from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -13,7 +14,7 @@ from geniex.study.bench.rivals import Rival
 
 
 class MemoryMeter:
-    """Runs solutions one by one, each in a fresh process; use it as a context."""
+    """Runs work piece by piece, each in a fresh process; use it as a context."""
 
     def __init__(self) -> None:
         # A fork server has torch loaded, so a fresh process costs no start of it; Windows has none.
@@ -31,13 +32,17 @@ class MemoryMeter:
 
     def peak(self, rival: Rival, case: Case, vectors: int, seed: int) -> int | None:
         """Bytes that the process grows by at most while ``rival`` solves ``case``; None where unknown."""
+        return self.growth(_solution, rival, case, vectors, seed)
+
+    def growth(self, prepare: Callable[..., Callable[[], object]], *arguments: object) -> int | None:
+        """Bytes that the process grows by at most during ``prepare(*arguments)()``, without what prepares it."""
         try:
-            return self._pool.submit(_peak, rival, case, vectors, seed).result()
+            return self._pool.submit(_growth, prepare, arguments).result()
         except BrokenProcessPool:
             return None
 
 
-def _peak(rival: Rival, case: Case, vectors: int, seed: int) -> int | None:
+def _growth(prepare: Callable[..., Callable[[], object]], arguments: tuple[object, ...]) -> int | None:
     try:
         import resource
     except ImportError:
@@ -47,14 +52,18 @@ def _peak(rival: Rival, case: Case, vectors: int, seed: int) -> int | None:
     torch.set_num_threads(1)
     unit = 1 if sys.platform == "darwin" else 1024
     try:
-        # A tiny solution first: libraries that load on first use are nobody's workspace.
-        rival.prepare(Case(2, case.cell, case.circuit).problem(1, seed))()
-        solve = rival.prepare(_kept(rival, case.problem(vectors, seed)))
+        act = prepare(*arguments)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        solve()
+        act()
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
     except GeniexError:
         return None
+
+
+def _solution(rival: Rival, case: Case, vectors: int, seed: int) -> Callable[[], object]:
+    # A tiny solution first: libraries that load on first use are nobody's workspace.
+    rival.prepare(Case(2, case.cell, case.circuit).problem(1, seed))()
+    return rival.prepare(_kept(rival, case.problem(vectors, seed)))
 
 
 def _kept(rival: Rival, problem: Problem) -> Problem:

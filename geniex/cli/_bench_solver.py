@@ -1,0 +1,140 @@
+"""The tables of ``geniex bench solver``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich.markup import escape
+from rich.table import Table
+
+from geniex.cli._bench_tables import bars_table, number, plain_table
+from geniex.study.bench.report import Row, SolverReport
+
+_CONTENDERS = ("native float64", "native float32", "SuperLU", "badcrossbar", "ngspice")
+
+
+def solver_tables(report: SolverReport) -> Iterable[Table]:
+    """All that the report says, table by table."""
+    for threads in report.settings.threads:
+        yield _times([row for row in report.rows if row.threads == threads], threads)
+    yield _responses(report)
+    yield _backward(report)
+    yield _growth(report)
+    yield _accuracy(report)
+    yield bars_table(report.bars)
+
+
+def _times(rows: Sequence[Row], threads: int) -> Table:
+    present = [name for name in _CONTENDERS if any(row.contender == name for row in rows)]
+    table = plain_table(
+        f"Time a vector in ms, {threads} thread{'s' if threads > 1 else ''}; in parentheses: times native float64",
+        ("tile", "cell", "circuit", "vectors"),
+        (*present, "error f64", "error f32", "iterations", "peak MB"),
+    )
+    for size, of_size in groupby(rows, lambda row: row.size):
+        for key, group in groupby(of_size, lambda row: (row.cell, row.circuit)):
+            mine = list(group)
+            for vectors in sorted({row.vectors for row in mine}):
+                line = {row.contender: row for row in mine if row.vectors == vectors}
+                native, single = line["native float64"], line.get("native float32")
+                table.add_row(
+                    f"{size}x{size}",
+                    *key,
+                    str(vectors),
+                    *(_time(line.get(name)) for name in present),
+                    number(native.error, ".1e"),
+                    number(single.error if single else None, ".1e"),
+                    number(native.iterations, ".1f"),
+                    number(native.peak_bytes, ".0f", 1e-6),
+                )
+        table.add_section()
+    table.caption = "\n".join(escape(_failure(row)) for row in rows if row.failure is not None)
+    return table
+
+
+def _time(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    if row.failure is not None:
+        return "[red]failed[/red]"
+    ratio = "" if row.ratio is None or row.contender == "native float64" else f" ({row.ratio:.3g})"
+    return f"{number(row.seconds_per_vector, '.3g', 1e3)}{ratio}"
+
+
+def _failure(row: Row) -> str:
+    return f"{row.contender}, {row.size}x{row.size} {row.cell} {row.circuit}, {row.vectors} vectors: {row.failure}"
+
+
+def _responses(report: SolverReport) -> Table:
+    table = plain_table(
+        "Effective conductance: time a tile in ms, nominal circuit",
+        ("tile",),
+        ("tiles", "threads", "native", "SuperLU", "error"),
+    )
+    for row in report.responses:
+        table.add_row(
+            f"{row.size}x{row.size}",
+            str(row.tiles),
+            str(row.threads),
+            number(row.seconds_per_tile, ".3g", 1e3),
+            number(row.superlu_seconds_per_tile, ".3g", 1e3),
+            number(row.error, ".1e"),
+        )
+    return table
+
+
+def _backward(report: SolverReport) -> Table:
+    table = plain_table(
+        "Gradient in voltages and conductances: time a vector in ms",
+        ("tile", "cell", "circuit"),
+        ("vectors", "forward", "backward", "ratio"),
+    )
+    for row in report.backward:
+        table.add_row(
+            f"{row.size}x{row.size}",
+            row.cell,
+            row.circuit,
+            str(row.vectors),
+            number(row.forward_seconds, ".3g", 1e3 / row.vectors),
+            number(row.backward_seconds, ".3g", 1e3 / row.vectors),
+            "[red]failed[/red]" if row.failure else number(row.ratio, ".2f"),
+        )
+    return table
+
+
+def _growth(report: SolverReport) -> Table:
+    table = plain_table(
+        "Native float64: time a vector grows as size to the power",
+        ("cell", "circuit"),
+        ("vectors", "threads", "sizes", "power"),
+    )
+    for row in report.growth:
+        sizes = f"{row.sizes[0]} to {row.sizes[-1]}"
+        table.add_row(row.cell, row.circuit, str(row.vectors), str(row.threads), sizes, f"{row.exponent:.2f}")
+    return table
+
+
+def _accuracy(report: SolverReport) -> Table:
+    table = plain_table(
+        "Random arrays of all kinds: native float64 at its default tolerance",
+        ("oracle",),
+        ("sizes", "arrays", "worst", "median", "not solved", "oracle failed", "SuperLU to oracle"),
+    )
+    notes = []
+    for c in report.accuracy:
+        table.add_row(
+            c.oracle,
+            f"{c.sizes[0]} to {c.sizes[1]}",
+            str(c.arrays),
+            number(c.worst, ".1e"),
+            number(c.median, ".1e"),
+            str(len(c.failures)),
+            str(len(c.oracle_failures)),
+            number(c.oracles_apart, ".1e"),
+        )
+        notes += [f"worst against {c.oracle}: {c.worst_array}"] if c.worst_array else []
+        notes += [f"not solved: {failure}" for failure in c.failures]
+        notes += [f"{c.oracle} failed: {failure}" for failure in c.oracle_failures]
+    table.caption = "\n".join(map(escape, notes))
+    return table

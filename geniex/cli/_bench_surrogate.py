@@ -1,0 +1,66 @@
+"""The tables of ``geniex bench surrogate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich.markup import escape
+from rich.table import Table
+
+from geniex.cli._bench_tables import bars_table, number, plain_table
+from geniex.study.bench.surrogate_report import CIRCUIT, SurrogateReport, SurrogateRow
+
+
+def surrogate_tables(report: SurrogateReport) -> Iterable[Table]:
+    """All that the report says, table by table."""
+    for (size, bits), rows in groupby(report.rows, lambda row: (row.size, row.stream_bits)):
+        yield _costs(f"{size}x{size} tiles, {bits}-bit streams", list(rows), report)
+    yield bars_table(report.bars)
+
+
+def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> Table:
+    s = report.settings
+    table = plain_table(
+        f"{what}: cost of a tile and vector on one thread; {s.tiles} tiles, the same {s.vectors} vectors for all,"
+        f" {s.chunk} a read",
+        ("model", ""),
+        (
+            "read, us",
+            "/ ideal",
+            "/ MLP",
+            "program, us",
+            "pays off after",
+            "NF-RMSE, pp",
+            "99.9 % error",
+            "peak MB",
+            "reads",
+        ),
+    )
+    for row in rows:
+        if row.failure is not None:
+            table.add_row(row.model, row.dtype, "[red]failed[/red]")
+            continue
+        table.add_row(
+            row.model,
+            row.dtype,
+            number(row.seconds_per_read, ".3g", 1e6),
+            number(row.over_ideal, ".3g"),
+            number(row.over_mlp, ".3g"),
+            number(row.program_seconds, ".3g", 1e6),
+            _amortised(row),
+            number(row.nf_rmse_pp, ".3g"),
+            "-" if row.relative_p999 is None else f"{100 * row.relative_p999:.3g} %",
+            number(row.peak_bytes, ".0f", 1e-6),
+            str(row.reads),
+        )
+    notes = [f"{row.model}: {row.failure or row.note}" for row in rows if row.failure or row.note]
+    table.caption = "\n".join(map(escape, notes))
+    return table
+
+
+def _amortised(row: SurrogateRow) -> str:
+    """Vectors a tile from which on the model, programming included, is cheaper than the exact circuit."""
+    if row.model == CIRCUIT:
+        return "-"
+    return "never" if row.amortised_reads is None else f"{row.amortised_reads} reads"
