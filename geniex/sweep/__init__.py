@@ -7,10 +7,12 @@ from geniex.sweep.loading import load_sweep, load_sweep_config, load_sweep_set
 from geniex.sweep.run import SweepObserver, run_sweep
 from geniex.sweep.sampling import draw_tile
 from geniex.sweep.sets import SweepIndex, SweepSet, run_sweep_set
+from geniex.sweep.strategies import SampleMix
 from geniex.sweep.verify import verify_sweep, verify_sweep_set
 
 __all__ = [
     "CircuitRanges",
+    "SampleMix",
     "SweepConfig",
     "SweepFile",
     "SweepIndex",

@@ -11,11 +11,14 @@ from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.mapping.window import check_drive
 from geniex.sweep.circuits import CircuitRanges, check_spans
+from geniex.sweep.strategies import SampleMix
 
 Engine = Literal["native", "ngspice"]
 ENGINES = ("native", "ngspice")
-_OPTIONAL = ("circuits",)
+_OPTIONAL = ("circuits", "tiles_from", "vectors_from")
 """Fields that came after the first files."""
+_NETWORK_BITS = 12
+"""Bits of a slice or stream of a network's, as of ``geniex.mapping.Architecture``."""
 _MAX_BITS = 16
 """Bits of a slice or a stream; the codes are stored in at most 16 bits."""
 
@@ -39,7 +42,7 @@ class SweepConfig(Config):
     stream_bits: int = 4
     """Bits of an input stream: drivers have 2**stream_bits levels."""
     dnn_share: float = 0.5
-    """Share of tiles with slices of network-like weights, and of vectors with streams of activations."""
+    """Of the levels strategy: share of tiles with slices of network-like weights, of vectors with streams of such."""
     seed: int = 0
     """Seed of all draws, at least 0."""
     engine: Engine = "native"
@@ -49,6 +52,11 @@ class SweepConfig(Config):
     circuits: CircuitRanges | None = None
     """What each tile draws its own circuit from; ``crossbar`` then gives shape and cell type alone, and ``window``,
     ``v_max`` and both bit widths stand for nothing. None: all tiles have one circuit."""
+
+    tiles_from: SampleMix | None = None
+    """Strategies that draw the tiles, with weights; None: levels alone."""
+    vectors_from: SampleMix | None = None
+    """Strategies that draw the vectors. Those of a network go with the tile, where that is of a network too."""
 
     def __post_init__(self) -> None:
         for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow)):
@@ -65,10 +73,19 @@ class SweepConfig(Config):
         check_seed(self.seed)
         if self.engine not in ENGINES:
             raise InputError("engine", repr(self.engine), f"it must be one of {', '.join(ENGINES)}")
+        optional = {"circuits": CircuitRanges, "tiles_from": SampleMix, "vectors_from": SampleMix}
+        for name, wanted in optional.items():
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), wanted):
+                raise InputError(name, repr(getattr(self, name)), f"it must be {wanted.__name__}")
         if self.circuits is not None:
-            if not isinstance(self.circuits, CircuitRanges):
-                raise InputError("circuits", repr(self.circuits), "it must be CircuitRanges")
             check_spans(self.crossbar.cell)
+        self._check_network_bits()
+
+    def _check_network_bits(self) -> None:
+        for mix, name in ((self.tiles_from, "slice_bits"), (self.vectors_from, "stream_bits")):
+            drawn = (getattr(self, name),) if self.circuits is None else getattr(self.circuits, name)
+            if mix is not None and mix.network and max(drawn) > _NETWORK_BITS:
+                raise InputError(name, max(drawn), f"levels of a network have at most {_NETWORK_BITS} bits")
 
     def to_dict(self) -> dict[str, Any]:
         """As any configuration; without what is unused it equals, and has the digest of, older files'."""

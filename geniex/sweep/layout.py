@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +125,6 @@ def open_sweep(path: Path) -> h5py.File:
 def bad_file(path: Path, why: str) -> FileFormatError:
     """The error that a damaged, foreign or other-version file raises."""
     return FileFormatError(f"{path}: {why}; delete it and run `geniex sweep` again, or give another file")
-
-
-def sync(path: Path) -> None:
-    """Make a file, or a directory's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _ATTRIBUTES = ("format", "schema_version", "config", "solver", "solver_version", "seed", "geniex_version")

@@ -17,18 +17,29 @@ from geniex.preset import presets
 from geniex.sweep.circuits import CircuitRanges
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.sets import SweepSet
+from geniex.sweep.strategies import SampleMix
 
 _C = TypeVar("_C", bound=Config)
 _PLACEHOLDERS: dict[str, Any] = {"window": ConductanceWindow(100e3, 6.0), "v_max": 0.25}
 """What a sweep that spans circuits gives for what each tile draws itself."""
 
 
+_NESTED: dict[str, type[Config]] = {
+    "crossbar": Crossbar,
+    "window": ConductanceWindow,
+    "circuits": CircuitRanges,
+    "tiles_from": SampleMix,
+    "vectors_from": SampleMix,
+}
+"""Fields that are mappings."""
+
+
 def load_sweep_config(path: str | Path) -> SweepConfig:
     """The sweep that a YAML file describes: the fields of ``SweepConfig``, nested ones as mappings.
 
     ``preset: geniex-32`` stands for the crossbar, window and v_max of that preset. A cell names its class:
-    ``cell: {_type: SinhCell, v0: 0.25}``. With ``circuits: {...}``, each tile draws its own: give the crossbar's
-    rows, cols and cell alone.
+    ``cell: {_type: SinhCell, v0: 0.25}``. ``tiles_from: {levels: 1, network: 1}`` weighs strategies. With
+    ``circuits: {...}``, each tile draws its own: give the crossbar's rows, cols and cell alone.
 
     Raises:
         InputError: the file is missing, is no YAML, or has unknown, missing or wrong fields.
@@ -92,11 +103,11 @@ _Loader.add_implicit_resolver(
 
 
 def _sweep(data: dict[str, Any]) -> SweepConfig:
-    if data.get("circuits") is not None:
+    if data.get("circuits") is not None and "_type" not in data:  # ``to_dict`` writes placeholders too
         data = _spanning(data)
     if "preset" in data:
         data = _from_preset(data.pop("preset"), data)
-    for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow), ("circuits", CircuitRanges)):
+    for name, kind in _NESTED.items():
         if data.get(name) is not None and not isinstance(data[name], kind):
             data[name] = _built(kind, name, data[name])
     return _built(SweepConfig, "config", data)
@@ -104,7 +115,7 @@ def _sweep(data: dict[str, Any]) -> SweepConfig:
 
 def _spanning(data: dict[str, Any]) -> dict[str, Any]:
     """With placeholders for what the tiles draw; what would be ignored is refused."""
-    crossbar = data.get("crossbar", {})
+    crossbar = _mapping("crossbar", data.get("crossbar", {}))
     scalars = {f"crossbar.{name}": crossbar[name] for name in crossbar if name.startswith("r_")}
     drawn = ("preset", *_PLACEHOLDERS, "slice_bits", "stream_bits")
     fixed = {name: data[name] for name in drawn if name in data} | scalars

@@ -1,7 +1,7 @@
 """The conductance codes and stream levels that a sweep solves.
 
 A surrogate must be right wherever a network can take it, so draws mix what networks do with what covers the
-space of levels:
+space of levels. The strategies of ``SampleMix`` may be mixed further; by default there is the first alone, "levels":
 
 - Sparsity. The share of zero codes of a tile, and of zero levels of a vector, runs over [0, 1) in an additive
   low-discrepancy sequence (Roberts' R2, from the plastic number): evenly, and jointly so, over any tiles.
@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geniex.sweep.config import SweepConfig
-
-Codes = NDArray[np.int64]
+from geniex.sweep.real import Place, network_codes, network_levels
+from geniex.sweep.strategies import Codes, correlated, sparse, uniform
 
 _WORD_BITS = 16
 """Fixed-point width of weights and activations, GENIEx's."""
@@ -33,7 +33,7 @@ _SPREAD = (-8.0, -1.0)
 _SKEW = (1.0, 6.0)
 _PLASTIC = 1.324717957244746
 _STEPS = {"tile": 1 / _PLASTIC, "vector": 1 / _PLASTIC**2}
-_STREAMS = {"tile": 0, "vector": 1, "draw": 2, "bits": 3, "circuit": 4}
+_STREAMS = {"tile": 0, "vector": 1, "draw": 2, "bits": 3, "circuit": 4, "strategy": 5}
 """Names of the independent random streams under one seed."""
 
 
@@ -41,9 +41,20 @@ def draw_tile(config: SweepConfig, tile: int) -> tuple[Codes, Codes]:
     """The conductance codes (rows, cols) and stream levels (vectors, rows) of ``tile``, int64; no open cells yet."""
     rng = np.random.default_rng([config.seed, _STREAMS["draw"], tile])
     first, (slice_bits, stream_bits) = tile * config.vectors, draw_bits(config, tile)
-    codes = _draw_codes(rng, config, slice_bits, zero_share(config.seed, "tile", tile))
-    shares = [zero_share(config.seed, "vector", first + v) for v in range(config.vectors)]
-    return codes, np.stack([_draw_levels(rng, config, stream_bits, share) for share in shares])
+    strategies = draw_strategies(config, tile)
+    codes, place = _draw_codes(rng, config, strategies[0], slice_bits, zero_share(config.seed, "tile", tile))
+    levels = [
+        _draw_levels(rng, config, strategy, stream_bits, zero_share(config.seed, "vector", first + v), place)
+        for v, strategy in enumerate(strategies[1:])
+    ]
+    return codes, np.stack(levels)
+
+
+def draw_strategies(config: SweepConfig, tile: int) -> list[str]:
+    """The strategies, fields of ``SampleMix``, that draw ``tile`` and each of its vectors."""
+    rng = np.random.default_rng([config.seed, _STREAMS["strategy"], tile])
+    mixes = [config.tiles_from, *[config.vectors_from] * config.vectors]
+    return ["levels" if mix is None else mix.draw(rng) for mix in mixes]
 
 
 def draw_bits(config: SweepConfig, tile: int) -> tuple[int, int]:
@@ -66,7 +77,41 @@ def zero_share(seed: int, kind: str, index: int) -> float:
     return float((offset + index * _STEPS[kind]) % 1.0)
 
 
-def _draw_codes(rng: np.random.Generator, config: SweepConfig, bits: int, zeros: float) -> Codes:
+def _draw_codes(
+    rng: np.random.Generator, config: SweepConfig, strategy: str, bits: int, zeros: float
+) -> tuple[Codes, Place | None]:
+    """The codes (rows, cols), and where in a network they come from, if they do."""
+    rows, cols = config.crossbar.rows, config.crossbar.cols
+    if strategy == "network":
+        return network_codes(rng, rows, cols, bits)
+    if strategy == "levels":
+        return _tile_levels(rng, config, bits, zeros), None
+    return _simple(rng, strategy, (rows, cols), bits, zeros), None
+
+
+def _draw_levels(
+    rng: np.random.Generator, config: SweepConfig, strategy: str, bits: int, zeros: float, place: Place | None
+) -> Codes:
+    """The levels (rows,), not all 0."""
+    rows = config.crossbar.rows
+    if strategy == "network":
+        levels = network_levels(rng, rows, bits, place)
+    elif strategy == "levels":
+        levels = _vector_levels(rng, config, bits, zeros)
+    else:
+        levels = _simple(rng, strategy, (rows,), bits, zeros)
+    if not levels.any():
+        levels[rng.integers(rows)] = rng.integers(1, 2**bits)
+    return levels
+
+
+def _simple(rng: np.random.Generator, strategy: str, shape: tuple[int, ...], bits: int, zeros: float) -> Codes:
+    if strategy == "sparsity":
+        return sparse(rng, shape, bits, zeros)
+    return {"uniform": uniform, "correlated": correlated}[strategy](rng, shape, bits)
+
+
+def _tile_levels(rng: np.random.Generator, config: SweepConfig, bits: int, zeros: float) -> Codes:
     rows, cols = config.crossbar.rows, config.crossbar.cols
     if rng.random() < config.dnn_share:
         slices = -(-_WORD_BITS // bits)
@@ -77,17 +122,14 @@ def _draw_codes(rng: np.random.Generator, config: SweepConfig, bits: int, zeros:
     return np.where(_kept(rng, rows, cols, 1 - zeros), codes, 0)
 
 
-def _draw_levels(rng: np.random.Generator, config: SweepConfig, bits: int, zeros: float) -> Codes:
+def _vector_levels(rng: np.random.Generator, config: SweepConfig, bits: int, zeros: float) -> Codes:
     rows = config.crossbar.rows
     if rng.random() < config.dnn_share:
         streams = _digits(_words(rng, (rows,)), bits)
         levels = streams[:, rng.integers(streams.shape[1])]
     else:
         levels = _spread_levels(rng, (rows,), bits)
-    levels = np.where(rng.random(rows) < zeros, 0, levels)
-    if not levels.any():
-        levels[rng.integers(rows)] = rng.integers(1, 2**bits)
-    return levels
+    return np.where(rng.random(rows) < zeros, 0, levels)
 
 
 def _words(rng: np.random.Generator, shape: tuple[int, ...]) -> Codes:

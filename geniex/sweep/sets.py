@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import numpy as np
 from geniex.cells import Cell, OneTransistorOneResistor
 from geniex.config import Config, check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
+from geniex.files import write_atomically
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
-from geniex.sweep.layout import sync
 from geniex.sweep.run import Executor, SweepObserver, run_sweeps
 
 FORMAT = "geniex-sweep-set"
@@ -165,10 +164,7 @@ def _write(index: Path, sweeps: SweepSet, paths: list[Path]) -> None:
         )
         file.close()
     data = {"format": FORMAT, "version": VERSION, "set": sweeps.to_dict(), "files": files}
-    aside = index.with_name(f"{INDEX}.tmp")
-    aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    sync(aside)
-    os.replace(aside, index)
+    write_atomically(index, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def _parsed(index: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import SweepError
+from geniex.files import sync, write_atomically
 from geniex.sweep import layout
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
@@ -68,7 +69,7 @@ class ShardDirectory:
         elif set(os.listdir(self.path)) - {_LOCK}:
             raise SweepError(f"{self.path}: it holds files but no manifest; move it away or give another --out")
         else:
-            self._replace(manifest, json.dumps(self.attributes, indent=1).encode())
+            write_atomically(manifest, json.dumps(self.attributes, indent=1).encode())
 
     def finished(self, shard: int) -> bool:
         """Whether the shard is there; a damaged one is an error.
@@ -99,7 +100,7 @@ class ShardDirectory:
         image = io.BytesIO()
         with layout.create(image, self.config, len(data.codes), self.attributes) as file:
             layout.write(file, 0, data)
-        self._replace(self._shard(shard), image.getbuffer())
+        write_atomically(self._shard(shard), image.getbuffer())
 
     def merge(self, out: Path) -> None:
         """Write all shards into ``out``, one at a time, and remove the directory once that is durable."""
@@ -115,7 +116,7 @@ class ShardDirectory:
                 raise sink.error
             os.fsync(sink.fileno())
         os.replace(merged, out)
-        layout.sync(out.parent)
+        sync(out.parent)
         self.remove()
 
     def remove(self) -> None:
@@ -124,20 +125,6 @@ class ShardDirectory:
 
     def _shard(self, shard: int) -> Path:
         return self.path / f"{shard:06d}.h5"
-
-    def _replace(self, path: Path, content: bytes | memoryview) -> None:
-        # The process' number keeps apart a worker that outlives a killed sweep and its successor.
-        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(aside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
-        layout.sync(path.parent)
 
     def _check_owner(self, manifest: Path) -> None:
         try:

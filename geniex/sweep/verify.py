@@ -13,8 +13,9 @@ from torch import Tensor
 
 from geniex.circuit.spice import ngspice_version
 from geniex.config import check_positive_int, check_seed
+from geniex.files import sync
 from geniex.sweep.file import SweepFile
-from geniex.sweep.layout import VERIFIED, sync
+from geniex.sweep.layout import VERIFIED
 from geniex.sweep.sets import SweepIndex
 
 
