@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -34,13 +34,15 @@ from geniex.sweep import (
     verify_sweep_set,
 )
 from geniex.sweep.config import Engine
+from geniex.sweep.run import Executor
 
 
 def sweep(
     config: Path,
     out: Path | None = None,
     workers: int | None = None,
-    engine: Engine | None = None,
+    engine: Literal["native", "ngspice", "ray"] | None = None,
+    executor: Executor | None = None,
     verify: str | None = None,
     json: Path | None = None,
 ) -> None:
@@ -50,7 +52,9 @@ def sweep(
         config: YAML file of a sweep, or of a set of sweeps (shapes and cells); those that ship are in spice_data/.
         out: the HDF5 file to make, or a set's directory; default: the configuration's name, in the current directory.
         workers: processes; default: one a processor.
-        engine: solve with this engine instead of the configuration's.
+        engine: solve with this engine instead of the configuration's; ray is short for --executor ray.
+        executor: what runs the engine: local processes (the default), or the Ray cluster at RAY_ADDRESS, if not one
+            on this machine; workers are then shards under way.
         verify: solve so many random vectors of the result again with ngspice, tell the worst deviation and keep it
             in the file: a number, or ngspice:NUMBER.
         json: file for the machine-readable summary.
@@ -59,15 +63,19 @@ def sweep(
     count = None if verify is None else _verified_vectors(verify)
     check_file("json", json)
     plan = load_sweep(config)
-    if engine is not None:
+    if engine == "ray":
+        if executor == "local":
+            raise InputError("engine", "ray", "it is an executor, and --executor says local; leave one away")
+        executor = "ray"
+    elif engine is not None:
         plan = _with_engine(plan, engine)
     target = out or Path(config.stem if isinstance(plan, SweepSet) else f"{config.stem}.h5")
     began = time.perf_counter()
     with _Bar(console) as bar:
         if isinstance(plan, SweepSet):
-            run_sweep_set(plan, target, workers, bar)
+            run_sweep_set(plan, target, workers, bar, executor or "local")
         else:
-            run_sweep(plan, target, workers, bar)
+            run_sweep(plan, target, workers, bar, executor or "local")
     summary = _summary(plan, target, bar.resumed, time.perf_counter() - began)
     print(
         f"{plan.tiles} tiles x {summary['vectors']} vectors in {summary['seconds']:.1f} s"

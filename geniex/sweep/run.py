@@ -12,13 +12,15 @@ from typing import Literal, NamedTuple
 from geniex.config import check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
 from geniex.sweep import layout
+from geniex.sweep.cluster import solve_on_ray
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
 from geniex.sweep.pool import run_shards
 from geniex.sweep.shards import ShardDirectory
-from geniex.sweep.solving import solve_tiles
+from geniex.sweep.solving import TileData, solve_tiles
 
-Executor = Literal["local"]
+Executor = Literal["local", "ray"]
+EXECUTORS = ("local", "ray")
 _RECYCLE = {"native": None, "ngspice": 1}
 """Shards after which a worker is replaced: ngspice leaks memory with every solve."""
 _LISTED = 5
@@ -55,14 +57,15 @@ def run_sweep(
     Args:
         config: what to solve.
         out: the file to make; its directory must exist.
-        workers: processes; None means one a processor. One native worker runs in this process.
+        workers: processes; None means one a processor. One native worker runs in this process. On Ray, shards
+            under way; None means two for each processor of the cluster.
         observer: hears of the progress.
-        executor: "local" processes.
+        executor: what runs the solver: "local" processes, or a "ray" cluster, see ``geniex.sweep.cluster``.
 
     Raises:
-        InputError: ``out`` or ``workers`` cannot be.
+        InputError: ``out``, ``workers`` or ``executor`` cannot be.
         SweepError: tiles without a solution, a full disk, another sweep at work on ``out`` or in its place.
-        MissingDependencyError: the engine is ngspice, which is not there.
+        MissingDependencyError: the engine is ngspice or the executor Ray, which is not there.
     """
     out = Path(out)
     for why in run_sweeps({out: config}, workers, observer, executor).values():
@@ -77,8 +80,11 @@ def run_sweeps(
     executor: Executor = "local",
 ) -> dict[Path, str]:
     """Why outputs are not finished, of several sweeps of one engine that share their workers; else as ``run_sweep``."""
-    observer, workers = observer or SweepObserver(), os.cpu_count() or 1 if workers is None else workers
-    check_positive_int("workers", workers)
+    observer = observer or SweepObserver()
+    if workers is not None:
+        check_positive_int("workers", workers)
+    if executor not in EXECUTORS:
+        raise InputError("executor", repr(executor), f"it must be one of {', '.join(EXECUTORS)}")
     for out, config in plans.items():
         _check_output(out, config)
     directories = {out: ShardDirectory.beside(out, config, layout.attributes(config)) for out, config in plans.items()}
@@ -91,7 +97,7 @@ def run_sweeps(
             if not jobs:
                 what = str(next(iter(plans))) if len(plans) == 1 else "everything"
                 observer.note(f"{what} is finished already, nothing is solved")
-            return _solve(jobs, workers, observer)
+            return _solve(jobs, workers, observer, executor)
     except OSError as error:
         kept = [shards.path for shards in open_ones.values() if shards.path.exists()]
         where = error.filename or next(iter(directories.values())).path
@@ -127,19 +133,12 @@ def _claimed(out: Path, shards: ShardDirectory, locks: ExitStack, observer: Swee
     return _Job(out, shards, set(_unfinished(shards, observer)))
 
 
-def _solve(jobs: list[_Job], workers: int, observer: SweepObserver) -> dict[Path, str]:
+def _solve(jobs: list[_Job], workers: int | None, observer: SweepObserver, executor: Executor) -> dict[Path, str]:
     for job in jobs:
         if not job.left:
             job.shards.merge(job.out)
     todo = [_Item(k, job.shards, shard) for k, job in enumerate(jobs) for shard in sorted(job.left)]
-    if not todo:
-        return {}
-    engine = todo[0].shards.config.engine
-    if workers == 1 and engine == "native":
-        results: Iterator[tuple[_Item, str | None]] = ((item, _solve_shard(item)) for item in todo)
-    else:
-        results = run_shards(_solve_shard, todo, workers, _RECYCLE[engine])
-    for item, failure in results:
+    for item, failure in _results(todo, workers, executor):
         job, size = jobs[item.job], len(range(*item.shards.config.shard_range(item.shard)))
         job.left.remove(item.shard)
         if failure is None:
@@ -159,14 +158,39 @@ class _Item(NamedTuple):
     shard: int
 
 
+def _results(todo: list[_Item], workers: int | None, executor: Executor) -> Iterator[tuple[_Item, str | None]]:
+    """The shards as they are stored, each with None or why it was not."""
+    if not todo:
+        return
+    engine = todo[0].shards.config.engine
+    workers = os.cpu_count() or 1 if workers is None and executor == "local" else workers
+    if executor == "ray":
+        runs = [(item.shards.config, *item.shards.config.shard_range(item.shard)) for item in todo]
+        for k, answer in solve_on_ray(_solved, runs, workers, _RECYCLE[engine]):
+            yield todo[k], _stored(todo[k], answer)
+    elif workers == 1 and engine == "native":
+        yield from ((item, _solve_shard(item)) for item in todo)
+    else:
+        yield from run_shards(_solve_shard, todo, workers or 1, _RECYCLE[engine])
+
+
 def _solve_shard(item: _Item) -> str | None:
     """Solve and store one shard; returns why it has no solution, or None."""
     config = item.shards.config
+    return _stored(item, _solved(config, *config.shard_range(item.shard)))
+
+
+def _solved(config: SweepConfig, start: int, stop: int) -> TileData | str:
     try:
-        data = solve_tiles(config, *config.shard_range(item.shard))
+        return solve_tiles(config, start, stop)
     except SweepError as error:
         return str(error)
-    item.shards.store(item.shard, data)
+
+
+def _stored(item: _Item, answer: TileData | str) -> str | None:
+    if isinstance(answer, str):
+        return answer
+    item.shards.store(item.shard, answer)
     return None
 
 

@@ -1,0 +1,83 @@
+"""Runs of tiles solved on a Ray cluster; what they give comes back to this process, which alone writes files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from geniex.errors import MissingDependencyError, SweepError
+from geniex.sweep.config import SweepConfig
+from geniex.sweep.solving import TileData
+
+Run = tuple[SweepConfig, int, int]
+"""Tiles from the first number up to the second."""
+_RETRIES = 3
+"""Times that a run is tried again, elsewhere, when its worker or node dies."""
+_AHEAD = 2
+"""Runs handed out for each processor of the cluster, so that none waits for this process."""
+
+
+def solve_on_ray(
+    solve: Callable[[SweepConfig, int, int], TileData | str],
+    runs: Sequence[Run],
+    at_once: int | None,
+    recycle: int | None,
+) -> Iterator[tuple[int, TileData | str]]:
+    """The positions of ``runs`` as they are done, each with its tiles or why it failed.
+
+    Connects to the cluster at ``RAY_ADDRESS``, else to one that runs on this machine, else starts one there. All
+    nodes need this geniex, not a common file system.
+
+    Args:
+        solve: gives a run's tiles, or why they have no solution.
+        runs: what to solve.
+        at_once: runs handed out at a time; None: two for each processor of the cluster.
+        recycle: runs after which a worker is replaced, for solvers that leak memory; None means never.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        SweepError: there is no cluster at ``RAY_ADDRESS``.
+    """
+    ray = _ray()
+    connects = not ray.is_initialized()
+    if connects:
+        try:
+            ray.init(log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise SweepError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
+    remote = ray.remote(num_cpus=1, max_retries=_RETRIES, max_calls=recycle or 0)(solve)
+    running: dict[Any, int] = {}
+    queue = iter(range(len(runs)))
+    try:
+        most = at_once or max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)))
+        while True:
+            for k in queue:
+                running[remote.remote(*runs[k])] = k
+                if len(running) >= most:
+                    break
+            if not running:
+                return
+            (ref,), _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(ref), _answer(ray, ref)
+    finally:
+        for ref in running:
+            ray.cancel(ref)
+        if connects:
+            ray.shutdown()
+
+
+def _answer(ray: Any, ref: Any) -> TileData | str:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError:
+        raise  # it is also of the class of what was raised there
+    except ray.exceptions.RayError as error:
+        return f"its Ray worker died {_RETRIES + 1} times: {error}"
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MissingDependencyError("ray", "executor ray", "pip install 'geniex[ray]', or solve locally") from None
+    return ray
