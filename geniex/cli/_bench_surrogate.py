@@ -30,7 +30,7 @@ def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> 
             "/ ideal",
             "/ MLP",
             "program, us",
-            "pays off after",
+            "pays off, reads",
             "NF-RMSE, pp",
             "99.9 % error",
             "peak MB",
@@ -60,7 +60,7 @@ def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> 
 
 
 def _amortised(row: SurrogateRow) -> str:
-    """Vectors a tile from which on the model, programming included, is cheaper than the exact circuit."""
+    """Reads of a tile from which on the model, programming included, is cheaper than the exact circuit."""
     if row.model == CIRCUIT:
         return "-"
-    return "never" if row.amortised_reads is None else f"{row.amortised_reads} reads"
+    return "never" if row.amortised_reads is None else str(row.amortised_reads)

@@ -38,7 +38,12 @@ def evaluate(
 
     check_file("json", json)
     check_folder("plots", plots)
-    comparison = compare(data, surrogate or [], held_out=held_out, calibration=calibration)
+    with Console(stderr=True).status("") as status:
+
+        def say(text: str) -> None:
+            status.update(escape(text))
+
+        comparison = compare(data, surrogate or [], held_out=held_out, calibration=calibration, note=say)
     console = Console()
     for table in _tables(comparison.report):
         console.print(table)

@@ -94,15 +94,16 @@ def calibrate_affine(
 ) -> AffineFit:
     """The alpha-beta model of each array of ``conductances`` (tiles, 1, rows, cols) [S], from ``solutions`` exact ones.
 
-    All arrays get the same inputs: vector k of K drives each row with probability s = (k + 1) / K, uniformly
-    between 0 and s ``v_max``, so that the fit spans sparse and weak inputs as well as dense and strong ones. The
-    cells' and wires' scalars are floats or (tiles, 1).
+    All arrays get the same inputs: vector k of K drives each row, and one row at least, with probability s^2,
+    s = (k + 1) / K, uniformly between 0 and s ``v_max``, so that the fit spans sparse and weak inputs as well as
+    dense and strong ones. The cells' and wires' scalars are floats or (tiles, 1).
     """
     generator = torch.Generator().manual_seed(seed)
     rows = conductances.shape[-2]
     share = (torch.arange(solutions, dtype=torch.float64) + 1) / solutions
     driven, drive = torch.rand(2, solutions, rows, dtype=torch.float64, generator=generator)
-    drive = (share[:, None] * drive * (driven < share[:, None])).to(conductances)
+    threshold = torch.maximum(share[:, None] ** 2, driven.amin(-1, keepdim=True))
+    drive = (share[:, None] * drive * (driven <= threshold)).to(conductances)
     voltages = (v_max[..., None] if isinstance(v_max, Tensor) else v_max) * drive.expand(len(conductances), -1, -1)
     currents = solve_cells(voltages, conductances, cell, wires, tol=CALIBRATION_TOL).currents
     return fit_affine(voltages, conductances, currents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +133,12 @@ def evaluate_surrogates(
 
 
 def compare(
-    data: Data, surrogates: Surrogates = (), *, held_out: bool = False, calibration: int = CALIBRATION
+    data: Data,
+    surrogates: Surrogates = (),
+    *,
+    held_out: bool = False,
+    calibration: int = CALIBRATION,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
     """The errors of the ideal product, the exact linear array, DMR, alpha-beta and each surrogate on exact currents.
 
@@ -143,6 +148,7 @@ def compare(
         held_out: compare only the test tiles of the surrogates' own split, which needs the one file that they
             were trained on; otherwise all tiles.
         calibration: exact solutions of each tile that the alpha-beta model is fitted on; 0 leaves it out.
+        note: called with what is being compared.
 
     Raises:
         CheckpointError: a surrogate of another crossbar, window or drive than the sweep's, or damaged.
@@ -157,8 +163,11 @@ def compare(
     if held_out:
         chosen = [(_only(files), _held_out_tiles(_only(files), named))]
     models = analytic_models(calibration) | surrogate_models(named)
-    with torch.no_grad():
-        found = [_measured(block, models) for file, tiles in chosen for block in read_blocks(file, tiles)]
+    found = []
+    for file, tiles in chosen:
+        for block in read_blocks(file, tiles):
+            note(f"{file.path.name}, tiles {block.tiles[0]} to {block.tiles[-1]}")
+            found.append(_measured(block, models))
     seen = {name for name, surrogate in named.items() if not held_out and _trained_on(surrogate, source)}
     report = EvaluationReport(
         data=str(source.path),
@@ -202,6 +211,7 @@ class _Measured(NamedTuple):
     """By model."""
 
 
+@torch.no_grad()
 def _measured(block: Block, models: Mapping[str, Model]) -> _Measured:
     ideal = shared_matmul(block.voltages, block.conductances)
     errors = {}

@@ -96,3 +96,13 @@ def test_calibration_solves_each_tiles_own_circuit(cell: SinhCell, generator: to
     v = 0.25 * torch.rand(3, 20, 5, dtype=torch.float64, generator=generator)
     exact = lossy.solve(v[2], g[2])
     assert (apart.read(v)[2] - exact).norm() < 0.2 * (shared_matmul(v, g)[2] - exact).norm()
+
+
+def test_calibration_drives_each_tile_up_to_its_own_v_max(generator: torch.Generator) -> None:
+    # A linear array: twice the drive has the same slope and twice the offset.
+    g = (random_tiles(generator, 1, 1, 5, 4) + 1e-6).expand(2, -1, -1, -1)
+    wires = Crossbar(5, 4, r_source=18e3, r_wire=90.0).wires
+    fit = calibrate_affine(g, LinearCell(), wires, torch.tensor([[0.25], [0.5]], dtype=torch.float64), solutions=6)
+    torch.testing.assert_close(fit.alpha[1], fit.alpha[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(fit.beta[1], 2 * fit.beta[0], rtol=1e-3, atol=1e-14)
+    assert fit.beta.abs().min() > 1e-11

@@ -205,7 +205,13 @@ def test_the_command_prints_figures_beside_bars_and_writes_files(
     options = ["--sizes", "[4]", "--tiles", "2", "--vectors", "8", "--quick", "--json", str(tmp_path / "b.json")]
     assert main(["bench", "surrogate", *options, "--pareto", str(tmp_path / "pareto")]) == 0
     printed = capsys.readouterr().out
-    for words in ("4x4 tiles, 1-bit streams", FACTORED, "random weights, only timed", "pays off after", "not measured"):
+    for words in (
+        "4x4 tiles, 1-bit streams",
+        FACTORED,
+        "random weights, only timed",
+        "pays off, reads",
+        "not measured",
+    ):
         assert words in printed
     found = json.loads((tmp_path / "b.json").read_text())
     assert (found["format"], found["schema_version"]) == ("geniex-bench-surrogate", 1)
