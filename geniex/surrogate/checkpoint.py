@@ -35,7 +35,8 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
     weights_path, json_path = checkpoint_paths(path)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in surrogate.state_dict().items()}
-    half = all(torch.equal(t.half().float(), t) for t in tensors.values() if t.dtype is torch.float32)
+    singles = [t for t in tensors.values() if t.dtype is torch.float32]
+    half = bool(singles) and all(torch.equal(t.half().float(), t) for t in singles)
     stored = {name: _recast(t, torch.float32, torch.float16, half) for name, t in tensors.items()}
     weights = safetensors.torch.save(stored)
     head = {

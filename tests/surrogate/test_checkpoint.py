@@ -41,6 +41,26 @@ def test_round_trip_is_exact(untrained, saved, suffix):
     assert torch.equal(loaded(v, g), untrained(v, g))
 
 
+def test_files_from_before_half_precision_load_as_they_are(untrained, saved):
+    head = json.loads(saved.read_text())
+    del head["half"]
+    saved.write_text(json.dumps(head))
+    assert torch.equal(load_surrogate(saved).hidden.weight, untrained.hidden.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_weights_load_in_the_precision_they_were_saved_in(untrained, tmp_path, dtype):
+    """Also where all of them are numbers of float16, whose file then is in float16."""
+    for weight in untrained.half().to(dtype).state_dict().values():
+        assert weight.dtype is dtype
+    path = save_surrogate(untrained, tmp_path / "half")
+    for name, weight in load_surrogate(path).state_dict().items():
+        assert weight.dtype is dtype
+        assert torch.equal(weight, untrained.state_dict()[name])
+    stored = safetensors.torch.load_file(path.with_suffix(".safetensors"))
+    assert {t.dtype for t in stored.values()} == {torch.float16 if dtype is torch.float32 else dtype}
+
+
 def test_saving_leaves_nothing_else_and_replaces_what_was_there(untrained, saved):
     save_surrogate(untrained, saved)
     assert sorted(p.name for p in saved.parent.iterdir()) == ["v0.25.json", "v0.25.safetensors"]
