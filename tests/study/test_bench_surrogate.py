@@ -25,6 +25,7 @@ from geniex.study.bench.surrogate_report import (
     SurrogateSettings,
     amortised_reads,
 )
+from geniex.study.bench.timing import Timing
 from geniex.study.statistics import current_errors
 from geniex.surrogate import GeniexMLP, load_surrogate, save_surrogate
 
@@ -99,6 +100,22 @@ def test_rows_have_a_cost_and_an_error_each(report: SurrogateReport) -> None:
         # Reads are in float32, whose rounding is 1e-7 of a current.
         assert rows[name].nf_rmse_pp == pytest.approx(expected.nf_rmse_pp, rel=1e-4, abs=1e-4)
         assert rows[name].relative_p999 == pytest.approx(expected.relative_p999, rel=1e-4)
+
+
+def test_costs_are_of_one_tile_and_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    def clock(actions: dict, repeats: int, patience: float) -> dict:
+        return {key: Timing([3.0 if key[0] == "program" else 6.0], action()) for key, action in actions.items()}
+
+    monkeypatch.setattr("geniex.study.bench.surrogate.interleaved", clock)
+    monkeypatch.setattr("geniex.study.bench.surrogate_models._FEW", 6)
+    rows = {row.model: row for row in bench_surrogate(TINY).rows}
+    # 3 tiles of 20 vectors; the concatenated network is given 6 tile-vectors.
+    assert rows[IDEAL].reads == 60
+    assert rows[IDEAL].seconds_per_read == pytest.approx(6.0 / 60)
+    assert rows[CONCATENATED].reads == 6
+    assert rows[CONCATENATED].seconds_per_read == pytest.approx(1.0)
+    assert rows[CONCATENATED].over_ideal == pytest.approx(10.0)
+    assert {row.program_seconds for row in rows.values()} == {1.0}
 
 
 def test_networks_of_random_weights_are_timed_without_an_error(report: SurrogateReport) -> None:

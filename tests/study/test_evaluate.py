@@ -160,6 +160,21 @@ def test_bins_hold_the_columns_that_they_say(sweep):
         assert sum(e.columns for (b, _), e in found.items() if b == by) == ideal.size
 
 
+class OpenColumn(SweepFile):
+    """The file as if bit line 1 of its first tile had no cells."""
+
+    def read(self, start, stop):
+        g, v, currents = super().read(start, stop)
+        g[0, :, 1], currents[0, :, 1] = 0, 0
+        return g, v, currents
+
+
+def test_columns_without_a_figure_are_in_no_bin(sweep):
+    row = evaluate_surrogates(OpenColumn(sweep.path)).rows[0]
+    counts = {by: sum(b.errors.columns for b in row.bins if b.by == by) for by in ("nf", "inputs")}
+    assert counts == {"nf": row.errors.columns - 2, "inputs": row.errors.columns}
+
+
 def test_the_worst_circuit_is_the_tile_with_the_largest_nf_rmse(sweep):
     row = evaluate_surrogates(sweep).rows[0]
     g, v, exact = sweep.read(0, sweep.tiles)
