@@ -16,12 +16,15 @@ from geniex.surrogate import Surrogate, load_surrogate
 
 
 class SurrogateEmulator(Emulator):
-    """A surrogate that was trained for ``crossbar``; voltages must be >= 0, as the simulator's streams are.
+    """A surrogate that stands for ``crossbar``; voltages must be >= 0, as the simulator's streams are.
+
+    A universal one ("physics", "physics-fast") is made for the crossbar; a converted network makes it for its window,
+    drive and streams too.
 
     Args:
-        surrogate: the surrogate, used as it is; or a shipped one's name or a checkpoint's path, whose weights are
-            then frozen.
-        crossbar: the circuit to emulate; ``CheckpointError`` if the surrogate was trained for another.
+        surrogate: the surrogate, with its weights as they are; or a shipped one's name or a checkpoint's path, whose
+            weights are then frozen.
+        crossbar: the circuit to emulate; ``CheckpointError`` if the surrogate does not stand for it.
     """
 
     def __init__(self, surrogate: Surrogate | str | Path, crossbar: Crossbar) -> None:
@@ -29,7 +32,7 @@ class SurrogateEmulator(Emulator):
         if not isinstance(given, Surrogate):
             given, name = load_surrogate(given), f"surrogate {given}: "
         try:
-            given.check(crossbar)
+            given = given.bound(crossbar)
         except CheckpointError as error:
             raise CheckpointError(f"{name}{error}") from None
         self.surrogate, self.crossbar = given, crossbar
@@ -55,9 +58,10 @@ class SurrogateEmulator(Emulator):
         return self.surrogate.read(array, voltages)
 
     def check(self, architecture: Architecture) -> None:
-        """Raise ``ConversionError`` where tile, window or drive are not what the surrogate was trained on."""
+        """Raise ``ConversionError`` where tile, window or drive are not what the surrogate stands for."""
         super().check(architecture)
+        binary = architecture.stream_bits == 1
         try:
-            self.surrogate.check(self.crossbar, window=architecture.window, v_max=architecture.v_max)
+            self.surrogate = self.surrogate.bound(self.crossbar, architecture.window, architecture.v_max, binary)
         except CheckpointError as error:
             raise ConversionError(str(error)) from error

@@ -7,7 +7,9 @@ from typing import Any
 
 from geniex.surrogate.base import Surrogate, SurrogateArray
 from geniex.surrogate.checkpoint import load_surrogate, save_surrogate, shipped_surrogates
+from geniex.surrogate.circuit import Circuit
 from geniex.surrogate.mlp import GeniexMLP, MLPArray
+from geniex.surrogate.physics import PhysicsArray, PhysicsSurrogate
 from geniex.surrogate.scalers import Scalers
 from geniex.surrogate.tiles import TileSplit, split_tiles
 
@@ -15,8 +17,11 @@ _LIGHTNING = {"SweepDataModule": "datamodule", "TrainConfig": "training", "train
 """Names whose modules import lightning, which takes seconds: loaded on first use."""
 
 __all__ = [
+    "Circuit",
     "GeniexMLP",
     "MLPArray",
+    "PhysicsArray",
+    "PhysicsSurrogate",
     "Scalers",
     "Surrogate",
     "SurrogateArray",

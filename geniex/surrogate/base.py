@@ -73,6 +73,23 @@ class Surrogate(nn.Module, ABC):
         """Column currents (..., cols) [A]: ``program`` and ``read`` in one, the arguments as ``Crossbar.solve``'s."""
         return self.read(self.program(conductances), voltages)
 
+    def bound(
+        self,
+        crossbar: Crossbar,
+        window: ConductanceWindow | None = None,
+        v_max: float | None = None,
+        binary: bool = False,
+    ) -> Surrogate:
+        """The surrogate that stands for this circuit, sharing all weights: itself, unless it knows more than one.
+
+        ``binary`` says that inputs are 0 or ``v_max`` only, which some read faster.
+
+        Raises:
+            CheckpointError: it does not stand for this circuit.
+        """
+        self.check(crossbar, window, v_max)
+        return self
+
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` unless this surrogate was trained for exactly this circuit and drive."""
         asked, trained = _circuit(crossbar), _circuit(self.crossbar)

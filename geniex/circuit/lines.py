@@ -1,0 +1,123 @@
+"""Linear cell voltages, of a whole array and of its word lines alone, with implicit gradients.
+
+Both solve u + K(D u) = b: for the whole array K is the wires' operator, for word lines alone (bit lines at ground)
+its row part, where every line is a ladder of its own. The gradient does not run through the solver: with
+h = b - K(D u) evaluated at the solution, du = (1 + K D)^-1 dh, see ``geniex.circuit.native``.
+
+Fields are (..., tiles, rows, cols); resistances (tiles,), or (1,) for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geniex.circuit.elimination import Elimination
+from geniex.circuit.fields import seen, stored, turn, turned_wires
+from geniex.circuit.wires import Scalar, Wires
+
+Inverse = Callable[[Tensor], Tensor]
+"""(1 + K D)^-1 of a field."""
+_BYTES = 128 << 20
+"""Of eliminations at a time."""
+
+
+def array_voltages(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
+    """Cell voltages (patterns, tiles, rows, cols) of linear cells (tiles, rows, cols) [S] driven by ``drives``.
+
+    ``drives`` (patterns, tiles, rows, cols) [V] drive each cell: its word line's driver voltage.
+    """
+    with torch.no_grad():
+        inverse = _array(slopes, wires)
+        u = inverse(drives)
+    return implicit_step(drives - wires.drop(slopes * u), u, slopes, wires, inverse)
+
+
+def line_voltages(slopes: Tensor, lines: Wires, drives: Tensor) -> Tensor:
+    """As ``array_voltages`` for word lines with their bit lines at ground; slopes have the drives' dimensions."""
+    with torch.no_grad():
+        ladders = Ladders(slopes, lines)
+        u = ladders.solve(drives)
+    return implicit_step(drives - lines.row_drop(slopes * u), u, slopes, lines, ladders.solve)
+
+
+class Ladders:
+    """(1 + K D)^-1 of word lines with cells of slopes D (..., tiles, rows, cols), their bit lines at ground."""
+
+    def __init__(self, slopes: Tensor, lines: Wires) -> None:
+        d = slopes.detach().movedim(-1, 0).contiguous()  # (cols, ..., rows): each step of a recurrence a whole slice
+        first, others = (_over_rows(r) for r in (lines.r_source, lines.r_row))
+        self._slopes, self._resistances = d, [first, *[others] * (len(d) - 1)]
+        # Of what its cells and all beyond draw, the share that the segment before a column lets through.
+        self._share = torch.empty_like(d)
+        admittance = torch.zeros_like(d[0])
+        for j in reversed(range(len(d))):
+            admittance = admittance + d[j]
+            self._share[j] = 1 / (1 + self._resistances[j] * admittance)
+            admittance = admittance * self._share[j]
+
+    def solve(self, b: Tensor) -> Tensor:
+        """u (..., tiles, rows, cols) with u + K(D u) = b."""
+        x = self._slopes * b.movedim(-1, 0)
+        for j in reversed(range(len(x) - 1)):
+            x[j] += self._share[j + 1] * x[j + 1]
+        for j in range(len(x)):
+            x[j] *= self._resistances[j] * self._share[j]
+            if j:
+                x[j] += self._share[j] * x[j - 1]
+        return b - x.movedim(0, -1)
+
+
+def implicit_step(h: Tensor, u: Tensor, slopes: Tensor, wires: Wires, inverse: Inverse) -> Tensor:
+    """``u``, the solution of u = h(u), with the gradient of h through (1 + K D)^-1; D is ``slopes``."""
+    return _Step.apply(h, u, slopes.detach(), wires, inverse)
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, u: Tensor, slopes: Tensor, wires: Wires, inverse: Inverse) -> Tensor:
+        ctx.save_for_backward(slopes)
+        ctx.wires, ctx.inverse = wires, inverse
+        return u.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        # The transpose: (1 + D K)^-1 w = w - D z, z + K D z = K w, see geniex.circuit.native.
+        return w - slopes * ctx.inverse(ctx.wires.drop(w)), None, None, None, None
+
+
+def _array(slopes: Tensor, wires: Wires) -> Inverse:
+    """(1 + K D)^-1 of whole arrays, by eliminations of as many tiles as fit the memory."""
+    tiles, rows, cols = slopes.shape
+    step = max(1, _BYTES // (2 * slopes.element_size() * rows * cols * min(rows, cols)))
+
+    def inverse(b: Tensor) -> Tensor:
+        chunks = (slice(k, k + step) for k in range(0, tiles, step))
+        return torch.cat([_eliminated(slopes[at], wires, at, b[:, at]) for at in chunks], 1)
+
+    return inverse
+
+
+def _eliminated(slopes: Tensor, wires: Wires, at: slice, b: Tensor) -> Tensor:
+    part = Wires(*(_of_tiles(r, at) for r in vars(wires).values()))
+    turned = slopes.shape[-2] > slopes.shape[-1]
+    if turned:  # an elimination costs rows^3 cols
+        slopes, b, part = turn(slopes), turn(b), turned_wires(part)
+    d, drive = stored(slopes[:, None]).contiguous(), stored(b.transpose(0, 1)).contiguous()
+    u = seen(Elimination(d, part).solve(drive)).transpose(0, 1)
+    return turn(u) if turned else u
+
+
+def _of_tiles(value: Scalar, at: slice) -> Scalar:
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    return (value if len(value) == 1 else value[at])[:, None].detach()
+
+
+def _over_rows(value: Scalar) -> Scalar:
+    return value.detach()[..., None] if isinstance(value, Tensor) and value.dim() else value

@@ -1,0 +1,232 @@
+"""Surrogates without training: a crossbar's polynomial expansion, for any circuit in their range."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from geniex.cells import Cell, LinearCell, OneTransistorOneResistor, SinhCell
+from geniex.circuit import Crossbar, shared_matmul
+from geniex.circuit.validate import has_values
+from geniex.errors import CheckpointError
+from geniex.mapping import ConductanceWindow
+from geniex.surrogate.base import Surrogate, SurrogateArray
+from geniex.surrogate.circuit import Circuit
+from geniex.surrogate.expansion import Expansion, Term, expand
+
+Outside = Literal["raise", "warn"]
+_STEPS = 1
+"""Of the fixed point of a column's current; the second changes nothing that the expansion resolves."""
+_PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
+_FIELDS = 120
+"""Tensors of a tile's size that programming holds at once."""
+_LOWEST_TRANSMISSION = 0.2
+RANGE: dict[str, tuple[float, float]] = {
+    "r_source": (0.0, 1e3),
+    "r_sink": (0.0, 1e3),
+    "r_wire_row": (0.0, 10.0),
+    "r_wire_col": (0.0, 10.0),
+    "r_on": (10e3, 1e6),
+    "on_off": (2.0, 100.0),
+    "v0": (0.2, 0.5),
+    "v_max / v0": (0.0, 2.0),
+    "rows": (1, 256),
+    "cols": (1, 256),
+}
+"""What the surrogates were compared with the exact circuit on, sinh cells with or without a series resistance."""
+
+
+@dataclass(frozen=True)
+class PhysicsArray(SurrogateArray):
+    """Programmed tiles of a ``PhysicsSurrogate``; matrices are (..., powers * rows, cols)."""
+
+    expansion: Expansion
+
+
+class PhysicsSurrogate(Surrogate):
+    """The expansion of ``geniex.surrogate.expansion``: no weights, nothing trained, one model for all circuits.
+
+    ``bound`` gives it for another crossbar, window and drive. Linear cells give A^T V, V = 0 gives 0.
+
+    Args:
+        crossbar: the circuit that it stands for.
+        window: range of the conductances, siemens.
+        v_max: highest voltage, volt; polynomials are fitted up to there.
+        powers: how many powers of w each D_n has, n = 0, 1, ...
+        moments: how many moments of the bit lines' currents count.
+        binary: inputs are 0 or ``v_max`` only, as 1-bit streams are: all powers of w collapse into one matrix.
+        outside: "raise" a ``CheckpointError`` for circuits beyond ``RANGE``, or "warn".
+    """
+
+    def __init__(
+        self,
+        crossbar: Crossbar,
+        window: ConductanceWindow,
+        v_max: float,
+        powers: Sequence[int] = (4, 3, 2),
+        moments: int = 2,
+        binary: bool = False,
+        outside: Outside = "raise",
+    ) -> None:
+        super().__init__(crossbar, window, v_max)
+        self.powers, self.moments, self.binary, self.outside = tuple(powers), moments, binary, outside
+
+    def settings(self) -> dict[str, Any]:
+        """Powers and moments."""
+        return {"powers": list(self.powers), "moments": self.moments}
+
+    @property
+    def floats_per_read(self) -> int:
+        """Sums over the rows, and what they are combined to."""
+        return (len(self.powers) + 2 * self.moments + 4) * self.crossbar.cols
+
+    def bound(
+        self,
+        crossbar: Crossbar,
+        window: ConductanceWindow | None = None,
+        v_max: float | None = None,
+        binary: bool = False,
+    ) -> PhysicsSurrogate:
+        """This surrogate for another circuit.
+
+        Raises:
+            CheckpointError: a circuit outside the validated range.
+        """
+        window, v_max = window or self.window, self.v_max if v_max is None else v_max
+        out = PhysicsSurrogate(crossbar, window, v_max, self.powers, self.moments, binary, self.outside)
+        out.info = self.info
+        out.check(crossbar, window, v_max)
+        return out
+
+    def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
+        """Raise ``CheckpointError`` (or warn) where the circuit is outside the range of validation."""
+        wires = crossbar.wires
+        values: dict[str, float] = {
+            "r_source": wires.r_source,  # type: ignore[dict-item]
+            "r_sink": wires.r_sink,  # type: ignore[dict-item]
+            "r_wire_row": wires.r_row,  # type: ignore[dict-item]
+            "r_wire_col": wires.r_col,  # type: ignore[dict-item]
+            "rows": crossbar.rows,
+            "cols": crossbar.cols,
+        }
+        if window is not None:
+            values |= {"r_on": window.r_on, "on_off": window.on_off}
+        cell = _inner(crossbar.cell)
+        if isinstance(cell, SinhCell):
+            v0 = float(cell.v0)
+            values |= {"v0": v0} | ({} if v_max is None else {"v_max / v0": v_max / v0})
+        elif not isinstance(cell, LinearCell):
+            self._refuse(f"cell={crossbar.cell!r}: sinh and linear cells, alone or behind a resistance, were")
+        for name, value in values.items():
+            low, high = RANGE[name]
+            if not low <= value <= high * (1 + 1e-9):
+                self._refuse(f"{name}={value:g}: {low:g} to {high:g} was")
+
+    def program(self, conductances: Tensor, circuit: Circuit | None = None) -> PhysicsArray:
+        """The expansion of tiles with ``conductances`` (..., rows, cols) [S].
+
+        ``circuit`` gives each tile one of its own, (tiles,) of them for conductances (tiles, rows, cols); without it
+        all are part of ``crossbar``. Voltages are then those of the circuits, up to each one's ``v_max``.
+        """
+        lead = conductances.shape[:-2]
+        tiles = conductances.reshape(-1, *conductances.shape[-2:])
+        circuit = circuit or Circuit.of(self.crossbar, self.v_max)
+        parts = [expand(tiles[at], circuit.part(at), self.powers, self.moments) for at in _chunks(tiles, _FIELDS)]
+        expansion = _joined(parts, lambda x: x.reshape(*lead, *x.shape[1:]).to(conductances.dtype))
+        if has_values(conductances) and conductances.numel():
+            linear = expansion.terms[0].matrix[..., : tiles.shape[-2], :]
+            self._check_transmission(circuit.cell.small_signal(tiles), linear)
+        return PhysicsArray(conductances, _collapsed(expansion) if self.binary else expansion)
+
+    def read(self, array: PhysicsArray, voltages: Tensor, v_max: Tensor | None = None) -> Tensor:
+        """Column currents (..., cols) [A] of ``array`` for driver ``voltages`` (..., rows) [V].
+
+        ``v_max`` that broadcasts to (..., 1) stands for the surrogate's where circuits were given to ``program``.
+        """
+        top = self.v_max if v_max is None else v_max
+        basis = _Powers(voltages / top)
+        current, *by_current = (basis.sum(term) for term in array.expansion.terms)
+        for moment, term in array.expansion.moments:
+            current = torch.addcmul(current, basis.sum(moment), basis.sum(term))
+        # I = current + share(I) I, with the share's I from the step before.
+        first = current
+        for _ in range(_STEPS if by_current else 0):
+            share = by_current[-1]
+            for coefficient in reversed(by_current[:-1]):
+                share = torch.addcmul(coefficient, share, current)
+            current = first / (1 - share)
+        return current * top
+
+    def _check_transmission(self, g: Tensor, response: Tensor) -> None:
+        share = (response.detach().sum() / g.detach().sum().clamp(min=torch.finfo(g.dtype).tiny)).item()
+        if g.any() and share < _LOWEST_TRANSMISSION:
+            self._refuse(f"mean transmission {share:.2g} of the tiles: {_LOWEST_TRANSMISSION} to 1 was")
+
+    def _refuse(self, what: str) -> None:
+        message = f"this surrogate was validated elsewhere: {what}; CircuitEmulator is exact everywhere"
+        if self.outside == "raise":
+            raise CheckpointError(message)
+        warnings.warn(message, stacklevel=3)
+
+
+class _Powers:
+    """Powers of the inputs, made once."""
+
+    def __init__(self, w: Tensor) -> None:
+        self._known = {1: w}
+        self._stacked: dict[tuple[int, ...], Tensor] = {}
+
+    def __call__(self, power: int) -> Tensor:
+        if power not in self._known:
+            half = power // 2
+            self._known[power] = self(half) * self(power - half)
+        return self._known[power]
+
+    def sum(self, term: Term) -> Tensor:
+        """The term's polynomials summed over the rows, (..., cols)."""
+        if term.powers not in self._stacked:
+            blocks = [self(power) for power in term.powers]
+            self._stacked[term.powers] = blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
+        return shared_matmul(self._stacked[term.powers], term.matrix)
+
+
+def _collapsed(e: Expansion) -> Expansion:
+    """The same for inputs 0 and 1, whose powers are all alike."""
+
+    def one(term: Term) -> Term:
+        return Term((1,), term.matrix.unflatten(-2, (len(term.powers), -1)).sum(-3))
+
+    return Expansion(tuple(map(one, e.terms)), tuple((one(a), one(b)) for a, b in e.moments))
+
+
+def _joined(parts: list[Expansion], change: Any) -> Expansion:
+    """Tiles of several expansions as one."""
+
+    def joined(terms: Sequence[Term]) -> Term:
+        return Term(terms[0].powers, change(torch.cat([term.matrix for term in terms])))
+
+    return Expansion(
+        tuple(joined(terms) for terms in zip(*(part.terms for part in parts), strict=True)),
+        tuple(
+            (joined([a for a, _ in pairs]), joined([b for _, b in pairs]))
+            for pairs in zip(*(part.moments for part in parts), strict=True)
+        ),
+    )
+
+
+def _chunks(tiles: Tensor, fields: int) -> Iterator[slice]:
+    size = 8 * fields * tiles.shape[-2] * tiles.shape[-1]
+    step = max(1, _PROGRAM_BYTES.get(tiles.device.type, 256 << 20) // size)
+    for start in range(0, max(1, len(tiles)), step):
+        yield slice(start, start + step)
+
+
+def _inner(cell: Cell) -> Cell:
+    if isinstance(cell, OneTransistorOneResistor) and cell.mosfet is None:
+        return cell.cell
+    return cell
