@@ -14,7 +14,7 @@ import yaml
 
 from geniex.circuit.spice import ngspice_version
 from geniex.cli.main import main
-from geniex.sweep import SweepConfig, run_sweep
+from geniex.sweep import CircuitRanges, SweepConfig, SweepIndex, SweepSet, run_sweep, run_sweep_set
 
 TILES, SHARD = 400, 4
 
@@ -88,6 +88,26 @@ def test_killed_sweep_resumes_and_equals_an_uninterrupted_one(
     assert json.loads(summary.read_text())["resumed_tiles"] == TILES
     assert content(out) == content(whole)
     assert not directory.exists()
+
+
+@pytest.mark.slow
+def test_killed_set_resumes_and_equals_an_uninterrupted_one(many: SweepConfig, tmp_path: Path, content) -> None:
+    common = many.replace(circuits=CircuitRanges(), tiles=80)
+    sweeps, config = SweepSet(((5, 3), (3, 4), (4, 4)), (many.crossbar.cell,), common), tmp_path / "set.yaml"
+    config.write_text(yaml.safe_dump(sweeps.to_dict()))
+    run_sweep_set(sweeps, tmp_path / "whole", workers=1)
+    out, summary = tmp_path / "killed", tmp_path / "summary.json"
+    first, second = out / "5x3-sinh.h5", out / "3x4-sinh.h5.shards"
+    begun = lambda: first.exists() and len(_shards(second)) >= 3  # noqa: E731
+    _wait_until_gone(_kill_when(_start(config, out, "--workers", "2"), begun))
+    assert not (out / "index.json").exists()
+    process = _start(config, out, "--workers", "2", "--json", str(summary))
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert 80 + 3 * SHARD <= json.loads(summary.read_text())["resumed_tiles"] < 240
+    for name in sweeps.sweeps():
+        assert content(out / name) == content(tmp_path / "whole" / name)
+    assert SweepIndex(out).digest == SweepIndex(tmp_path / "whole").digest
 
 
 def _wait_until_gone(pids: list[int]) -> None:
