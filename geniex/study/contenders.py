@@ -15,7 +15,8 @@ from geniex.circuit.linear import effective_conductance
 from geniex.errors import CheckpointError
 from geniex.mapping import ConductanceWindow
 from geniex.study.analytic import calibrate_affine, distance_conductance
-from geniex.surrogate import Surrogate
+from geniex.surrogate import PhysicsSurrogate, Surrogate
+from geniex.surrogate.circuit import Circuit
 from geniex.sweep import SweepFile, TileCircuits
 
 _BLOCK_CELLS = 1 << 21
@@ -91,8 +92,9 @@ def surrogate_currents(surrogate: Surrogate, block: Block) -> Tensor:
     if not sweep.spans_circuits:
         bound = surrogate.bound(sweep.crossbar, sweep.window, sweep.v_max)
         return bound.read(bound.program(block.conductances), block.voltages)
-    if hasattr(surrogate, "program_circuits"):
-        return surrogate.read(surrogate.program_circuits(block.conductances, block.circuits), block.voltages)
+    if isinstance(surrogate, PhysicsSurrogate):
+        array = surrogate.program(block.conductances, Circuit.of_tiles(block.circuits))
+        return surrogate.read(array, block.voltages, v_max=block.circuits.v_max[:, None, None])
     currents = []
     for k in range(len(block.tiles)):
         c = block.circuits

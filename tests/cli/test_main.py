@@ -25,7 +25,7 @@ def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
     assert not heavy & set(modules.split())
 
 
-@pytest.mark.parametrize("verb", ["doctor", "evaluate", "fit", "train"])
+@pytest.mark.parametrize("verb", ["doctor", "evaluate", "bench", "fit", "train"])
 def test_help_of_verbs_whose_options_are_plain_imports_no_torch(verb: str) -> None:
     code = (
         f"import sys; from geniex.cli.main import verb_parser; verb_parser({verb!r}).format_help(); print(*sys.modules)"

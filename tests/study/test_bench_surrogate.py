@@ -82,7 +82,7 @@ def test_every_model_gives_the_currents_of_every_tile_and_vector() -> None:
 
 def test_rows_have_a_cost_and_an_error_each(report: SurrogateReport) -> None:
     rows = {row.model: row for row in report.rows}
-    assert list(rows) == [IDEAL, "linear", "DMR", "alpha-beta", FACTORED, CONCATENATED, CIRCUIT]
+    assert list(rows) == [IDEAL, "linear", "DMR", "alpha-beta", FACTORED, CONCATENATED, FAST, PHYSICS, CIRCUIT]
     assert all(row.failure is None and row.seconds_per_read and row.program_seconds for row in report.rows)
     for row in report.rows:
         assert row.over_ideal == pytest.approx(row.seconds_per_read / rows[IDEAL].seconds_per_read)
@@ -143,7 +143,7 @@ def test_a_given_network_takes_the_place_of_random_weights_and_others_are_noted(
 
 def test_a_surrogate_of_any_circuit_takes_part_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class Universal(torch.nn.Module):
-        def bound(self, crossbar: object, window: object, v_max: object) -> "Universal":
+        def bound(self, crossbar: object, window: object, v_max: object, binary: bool) -> "Universal":
             return self
 
         def program(self, g: torch.Tensor) -> torch.Tensor:

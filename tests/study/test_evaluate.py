@@ -17,7 +17,7 @@ from geniex.mapping import ConductanceWindow
 from geniex.study.analytic import calibrate_affine
 from geniex.study.evaluate import compare, evaluate_surrogates
 from geniex.study.statistics import current_errors, relative_error
-from geniex.surrogate import GeniexMLP, save_surrogate, split_tiles
+from geniex.surrogate import GeniexMLP, PhysicsSurrogate, save_surrogate, split_tiles
 from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, SweepIndex, SweepSet, run_sweep, run_sweep_set
 
 WINDOW = ConductanceWindow(50e3, 6.0)
@@ -196,7 +196,7 @@ def spanning(tmp_path_factory: pytest.TempPathFactory) -> SweepFile:
 class Bindable(GeniexMLP):
     """A network of any circuit, f_R = r_source / 500, that notes what it was bound to."""
 
-    def bound(self, crossbar, window=None, v_max=None):
+    def bound(self, crossbar, window=None, v_max=None, binary=False):
         self.info.setdefault("bound", []).append((crossbar, window, v_max))
         bound = Bindable(crossbar, window, v_max, hidden=2, r_min=crossbar.r_source / 500, r_max=5.0)
         torch.nn.init.zeros_(bound.output.weight)
@@ -225,6 +225,20 @@ def test_every_tile_of_a_spanning_sweep_is_judged_by_its_own_circuit(spanning):
     assert [bound[0] for bound in asked.info["bound"]] == [circuits.crossbar(k) for k in range(6)]
     assert asked.info["bound"][3][1].on_off == circuits.on_off[3].item()
     assert asked.info["bound"][3][2] == circuits.v_max[3].item()
+
+
+def test_a_physics_surrogate_is_programmed_for_all_circuits_at_once(spanning):
+    physics = PhysicsSurrogate(spanning.crossbar, WINDOW, 0.25)
+    g, v, exact = spanning.read(0, 6)
+    circuits = spanning.circuits(0, 6)
+    one_by_one = []
+    for k in range(6):
+        window = ConductanceWindow(circuits.r_on[k].item(), circuits.on_off[k].item())
+        one_by_one.append(physics.bound(circuits.crossbar(k), window, circuits.v_max[k].item())(v[k], g[k]))
+    expected = current_errors(torch.einsum("tvi,tij->tvj", v, g), exact, torch.stack(one_by_one))
+    rows = {row.model: row for row in evaluate_surrogates(spanning, {"physics": physics}).rows}
+    assert rows["physics"].errors.nf_rmse_pp == pytest.approx(expected.nf_rmse_pp, rel=1e-6)
+    assert rows["physics"].errors.nf_rmse_pp < 0.1 * rows["linear"].errors.nf_rmse_pp
 
 
 def test_a_surrogate_of_one_circuit_is_refused_on_many(spanning):

@@ -203,7 +203,7 @@ def _surrogates(
     notes: list[str] = []
     for name, given in _named(task.size, settings):
         try:
-            bound = load_surrogate(given).bound(task.crossbar, task.window, task.v_max)
+            bound = load_surrogate(given).bound(task.crossbar, task.window, task.v_max, binary=task.stream_bits == 1)
         except CheckpointError as error:
             notes.append(f"{task.size}x{task.size} without {name}: {error}")
             continue
