@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from geniex.errors import CheckpointError, InputError
-from geniex.surrogate import checkpoint, load_surrogate, save_surrogate, shipped_surrogates
+from geniex.surrogate import GeniexMLP, checkpoint, load_surrogate, save_surrogate, shipped_surrogates
 
 
 @pytest.fixture
@@ -140,10 +140,12 @@ def test_shipped_name(untrained, tmp_path, monkeypatch):
     assert load_surrogate("toy").crossbar == untrained.crossbar
 
 
-def test_every_shipped_surrogate_loads_and_is_better_than_the_ideal_product():
+def test_every_shipped_surrogate_loads_and_networks_are_better_than_the_ideal_product():
     for name in shipped_surrogates():
-        held_out = load_surrogate(name).info["held_out"]
-        assert held_out["nf_rmse_pp"] < held_out["ideal_nf_rmse_pp"]
+        surrogate = load_surrogate(name)
+        if isinstance(surrogate, GeniexMLP):
+            held_out = surrogate.info["held_out"]
+            assert held_out["nf_rmse_pp"] < 0.25 * held_out["ideal_nf_rmse_pp"]
 
 
 def test_loading_imports_no_lightning():
