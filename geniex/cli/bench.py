@@ -33,7 +33,7 @@ def bench(
     quick: bool = False,
     repeats: int = 5,
     ngspice: bool = True,
-    ngspice_arrays: int = 100,
+    ngspice_arrays: int = 110,
     superlu_arrays: int = 200,
     surrogate: list[str] | None = None,
     tiles: int = 16,

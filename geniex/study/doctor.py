@@ -54,7 +54,7 @@ def _software() -> Iterator[Finding]:
         "apt-get install ngspice libngspice0-dev (or set NGSPICE_LIBRARY_PATH), pip install 'geniex[spice]'",
     )
     yield _package("PySpice", "driving ngspice", "pip install 'geniex[spice]'")
-    yield _package("ray", "sweeps on a cluster (planned; nothing uses it yet)", "pip install 'geniex[ray]'")
+    yield _package("ray", "sweeps on a cluster (--executor ray)", "pip install 'geniex[ray]'")
     yield _package("matplotlib", "plots and the HTML report's figures", "pip install 'geniex[plot]'")
 
 

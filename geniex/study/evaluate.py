@@ -15,7 +15,7 @@ from geniex.errors import InputError
 from geniex.study.breakdown import BREAKDOWNS, NO_BIN
 from geniex.study.contenders import Block, Model, analytic_models, read_blocks, surrogate_models
 from geniex.study.statistics import CurrentErrors, nf_error, relative_error, summarised
-from geniex.surrogate import Surrogate, load_surrogate, split_tiles
+from geniex.surrogate import PhysicsSurrogate, Surrogate, load_surrogate, split_tiles
 from geniex.sweep import SweepFile, SweepIndex, TileCircuits
 
 CALIBRATION = 8
@@ -280,17 +280,18 @@ def _only(files: Sequence[SweepFile]) -> SweepFile:
 
 
 def _held_out_tiles(sweep: SweepFile, named: Mapping[str, Surrogate]) -> Tensor:
-    """The test tiles that all surrogates share."""
-    if not named:
-        raise InputError("held_out", True, "give the surrogates whose test tiles to compare")
-    for name, surrogate in named.items():
+    """The test tiles that all trained surrogates share; to those without training all tiles are new."""
+    trained = {name: surrogate for name, surrogate in named.items() if not isinstance(surrogate, PhysicsSurrogate)}
+    if not trained:
+        raise InputError("held_out", True, "give the trained surrogates whose test tiles to compare")
+    for name, surrogate in trained.items():
         if not _trained_on(surrogate, sweep):
             raise InputError(
                 "held_out",
                 True,
                 f"{name} was trained on other data, so that all tiles here are new to it: compare on all",
             )
-    seeds = {name: surrogate.info["split"]["seed"] for name, surrogate in named.items()}
+    seeds = {name: surrogate.info["split"]["seed"] for name, surrogate in trained.items()}
     if len(set(seeds.values())) > 1:
         raise InputError("held_out", True, f"the surrogates have different splits (seeds {seeds})")
     return split_tiles(sweep.tiles, next(iter(seeds.values()))).test

@@ -101,7 +101,7 @@ def test_held_out_needs_the_surrogates_own_data(sweep, trained_here):
 
 
 def test_held_out_needs_a_surrogate_and_one_split(sweep, trained_here):
-    with pytest.raises(InputError, match="give the surrogates"):
+    with pytest.raises(InputError, match="give the trained surrogates"):
         evaluate_surrogates(sweep, held_out=True)
     other = GeniexMLP(sweep.crossbar, WINDOW, 0.25, hidden=4)
     other.info = trained_here.info | {"split": {"seed": 8}}

@@ -25,7 +25,7 @@ class Settings:
     """Whether ngspice takes part."""
     ngspice_size: int = 64
     """Largest tile that ngspice is timed on."""
-    ngspice_arrays: int = 100
+    ngspice_arrays: int = 110
     """Random arrays up to 32x32 compared with ngspice."""
     ngspice_large: int = 5
     """Random arrays of 64x64 compared with ngspice."""
