@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
+from geniex.cli._console import report_console
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.config import check_positive_int, check_seed
 from geniex.errors import InputError
@@ -84,7 +85,7 @@ def bench(
     began = time.perf_counter()
     with _telling(began) as say:
         report, tables = (_solver if what == "solver" else _surrogate)(given, say)
-    console = Console()
+    console = report_console()
     for table in tables:
         console.print(table)
     for note in report.notes:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from geniex.cli._console import report_console
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
@@ -178,7 +179,7 @@ def _notes(report: Prediction) -> list[str]:
 
 
 def _print(report: Prediction, title: str) -> None:
-    console = Console()
+    console = report_console()
     for name, header, rows in (
         (title, _STAGES, stage_rows(report)),
         ("non-ideality factor by layer", _LAYERS, layer_rows(report)),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from geniex.cli import main as command
+from geniex.cli._console import report_console
 from geniex.errors import InputError
 
 
@@ -152,3 +153,8 @@ def test_options_may_be_spelled_with_dashes_and_switches_stand_alone(given: list
     def verb(data: Path, held_out: bool = False, json: Path | None = None) -> None: ...
 
     assert command._spelled(given, verb) == spelled
+
+
+def test_reports_in_a_pipe_are_not_cut_to_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    report_console().print("x" * 150)
+    assert capsys.readouterr().out.splitlines() == ["x" * 150]
