@@ -9,7 +9,7 @@ import jsonargparse
 import pytest
 import torch
 
-from geniex.cli.main import VERBS, verb_parser
+from geniex.cli.main import VERBS, parsed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_commands_are_there(command: str) -> None:
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "geniex":
         try:
-            verb_parser(arguments[0]).parse_args(arguments[1:])
+            parsed(arguments[0], arguments[1:])
         except jsonargparse.ArgumentError as error:
             pytest.fail(f"{command}: {error}")
 

@@ -68,8 +68,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
     name = f"geniex {verb}"
     try:
-        parser = verb_parser(verb)
-        options = parser.instantiate(parser.parse_args(_spelled(argv, _function(verb))))
+        options = verb_parser(verb).instantiate(parsed(verb, argv))
         _function(verb)(**options.as_dict())
     except jsonargparse.ArgumentError as error:
         return _refuse(name, f"{_plain(str(error))} (options: {name} --help)")
@@ -109,6 +108,11 @@ def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
         if switch and not equals and following.lower() not in ("true", "false"):
             out.append("true")
     return out
+
+
+def parsed(verb: str, argv: list[str]) -> jsonargparse.Namespace:
+    """The options that ``argv`` gives a verb; ``jsonargparse.ArgumentError`` where it does not know one."""
+    return verb_parser(verb).parse_args(_spelled(argv, _function(verb)))
 
 
 def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
