@@ -2,25 +2,21 @@
 
 Both solve u + K(D u) = b: for the whole array K is the wires' operator, for word lines alone (bit lines at ground)
 its row part, where every line is a ladder of its own. The gradient does not run through the solver: with
-h = b - K(D u) evaluated at the solution, du = (1 + K D)^-1 dh, see ``geniex.circuit.native``.
+h = b - K(D u) evaluated at the solution, du = (1 + K D)^-1 dh, see ``geniex.circuit.implicit``.
 
 Fields are (..., tiles, rows, cols); resistances (tiles,), or (1,) for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from geniex.circuit.elimination import Elimination
 from geniex.circuit.fields import seen, stored, turn, turned_wires
+from geniex.circuit.implicit import Inverse, implicit_step
 from geniex.circuit.wires import Scalar, Wires
 
-Inverse = Callable[[Tensor], Tensor]
-"""(1 + K D)^-1 of a field."""
 _BYTES = 128 << 20
 """Of eliminations at a time."""
 
@@ -69,26 +65,6 @@ class Ladders:
             if j:
                 x[j] += self._share[j] * x[j - 1]
         return b - x.movedim(0, -1)
-
-
-def implicit_step(h: Tensor, u: Tensor, slopes: Tensor, wires: Wires, inverse: Inverse) -> Tensor:
-    """``u``, the solution of u = h(u), with the gradient of h through (1 + K D)^-1; D is ``slopes``."""
-    return _Step.apply(h, u, slopes.detach(), wires, inverse)
-
-
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, u: Tensor, slopes: Tensor, wires: Wires, inverse: Inverse) -> Tensor:
-        ctx.save_for_backward(slopes)
-        ctx.wires, ctx.inverse = wires, inverse
-        return u.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (slopes,) = ctx.saved_tensors
-        # The transpose: (1 + D K)^-1 w = w - D z, z + K D z = K w, see geniex.circuit.native.
-        return w - slopes * ctx.inverse(ctx.wires.drop(w)), None, None, None, None
 
 
 def _array(slopes: Tensor, wires: Wires) -> Inverse:

@@ -16,7 +16,7 @@ Gradients do not unroll the iteration. At the solution, u(p) = B(p) - K(p) f(u; 
 
     (1 + K D) du = dh,    dh = the change of h = B - K f(u) at fixed u.
 
-``h`` is evaluated once more with autograd, which knows dh; ``_ImplicitStep`` multiplies by (1 + K D)^-1. Its
+``h`` is evaluated once more with autograd, which knows dh; ``geniex.circuit.implicit`` multiplies by (1 + K D)^-1. Its
 transpose acts on a cotangent w as (1 + D K)^-1 w = w - D z, z = K w - K D z: the fixed point of an array of
 *linear* cells of conductance D driven by K w. The backward pass is therefore one more call of this solver,
 its memory does not depend on the number of iterations, and it serves every output (currents, voltages,
@@ -36,8 +36,9 @@ from geniex.cells import Cell, LinearCell
 from geniex.circuit.anderson import Problem, anderson, pick
 from geniex.circuit.broadcast import Groups
 from geniex.circuit.fields import seen, stored, turn, turned_wires
+from geniex.circuit.implicit import implicit_step
 from geniex.circuit.newton import damped_newton, shared_newton
-from geniex.circuit.wires import Scalar, Wires
+from geniex.circuit.wires import Wires
 from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
 
 OnFailure = Literal["raise", "warn"]
@@ -101,7 +102,9 @@ def solve_cells(
         u = fixed_point(drive, conductances, cell, wires, method)
     if torch.is_grad_enabled() and _any_requires_grad(voltages, conductances, cell, wires):
         h = drive - wires.drop(cell.current(u, conductances))
-        u = _ImplicitStep.apply(h, u, cell.derivative(u, conductances).detach(), wires, method)
+        slopes = cell.derivative(u, conductances).detach()
+        fixed = wires.detached()
+        u = implicit_step(h, u, slopes, fixed, lambda b: fixed_point(b, slopes, LinearCell(), fixed, method))
     return Solution(cell.current(u, conductances).sum(-2), u)
 
 
@@ -209,23 +212,6 @@ def _is_shared(vectors: int, rows: int, cols: int) -> bool:
     return vectors >= max(_SHARING, min(rows, cols) // 4)
 
 
-class _ImplicitStep(torch.autograd.Function):
-    """Identity on the solution; its backward multiplies by (1 + D K)^-1, see the module's derivation."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, u: Tensor, slope: Tensor, wires: Wires, method: _Method) -> Tensor:
-        ctx.save_for_backward(slope)
-        ctx.wires, ctx.method = _detached(wires), method
-        return u.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (slope,) = ctx.saved_tensors
-        z = fixed_point(ctx.wires.drop(w), slope, LinearCell(), ctx.wires, ctx.method)
-        return w - slope * z, None, None, None, None
-
-
 def _report_unsolved(missed: Tensor, groups: Groups, method: _Method) -> None:
     count = int((missed > method.tol).sum())
     if count == 0:
@@ -252,8 +238,3 @@ def _checked_tol(tol: float | None, dtype: torch.dtype) -> float:
 def _any_requires_grad(voltages: Tensor, conductances: Tensor, cell: Cell, wires: Wires) -> bool:
     values: list[Any] = [voltages, conductances, *vars(wires).values(), *cell.tensors()]
     return any(isinstance(v, Tensor) and v.requires_grad for v in values)
-
-
-def _detached(wires: Wires) -> Wires:
-    pick: Callable[[Scalar], Scalar] = lambda r: r.detach() if isinstance(r, Tensor) else r  # noqa: E731
-    return Wires(*(pick(r) for r in vars(wires).values()))

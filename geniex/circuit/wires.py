@@ -29,6 +29,10 @@ class Wires:
     r_row: Scalar
     r_col: Scalar
 
+    def detached(self) -> Wires:
+        """The same resistances without their gradients."""
+        return Wires(*(r.detach() if isinstance(r, Tensor) else r for r in vars(self).values()))
+
     def drop(self, currents: Tensor) -> Tensor:
         """K(I): voltage lost at each cell (..., rows, cols) [V] for cell currents (..., rows, cols) [A]."""
         return self.row_drop(currents) + self.col_drop(currents)

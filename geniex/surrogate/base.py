@@ -92,7 +92,7 @@ class Surrogate(nn.Module, ABC):
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` unless this surrogate was trained for exactly this circuit and drive."""
-        asked, trained = _circuit(crossbar), _circuit(self.crossbar)
+        asked, trained = circuit_values(crossbar), circuit_values(self.crossbar)
         if window is not None:
             asked |= {"r_on": window.r_on, "on_off": window.on_off}
             trained |= {"r_on": self.window.r_on, "on_off": self.window.on_off}
@@ -106,7 +106,8 @@ class Surrogate(nn.Module, ABC):
             )
 
 
-def _circuit(crossbar: Crossbar) -> dict[str, Any]:
+def circuit_values(crossbar: Crossbar) -> dict[str, Any]:
+    """What makes a crossbar's circuit, by name."""
     wires = crossbar.wires
     return {
         "rows": crossbar.rows,

@@ -34,8 +34,9 @@ from torch import Tensor
 
 from geniex.cells import Cell
 from geniex.circuit import Wires
+from geniex.circuit.implicit import implicit_step
 from geniex.circuit.linear import effective_conductance
-from geniex.circuit.lines import Ladders, array_voltages, implicit_step, line_voltages
+from geniex.circuit.lines import Ladders, array_voltages, line_voltages
 from geniex.surrogate.circuit import Circuit
 
 _ORDERS = (3, 5, 7, 9)

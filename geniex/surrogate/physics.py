@@ -15,7 +15,7 @@ from geniex.circuit import Crossbar, shared_matmul
 from geniex.circuit.validate import has_values
 from geniex.errors import CheckpointError
 from geniex.mapping import ConductanceWindow
-from geniex.surrogate.base import Surrogate, SurrogateArray
+from geniex.surrogate.base import Surrogate, SurrogateArray, circuit_values
 from geniex.surrogate.circuit import Circuit
 from geniex.surrogate.expansion import Expansion, Term, expand
 
@@ -105,18 +105,10 @@ class PhysicsSurrogate(Surrogate):
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` (or warn) where the circuit is outside the range of validation."""
-        wires = crossbar.wires
-        values: dict[str, float] = {
-            "r_source": wires.r_source,  # type: ignore[dict-item]
-            "r_sink": wires.r_sink,  # type: ignore[dict-item]
-            "r_wire_row": wires.r_row,  # type: ignore[dict-item]
-            "r_wire_col": wires.r_col,  # type: ignore[dict-item]
-            "rows": crossbar.rows,
-            "cols": crossbar.cols,
-        }
+        values = circuit_values(crossbar)
+        cell = _inner(values.pop("cell"))
         if window is not None:
             values |= {"r_on": window.r_on, "on_off": window.on_off}
-        cell = _inner(crossbar.cell)
         if isinstance(cell, SinhCell):
             v0 = float(cell.v0)
             values |= {"v0": v0} | ({} if v_max is None else {"v_max / v0": v_max / v0})

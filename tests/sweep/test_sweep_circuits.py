@@ -31,6 +31,7 @@ def file(many: SweepConfig, tmp_path: Path) -> SweepFile:
     return SweepFile(run_sweep(many, tmp_path / "many.h5", workers=1))
 
 
+@pytest.mark.ngspice
 def test_currents_are_those_of_each_tiles_own_circuit(many: SweepConfig, tmp_path: Path) -> None:
     """Kirchhoff's law at every node, cell by cell, from the stored numbers alone."""
     if ngspice_version() is None:
