@@ -157,3 +157,20 @@ def test_one_emulator_for_any_crossbar() -> None:
     emulator = SurrogateEmulator("physics-fast", crossbar)
     exact = crossbar.solve(v, g)
     assert ((emulator.read(emulator.program(g), v) - exact).abs() / exact.abs().amax()).max() < 1e-3
+
+
+def test_a_column_current_solves_its_own_equation() -> None:
+    """I = sum_i D_0(w) + I sum_i D_1(w), where no higher power of I counts: exactly, not to first order."""
+    crossbar = Crossbar(12, 12, r_source=600.0, r_sink=1000.0, r_wire=8.0)
+    g, v = draw(crossbar, 0.5)
+    model = surrogate(crossbar, 0.5, powers=(4, 3), moments=0)
+    array = model.program(g)
+    none, one = (
+        sum(
+            shared_matmul((v / 0.5) ** power, matrix)
+            for power, matrix in zip(term.powers, term.matrix.unflatten(-2, (-1, 12)).unbind(-3), strict=True)
+        )
+        for term in array.expansion.terms
+    )
+    current = model.read(array, v) / 0.5
+    torch.testing.assert_close(current, none + current * one, rtol=1e-12, atol=0)
