@@ -122,7 +122,7 @@ def convert(
                 module,  # type: ignore[arg-type]
                 arch,
                 emulator,
-                input_max=largest.get(id(module)),
+                inputs=largest.get(id(module)),
                 dtype=dtype,
             )
         except (ConversionError, InputError) as error:

@@ -9,6 +9,7 @@ from geniex.emulator import Emulator
 from geniex.errors import ConversionError
 from geniex.mapping import Architecture, ConvGeometry, im2col
 from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.ranges import InputStatistics
 
 
 class CrossbarLinear(nn.Module):
@@ -20,11 +21,11 @@ class CrossbarLinear(nn.Module):
         architecture: Architecture,
         emulator: Emulator,
         *,
-        input_max: float | None = None,
+        inputs: InputStatistics | float | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.matrix = CrossbarMatrix(linear.weight, architecture, emulator, input_max=input_max, dtype=dtype)
+        self.matrix = CrossbarMatrix(linear.weight, architecture, emulator, inputs=inputs, dtype=dtype)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
 
     def matrix_inputs(self, x: Tensor) -> Tensor:
@@ -46,14 +47,14 @@ class CrossbarConv2d(nn.Module):
         architecture: Architecture,
         emulator: Emulator,
         *,
-        input_max: float | None = None,
+        inputs: InputStatistics | float | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if conv.groups != 1:
             raise ConversionError(f"Conv2d.groups: got {conv.groups}; only groups=1 runs on crossbars")
         weight = conv.weight.flatten(1)
-        self.matrix = CrossbarMatrix(weight, architecture, emulator, input_max=input_max, dtype=dtype)
+        self.matrix = CrossbarMatrix(weight, architecture, emulator, inputs=inputs, dtype=dtype)
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
         self.geometry = ConvGeometry.of(conv)
 

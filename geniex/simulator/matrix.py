@@ -17,6 +17,7 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture, Location, TileLayout
 from geniex.mapping.fixed_point import accumulate, input_integers, largest_frac_bits, weight_magnitudes
 from geniex.mapping.slicing import digit_weights, slice_digits, stream_digits, stream_weights
+from geniex.simulator.ranges import InputStatistics
 from geniex.simulator.readout import adc_counts, stream_voltages
 
 _WORKSPACE_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
@@ -44,12 +45,14 @@ class CrossbarMatrix(nn.Module):
         weight: (outputs, inputs).
         architecture: fixed point, slices, streams, converters.
         emulator: what stands for the crossbar's physics; its tile must be the architecture's.
-        input_max: largest magnitude of an input; needed where ``architecture.input_frac_bits`` is None.
+        inputs: statistics of its inputs in calibration, or their largest magnitude; needed where
+            ``architecture.input_frac_bits`` is None. Where statistics saw no negative input, one pass is streamed
+            and negative inputs clip to 0.
         dtype: of conductances, voltages and currents, float32 or float64; None means the weight's, at least float32.
 
     >>> from geniex.emulator import IdealEmulator
     >>> weight = torch.tensor([[0.5, -0.25]])
-    >>> CrossbarMatrix(weight, Architecture(), IdealEmulator(), input_max=1.0)(torch.tensor([0.5, 0.5]))
+    >>> CrossbarMatrix(weight, Architecture(), IdealEmulator(), inputs=1.0)(torch.tensor([0.5, 0.5]))
     tensor([0.1250])
     """
 
@@ -63,7 +66,7 @@ class CrossbarMatrix(nn.Module):
         architecture: Architecture,
         emulator: Emulator,
         *,
-        input_max: float | None = None,
+        inputs: InputStatistics | float | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -72,7 +75,9 @@ class CrossbarMatrix(nn.Module):
         self.architecture, self.emulator = architecture, emulator
         self.layout = TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
         self.weight_frac_bits = self._weight_frac_bits(weight)
-        self.input_frac_bits = self._input_frac_bits(input_max)
+        self.input_frac_bits = self._input_frac_bits(inputs)
+        self.non_negative = isinstance(inputs, InputStatistics) and inputs.non_negative
+        """Whether inputs are taken to have no sign, whatever they are."""
         with torch.no_grad():
             codes = self._codes(weight.detach(), dtype or torch.promote_types(weight.dtype, torch.float32))
             conductances = architecture.window.to_conductance(codes, 2**architecture.slice_bits)
@@ -153,8 +158,10 @@ class CrossbarMatrix(nn.Module):
         """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
         arch = self.architecture
         integers = input_integers(x, arch, self.input_frac_bits)
+        if self.non_negative:
+            integers = integers.clamp(min=0)
         eager = x.device.type == "cpu" and has_values(x)
-        passes = 1 if eager and not (integers < 0).any() else arch.passes
+        passes = 1 if self.non_negative or (eager and not (integers < 0).any()) else arch.passes
         digits = stream_digits(integers, arch, passes=passes).flatten(0, 1)
         place = torch.block_diag(*[stream_weights(arch, digits)] * passes).reshape(passes, -1)
         if eager and not x.requires_grad:
@@ -196,26 +203,29 @@ class CrossbarMatrix(nn.Module):
             raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
         return largest_frac_bits(float(weight.detach().abs().max()), arch.weight_bits)
 
-    def _input_frac_bits(self, input_max: float | None) -> int:
+    def _input_frac_bits(self, inputs: InputStatistics | float | None) -> int:
         arch = self.architecture
         if arch.input_frac_bits is not None:
             return arch.input_frac_bits
-        if input_max is None:
+        if isinstance(inputs, InputStatistics):
+            return largest_frac_bits(inputs.largest, arch.input_bits)
+        if inputs is None:
             raise InputError(
                 "architecture.input_frac_bits",
                 None,
-                "give a number, or calibrate: convert(..., calibration=images) or input_max=",
+                "give a number, or calibrate: convert(..., calibration=images) or inputs=",
             )
-        check_number("input_max", input_max, low=0.0)
-        return largest_frac_bits(input_max, arch.input_bits)
+        check_number("inputs", inputs, low=0.0)
+        return largest_frac_bits(inputs, arch.input_bits)
 
     def get_extra_state(self) -> Tensor:
         """The binary points of weights and inputs, without which the conductances mean nothing."""
-        return torch.tensor([self.weight_frac_bits, self.input_frac_bits])
+        return torch.tensor([self.weight_frac_bits, self.input_frac_bits, self.non_negative])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the binary points of a saved matrix."""
-        self.weight_frac_bits, self.input_frac_bits = state.tolist()
+        self.weight_frac_bits, self.input_frac_bits, non_negative = state.tolist()
+        self.non_negative = bool(non_negative)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarMatrix:
         moved: dict[int, Tensor] = {}

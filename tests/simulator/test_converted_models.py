@@ -85,7 +85,7 @@ def test_half_precision_models_keep_their_physics_in_single(
 
 
 def test_moving_a_matrix_keeps_one_copy_of_its_conductances() -> None:
-    moved = CrossbarMatrix(torch.randn(4, 20), ARCH, IdealEmulator(), input_max=1.0).double()
+    moved = CrossbarMatrix(torch.randn(4, 20), ARCH, IdealEmulator(), inputs=1.0).double()
     assert moved.array.conductances.dtype == torch.float64
     assert moved.array.conductances.data_ptr() == moved.conductances.data_ptr()
 
@@ -130,7 +130,7 @@ class Watched(IdealEmulator):
 def test_what_carries_no_current_is_not_read() -> None:
     """One pass where no input is negative, and no stream that is zero for all inputs."""
     emulator = Watched()
-    one = CrossbarMatrix(torch.randn(2, 16), ARCH, emulator, input_max=1.0)
+    one = CrossbarMatrix(torch.randn(2, 16), ARCH, emulator, inputs=1.0)
     currents_per_stream = 2 * 16
     for x, streams in ((0.9, 2), (-0.9, 2), (2 / 128, 1), (0.0, 1)):
         emulator.most = 0
@@ -147,7 +147,7 @@ def test_memory_is_bounded_and_the_result_does_not_depend_on_it(
     offset: str, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator, arch = Watched(), ARCH.replace(offset=offset)
-    one = CrossbarMatrix(torch.randn(70, 90), arch, emulator, input_max=3.0)
+    one = CrossbarMatrix(torch.randn(70, 90), arch, emulator, inputs=3.0)
     x = torch.randn(50, 90)
     whole = one(x)
     assert emulator.reads == 1
