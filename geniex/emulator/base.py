@@ -62,6 +62,9 @@ def map_tensors(array: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """A programmed array with ``function`` applied to each of its tensors, e.g. to move it to a device."""
     if isinstance(array, Tensor):
         return function(array)
+    if isinstance(array, tuple):
+        parts = [map_tensors(part, function) for part in array]
+        return type(array)(*parts) if hasattr(array, "_fields") else tuple(parts)
     if dataclasses.is_dataclass(array) and not isinstance(array, type):
         changes = {f.name: map_tensors(getattr(array, f.name), function) for f in dataclasses.fields(array)}
         return dataclasses.replace(array, **changes)

@@ -22,7 +22,7 @@ from geniex.mapping import Architecture, ConductanceWindow
 from geniex.surrogate import GeniexMLP
 
 ROWS, COLS = 5, 4
-CROSSBAR = Crossbar(ROWS, COLS, r_wire=30.0)
+CROSSBAR = Crossbar(ROWS, COLS, r_source=1e3, r_wire=10.0)
 IDEAL_CROSSBAR = Crossbar(ROWS, COLS, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
 WINDOW = ConductanceWindow(100e3, 6.0)
 
@@ -116,9 +116,15 @@ class EmulatorLaws:
         emulator = self.make(CROSSBAR)
         array = emulator.program(conductances(2))
         single = map_tensors(array, lambda t: t.float())
-        assert torch.allclose(
-            emulator.read(single, voltages(2).float()), emulator.read(array, voltages(2)).float(), rtol=1e-4
-        )
+        got = emulator.read(single, voltages(2).float())
+        assert got.dtype == torch.float32
+        assert torch.allclose(got, emulator.read(array, voltages(2)).float(), rtol=1e-4)
+
+    def test_part_of_the_tiles_reads_alone(self) -> None:
+        emulator, v = self.make(CROSSBAR), voltages(3)
+        array = emulator.program(conductances(3))
+        part = map_tensors(array, lambda t: t[1:])
+        assert torch.allclose(emulator.read(part, v[1:]), emulator.read(array, v)[1:], rtol=1e-8)
 
 
 class TestIdeal(EmulatorLaws):
@@ -177,3 +183,16 @@ class TestGeniexMLP(EmulatorLaws):
             emulator.check(good.replace(window=ConductanceWindow(100e3, 10.0)))
         with pytest.raises(ConversionError, match="tile"):
             emulator.check(good.replace(tile=(8, 8)))
+
+
+class TestPhysics(EmulatorLaws):
+    """Both members of the family that needs no training."""
+
+    name = "physics"
+
+    def make(self, crossbar: Crossbar) -> Emulator:
+        return SurrogateEmulator(self.name, crossbar)
+
+
+class TestPhysicsFast(TestPhysics):
+    name = "physics-fast"
