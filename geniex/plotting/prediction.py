@@ -19,6 +19,8 @@ _POINTS = 3000
 """Points drawn per model; more would only hide each other."""
 _FILLED = 3
 """Histograms in one picture that are drawn as filled areas; more are outlines."""
+_UPRIGHT = 4
+"""Bins in one picture whose labels stand side by side; those of more would overlap."""
 _SMALLEST = 1e-5
 """Errors below this many percent points count as this in the histogram's logarithmic axis."""
 
@@ -76,6 +78,8 @@ def plot_error_bins(
 ) -> Axes:
     """Each model's NF-RMSE, percent points, bin by bin, on a logarithmic axis.
 
+    The legend stands beside the axes; several such pictures of the same models on one figure share it.
+
     Args:
         labels: of the bins, in order.
         errors: one NF-RMSE a bin by model, percent points; NaN or 0 leaves a gap.
@@ -95,8 +99,10 @@ def plot_error_bins(
         series = index % len(SERIES)
         ax.plot(places, shown, color=SERIES[series], marker=MARKERS[series], markersize=5, linewidth=1, label=name)
     ax.set_yscale("log")
-    ax.set_xticks(places, list(labels), rotation=30 if len(labels) > 4 else 0)
-    ax.figure.legend(loc="outside right upper", frameon=False)
+    slant, end = (30, "right") if len(labels) > _UPRIGHT else (0, "center")
+    ax.set_xticks(places, list(labels), rotation=slant, ha=end, rotation_mode="anchor")
+    if not ax.figure.legends:
+        ax.figure.legend(loc="outside right upper", frameon=False)
     return framed(ax, "NF-RMSE bin by bin", title, "NF-RMSE, percent points", grid="y")
 
 

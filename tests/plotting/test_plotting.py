@@ -167,6 +167,25 @@ def test_bins_show_each_models_rmse_and_gaps_where_there_is_none() -> None:
     assert [t.get_text() for t in ax.get_xticklabels()] == ["low", "high"]
 
 
+def test_bins_of_several_things_on_one_figure_share_one_legend() -> None:
+    figure = Figure(layout="constrained")
+    for ax in figure.subplots(1, 3):
+        plotting.plot_error_bins(["low", "high"], BINS, "share", ax)
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["linear", "physics"]
+
+
+def test_labels_of_many_bins_do_not_overlap() -> None:
+    labels = [f"{k / 10:g} to {(k + 1) / 10:g}" for k in range(8)]
+    ax = plotting.plot_error_bins(labels, {"mlp": [1.0] * 8}, "share", Figure(figsize=(4.5, 4)).add_subplot())
+    ax.figure.canvas.draw()
+    assert {t.get_rotation() for t in ax.get_xticklabels()} == {30.0}
+    # Each ends at its tick.
+    ends = [t.get_window_extent().x1 for t in ax.get_xticklabels()]
+    ticks = ax.transData.transform([(k, 1.0) for k in range(8)])[:, 0]
+    np.testing.assert_allclose(ends, ticks, atol=8)
+
+
 def test_pareto_places_models_by_cost_and_error_and_joins_the_front() -> None:
     ax = plotting.plot_pareto(COSTS, ["linear", "physics", "exact"], "64x64")
     places = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections])
