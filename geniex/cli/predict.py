@@ -22,7 +22,7 @@ from geniex.errors import InputError, MissingDependencyError
 from geniex.mapping import Offset
 from geniex.networks import ImageSet, load_images, load_network
 from geniex.preset import presets
-from geniex.study.html import html_table, write_page
+from geniex.study.html import html_table, markdown_page, write_page
 from geniex.study.predict import Prediction, predict_accuracy
 
 _STAGES = ("stage", "images", "accuracy, %", "agreement, %", "logit error", "images/s")
@@ -33,7 +33,7 @@ def predict(
     network: str = "fashion-cnn",
     data: str = "fashion-mnist",
     preset: str = "geniex-16",
-    surrogate: str | None = None,
+    surrogate: list[str] | None = None,
     images: int = 1000,
     circuit_images: int = 64,
     weight_bits: int = 8,
@@ -54,8 +54,8 @@ def predict(
         network: a shipped network, or the path of its checkpoint.
         data: the data set whose test images are classified.
         preset: the crossbar, its conductance window and its drive.
-        surrogate: a shipped surrogate or the path of its checkpoint, trained for that crossbar; none: that stage
-            is left out.
+        surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar; give the option
+            once for each.
         images: test images, drawn with ``seed``.
         circuit_images: how many of them the exact circuit sees, too.
         weight_bits: bits of a weight, sign included; its fraction bits are chosen layer by layer.
@@ -67,7 +67,8 @@ def predict(
         seed: of the choice of images.
         data_root: folder of the data set, where the default has it not.
         device: where to compute, such as cpu or cuda.
-        out: folder for report.html, report.json and the figures.
+        out: folder for report.html, report.md, report.json and the figures; logits are kept there too, so that the
+            same command goes on where it was killed.
         json: file for the machine-readable report alone.
     """
     if preset not in presets:
@@ -97,10 +98,11 @@ def predict(
             loader,
             crossbar=bench.crossbar,
             architecture=architecture,
-            surrogate=surrogate,
+            surrogates=surrogate or (),
             circuit_images=circuit_images,
             calibration=calibration,
             progress=bars.update,
+            work=None if out is None else out / "logits",
         )
     asked = {"network": network, "data": data, "preset": preset, "seed": seed, "device": device}
     title = f"{network} on {data}, {preset}"
@@ -148,13 +150,13 @@ def stage_rows(report: Prediction) -> list[tuple[str, ...]]:
         accuracy, agreement, error = _share(s.accuracy, s.low, s.high), "-", "-"
         if s.agreement is not None and s.agreement_low is not None and s.agreement_high is not None:
             agreement = _share(s.agreement, s.agreement_low, s.agreement_high)
-            error = f"{s.logit_error:.2%}"
+            error = f"{s.logit_error:.3%} ({s.logit_error_low:.2%}-{s.logit_error_high:.2%})"
         rows.append((s.name, str(s.images), accuracy, agreement, error, _rate(s.images_per_second)))
     return rows
 
 
 def _share(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.1f} ({100 * low:.0f}-{100 * high:.0f})"
+    return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def _rate(value: float) -> str:
@@ -196,6 +198,8 @@ def _print(report: Prediction, title: str) -> None:
 
 def _write(report: Prediction, title: str, details: dict[str, Any], out: Path) -> None:
     write_json(out / "report.json", details)
+    text = markdown_page(title, _notes(report), [(_STAGES, stage_rows(report)), (_LAYERS, layer_rows(report))])
+    (out / "report.md").write_text(text, encoding="utf-8")
     tables = [html_table(_STAGES, stage_rows(report)), html_table(_LAYERS, layer_rows(report))]
     notes, figures = _notes(report), []
     try:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per study: tables, figures and the configuration behind them."""
+"""One self-contained HTML page per study: tables, figures and the configuration behind them; tables as Markdown."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ def write_page(
         f"<h2>Configuration</h2><pre>{html.escape(json.dumps(details, indent=1))}</pre></html>",
     ]
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def markdown_page(
+    title: str, notes: Sequence[str], tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]]
+) -> str:
+    """The title, (header, rows) tables and notes as Markdown."""
+    parts = [f"# {title}"]
+    for header, rows in tables:
+        rule = ["---", *["--:"] * (len(header) - 1)]
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)))
+    return "\n\n".join([*parts, *notes]) + "\n"

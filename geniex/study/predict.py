@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator import convert, crossbar_layers
 from geniex.simulator.convert import ConversionReport, PerLayer
-from geniex.study.statistics import wilson_interval
+from geniex.study.logits import Logits, LogitStore, digest
+from geniex.study.statistics import bootstrap_ratio, wilson_interval
 from geniex.surrogate import Surrogate
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, the images done and the images to do."""
 
+STAGES = ("float", "fixed point", "ideal", "linear", "circuit")
+"""Those that are not surrogates."""
 _NF_VECTORS = 24
 """Layer inputs per layer whose tiles are solved exactly for the NF statistics."""
 _BATCH = 16
@@ -50,6 +54,11 @@ class Stage:
     agreement_high: float | None = None
     logit_error: float | None = None
     """RMS difference from the circuit's logits over the circuit's RMS logit, same images."""
+    logit_error_low: float | None = None
+    logit_error_high: float | None = None
+    """Ends of its 95 % bootstrap interval over the images."""
+    accuracy_difference: float | None = None
+    """Accuracy less the circuit's, both on the circuit's images."""
 
 
 @dataclass(frozen=True)
@@ -92,37 +101,44 @@ def predict_accuracy(
     *,
     crossbar: Crossbar,
     architecture: Architecture,
-    surrogate: Surrogate | str | Path | None = None,
+    surrogates: Sequence[Surrogate | str | Path] | Mapping[str, Surrogate] = (),
     circuit_images: int = 64,
     circuit_tol: float = 1e-6,
     calibration: Tensor | None = None,
     per_layer: PerLayer | None = None,
     progress: Progress | None = None,
+    work: Path | None = None,
 ) -> Prediction:
     """What accuracy ``model`` will have on crossbars, as a ``Prediction``.
 
     Stages: "float" (the model as it is), "fixed point" (quantised, exact sums), "ideal" (tiles with ADC and
-    accumulator), "linear" (exact wires, linear cells), "surrogate" (if given) and "circuit" (the exact
+    accumulator), "linear" (exact wires, linear cells), each surrogate by its name, and "circuit" (the exact
     non-linear circuit, on the first ``circuit_images`` images only). Each has a 95 % interval; agreement and
     logit error compare each stage with the circuit on the circuit's images.
 
     Args:
-        model: a classifier; its Linear and Conv2d layers are put onto crossbars.
+        model: a classifier; its layers that are matrix products are put onto crossbars.
         loader: batches of (images, labels).
         crossbar: the circuit of one tile.
         architecture: the digital side; its tile must be the crossbar's.
-        surrogate: a surrogate trained for this crossbar, a shipped one's name, or a checkpoint's path.
+        surrogates: surrogates that stand for this crossbar, by name, or shipped ones' names and checkpoints' paths.
         circuit_images: images that the exact circuit sees; 0 leaves it out.
         circuit_tol: relative current tolerance of the exact circuit, far below one ADC step.
         calibration: inputs that choose the fraction bits; None takes the first batch.
         per_layer: exceptions, as ``convert`` takes them.
         progress: called as stages go on.
+        work: folder where logits are kept batch by batch; with it a killed run goes on where it was, if nothing
+            that the logits depend on has changed.
+
+    Raises:
+        InputError: no images, more ``circuit_images`` than images, two surrogates of one name.
+        CheckpointError, ConversionError: a surrogate of another circuit, before any stage runs.
     """
     images, labels = _gathered(loader)
     if not 0 <= circuit_images <= len(images):
         raise InputError("circuit_images", circuit_images, f"give 0 to {len(images)}, the images that there are")
     calibration = images[:128] if calibration is None else calibration
-    trained = None if surrogate is None else _emulator(surrogate, crossbar, architecture, images.device)
+    trained = _emulators(surrogates, crossbar, architecture, images.device)
 
     def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
         return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
@@ -134,43 +150,51 @@ def predict_accuracy(
         "ideal": lambda: on(IdealEmulator()),
         "linear": lambda: on(LinearEmulator(crossbar)),
     }
-    if trained is not None:
-        builders["surrogate"] = lambda: on(trained)
+    builders |= {name: partial(on, emulator) for name, emulator in trained.items()}
     # The truth that the others are held to is solved in float64.
     on_circuit = on(CircuitEmulator(crossbar, tol=circuit_tol), dtype=torch.float64)
     if circuit_images:
         builders["circuit"] = lambda: on_circuit
-
-    logits, seconds = dict[str, Tensor](), dict[str, float]()
+    configuration = _configuration(crossbar, architecture, trained, circuit_tol, on_circuit.conversion)  # type: ignore[arg-type]
+    shared = (model.state_dict(), calibration, configuration, repr(per_layer), type(model).__name__)
+    store, found = LogitStore(work), dict[str, Logits]()
     for name, build in builders.items():
-        count = circuit_images if name == "circuit" else len(images)
-        network, start = build(), time.perf_counter()
-        logits[name] = _run(network, images[:count], name, progress)
-        seconds[name] = time.perf_counter() - start
-    layers = _layer_figures(on_circuit, images[:2])
+        seen = images[: circuit_images if name == "circuit" else len(images)]
+        weights = {} if name not in trained else trained[name].surrogate.state_dict()
+        key = "" if work is None else digest(*shared, images, name, weights)
+        found[name] = store.run(name, key, build, seen, _BATCH, _of_stage(progress, name))
     return Prediction(
-        stages=tuple(_stage(name, logits, labels, seconds[name]) for name in builders),
-        layers=layers,
+        stages=tuple(_stage(name, found, labels) for name in builders),
+        layers=_layer_figures(on_circuit, images[:2]),
         circuit_images=circuit_images,
-        configuration=_configuration(
-            crossbar,
-            architecture,
-            None if trained is None else trained.surrogate,
-            circuit_tol,
-            on_circuit.conversion,  # type: ignore[arg-type]
-        ),
+        configuration=configuration,
     )
 
 
-def _emulator(
-    surrogate: Surrogate | str | Path, crossbar: Crossbar, architecture: Architecture, device: torch.device
-) -> SurrogateEmulator:
-    """The surrogate's emulator on ``device``, found fit for the task before any stage has run."""
-    # A copy: the caller's own stays where it is.
-    emulator = SurrogateEmulator(copy.deepcopy(surrogate), crossbar)
-    emulator.check(architecture)
-    emulator.surrogate.to(device)
-    return emulator
+def _emulators(
+    surrogates: Sequence[Surrogate | str | Path] | Mapping[str, Surrogate],
+    crossbar: Crossbar,
+    architecture: Architecture,
+    device: torch.device,
+) -> dict[str, SurrogateEmulator]:
+    """The surrogates' emulators on ``device`` by name, found fit for the task before any stage has run."""
+    if isinstance(surrogates, Mapping):
+        pairs: list[tuple[str, Surrogate | str | Path]] = list(surrogates.items())
+    else:
+        pairs = [(type(s).__name__ if isinstance(s, Surrogate) else Path(s).name, s) for s in surrogates]
+    out: dict[str, SurrogateEmulator] = {}
+    for name, given in pairs:
+        if name in out or name in STAGES:
+            raise InputError("surrogates", name, "a stage of this name is there already: give each its own")
+        # A copy: the caller's own stays where it is.
+        out[name] = SurrogateEmulator(copy.deepcopy(given), crossbar)
+        out[name].check(architecture)
+        out[name].surrogate.to(device)
+    return out
+
+
+def _of_stage(progress: Progress | None, name: str) -> Callable[[int, int], None]:
+    return (lambda done, total: None) if progress is None else partial(progress, name)
 
 
 def _gathered(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -184,36 +208,31 @@ def _gathered(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _run(network: nn.Module, images: Tensor, name: str, progress: Progress | None) -> Tensor:
-    parts, done = [], 0
-    for batch in images.split(_BATCH):
-        parts.append(network(batch))
-        done += len(batch)
-        if progress is not None:
-            progress(name, done, len(images))
-    return torch.cat(parts)
-
-
-def _stage(name: str, logits: dict[str, Tensor], labels: Tensor, seconds: float) -> Stage:
-    own = logits[name]
+def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:
+    own, seconds = found[name].values, found[name].seconds
     count = len(own)
     correct = int((own.argmax(-1) == labels[:count]).sum())
     low, high = wilson_interval(correct, count)
     result = Stage(name, count, correct, correct / count, low, high, seconds, count / max(seconds, 1e-9))
-    if "circuit" not in logits:
+    if "circuit" not in found:
         return result
-    truth = logits["circuit"].double()
-    same = own[: len(truth)].double()
+    truth = found["circuit"].values.double()
+    same, labels = own[: len(truth)].double(), labels[: len(truth)]
     agreeing = int((same.argmax(-1) == truth.argmax(-1)).sum())
     agreement_low, agreement_high = wilson_interval(agreeing, len(truth))
-    error = ((same - truth).square().mean() / truth.square().mean()).sqrt()
-    compared = {
-        "agreement": agreeing / len(truth),
-        "agreement_low": agreement_low,
-        "agreement_high": agreement_high,
-        "logit_error": float(error),
-    }
-    return Stage(**(asdict(result) | compared))
+    error_low, error_high = bootstrap_ratio((same - truth).square().sum(-1), truth.square().sum(-1))
+    return replace(
+        result,
+        agreement=agreeing / len(truth),
+        agreement_low=agreement_low,
+        agreement_high=agreement_high,
+        logit_error=float(((same - truth).square().sum() / truth.square().sum()).sqrt()),
+        logit_error_low=math.sqrt(error_low),
+        logit_error_high=math.sqrt(error_high),
+        accuracy_difference=float(
+            ((same.argmax(-1) == labels).double() - (truth.argmax(-1) == labels).double()).mean()
+        ),
+    )
 
 
 def _layer_figures(network: nn.Module, images: Tensor) -> tuple[LayerFigures, ...]:
@@ -253,7 +272,7 @@ def _figures(name: str, nf: Tensor) -> LayerFigures:
 def _configuration(
     crossbar: Crossbar,
     architecture: Architecture,
-    surrogate: Surrogate | None,
+    surrogates: Mapping[str, SurrogateEmulator],
     circuit_tol: float,
     conversion: ConversionReport,
 ) -> dict[str, Any]:
@@ -262,7 +281,10 @@ def _configuration(
         "torch_version": torch.__version__,
         "crossbar": crossbar.to_dict(),
         "architecture": architecture.to_dict(),
-        "surrogate": None if surrogate is None else surrogate.info,
+        "surrogates": {
+            name: {"class": type(e.surrogate).__name__} | e.surrogate.settings() | e.surrogate.info
+            for name, e in surrogates.items()
+        },
         "circuit_tol": circuit_tol,
         "conversion": conversion.to_dict(),
     }

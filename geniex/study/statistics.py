@@ -85,5 +85,15 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return max(0.0, min(share, (centre - spread) / scale)), min(1.0, max(share, (centre + spread) / scale))
 
 
+def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile-bootstrap interval of sum(above) / sum(below), both (samples,), drawn in pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    above, below = above.double().cpu(), below.double().cpu()
+    chosen = torch.randint(len(above), (draws, len(above)), generator=generator)
+    ratios = above[chosen].sum(-1) / below[chosen].sum(-1)
+    low, high = torch.quantile(ratios, ratios.new_tensor([0.025, 0.975])).tolist()
+    return low, high
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

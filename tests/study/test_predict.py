@@ -16,9 +16,9 @@ from geniex.emulator import CircuitEmulator
 from geniex.errors import CheckpointError, ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.simulator import convert
-from geniex.study.html import html_table, write_page
-from geniex.study.predict import _emulator, predict_accuracy
-from geniex.study.statistics import wilson_interval
+from geniex.study.html import html_table, markdown_page, write_page
+from geniex.study.predict import _emulators, predict_accuracy
+from geniex.study.statistics import bootstrap_ratio, wilson_interval
 from geniex.surrogate import GeniexMLP
 
 CROSSBAR = Crossbar(8, 8, r_wire=200.0)
@@ -43,7 +43,7 @@ def batches(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (7, 10), (64, 64), (912, 1000)])
 def test_wilson_interval_is_scipys(successes: int, trials: int) -> None:
     expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson_interval(successes, trials) == pytest.approx((float(expected.low), float(expected.high)), abs=1e-6)
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
@@ -59,7 +59,7 @@ def test_stages_are_measured_against_labels_and_against_the_circuit(
     surrogate = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=8, r_min=0.9, r_max=1.1)
     seen: list[tuple[str, int, int]] = []
     report = predict_accuracy(
-        model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogate=surrogate, circuit_images=4,
+        model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates={"surrogate": surrogate}, circuit_images=4,
         progress=lambda *step: seen.append(step),
     )  # fmt: skip
     names = ["float", "fixed point", "ideal", "linear", "surrogate", "circuit"]
@@ -78,6 +78,10 @@ def test_stages_are_measured_against_labels_and_against_the_circuit(
     error = ((own - truth).square().mean() / truth.square().mean()).sqrt().item()
     assert report.stage("float").logit_error == pytest.approx(error, rel=1e-3)
     assert report.stage("float").agreement == (own.argmax(-1) == truth.argmax(-1)).double().mean()
+    assert report.stage("float").logit_error_low < error < report.stage("float").logit_error_high
+    assert report.stage("linear").accuracy_difference == pytest.approx(
+        report.stage("linear").agreement - 1, abs=1e-9
+    ), "the labels of these four are the float model's, as the circuit's answers are"
     circuit = report.stage("circuit")
     assert (circuit.agreement, circuit.logit_error) == (1.0, 0.0)
     assert report.stage("linear").logit_error < report.stage("ideal").logit_error
@@ -148,16 +152,73 @@ def test_a_surrogate_for_something_else_is_refused_before_any_stage_runs(
 
     options = {"crossbar": CROSSBAR, "architecture": ARCH, "circuit_images": 4, "progress": never}
     with pytest.raises(CheckpointError, match=r"r_wire_row=2\.5 and not 200"):
-        predict_accuracy(model, batches, surrogate=GeniexMLP(Crossbar(8, 8), ARCH.window, ARCH.v_max), **options)
+        predict_accuracy(model, batches, surrogates=[GeniexMLP(Crossbar(8, 8), ARCH.window, ARCH.v_max)], **options)
     with pytest.raises(ConversionError, match="v_max"):
-        predict_accuracy(model, batches, surrogate=GeniexMLP(CROSSBAR, ARCH.window, 0.5), **options)
+        predict_accuracy(model, batches, surrogates=[GeniexMLP(CROSSBAR, ARCH.window, 0.5)], **options)
 
 
 def test_the_surrogate_goes_where_the_images_are_and_the_callers_stays(model: nn.Module) -> None:
     mlp = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2)
-    emulator = _emulator(mlp, CROSSBAR, ARCH, torch.device("meta"))
+    (emulator,) = _emulators([mlp], CROSSBAR, ARCH, torch.device("meta")).values()
     assert {p.device.type for p in emulator.surrogate.parameters()} == {"meta"}
     assert {p.device.type for p in mlp.parameters()} == {"cpu"}
+
+
+def test_two_surrogates_of_one_name_are_refused(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    twins = [GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2) for _ in range(2)]
+    with pytest.raises(InputError, match="GeniexMLP.*a stage of this name"):
+        predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates=twins, circuit_images=0)
+    with pytest.raises(InputError, match="linear.*a stage"):
+        predict_accuracy(
+            model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates={"linear": twins[0]}, circuit_images=0
+        )
+
+
+def test_a_killed_study_goes_on_and_ends_with_the_same_logits(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geniex.study.predict._BATCH", 3)
+    options = {"crossbar": CROSSBAR, "architecture": ARCH, "circuit_images": 10}
+    whole = predict_accuracy(model, batches, **options)
+    seen: list[tuple[str, int, int]] = []
+
+    def killed(*step: object) -> None:
+        if step[:2] == ("circuit", 6):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_accuracy(model, batches, work=tmp_path, progress=killed, **options)
+    again = predict_accuracy(model, batches, work=tmp_path, progress=lambda *step: seen.append(step), **options)
+    assert [step for step in seen if step[0] == "circuit"] == [
+        ("circuit", 6, 10),
+        ("circuit", 9, 10),
+        ("circuit", 10, 10),
+    ]
+    assert [step for step in seen if step[0] == "linear"] == [("linear", 10, 10)]
+    for one, other in zip(whole.stages, again.stages, strict=True):
+        assert (one.correct, one.logit_error, one.agreement) == (other.correct, other.logit_error, other.agreement)
+    # Another circuit, or a torn file, starts anew.
+    seen.clear()
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    predict_accuracy(model, batches, work=tmp_path, progress=lambda *step: seen.append(step), **options)
+    assert ("circuit", 3, 10) in seen
+    seen.clear()
+    other = options | {"crossbar": CROSSBAR.replace(r_sink=0.0)}
+    predict_accuracy(model, batches, work=tmp_path, progress=lambda *step: seen.append(step), **other)
+    assert ("circuit", 3, 10) in seen
+
+
+def test_bootstrap_interval_is_scipys() -> None:
+    above, below = torch.rand(80, generator=torch.Generator().manual_seed(0)), torch.rand(80) + 1
+    expected = stats.bootstrap(
+        (above.numpy(), below.numpy()), lambda a, b, axis=-1: a.sum(axis) / b.sum(axis), paired=True,
+        method="percentile", n_resamples=4000, rng=1,
+    ).confidence_interval  # fmt: skip
+    width = expected.high - expected.low
+    assert bootstrap_ratio(above, below) == pytest.approx(
+        (float(expected.low), float(expected.high)), abs=0.08 * float(width)
+    )
 
 
 def test_page_holds_what_it_is_given_and_escapes_it(tmp_path: Path) -> None:
@@ -170,3 +231,6 @@ def test_page_holds_what_it_is_given_and_escapes_it(tmp_path: Path) -> None:
     assert "&lt;1&gt;" in text
     assert "data:image/png;base64,iVBORw==" in text
     assert "&quot;key&quot;: 1" in text
+    assert (
+        markdown_page("t", ["n"], [(["a", "b"], [["1", "2"]])]) == "# t\n\n| a | b |\n| --- | --: |\n| 1 | 2 |\n\nn\n"
+    )

@@ -1,0 +1,116 @@
+"""Logits of long runs, kept batch by batch, so that a killed study goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from geniex.files import write_atomically
+
+
+class Network(Protocol):
+    """What gives logits."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (images, classes)."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a network gave for some images."""
+
+    values: Tensor
+    """(images, classes)."""
+    seconds: float
+    """Spent on them, over all runs that it took."""
+
+
+class LogitStore:
+    """Logits by stage under ``folder``, each in a file of its own; without a folder nothing is kept.
+
+    A file belongs to one stage of one study, told by ``key``: anything that changes the logits must be part of it.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def run(
+        self,
+        stage: str,
+        key: str,
+        build: Callable[[], Network],
+        images: Tensor,
+        batch: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Logits:
+        """The logits of ``build()`` for ``images`` (count, ...), of which those already kept are not run again.
+
+        ``build`` is only called where images are left to do, and its time is not counted. A file that cannot be
+        read is as good as none.
+        """
+        found = self._load(stage, key)
+        done = 0 if found is None else min(len(found.values), len(images))
+        parts = [] if found is None else [found.values[:done]]
+        seconds = 0.0 if found is None else found.seconds * done / len(found.values)
+        if done:
+            progress(done, len(images))
+        if done < len(images):
+            network = build()
+            for part in images[done:].split(batch):
+                values, took = _timed(network, part)
+                parts.append(values.to(parts[0].dtype) if parts else values)
+                seconds, done = seconds + took, done + len(part)
+                self._keep(stage, key, Logits(torch.cat(parts), seconds))
+                progress(done, len(images))
+        return Logits(torch.cat(parts).to(images.device), seconds)
+
+    def _path(self, stage: str, key: str) -> Path | None:
+        name = "".join(c if c.isalnum() or c in "-_" else "-" for c in stage)
+        return None if self._folder is None else self._folder / f"{name}-{key[:16]}.safetensors"
+
+    def _load(self, stage: str, key: str) -> Logits | None:
+        path = self._path(stage, key)
+        try:
+            tensors = load(path.read_bytes()) if path is not None else {}
+            return Logits(tensors["logits"], float(tensors["seconds"])) if len(tensors["logits"]) else None
+        except Exception:  # a missing, torn or foreign file: safetensors raises several kinds of error
+            return None
+
+    def _keep(self, stage: str, key: str, logits: Logits) -> None:
+        path = self._path(stage, key)
+        if path is not None:
+            seconds = torch.tensor(logits.seconds, dtype=torch.float64)
+            write_atomically(path, save({"logits": logits.values.cpu().contiguous(), "seconds": seconds}))
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 (hex) of tensors, dictionaries of tensors, and JSON-ready values."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        tensors = {"": part} if isinstance(part, Tensor) else part
+        if isinstance(tensors, dict) and tensors and all(isinstance(x, Tensor) for x in tensors.values()):
+            for name, tensor in tensors.items():
+                hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            hashed.update(json.dumps(part, sort_keys=True).encode())
+    return hashed.hexdigest()
+
+
+def _timed(network: Network, images: Tensor) -> tuple[Tensor, float]:
+    began = time.perf_counter()
+    values = network(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize(images.device)
+    return values, time.perf_counter() - began
