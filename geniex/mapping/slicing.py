@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geniex.mapping.architecture import Architecture
-from geniex.mapping.fixed_point import straight_through
+from geniex.mapping.fixed_point import straight_through, weight_integers, weight_magnitudes
 
 
 def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
@@ -30,23 +30,49 @@ def digit_weights(bits: int, count: int, like: Tensor) -> Tensor:
     return 2.0 ** (bits * torch.arange(count - 1, -1, -1, dtype=torch.float64, device=like.device))
 
 
+def weight_digits(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
+    """Levels (arrays, *weight.shape, slices), float64, that store ``weight``."""
+    bits, slices = architecture.slice_bits, architecture.slices
+    if architecture.weight_scheme == "differential":
+        return slice_digits(weight_magnitudes(weight, architecture, frac_bits), bits, slices)
+    integers, half = weight_integers(weight, architecture, frac_bits)[None], 2.0 ** (architecture.weight_bits - 1)
+    if architecture.weight_scheme == "offset":
+        return slice_digits(integers + half, bits, slices)
+    sign = (integers.detach() < 0).to(integers)
+    rest = integers + half * sign
+    return torch.cat([sign[..., None], slice_digits(rest, bits, slices - 1)], dim=-1)
+
+
+def bias_digits(architecture: Architecture, like: Tensor) -> Tensor:
+    """Levels (slices,) of the bias columns of a tile: the digits of what "offset" weights have too much."""
+    half = torch.tensor(2.0 ** (architecture.weight_bits - 1), dtype=torch.float64, device=like.device)
+    return slice_digits(half, architecture.slice_bits, architecture.slices)
+
+
+def slice_weights(architecture: Architecture, like: Tensor) -> Tensor:
+    """Place values (slices,), float64, the first one negative where it is a two's complement sign."""
+    if architecture.weight_scheme != "twos_complement":
+        return digit_weights(architecture.slice_bits, architecture.slices, like)
+    sign = torch.full((1,), -(2.0 ** (architecture.weight_bits - 1)), dtype=torch.float64, device=like.device)
+    return torch.cat([sign, digit_weights(architecture.slice_bits, architecture.slices - 1, like)])
+
+
 def stream_digits(integers: Tensor, architecture: Architecture, *, passes: int) -> Tensor:
     """Stream levels (passes, streams, ...) of input ``integers``, each in 0 .. 2^stream_bits - 1.
 
-    Pass 0 is the positive part, pass 1 (if ``passes`` is 2) the negative; 1-bit streams have one pass in two's
-    complement.
+    Pass 0 is the positive part, pass 1 (if ``passes`` is 2) the negative; two's complement and unsigned inputs
+    have one pass.
     """
-    if architecture.stream_bits == 1:
-        wrapped = torch.where(integers < 0, integers + 2.0**architecture.input_bits, integers)
-        parts = wrapped[None]
+    if architecture.streaming == "twos_complement":
+        parts = torch.where(integers < 0, integers + 2.0**architecture.input_bits, integers)[None]
     else:
         parts = torch.stack([integers, -integers][:passes]).clamp(min=0)
     return slice_digits(parts, architecture.stream_bits, architecture.streams).movedim(-1, 1)
 
 
 def stream_weights(architecture: Architecture, like: Tensor) -> Tensor:
-    """Place values (streams,), the top one negative for two's complement 1-bit streams."""
+    """Place values (streams,), the top one negative for two's complement."""
     weights = digit_weights(architecture.stream_bits, architecture.streams, like)
-    if architecture.stream_bits == 1:
+    if architecture.streaming == "twos_complement":
         weights = torch.cat([-weights[:1], weights[1:]])
     return weights

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,8 +27,8 @@ class Location(NamedTuple):
 class TileLayout:
     """A weight matrix (outputs, inputs) cut into a grid of row tiles by column tiles, zero-padded.
 
-    Inputs run along word lines, outputs along bit lines, an output's slices side by side. Unused bit lines
-    (padding, the reference column) hold level 0.
+    Inputs run along word lines, outputs along bit lines, an output's slices side by side, then the bias columns of
+    offset weights, last the reference column. Unused cells (padding, the reference column) hold level 0.
     """
 
     architecture: Architecture
@@ -51,16 +52,23 @@ class TileLayout:
         cells = self.row_tiles * self.col_tiles * rows * cols
         return self.inputs * self.outputs * self.architecture.slices / cells
 
-    def place(self, digits: Tensor) -> Tensor:
-        """Slices (2, outputs, inputs, slices) as levels (row_tiles, 2, col_tiles, rows, cols)."""
+    def place(self, digits: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Slices (arrays, outputs, inputs, slices) as levels (row_tiles, arrays, col_tiles, rows, cols).
+
+        ``bias`` (slices,) are the levels of the bias columns, on every word line that has an input.
+        """
         arch, (rows, cols) = self.architecture, self.architecture.tile
-        per_tile = arch.outputs_per_tile
+        arrays, per_tile = digits.shape[0], arch.outputs_per_tile
         pad_in = self.row_tiles * rows - self.inputs
         pad_out = self.col_tiles * per_tile - self.outputs
         x = F.pad(digits, (0, 0, 0, pad_in, 0, pad_out))
-        x = x.reshape(2, self.col_tiles, per_tile, self.row_tiles, rows, arch.slices)
-        x = x.permute(3, 0, 1, 4, 2, 5).reshape(self.row_tiles, 2, self.col_tiles, rows, per_tile * arch.slices)
-        return F.pad(x, (0, cols - per_tile * arch.slices))
+        x = x.reshape(arrays, self.col_tiles, per_tile, self.row_tiles, rows, arch.slices)
+        x = x.permute(3, 0, 1, 4, 2, 5).reshape(self.row_tiles, arrays, self.col_tiles, rows, per_tile * arch.slices)
+        x = F.pad(x, (0, arch.data_cols - per_tile * arch.slices))
+        if bias is not None:
+            columns = F.pad(bias.expand(self.inputs, -1), (0, 0, 0, pad_in)).reshape(self.row_tiles, 1, 1, rows, -1)
+            x = torch.cat([x, columns.expand(*x.shape[:-1], -1)], dim=-1)
+        return F.pad(x, (0, cols - x.shape[-1]))
 
     def split_inputs(self, x: Tensor) -> Tensor:
         """Features (..., inputs) as (..., row_tiles, rows)."""
@@ -74,12 +82,17 @@ class TileLayout:
         used = columns[..., : per_tile * slices]
         return used.reshape(*used.shape[:-1], per_tile, slices)
 
+    def bias_of(self, columns: Tensor) -> Tensor:
+        """Bit lines (..., col_tiles, cols) as (..., col_tiles, slices): the bias columns of offset weights."""
+        start = self.architecture.data_cols
+        return columns[..., start : start + self.architecture.bias_cols]
+
     def join_outputs(self, x: Tensor) -> Tensor:
         """(..., col_tiles, outputs per tile) as (..., outputs)."""
         return x.flatten(-2)[..., : self.outputs]
 
     def locate(self, output: int, input: int) -> Location:
-        """Where the weight from ``input`` to ``output`` lies (in both the positive and the negative array)."""
+        """Where the weight from ``input`` to ``output`` lies, in each of the arrays."""
         for name, value, size in (("output", output, self.outputs), ("input", input, self.inputs)):
             if not 0 <= value < size:
                 raise InputError(name, value, f"the matrix has {size} {name}s, from 0")

@@ -11,17 +11,21 @@ from torch import Tensor, nn
 
 from geniex.circuit import shared_matmul
 from geniex.circuit.validate import check_conductances, has_values
-from geniex.config import check_number
 from geniex.emulator import Emulator, map_tensors
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Location, TileLayout
-from geniex.mapping.fixed_point import accumulate, input_integers, largest_frac_bits, weight_magnitudes
-from geniex.mapping.slicing import digit_weights, slice_digits, stream_digits, stream_weights
-from geniex.simulator.ranges import InputStatistics
-from geniex.simulator.readout import adc_counts, stream_voltages
+from geniex.mapping.slicing import bias_digits, weight_digits
+from geniex.simulator.accumulation import accumulate, shift_add, signed_sum
+from geniex.simulator.ranges import InputStatistics, input_scale, weight_scale
+from geniex.simulator.readout import analog_counts, calibrated_step, digitised, full_scale_step, stream_voltages
+from geniex.simulator.streams import stream_reads
 
 _WORKSPACE_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
 """Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
+
+
+_CALIBRATION_VECTORS = 64
+"""Inputs that are read to calibrate the ADCs."""
 
 
 class Reads(NamedTuple):
@@ -30,7 +34,7 @@ class Reads(NamedTuple):
     voltages: Tensor
     """(reads, inputs, row_tiles, 1, 1, rows) [V]."""
     ideal: Tensor
-    """Currents without any non-ideality (reads, inputs, row_tiles, 2, col_tiles, cols) [A]."""
+    """Currents without any non-ideality (reads, inputs, row_tiles, arrays, col_tiles, cols) [A]."""
     actual: Tensor
     """Currents of the emulator, same shape [A]."""
 
@@ -46,8 +50,8 @@ class CrossbarMatrix(nn.Module):
         architecture: fixed point, slices, streams, converters.
         emulator: what stands for the crossbar's physics; its tile must be the architecture's.
         inputs: statistics of its inputs in calibration, or their largest magnitude; needed where
-            ``architecture.input_frac_bits`` is None. Where statistics saw no negative input, one pass is streamed
-            and negative inputs clip to 0.
+            ``architecture.input_frac_bits`` is None; statistics are needed for percentile and MSE ranges and for
+            calibrated ADCs. Where they saw no negative input, one pass is streamed and negative inputs clip to 0.
         dtype: of conductances, voltages and currents, float32 or float64; None means the weight's, at least float32.
 
     >>> from geniex.emulator import IdealEmulator
@@ -59,6 +63,12 @@ class CrossbarMatrix(nn.Module):
     conductances: Tensor
     codes: Tensor | None
     """The ideal levels, kept where the offset scheme reads them."""
+    weight_gain: Tensor | None
+    """float32, () or (outputs,): what a product is multiplied by, beside the binary points; None is 1."""
+    input_gain: Tensor | None
+    """float32, (): what an input is divided by before, and a product multiplied by after; None is 1."""
+    adc_step: Tensor | None
+    """Counts per ADC code, broadcasting with (row_tiles, converters, col_tiles, cols); None is 1."""
 
     def __init__(
         self,
@@ -74,23 +84,30 @@ class CrossbarMatrix(nn.Module):
         emulator.check(architecture)
         self.architecture, self.emulator = architecture, emulator
         self.layout = TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
-        self.weight_frac_bits = self._weight_frac_bits(weight)
-        self.input_frac_bits = self._input_frac_bits(inputs)
-        self.non_negative = isinstance(inputs, InputStatistics) and inputs.non_negative
-        """Whether inputs are taken to have no sign, whatever they are."""
         with torch.no_grad():
+            self.weight_frac_bits, weight_gain = weight_scale(architecture, weight)
+            self.input_frac_bits, input_gain = input_scale(architecture, inputs)
+            self.non_negative = isinstance(inputs, InputStatistics) and inputs.non_negative
+            """Whether inputs are taken to have no sign, whatever they are."""
+            self.register_buffer("weight_gain", weight_gain)
+            self.register_buffer("input_gain", None if input_gain is None else input_gain.to(weight.device))
             codes = self._codes(weight.detach(), dtype or torch.promote_types(weight.dtype, torch.float32))
             conductances = architecture.window.to_conductance(codes, 2**architecture.slice_bits)
             self.array: Any = emulator.program(conductances)
         self.register_buffer("codes", codes if architecture.offset == "ideal_before" else None)
         self.register_buffer("conductances", conductances)
+        step = full_scale_step(architecture) if architecture.adc_range == "full_scale" else 1.0
+        unit = architecture.adc_range == "unit"
+        self.register_buffer("adc_step", None if unit else conductances.new_full((1, 1, 1, 1), step))
+        if architecture.adc_range == "calibrated" and has_values(weight):
+            self.calibrate_adc(_calibration_vectors(inputs))
         self.register_load_state_dict_post_hook(_program_again)
 
     def program(self, conductances: Tensor) -> None:
-        """Put other conductances (row_tiles, 2, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
+        """Put other conductances (row_tiles, arrays, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
 
-        ``.conductances`` has those that are programmed now. Index 0 of the second dimension is the positive
-        array.
+        ``.conductances`` has those that are programmed now. Of two arrays, the first holds the positive parts. The
+        ranges of calibrated ADCs stay: ``calibrate_adc`` chooses them anew.
         """
         check_conductances(conductances, *self.architecture.tile)
         if conductances.shape != self.conductances.shape:
@@ -100,6 +117,23 @@ class CrossbarMatrix(nn.Module):
         with torch.no_grad():
             self.conductances = conductances.to(self.conductances)
             self.array = self.emulator.program(self.conductances)
+
+    def calibrate_adc(self, vectors: Tensor) -> None:
+        """Choose the ADC's ranges by the counts that input ``vectors`` (count, inputs) cause on the emulator."""
+        arch = self.architecture
+        if arch.adc_range != "calibrated":
+            raise InputError("architecture.adc_range", repr(arch.adc_range), "only a calibrated range can be chosen")
+        parts = []
+        with torch.no_grad():
+            vectors = vectors.to(self.conductances.device)
+            inputs, row_tiles = self._chunk(len(vectors))
+            for tiles in self._row_tiles(row_tiles):
+                ends = [self._analog(self._levels(part)[0], tiles) for part in vectors.split(inputs)]
+                low = torch.stack([counts.amin((0, 1)) for counts in ends]).amin(0)
+                high = torch.stack([counts.amax((0, 1)) for counts in ends]).amax(0)
+                parts.append((low, high))
+        low, high = (torch.cat(end) for end in zip(*parts, strict=True))
+        self.adc_step = calibrated_step(low, high, arch)
 
     def locate(self, output: int, input: int) -> Location:
         """Where the weight from ``input`` to ``output`` lies."""
@@ -135,43 +169,40 @@ class CrossbarMatrix(nn.Module):
         """The product (count, outputs) for inputs (count, inputs), so many row tiles at a time."""
         levels, place = self._levels(x)
         total = torch.zeros((), device=x.device)
-        for start in range(0, self.layout.row_tiles, row_tiles):
-            total = total + self._partial(levels, place, slice(start, start + row_tiles))
-        return self.layout.join_outputs(total)
+        for tiles in self._row_tiles(row_tiles):
+            total = total + self._partial(levels, place, tiles)
+        product = self.layout.join_outputs(total)
+        # Two float32 gains have an exact product in float64, so that the result is rounded once.
+        gains = [gain.double() for gain in (self.weight_gain, self.input_gain) if gain is not None]
+        return product * math.prod(gains) if gains else product
 
     def _partial(self, levels: Tensor, place: Tensor, tiles: slice) -> Tensor:
-        """What some row tiles add to the product (count, col_tiles, outputs)."""
+        """What some row tiles add to the product (count, col_tiles, outputs), without gains."""
+        counts = digitised(self._analog(levels, tiles), self._step(tiles), self.architecture)
+        total = shift_add(counts, place, self.layout)
+        return signed_sum(accumulate(total, self.architecture, self.weight_frac_bits + self.input_frac_bits))
+
+    def _analog(self, levels: Tensor, tiles: slice) -> Tensor:
+        """Analog counts (reads, inputs, row_tiles, converters, col_tiles, cols) of some row tiles."""
         arch, levels = self.architecture, levels[:, :, tiles]
         array = map_tensors(self.array, lambda tensor: tensor[tiles])
         currents = self.emulator.read(array, stream_voltages(levels, arch))
-        counts = adc_counts(currents, levels, None if self.codes is None else self.codes[tiles], arch)
-        # (reads, inputs, row_tiles, arrays, col_tiles, outputs, slices)
-        slices = self.layout.slices_of(counts).double()
-        shifted = slices @ digit_weights(arch.slice_bits, arch.slices, slices)
-        total = torch.tensordot(place, shifted, dims=1)  # (passes, inputs, row_tiles, arrays, col_tiles, outputs)
-        held = accumulate(total, arch, self.weight_frac_bits + self.input_frac_bits)
-        signed = held[0] - held[1] if held.shape[0] == 2 else held[0]
-        signed = signed[:, :, 0] - signed[:, :, 1] if signed.shape[2] == 2 else signed[:, :, 0]
-        return signed.sum(1)
+        return analog_counts(currents, levels, None if self.codes is None else self.codes[tiles], arch)
 
     def _levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
-        arch = self.architecture
-        integers = input_integers(x, arch, self.input_frac_bits)
-        if self.non_negative:
-            integers = integers.clamp(min=0)
-        eager = x.device.type == "cpu" and has_values(x)
-        passes = 1 if self.non_negative or (eager and not (integers < 0).any()) else arch.passes
-        digits = stream_digits(integers, arch, passes=passes).flatten(0, 1)
-        place = torch.block_diag(*[stream_weights(arch, digits)] * passes).reshape(passes, -1)
-        if eager and not x.requires_grad:
-            # A stream that is zero everywhere carries no current: nothing is read.
-            used = digits.flatten(1).any(-1)
-            used[0] |= not used.any()  # solvers and products take no empty batch
-            if not used.all():
-                digits, place = digits[used], place[:, used]
-        levels = self.layout.split_inputs(digits.to(self.conductances.dtype))
-        return levels[..., None, None, :], place
+        levels, place = stream_reads(
+            x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative
+        )
+        return self.layout.split_inputs(levels.to(self.conductances.dtype))[..., None, None, :], place
+
+    def _step(self, tiles: slice) -> Tensor | None:
+        """The ADC steps of some row tiles."""
+        return self.adc_step if self.adc_step is None or len(self.adc_step) == 1 else self.adc_step[tiles]
+
+    def _row_tiles(self, count: int) -> list[slice]:
+        """All row tiles, ``count`` at a time."""
+        return [slice(start, start + count) for start in range(0, self.layout.row_tiles, count)]
 
     def _chunk(self, count: int) -> tuple[int, int]:
         """Inputs and row tiles to take at once, of ``count`` inputs, such that the work fits the budget."""
@@ -180,50 +211,31 @@ class CrossbarMatrix(nn.Module):
         reads = arch.passes * arch.streams
         # Levels are cut from float64 integers, for all row tiles at once.
         drives = reads * self.layout.row_tiles * arch.tile[0] * (16 + item)
-        per_tile = reads * 2 * self.layout.col_tiles * (6 * arch.tile[1] + self.emulator.floats_per_read) * item
+        columns = (6 if self.adc_step is None else 12) * arch.tile[1]  # of currents and counts, some in float64
+        per_tile = reads * arch.arrays * self.layout.col_tiles * (columns + self.emulator.floats_per_read) * item
         inputs = max(1, min(count, budget // drives, budget // per_tile))
         return inputs, max(1, min(self.layout.row_tiles, budget // (per_tile * inputs)))
 
     def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """The levels (row_tiles, 2, col_tiles, rows, cols) of ``weight``."""
+        """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``."""
         arch = self.architecture
+        bias = bias_digits(arch, weight).to(dtype) if arch.bias_cols else None
+        # Gains are one for all, or one for each output.
+        gain = None if self.weight_gain is None else self.weight_gain.reshape(-1, 1)
         parts = []
         # By row tiles, because the integers on the way are float64.
         for block in weight.split(arch.tile[0], dim=1):
-            magnitudes = weight_magnitudes(block, arch, self.weight_frac_bits)
-            digits = slice_digits(magnitudes, arch.slice_bits, arch.slices).to(dtype)
-            parts.append(TileLayout(arch, inputs=block.shape[1], outputs=block.shape[0]).place(digits))
+            scaled = block if gain is None else block.double() / gain
+            digits = weight_digits(scaled, arch, self.weight_frac_bits).to(dtype)
+            parts.append(TileLayout(arch, inputs=block.shape[1], outputs=block.shape[0]).place(digits, bias))
         return torch.cat(parts)
 
-    def _weight_frac_bits(self, weight: Tensor) -> int:
-        arch = self.architecture
-        if arch.weight_frac_bits is not None:
-            return arch.weight_frac_bits
-        if not has_values(weight):
-            raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
-        return largest_frac_bits(float(weight.detach().abs().max()), arch.weight_bits)
-
-    def _input_frac_bits(self, inputs: InputStatistics | float | None) -> int:
-        arch = self.architecture
-        if arch.input_frac_bits is not None:
-            return arch.input_frac_bits
-        if isinstance(inputs, InputStatistics):
-            return largest_frac_bits(inputs.largest, arch.input_bits)
-        if inputs is None:
-            raise InputError(
-                "architecture.input_frac_bits",
-                None,
-                "give a number, or calibrate: convert(..., calibration=images) or inputs=",
-            )
-        check_number("inputs", inputs, low=0.0)
-        return largest_frac_bits(inputs, arch.input_bits)
-
     def get_extra_state(self) -> Tensor:
-        """The binary points of weights and inputs, without which the conductances mean nothing."""
+        """Binary points and whether inputs have a sign, without which the conductances mean nothing."""
         return torch.tensor([self.weight_frac_bits, self.input_frac_bits, self.non_negative])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over the binary points of a saved matrix."""
+        """Take over what a saved matrix knew."""
         self.weight_frac_bits, self.input_frac_bits, non_negative = state.tolist()
         self.non_negative = bool(non_negative)
 
@@ -246,6 +258,16 @@ class CrossbarMatrix(nn.Module):
 def _program_again(matrix: CrossbarMatrix, _: object) -> None:
     """Put loaded conductances on the tiles."""
     matrix.program(matrix.conductances)
+
+
+def _calibration_vectors(inputs: InputStatistics | float | None) -> Tensor:
+    if not isinstance(inputs, InputStatistics) or not inputs.count:
+        raise InputError(
+            "architecture.adc_range",
+            "'calibrated'",
+            "it needs inputs to calibrate on: convert(..., calibration=images) or inputs=InputStatistics",
+        )
+    return inputs.vectors[:_CALIBRATION_VECTORS]
 
 
 def _check_weight(weight: Tensor) -> None:

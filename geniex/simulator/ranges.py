@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from geniex.circuit.validate import has_values
+from geniex.config import check_number
 from geniex.errors import InputError
+from geniex.mapping import Architecture
+from geniex.mapping.fixed_point import fitting_frac_bits, gain, input_integers
+
+_OCTAVES = 10
+"""How far below the largest magnitude the range of least squared error is looked for."""
+
+
+class Scale(NamedTuple):
+    """What an integer stands for: integer * 2^-frac_bits * gain."""
+
+    frac_bits: int
+    gain: Tensor | None
+    """float32, (): one for all, or (outputs,): one for each; None is 1."""
 
 
 class InputStatistics:
@@ -77,3 +93,75 @@ class InputStatistics:
         rows = torch.cat([kept, new[first.to(new.device)].to(kept)])
         best = torch.topk(all_keys, min(limit, len(all_keys)), largest=False).indices
         return all_keys[best], rows[best]
+
+
+def input_scale(architecture: Architecture, inputs: InputStatistics | float | None) -> Scale:
+    """The scale of a matrix's inputs, from what calibration saw of them or from their largest magnitude."""
+    frac_bits, top = architecture.input_frac_bits, architecture.input_range[1]
+    real = architecture.input_scale == "tensor"
+    if frac_bits is not None and not real:
+        return Scale(frac_bits, None)
+    if inputs is None:
+        raise InputError(
+            "architecture.input_scale" if real else "architecture.input_frac_bits",
+            repr(architecture.input_scale) if real else None,
+            ("" if real else "give a number, or ") + "calibrate: convert(..., calibration=images) or inputs=",
+        )
+    if real and frac_bits is None:
+        frac_bits = max(top, 1).bit_length()
+    candidates = [_scale(architecture, largest, frac_bits) for largest in _ranges(architecture, inputs)]
+    if len(candidates) == 1:
+        return candidates[0]
+    assert isinstance(inputs, InputStatistics)
+    errors = [_squared_error(inputs.values, architecture, scale) for scale in candidates]
+    return candidates[errors.index(min(errors))]
+
+
+def weight_scale(architecture: Architecture, weight: Tensor) -> Scale:
+    """The scale of ``weight`` (outputs, inputs)."""
+    frac_bits, top = architecture.weight_frac_bits, architecture.weight_range[1]
+    magnitude = weight.detach().abs()
+    if architecture.weight_scale == "power_of_two":
+        if frac_bits is None:
+            if not has_values(weight):
+                raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
+            frac_bits = fitting_frac_bits(float(magnitude.max()), top)
+        return Scale(frac_bits, None)
+    if frac_bits is None:
+        frac_bits = max(top, 1).bit_length()
+    largest = magnitude.amax() if architecture.weight_scale == "tensor" else magnitude.amax(1)
+    return Scale(frac_bits, gain(largest, top, frac_bits))
+
+
+def _scale(architecture: Architecture, largest: float, frac_bits: int | None) -> Scale:
+    """The scale at which ``largest`` is the largest integer, or fits, where only powers of two are allowed."""
+    top = architecture.input_range[1]
+    if architecture.input_scale == "power_of_two":
+        return Scale(fitting_frac_bits(largest, top), None)
+    assert frac_bits is not None
+    return Scale(frac_bits, gain(torch.tensor(largest), top, frac_bits))
+
+
+def _ranges(architecture: Architecture, inputs: InputStatistics | float) -> list[float]:
+    """The largest magnitudes to choose from."""
+    if not isinstance(inputs, InputStatistics):
+        check_number("inputs", inputs, low=0.0)
+        if architecture.input_calibration != "max":
+            raise InputError("inputs", inputs, f"input_calibration={architecture.input_calibration!r} needs statistics")
+        return [inputs]
+    unsigned = architecture.streaming == "unsigned"
+    largest = max(inputs.high, 0.0) if unsigned else inputs.largest
+    if architecture.input_calibration == "max" or largest == 0:
+        return [largest]
+    if architecture.input_calibration == "mse":
+        per_octave = 1 if architecture.input_scale == "power_of_two" else 6
+        return [largest * 2 ** (-k / per_octave) for k in range(_OCTAVES * per_octave)]
+    magnitudes = inputs.values.clamp(min=0) if unsigned else inputs.values.abs()
+    share = 99.9 if architecture.input_percentile is None else architecture.input_percentile
+    return [float(torch.quantile(magnitudes, share / 100)) or largest]
+
+
+def _squared_error(values: Tensor, architecture: Architecture, scale: Scale) -> float:
+    factor = 1.0 if scale.gain is None else scale.gain.double()
+    integers = input_integers(values / factor, architecture, scale.frac_bits)
+    return float((integers * 2.0**-scale.frac_bits * factor - values).square().mean())

@@ -1,6 +1,13 @@
-"""From column currents to ADC counts: the offset schemes of ``Architecture.offset`` and the ADC."""
+"""From column currents to ADC codes: the offset schemes of ``Architecture.offset`` and the ADC.
+
+Three steps: currents to analog counts (``analog_counts``), counts to what the ADC makes of them (``digitised``), and
+the step of its codes (``full_scale_step``, ``calibrated_step``). One count is the product of one level step of
+conductance and one of voltage; the ideal crossbar's counts are whole.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,43 +16,103 @@ from geniex.circuit import shared_matmul
 from geniex.mapping import Architecture
 from geniex.mapping.fixed_point import straight_through
 
+_STEP_BITS = 8
+"""Significant bits of an ADC step."""
+
 
 def stream_voltages(levels: Tensor, architecture: Architecture) -> Tensor:
     """The DAC: driver voltages [V] of stream ``levels``, V = level * v_max / (2^stream_bits - 1)."""
     return levels * (architecture.v_max / (2**architecture.stream_bits - 1))
 
 
-def adc_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, architecture: Architecture) -> Tensor:
-    """ADC counts (..., arrays, col_tiles, cols) of currents (..., 2, col_tiles, cols) [A].
+def analog_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, architecture: Architecture) -> Tensor:
+    """Counts (..., converters, col_tiles, cols) of currents (..., arrays, col_tiles, cols) [A], not yet rounded.
 
-    ``arrays`` is 1 where the two arrays share one signed ADC, else 2. ``levels`` (..., 1, 1, rows) are the stream
-    levels that were applied, ``codes`` (..., 2, col_tiles, rows, cols) the ideal levels, which "ideal_before" alone
-    needs. One count is the product of one level step of conductance and one of voltage.
+    ``converters`` is 1 where two arrays share one signed ADC, else ``arrays``. ``levels`` (..., 1, 1, rows) are the
+    stream levels that were applied, ``codes`` (..., arrays, col_tiles, rows, cols) the ideal levels, which
+    "ideal_before" alone needs.
     """
     scale = architecture.current_scale
     if architecture.offset == "analog_difference":
-        difference = (currents[..., :1, :, :] - currents[..., 1:, :, :]) * scale
-        return _adc(difference, architecture.adc_bits, signed=True)
+        return _difference(currents, architecture) * scale
     if architecture.offset == "reference_column":
-        counts = (currents - currents[..., -1:]) * scale
-    else:
-        # What level 0 adds to every column, as the ideal circuit would have it, in counts.
-        background = stream_voltages(levels, architecture).sum(-1, keepdim=True)
-        background = background * (architecture.window.g_off * scale)
-        if architecture.offset == "ideal_after":
-            counts = currents * scale - background
-        else:
-            assert codes is not None
-            product = shared_matmul(levels, codes)
-            ideal = product + background
-            # No drive, no current: the ratio 1 / f_R is then of no consequence.
-            counts = product * (currents * scale) / torch.where(ideal == 0, torch.ones_like(ideal), ideal)
-    return _adc(counts, architecture.adc_bits, signed=False)
+        return (currents - currents[..., -1:]) * scale
+    # What level 0 adds to every column, as the ideal circuit would have it, in counts.
+    background = stream_voltages(levels, architecture).sum(-1, keepdim=True)
+    background = background * (architecture.window.g_off * scale)
+    if architecture.offset == "ideal_after":
+        return currents * scale - background
+    assert codes is not None
+    product = shared_matmul(levels, codes)
+    ideal = product + background
+    # No drive, no current: the ratio 1 / f_R is then of no consequence.
+    return product * (currents * scale) / torch.where(ideal == 0, torch.ones_like(ideal), ideal)
 
 
-def _adc(counts: Tensor, bits: int | None, *, signed: bool) -> Tensor:
-    rounded = straight_through(torch.round(counts.detach()), counts)
-    if bits is None:
-        return rounded
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return rounded.clamp(low, high)
+def digitised(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
+    """What the ADC makes of analog ``counts``: codes times their ``step``, in counts.
+
+    ``step`` broadcasts with the counts; None is 1. The result is float64 where it is given.
+    """
+    if architecture.adc_rounding == "none":
+        return counts
+    if step is not None or architecture.adc_rounding == "floor":
+        counts = snapped(counts, architecture)
+    # Whole counts over a step of few bits are exact in float64, and so are the ties.
+    exact = counts if step is None else counts.double() / step
+    rounded = exact.detach().floor() if architecture.adc_rounding == "floor" else exact.detach().round()
+    codes = straight_through(rounded, exact)
+    if architecture.adc_codes is not None:
+        codes = codes.clamp(*architecture.adc_codes)
+    return codes if step is None else codes * step
+
+
+def snapped(counts: Tensor, architecture: Architecture) -> Tensor:
+    """``counts`` with those made whole that floating point alone keeps from being so."""
+    noise = min(0.25, 4 * torch.finfo(counts.dtype).eps * _full_current(architecture))
+    whole = counts.detach().round()
+    return torch.where((counts.detach() - whole).abs() <= noise, straight_through(whole, counts), counts)
+
+
+def full_scale_step(architecture: Architecture) -> float:
+    """Counts per code such that the codes span the largest ideal count."""
+    assert architecture.adc_codes is not None
+    return _rounded_up(architecture.largest_count / architecture.adc_codes[1])
+
+
+def calibrated_step(low: Tensor, high: Tensor, architecture: Architecture) -> Tensor:
+    """Counts per code such that the codes span ``low`` .. ``high``, those (row_tiles, converters, col_tiles, cols).
+
+    Of that shape, or with size 1 in each dimension that shares a range.
+    """
+    assert architecture.adc_codes is not None
+    lowest, highest = architecture.adc_codes
+    needed = snapped(high, architecture).double() / highest
+    if lowest < 0:
+        needed = torch.maximum(needed, snapped(low, architecture).double() / lowest)
+    if architecture.adc_granularity != "column":
+        shared = (-1,) if architecture.adc_granularity == "tile" else (0, 1, 2, 3)
+        needed = needed.amax(shared, keepdim=True)
+    steps = [_rounded_up(step) for step in needed.flatten().tolist()]
+    return torch.tensor(steps, device=needed.device).reshape(needed.shape)
+
+
+def _difference(currents: Tensor, architecture: Architecture) -> Tensor:
+    """Currents less those of W-, or less those of each slice's bias column (..., 1, col_tiles, cols)."""
+    if architecture.weight_scheme == "differential":
+        return currents[..., :1, :, :] - currents[..., 1:, :, :]
+    start, slices = architecture.data_cols, architecture.slices
+    bias = currents[..., start : start + slices]
+    data = currents[..., : architecture.outputs_per_tile * slices].unflatten(-1, (-1, slices))
+    return (data - bias[..., None, :]).flatten(-2)
+
+
+def _rounded_up(step: float) -> float:
+    """``step`` rounded up to few significant bits, at least 1: then sums of codes are exact in float64."""
+    mantissa, exponent = math.frexp(max(step, 1.0))
+    return math.ldexp(math.ceil(mantissa * 2**_STEP_BITS), exponent - _STEP_BITS)
+
+
+def _full_current(architecture: Architecture) -> float:
+    """Counts of a bit line with all its cells at G_on, level 0's share included."""
+    return architecture.tile[0] * architecture.v_max * architecture.window.g_on * architecture.current_scale

@@ -1,0 +1,51 @@
+"""From counts to numbers: shifts and adds over slices and streams, the accumulator, and the signs of its sums."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geniex.mapping import Architecture, TileLayout
+from geniex.mapping.fixed_point import straight_through
+from geniex.mapping.slicing import slice_weights
+
+
+def shift_add(counts: Tensor, place: Tensor, layout: TileLayout) -> Tensor:
+    """Sums (passes, inputs, row_tiles, converters, col_tiles, outputs), float64, over slices and streams.
+
+    Of ``counts`` (reads, inputs, row_tiles, converters, col_tiles, cols), with the place values (passes, reads) of the
+    reads. Bias columns that have an ADC of their own are subtracted here.
+    """
+    arch = layout.architecture
+    slices = layout.slices_of(counts).double()
+    if arch.bias_cols and arch.offset != "analog_difference":
+        slices = slices - layout.bias_of(counts).double()[..., None, :]
+    return torch.tensordot(place, slices @ slice_weights(arch, slices), dims=1)
+
+
+def accumulate(total: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
+    """A tile's sum (float64) with ``frac_bits`` as the accumulator holds it, in real units.
+
+    Divided down to the accumulator's fraction, cut off towards zero, then wrapped around with the sign of the
+    dividend (PUMA's remainder) or saturated, as real numbers.
+    """
+    bits = architecture.accumulator_bits
+    if bits is None:
+        return total * 2.0**-frac_bits
+    exact = total * 2.0 ** (architecture.accumulator_frac_bits - frac_bits)
+    whole = exact.detach().trunc()
+    if architecture.accumulator_overflow == "wrap":
+        held = straight_through(torch.fmod(whole, 2.0**bits), exact)
+    else:
+        held = straight_through(whole, exact).clamp(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+    return held * 2.0**-architecture.accumulator_frac_bits
+
+
+def signed_sum(held: Tensor) -> Tensor:
+    """Products (inputs, col_tiles, outputs) of what the accumulators hold, as ``shift_add`` lays them out.
+
+    The negative pass and W- are subtracted, then row tiles are added.
+    """
+    signed = held[0] - held[1] if held.shape[0] == 2 else held[0]
+    signed = signed[:, :, 0] - signed[:, :, 1] if signed.shape[2] == 2 else signed[:, :, 0]
+    return signed.sum(1)

@@ -1,0 +1,41 @@
+"""From inputs to the levels that drive the word lines, read by read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geniex.circuit.validate import has_values
+from geniex.mapping import Architecture
+from geniex.mapping.fixed_point import input_integers
+from geniex.mapping.slicing import stream_digits, stream_weights
+
+
+def stream_reads(
+    x: Tensor, architecture: Architecture, frac_bits: int, gain: Tensor | None, *, non_negative: bool
+) -> tuple[Tensor, Tensor]:
+    """Levels (reads, inputs, features), float64, of ``x`` (inputs, features), and place values (passes, reads).
+
+    Inputs known to be ``non_negative`` need no negative pass and no sign stream. Where values can be looked at for
+    free, on the CPU, neither does a batch that happens to have none below 0, and streams of zeros are left out.
+    """
+    if non_negative:
+        x = x.clamp(min=0)
+    scaled = x if gain is None else x.double() / gain
+    integers = input_integers(scaled, architecture, frac_bits)
+    eager = x.device.type == "cpu" and has_values(x)
+    unsigned = non_negative or (eager and not (integers < 0).any())
+    passes = 1 if unsigned else architecture.passes
+    digits = stream_digits(integers, architecture, passes=passes)
+    weights = stream_weights(architecture, digits)
+    if unsigned and architecture.streaming == "twos_complement" and architecture.streams > 1:
+        digits, weights = digits[:, 1:], weights[1:]
+    place = torch.block_diag(*[weights] * passes).reshape(passes, -1)
+    levels = digits.flatten(0, 1)
+    if eager and not x.requires_grad:
+        # A stream that is zero everywhere carries no current: nothing is read.
+        used = levels.flatten(1).any(-1)
+        used[0] |= not used.any()  # solvers and products take no empty batch
+        if not used.all():
+            levels, place = levels[used], place[:, used]
+    return levels, place
