@@ -7,29 +7,30 @@ from geniex.preset import presets
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "source", "sink", "row", "col", "r_on", "on_off"),
+    ("name", "size", "source", "sink", "row", "col", "r_on", "on_off", "v_max"),
     [
-        ("geniex-16", 16, 500, 100, 2.5, 2.5, 100e3, 6),
-        ("geniex-32", 32, 500, 100, 2.5, 2.5, 100e3, 6),
-        ("geniex-64", 64, 500, 100, 2.5, 2.5, 100e3, 6),
-        ("yale-64", 64, 1e3, 1e3, 5, 10, 20e3, 10),
-        ("wire-128", 128, 0, 0, 2, 2, 20e3, 10),
+        ("geniex-16", 16, 500, 100, 2.5, 2.5, 100e3, 6, 0.25),
+        ("geniex-32", 32, 500, 100, 2.5, 2.5, 100e3, 6, 0.25),
+        ("geniex-64", 64, 500, 100, 2.5, 2.5, 100e3, 6, 0.25),
+        ("harsh-64", 64, 500, 100, 5, 5, 20e3, 10, 0.5),
+        ("yale-64", 64, 1e3, 1e3, 5, 10, 20e3, 10, 0.25),
+        ("wire-128", 128, 0, 0, 2, 2, 20e3, 10, 0.25),
     ],
 )
 def test_values_are_the_sources(
-    name: str, size: int, source: float, sink: float, row: float, col: float, r_on: float, on_off: float
+    name: str, size: int, source: float, sink: float, row: float, col: float, r_on: float, on_off: float, v_max: float
 ) -> None:
     preset = presets[name]
     crossbar, wires = preset.crossbar, preset.crossbar.wires
     assert (crossbar.rows, crossbar.cols) == (size, size)
     assert (wires.r_source, wires.r_sink, wires.r_row, wires.r_col) == (source, sink, row, col)
-    assert (preset.window.r_on, preset.window.on_off, preset.v_max) == (r_on, on_off, 0.25)
+    assert (preset.window.r_on, preset.window.on_off, preset.v_max) == (r_on, on_off, v_max)
     architecture = preset.architecture(weight_bits=8)
-    assert (architecture.tile, architecture.window, architecture.v_max) == ((size, size), preset.window, 0.25)
+    assert (architecture.tile, architecture.window, architecture.v_max) == ((size, size), preset.window, v_max)
     assert architecture.weight_bits == 8
     assert Config.from_dict(preset.to_dict()) == preset
 
 
 def test_every_preset_is_held_to_its_source() -> None:
-    assert set(presets) == {"geniex-16", "geniex-32", "geniex-64", "yale-64", "wire-128"}
+    assert set(presets) == {"geniex-16", "geniex-32", "geniex-64", "harsh-64", "yale-64", "wire-128"}
     assert all(preset.source for preset in presets.values())

@@ -156,12 +156,13 @@ def predict_accuracy(
     if circuit_images:
         builders["circuit"] = lambda: on_circuit
     configuration = _configuration(crossbar, architecture, trained, circuit_tol, on_circuit.conversion)  # type: ignore[arg-type]
-    shared = (model.state_dict(), calibration, configuration, repr(per_layer), type(model).__name__)
+    told = {name: value for name, value in configuration.items() if name != "surrogates"}
+    shared = (model.state_dict(), calibration, told, repr(per_layer), type(model).__name__)
     store, found = LogitStore(work), dict[str, Logits]()
     for name, build in builders.items():
         seen = images[: circuit_images if name == "circuit" else len(images)]
-        weights = {} if name not in trained else trained[name].surrogate.state_dict()
-        key = "" if work is None else digest(*shared, images, name, weights)
+        own = (trained[name].surrogate.state_dict(), configuration["surrogates"][name]) if name in trained else ()
+        key = "" if work is None else digest(*shared, images, name, *own)
         found[name] = store.run(name, key, build, seen, _BATCH, _of_stage(progress, name))
     return Prediction(
         stages=tuple(_stage(name, found, labels) for name in builders),

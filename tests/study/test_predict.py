@@ -197,7 +197,13 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_logits(
     assert [step for step in seen if step[0] == "linear"] == [("linear", 10, 10)]
     for one, other in zip(whole.stages, again.stages, strict=True):
         assert (one.correct, one.logit_error, one.agreement) == (other.correct, other.logit_error, other.agreement)
-    # Another circuit, or a torn file, starts anew.
+    # One more surrogate leaves the others' logits as they are; another circuit, or a torn file, starts anew.
+    seen.clear()
+    mlp = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2)
+    predict_accuracy(
+        model, batches, work=tmp_path, surrogates=[mlp], progress=lambda *step: seen.append(step), **options
+    )
+    assert [step for step in seen if step[0] == "circuit"] == [("circuit", 10, 10)]
     seen.clear()
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:20])
