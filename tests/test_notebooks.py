@@ -27,6 +27,13 @@ def _outputs(path: Path) -> list[dict[str, Any]]:
     return [output for cell in _code(path) for output in cell["outputs"]]
 
 
+def test_links_lead_somewhere(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
 def test_was_run_from_the_first_to_the_last_cell(path: Path) -> None:
     counts = [cell["execution_count"] for cell in _code(path)]
     assert counts == list(range(1, len(counts) + 1))
