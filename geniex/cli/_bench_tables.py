@@ -11,9 +11,9 @@ from rich.table import Table
 from geniex.study.bench.bars import Bar
 
 
-def bars_table(bars: Sequence[Bar]) -> Table:
+def bars_table(bars: Sequence[Bar], title: str = "The project's bars, on one core") -> Table:
     """What every figure is, beside what it has to be."""
-    table = plain_table("The project's bars, on one core", ("figure",), ("measured", "bar", ""))
+    table = plain_table(title, ("figure",), ("measured", "bar", ""))
     table.add_column("worst case", ratio=1)
     for bar in bars:
         limit = f"{'>=' if bar.at_least else '<='} {bar.limit:g} {bar.unit}".rstrip()

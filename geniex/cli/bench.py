@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 _ONLY = {
     "solver": ("threads", "ngspice", "ngspice_arrays", "superlu_arrays"),
     "surrogate": ("surrogate", "tiles", "vectors", "chunk", "pareto"),
+    "inference": ("threads", "workload", "emulator", "device"),
 }
-"""Options that one benchmark alone has."""
+"""Options that not all benchmarks have."""
 
 
 def bench(
-    what: Literal["solver", "surrogate"],
+    what: Literal["solver", "surrogate", "inference"],
     sizes: list[int] | None = None,
     threads: list[int] | None = None,
     quick: bool = False,
@@ -41,6 +42,9 @@ def bench(
     vectors: int = 4096,
     chunk: int = 128,
     pareto: Path | None = None,
+    workload: list[str] | None = None,
+    emulator: list[str] | None = None,
+    device: str = "cpu",
     memory: bool = True,
     seed: int = 0,
     json: Path | None = None,
@@ -49,12 +53,15 @@ def bench(
 
     Args:
         what: "solver" is the exact circuit solver beside SuperLU Newton, badcrossbar and ngspice; "surrogate" is
-            what a read costs, and how wrong it is, from the ideal product over surrogates to the exact circuit.
+            what a read costs, and how wrong it is, from the ideal product over surrogates to the exact circuit;
+            "inference" is layers and whole networks on crossbars beside torch's float ones.
         sizes: rows and columns of the tiles; default: [16,32,64,128,256] for the solver, about a quarter of an
-            hour, and [32,64,128] for surrogates.
-        threads: solver: torch threads, for each of which all is timed; rivals on one core only with the first;
-            default: one, and all cores. Surrogates are timed on one.
-        quick: tiles up to 64x64, one thread, few repeats and random arrays: within a minute.
+            hour, and [32,64,128] for surrogates and inference, of which 64 is that of most inference figures.
+        threads: torch threads. Solver: all is timed for each, rivals on one core only with the first; default:
+            one, and all cores. Inference: those of layers, then those of networks; default: [1,2]. Surrogates are
+            timed on one.
+        quick: tiles up to 64x64, one thread, few repeats and random arrays: within a minute. Inference: few
+            settings, and not the largest network.
         repeats: timed rounds, in which the contenders take turns; slow ones run fewer.
         ngspice: solver: whether ngspice takes part.
         ngspice_arrays: solver: random arrays up to 32x32 compared with ngspice; five of 64x64 come on top.
@@ -65,6 +72,10 @@ def bench(
         vectors: surrogate: vectors of each tile in a timed round; slow models are given fewer.
         chunk: surrogate: vectors in one read.
         pareto: surrogate: folder for error against read cost, as a table (Markdown) and pictures (PNG).
+        workload: inference: linear, conv, fashion-cnn or resnet18; give the option once for each; default: all.
+        emulator: inference: ideal, ideal-lossless (an ADC that never clips), linear, physics-fast, physics,
+            geniex-mlp or circuit (a few vectors of layers); give the option once for each; default: all.
+        device: inference: where to compute, such as cpu or cuda.
         memory: whether to measure peak memory, each in a process of its own.
         seed: of all random arrays.
         json: file for the machine-readable report.
@@ -83,8 +94,9 @@ def bench(
             raise InputError(name, given[name], "it must be at least 0")
     check_seed(seed)
     began = time.perf_counter()
+    run = {"solver": _solver, "surrogate": _surrogate, "inference": _inference}[what]
     with _telling(began) as say:
-        report, tables = (_solver if what == "solver" else _surrogate)(given, say)
+        report, tables = run(given, say)
     console = report_console()
     for table in tables:
         console.print(table)
@@ -102,10 +114,10 @@ def bench(
 def _check_only(what: str, given: Mapping[str, Any]) -> None:
     """Raise ``InputError`` where an option of another benchmark was given: it would do nothing."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(bench).parameters.items()}
-    for other, names in _ONLY.items():
-        for name in names:
-            if other != what and given[name] != defaults[name]:
-                raise InputError(name, given[name], f"it is an option of `geniex bench {other}`, not of {what}")
+    for name in dict.fromkeys(name for names in _ONLY.values() for name in names):
+        owners = [f"`geniex bench {other}`" for other, names in _ONLY.items() if name in names]
+        if name not in _ONLY[what] and given[name] != defaults[name]:
+            raise InputError(name, given[name], f"it is an option of {' and '.join(owners)}, not of {what}")
 
 
 def _solver(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
@@ -139,6 +151,38 @@ def _surrogate(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
     return report, surrogate_tables(report)
 
 
+def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
+    from geniex.cli._bench_inference import inference_tables
+    from geniex.cli._device import checked_device
+    from geniex.study.bench.inference import bench_inference
+    from geniex.study.bench.inference_cases import WORKLOADS
+    from geniex.study.bench.inference_models import EMULATORS
+    from geniex.study.bench.inference_report import InferenceSettings
+
+    threads = tuple(given["threads"] or InferenceSettings.threads)
+    if len(threads) > 2:
+        raise InputError("threads", list(threads), "give one number, or one for layers and one for networks")
+    settings = InferenceSettings(
+        workloads=tuple(WORKLOADS[name] for name in _named("workload", given, WORKLOADS)),
+        emulators=_named("emulator", given, EMULATORS),
+        sizes=tuple(sorted(set(given["sizes"] or InferenceSettings.sizes))),
+        threads=(threads[0], threads[-1]),
+        device=str(checked_device(given["device"])),
+        **{name: given[name] for name in ("repeats", "memory", "seed")},
+    )
+    report = bench_inference(settings.quick() if given["quick"] else settings, say)
+    return report, inference_tables(report)
+
+
+def _named(option: str, given: Mapping[str, Any], known: Iterable[str]) -> tuple[str, ...]:
+    """The known names in their order, or those of them that were given."""
+    known, wanted = tuple(known), given[option] or ()
+    for name in wanted:
+        if name not in known:
+            raise InputError(option, repr(name), f"it must be one of {', '.join(known)}")
+    return tuple(name for name in known if name in wanted or not wanted)
+
+
 @contextmanager
 def _telling(began: float) -> Iterator[Callable[[str], None]]:
     """A function that shows what is being done: in place on a terminal, else line by line."""
@@ -148,7 +192,9 @@ def _telling(began: float) -> Iterator[Callable[[str], None]]:
         def say(text: str) -> None:
             status.update(escape(text))
             if not progress.is_terminal:
-                progress.print(f"{time.perf_counter() - began:4.0f} s  {text}", highlight=False, markup=False)
+                progress.print(
+                    f"{time.perf_counter() - began:4.0f} s  {text}", highlight=False, markup=False, soft_wrap=True
+                )
 
         yield say
 

@@ -126,7 +126,7 @@ def contenders(task: Task, settings: SurrogateSettings) -> tuple[list[Contender]
     network, universal, notes = _surrogates(task, settings)
     note, trained = "", network is not None
     if network is None:
-        network, note = _random_network(task), "random weights, only timed"
+        network, note = random_network(task.crossbar, task.window, task.v_max), "random weights, only timed"
     every = [
         Contender(IDEAL, IdealEmulator()),
         Contender(LINEAR, LinearEmulator(crossbar)),
@@ -222,8 +222,9 @@ def _named(size: int, settings: SurrogateSettings) -> Iterator[tuple[str, str]]:
     yield from ((name, name) for name in (FAST, PHYSICS, f"geniex-mlp-{size}") if name in shipped)
 
 
-def _random_network(task: Task) -> GeniexMLP:
+def random_network(crossbar: Crossbar, window: ConductanceWindow, v_max: float) -> GeniexMLP:
+    """A GENIEx network that nobody trained, to be timed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = GeniexMLP(task.crossbar, task.window, task.v_max, r_min=_RATIOS[0], r_max=_RATIOS[1])
+        network = GeniexMLP(crossbar, window, v_max, r_min=_RATIOS[0], r_max=_RATIOS[1])
     return network.eval().requires_grad_(False)

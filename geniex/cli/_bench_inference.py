@@ -1,0 +1,124 @@
+"""The tables of ``geniex bench inference``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from statistics import median
+
+from rich.markup import escape
+from rich.table import Table
+
+from geniex.cli._bench_tables import bars_table, number, plain_table
+from geniex.study.bench.inference_cases import Workload
+from geniex.study.bench.inference_report import ELSEWHERE, Growth, InferenceReport, InferenceRow
+
+_STATED = ("window", "v_max", "accumulator_bits", "accumulator_frac_bits", "rounding")
+"""What the settings of a run have in common, for captions."""
+
+
+def inference_tables(report: InferenceReport) -> Iterable[Table]:
+    """All that the report says, table by table."""
+    for workload in report.settings.workloads:
+        rows = [row for row in report.rows if row.workload == workload.name]
+        if rows:
+            yield _costs(workload, rows, report)
+    for along in ("batch", "tile"):
+        lines = [line for line in report.growth if line.along == along]
+        if lines:
+            yield _growth(along, lines)
+    yield _elsewhere()
+    yield bars_table(report.bars, "The project's bars, layers on one core")
+
+
+def _costs(workload: Workload, rows: Sequence[InferenceRow], report: InferenceReport) -> Table:
+    where = report.machine["device"] if report.settings.device != "cpu" else _threads(rows[0].threads)
+    table = plain_table(
+        f"{workload} on {where}, times in ms",
+        ("batch", "tile", "bits", "w/x", "x", "emulator", "ADC"),
+        ("read", "/ torch", "limit", "program", "tile-vec.", "a second", "FLOPs", "bytes", "MB", "off"),
+    )
+    for _, group in groupby(rows, lambda row: tuple(_setting(row))):
+        for row in group:
+            table.add_row(*_setting(row), row.emulator, row.adc.partition(",")[0], *_figures(row))
+        table.add_section()
+    table.caption = "\n".join(map(escape, _notes(rows)))
+    return table
+
+
+def _setting(row: InferenceRow) -> Iterable[str]:
+    numbers = f"{row.slice_bits}/{row.stream_bits}"
+    return (str(row.batch), str(row.tile), str(row.bits), numbers, "+-" if row.signed else "+")
+
+
+def _figures(row: InferenceRow) -> Iterable[str]:
+    if row.failure is not None:
+        return ("[red]failed[/red]",)
+    return (
+        number(row.read_seconds, ".4g", 1e3),
+        number(row.over_torch, ".3g"),
+        number(row.limit_seconds, ".3g", 1e3),
+        number(row.program_seconds, ".4g", 1e3),
+        str(row.tile_vectors),
+        number(row.tile_vectors_per_second, ".1e"),
+        number(row.flops_per_tile_vector, ".0f"),
+        number(row.bytes_per_tile_vector, ".0f"),
+        number(row.peak_bytes, ".0f", 1e-6),
+        "-" if row.error is None else f"{100 * row.error:.2g} %",
+    )
+
+
+def _notes(rows: Sequence[InferenceRow]) -> Iterable[str]:
+    yield (
+        "w/x: bits of a slice and of a stream; x +-: signed inputs. A tile-vector is one array read with one stream;"
+        " FLOPs and bytes: what it needs at least; limit: a read bound by these alone on this machine; MB: peak memory;"
+        " off: RMS difference from the float module."
+    )
+    first = rows[0].architecture
+    shared = ", ".join(f"{name} {_plain(first[name])}" for name in _STATED if name in first)
+    yield f"ADC: {'; '.join(dict.fromkeys(row.adc for row in rows))}. {shared}"
+    times: dict[int, list[float]] = {}
+    for row in rows:
+        if row.torch_seconds is not None:
+            times.setdefault(row.batch, []).append(row.torch_seconds)
+    floats = (f"{number(median(found), '.3g', 1e3)} ms at batch {batch}" for batch, found in times.items())
+    yield f"torch's float module: {', '.join(floats)}"
+    yield from dict.fromkeys(f"{row.emulator}: {row.failure or row.note}" for row in rows if row.failure or row.note)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        value = {key: entry for key, entry in value.items() if not key.startswith("_")}
+    return json.dumps(value).replace('"', "")
+
+
+def _growth(along: str, lines: Sequence[Growth]) -> Table:
+    values = sorted({value for line in lines for value in line.values})
+    table = plain_table(
+        f"Read in ms, by {along}: time grows as {along} to the power",
+        ("workload", "emulator"),
+        (*(f"{along} {value}" for value in values), "power"),
+    )
+    for line in lines:
+        seconds = dict(zip(line.values, line.read_seconds, strict=True))
+        times = (number(seconds.get(value), ".4g", 1e3) for value in values)
+        table.add_row(line.workload, line.emulator, *times, f"{line.exponent:.2f}")
+    return table
+
+
+def _elsewhere() -> Table:
+    table = plain_table(
+        "Elsewhere, not measured in this run: Conv2d 64->64 3x3 on 16x16, batch 1",
+        ("simulator", "setting"),
+        ("read, ms", "/ torch"),
+    )
+    table.caption = "\n".join(dict.fromkeys(figure.source for figure in ELSEWHERE))
+    for figure in ELSEWHERE:
+        milliseconds, ratio = number(figure.seconds, ".4g", 1e3), number(figure.over_torch, ".5g")
+        table.add_row(figure.simulator, figure.setting, milliseconds, ratio)
+    return table
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"

@@ -1,0 +1,103 @@
+"""The emulators that ``geniex bench inference`` puts its workloads on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.mapping import Architecture
+from geniex.simulator import convert
+from geniex.study.bench import cases as circuits
+from geniex.study.bench.inference_cases import Case, Layer, few_vectors, products
+from geniex.study.bench.surrogate_models import random_network
+from geniex.study.bench.surrogate_report import FAST, IDEAL, LINEAR, PHYSICS
+from geniex.surrogate import Surrogate, load_surrogate, shipped_surrogates
+
+LOSSLESS, MLP, CIRCUIT = "ideal-lossless", "geniex-mlp", "circuit"
+EMULATORS = (IDEAL, LOSSLESS, LINEAR, FAST, PHYSICS, MLP, CIRCUIT)
+"""By the name that the command knows; "ideal-lossless" has an ADC that never clips."""
+
+_NOMINAL = "easy"
+"""The GENIEx nominal circuit."""
+_MLP_BITS = 4
+"""Of the cells and streams that the shipped GENIEx networks are trained on."""
+_FEW = 1024
+"""Tile-vectors that the exact circuit is given, or one vector where that has more."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A workload, or some vectors of it, on one emulator."""
+
+    name: str
+    module: nn.Module
+    x: Tensor
+    architecture: Architecture
+    emulator: Emulator
+    dtype: torch.dtype
+    share: float = 1.0
+    """Of the workload's vectors that it is given."""
+    note: str = ""
+    trained: bool = True
+    """Whether its error means anything."""
+
+    @property
+    def collapses(self) -> bool:
+        """Whether one product of the integers gives the same result."""
+        return self.name == LOSSLESS
+
+    def program(self) -> nn.Module:
+        """The module on crossbars, its ranges from the inputs that it will be read with."""
+        return convert(self.module, self.architecture, self.emulator, calibration=self.x, dtype=self.dtype)
+
+    def warm_up(self) -> None:
+        """The first call of a library routine is nobody's cost."""
+        ones = torch.ones(1, 2, dtype=self.x.dtype, device=self.x.device)
+        linear = nn.Linear(2, 2).to(ones)
+        convert(linear, self.architecture, self.emulator, calibration=ones, dtype=self.dtype)(ones)
+
+
+def contender(name: str, case: Case, module: nn.Module, x: Tensor) -> Contender:
+    """The emulator ``name`` on the module and inputs of a case, on their device.
+
+    Raises:
+        GeniexError: no such emulator for the case.
+    """
+    crossbar = circuits.Case(case.tile, "sinh", _NOMINAL).crossbar
+    architecture = case.architecture(lossless=name == LOSSLESS)
+    single = torch.float32
+    if name in (IDEAL, LOSSLESS):
+        return Contender(name, module, x, architecture, IdealEmulator(), single)
+    if name == LINEAR:
+        return Contender(name, module, x, architecture, LinearEmulator(crossbar), single)
+    if name == CIRCUIT:
+        return _circuit(case, module, x, architecture, CircuitEmulator(crossbar))
+    note, trained = "", True
+    if name == MLP and f"{MLP}-{case.tile}" not in shipped_surrogates():
+        surrogate: Surrogate = random_network(crossbar, architecture.window, architecture.v_max)
+        note, trained = "random weights, only timed", False
+    else:
+        surrogate = load_surrogate(f"{MLP}-{case.tile}" if name == MLP else name)
+        if name == MLP and (case.slice_bits, case.stream_bits) != (_MLP_BITS, _MLP_BITS):
+            note, trained = f"trained on {_MLP_BITS}-bit cells and streams, only timed", False
+    emulator = SurrogateEmulator(surrogate.to(x.device), crossbar)
+    return Contender(name, module, x, architecture, emulator, single, note=note, trained=trained)
+
+
+def takes_part(name: str, case: Case) -> bool:
+    """Whether an emulator is timed on a case: the exact circuit is on single layers only."""
+    return name != CIRCUIT or isinstance(case.workload, Layer)
+
+
+def _circuit(case: Case, module: nn.Module, x: Tensor, architecture: Architecture, emulator: Emulator) -> Contender:
+    assert isinstance(module, nn.Linear | nn.Conv2d)
+    (whole,) = products(module, x)
+    few = max(1, min(whole.vectors, _FEW * whole.vectors // whole.tile_vectors(architecture)))
+    layer, vectors = few_vectors(module, x, few)
+    note = "" if few == whole.vectors else f"{few} of {whole.vectors} vectors, its time for all of them from these"
+    return Contender(
+        CIRCUIT, layer, vectors, architecture, emulator, torch.float64, share=few / whole.vectors, note=note
+    )
