@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from geniex.cli._console import report_console
+from geniex.cli._device import checked_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
@@ -85,7 +85,7 @@ def predict(
     check_seed(seed)
     check_file("json", json)
     check_folder("out", out)
-    where = _device(device)
+    where = checked_device(device)
     model = load_network(network).to(where)
     tests, training = (load_images(data, train=train, root=data_root) for train in (False, True))
     if tests.shape != model.input_shape:
@@ -123,18 +123,6 @@ class _Moved:
     def __iter__(self) -> Any:
         for images, labels in self._loader:
             yield images.to(self._device), labels.to(self._device)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        torch.zeros((), device=name).item()
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError("device", repr(name), f"this machine cannot use it ({_first_sentence(error)})") from None
-
-
-def _first_sentence(error: BaseException) -> str:
-    return re.split(r"\n|\. ", str(error), maxsplit=1)[0]
 
 
 def _chosen(images: ImageSet, count: int, seed: int) -> DataLoader[Any]:
