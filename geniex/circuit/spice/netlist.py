@@ -18,10 +18,12 @@ from geniex.circuit.spice.ngspice import missing_pyspice
 if TYPE_CHECKING:
     from geniex.circuit.crossbar import Crossbar
 
-_OPTIONS = ".options reltol=1e-11 vntol=1e-14 abstol=1e-18 itl1=500 gmin=1e-30"
+_OPTIONS = ".options reltol=1e-9 vntol=1e-12 abstol=1e-12 itl1=500 gmin=1e-30"
 """Newton stops when nothing moves by more than this share, volt or ampere, or after 500 iterations.
 
-gmin is what ngspice adds across a transistor's junctions; its default of 1 pS shows in the eighth digit."""
+By then it has converged to rounding, for its error squares in every iteration. Tighter ones may never be met: wires of
+milliohms round their currents to 1e-14 A. gmin is what ngspice adds across a transistor's junctions; its default of
+1 pS shows in the eighth digit."""
 
 
 @dataclass(frozen=True)
