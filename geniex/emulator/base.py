@@ -49,6 +49,12 @@ class Emulator(ABC):
         """Numbers of workspace per tile and voltage vector, beyond the currents, for chunking."""
         return 0
 
+    def move(self, function: Callable[[Tensor], Tensor]) -> None:  # noqa: B027
+        """Put ``function`` of each of its own tensors in the tensor's place, as ``nn.Module.to`` does; most have none.
+
+        A tensor that would fall below float32 keeps its dtype.
+        """
+
     def check(self, architecture: Architecture) -> None:
         """Raise ``ConversionError`` where this emulator cannot serve ``architecture``."""
         if self.tile is not None and self.tile != architecture.tile:

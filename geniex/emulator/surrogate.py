@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar
@@ -56,6 +58,15 @@ class SurrogateEmulator(Emulator):
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]."""
         return self.surrogate.read(array, voltages)
+
+    def move(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Move the surrogate's weights, in place."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            new = function(tensor)
+            return new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
+
+        self.surrogate._apply(kept)
 
     def check(self, architecture: Architecture) -> None:
         """Raise ``ConversionError`` where tile, window or drive are not what the surrogate stands for."""

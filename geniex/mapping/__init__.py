@@ -1,17 +1,22 @@
 """From weights and activations to conductances and voltages: fixed point, slices, streams, tiles, layouts."""
 
 from geniex.mapping.architecture import OFFSETS, Architecture, Offset
-from geniex.mapping.layouts import ConvGeometry, im2col
+from geniex.mapping.layouts import LAYOUTS, ConvGeometry, GroupPacking, Layout, check_layout, im2col, kernels
 from geniex.mapping.tiles import Location, TileLayout
 from geniex.mapping.window import ConductanceWindow
 
 __all__ = [
+    "LAYOUTS",
     "OFFSETS",
     "Architecture",
     "ConductanceWindow",
     "ConvGeometry",
+    "GroupPacking",
+    "Layout",
     "Location",
     "Offset",
     "TileLayout",
+    "check_layout",
     "im2col",
+    "kernels",
 ]

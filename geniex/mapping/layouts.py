@@ -1,50 +1,174 @@
-"""Layouts of layers as matrices: a convolution's receptive fields as rows of a matrix product (im2col)."""
+"""Layouts of layers as matrices: receptive fields as rows (im2col), groups side by side (block-diagonal)."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Literal, Self, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from geniex.errors import InputError
+from geniex.mapping.architecture import Architecture
+
+Layout = Literal["dense", "block_diagonal"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+
+def check_layout(layout: object) -> None:
+    """Raise ``InputError`` unless ``layout`` is one of ``LAYOUTS``."""
+    if layout not in LAYOUTS:
+        raise InputError("layout", repr(layout), f"it must be one of {', '.join(LAYOUTS)}")
 
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Which inputs each output of a 2-d convolution sees."""
+    """Which inputs each output of a convolution sees; one number a dimension."""
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    """Left, right, top, bottom, as ``torch.nn.functional.pad`` takes them."""
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
+    """Two numbers a dimension, the last dimension first, as ``torch.nn.functional.pad`` takes them."""
     padding_mode: str
+    spacing: tuple[int, ...]
+    """Distance of neighbouring inputs once zeros are put between them; 1 puts none."""
 
     @classmethod
-    def of(cls, conv: nn.Conv2d) -> Self:
-        """The geometry of a torch layer, "same" and "valid" padding resolved."""
-        left, right, top, bottom = conv._reversed_padding_repeated_twice
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    def of(cls, conv: nn.modules.conv._ConvNd) -> Self:
+        """The geometry of a torch convolution, transposed or not, "same" and "valid" padding resolved.
+
+        A transposed convolution is one of stride 1 over its input with zeros in between, with a mirrored kernel.
+        """
+        if isinstance(conv, nn.modules.conv._ConvTransposeNd):
+            return cls._transposed(conv)
         return cls(
-            _pair(conv.kernel_size),
-            _pair(conv.stride),
-            _pair(conv.dilation),
-            (left, right, top, bottom),
-            mode,
+            kernel=tuple(conv.kernel_size),
+            stride=tuple(conv.stride),
+            dilation=tuple(conv.dilation),
+            padding=tuple(conv._reversed_padding_repeated_twice),
+            padding_mode="constant" if conv.padding_mode == "zeros" else conv.padding_mode,
+            spacing=(1,) * len(conv.kernel_size),
         )
 
+    @classmethod
+    def _transposed(cls, conv: Any) -> Self:
+        padding: list[int] = []
+        for k, d, p, more in zip(conv.kernel_size, conv.dilation, conv.padding, conv.output_padding, strict=True):
+            reach = d * (k - 1) - p
+            padding = [reach, reach + more, *padding]
+        return cls(
+            kernel=tuple(conv.kernel_size),
+            stride=(1,) * len(conv.kernel_size),
+            dilation=tuple(conv.dilation),
+            padding=tuple(padding),
+            padding_mode="constant",
+            spacing=tuple(conv.stride),
+        )
 
-def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, int]]:
-    """Receptive fields (batch, positions, in_channels * kernel) of images (batch, in_channels, H, W), output size.
+    @property
+    def dims(self) -> int:
+        """1, 2 or 3."""
+        return len(self.kernel)
 
-    Features run as ``conv.weight.flatten(1)`` does: channel, kernel row, kernel column.
+    def to_size(self, inputs: Sequence[int], outputs: Sequence[int]) -> Self:
+        """The geometry of a transposed convolution that gives maps of size ``outputs`` for maps of size ``inputs``.
+
+        Only the last dimensions count. Several sizes are possible where the stride is more than 1.
+        """
+        if len(outputs) < self.dims:
+            raise InputError("output_size", tuple(outputs), f"it must have the {self.dims} dimensions of a map")
+        padding: list[int] = []
+        for dim in range(self.dims):
+            before, step = self.padding[2 * (self.dims - 1 - dim)], self.spacing[dim]
+            size, wanted = inputs[dim - self.dims], outputs[dim - self.dims]
+            least = (size - 1) * step + 1 + 2 * before - self.dilation[dim] * (self.kernel[dim] - 1)
+            if not least <= wanted < least + step:
+                allowed = f"for maps of {size} it must be from {least} to {least + step - 1}"
+                raise InputError("output_size", wanted, allowed)
+            padding = [before, before + wanted - least, *padding]
+        return dataclasses.replace(self, padding=tuple(padding))
+
+
+def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
+    """Receptive fields (batch, positions, in_channels * kernel) of maps (batch, in_channels, ...), and output size.
+
+    Features run as ``conv.weight.flatten(1)`` does: channel, then kernel, its last dimension fastest.
     """
-    padded = F.pad(x, geometry.padding, mode=geometry.padding_mode)
-    reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.kernel, strict=True)]
-    height, width = ((padded.shape[2 + k] - reach[k] - 1) // geometry.stride[k] + 1 for k in range(2))
-    fields = F.unfold(padded, geometry.kernel, dilation=geometry.dilation, stride=geometry.stride)
-    return fields.transpose(1, 2), (height, width)
+    dims = geometry.dims
+    x = F.pad(_spaced(x, geometry.spacing), geometry.padding, mode=geometry.padding_mode)
+    for dim, (k, stride, dilation) in enumerate(
+        zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True), start=2
+    ):
+        x = x.unfold(dim, dilation * (k - 1) + 1, stride)[..., ::dilation]
+    size = tuple(x.shape[2 : 2 + dims])
+    # (batch, in_channels, *size, *kernel): views all of them, copied once below.
+    order = [0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims)]
+    features = x.shape[1] * math.prod(geometry.kernel)
+    return x.permute(order).reshape(x.shape[0], math.prod(size), features), size
 
 
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    return (value[0], value[1])
+def kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
+    """A convolution's weights as one matrix a group (groups, outputs, inputs), for the fields of ``im2col``."""
+    grouped = conv.weight.unflatten(0, (conv.groups, -1))
+    if isinstance(conv, nn.modules.conv._ConvTransposeNd):
+        grouped = grouped.transpose(1, 2).flip(tuple(range(3, grouped.dim())))
+    return grouped.flatten(2)
+
+
+@dataclass(frozen=True)
+class GroupPacking:
+    """How the matrices of a layer's groups share arrays: several on one array's diagonal, zeros between them.
+
+    "dense" gives each group arrays of its own. Off the diagonal sits the weight 0: level 0 of differential weights,
+    which every offset scheme removes.
+    """
+
+    groups: int
+    inputs: int
+    """Of one group."""
+    outputs: int
+    """Of one group."""
+    per_block: int
+    """Groups that share arrays."""
+
+    @classmethod
+    def of(cls, groups: int, inputs: int, outputs: int, architecture: Architecture, layout: Layout) -> Self:
+        """The packing of ``groups`` matrices (outputs, inputs): as many on one array as fit whole."""
+        check_layout(layout)
+        if architecture.weight_bits == 1:
+            layout = "dense"  # one bit is a sign, there is no 0 to put between groups
+        fitting = min(architecture.tile[0] // inputs, architecture.outputs_per_tile // outputs, groups)
+        return cls(groups, inputs, outputs, 1 if layout == "dense" else max(1, fitting))
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(outputs, inputs) of each block."""
+        sizes = [min(self.per_block, self.groups - start) for start in range(0, self.groups, self.per_block)]
+        return [(n * self.outputs, n * self.inputs) for n in sizes]
+
+    @property
+    def weights(self) -> int:
+        """Weights in all, without the zeros between groups."""
+        return self.groups * self.inputs * self.outputs
+
+    def blocks(self, weight: Tensor) -> list[Tensor]:
+        """The matrices to program (outputs, inputs) of groups' weights (groups, outputs, inputs)."""
+        return [torch.block_diag(*part) for part in weight.split(self.per_block)]
+
+    def split(self, fields: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of each block, of all groups' (..., groups * inputs)."""
+        return fields.split(self.per_block * self.inputs, -1)
+
+
+def _spaced(x: Tensor, spacing: tuple[int, ...]) -> Tensor:
+    """Maps (batch, channels, ...) with zeros between neighbours, that are then ``spacing`` apart."""
+    for dim, step in enumerate(spacing, start=2):
+        if step > 1:
+            apart = F.pad(x.unsqueeze(dim + 1), (0, 0) * (x.dim() - dim - 1) + (0, step - 1))
+            x = apart.flatten(dim, dim + 1).narrow(dim, 0, (x.shape[dim] - 1) * step + 1)
+    return x

@@ -1,17 +1,38 @@
 """Whole networks on crossbars: converters, tiled matrix products, layers, ``convert``."""
 
-from geniex.simulator.convert import ConversionReport, LayerReport, convert, crossbar_layers
-from geniex.simulator.layers import CrossbarConv2d, CrossbarLinear
+from geniex.simulator.convert import convert
+from geniex.simulator.dry import dry_run
+from geniex.simulator.fold import fold_batch_norm
+from geniex.simulator.layers import (
+    CrossbarConv,
+    CrossbarConvTranspose,
+    CrossbarLayer,
+    CrossbarLinear,
+    crossbar_layers,
+    crossbar_matrices,
+)
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.ranges import InputStatistics
+from geniex.simulator.report import ConversionReport, Histogram, LayerReport
+from geniex.simulator.rules import LayerRule
+from geniex.simulator.saving import load_converted, save_converted
 
 __all__ = [
     "ConversionReport",
-    "CrossbarConv2d",
+    "CrossbarConv",
+    "CrossbarConvTranspose",
+    "CrossbarLayer",
     "CrossbarLinear",
     "CrossbarMatrix",
+    "Histogram",
     "InputStatistics",
     "LayerReport",
+    "LayerRule",
     "convert",
     "crossbar_layers",
+    "crossbar_matrices",
+    "dry_run",
+    "fold_batch_norm",
+    "load_converted",
+    "save_converted",
 ]

@@ -1,73 +1,198 @@
-"""torch layers whose matrix product runs on crossbars; the bias stays digital."""
+"""torch layers whose matrix products run on crossbars; the bias stays digital."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geniex.emulator import Emulator
-from geniex.errors import ConversionError
-from geniex.mapping import Architecture, ConvGeometry, im2col
+from geniex.errors import InputError
+from geniex.mapping import Architecture, ConvGeometry, GroupPacking, Layout, im2col, kernels
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.ranges import InputStatistics
 
+Inputs = InputStatistics | float | None
 
-class CrossbarLinear(nn.Module):
+
+class CrossbarLayer(nn.Module, ABC):
+    """A torch layer as matrix products of its fields: one matrix a block of groups, one read a field.
+
+    Args:
+        module: the torch layer; its weights are programmed, its bias copied.
+        architecture: fixed point, slices, streams, converters.
+        emulator: the crossbar's physics.
+        layout: "block_diagonal" puts as many groups on one array as fit, "dense" gives each arrays of its own.
+        inputs: what calibration saw, for all matrices or one for each; see ``CrossbarMatrix``.
+        dtype: of conductances, voltages and currents.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        architecture: Architecture,
+        emulator: Emulator,
+        *,
+        layout: Layout = "block_diagonal",
+        inputs: Inputs | Sequence[Inputs] = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.packing = self.packed(module, architecture, layout)
+        blocks = self.packing.blocks(self.weight_of(module))
+        given = inputs if isinstance(inputs, Sequence) else [inputs] * len(blocks)
+        self.matrices = nn.ModuleList(
+            CrossbarMatrix(block, architecture, emulator, inputs=seen, dtype=dtype)
+            for block, seen in zip(blocks, given, strict=True)
+        )
+        bias = module.bias
+        self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
+
+    @staticmethod
+    @abstractmethod
+    def weight_of(module: Any) -> Tensor:
+        """The layer's matrices (groups, outputs, inputs)."""
+
+    @staticmethod
+    @abstractmethod
+    def fields_of(module: Any, x: Tensor) -> Tensor:
+        """The vectors (count, groups * inputs) that the matrices of a torch layer see for its input."""
+
+    @abstractmethod
+    def matrix_inputs(self, x: Tensor) -> Tensor:
+        """The vectors (count, groups * inputs) that the matrices see for a layer input."""
+
+    @classmethod
+    def packed(cls, module: nn.Module, architecture: Architecture, layout: Layout) -> GroupPacking:
+        """How the layer's matrices lie on arrays."""
+        groups, outputs, inputs = cls.weight_of(module).shape
+        return GroupPacking.of(groups, inputs, outputs, architecture, layout)
+
+    @property
+    def matrix(self) -> CrossbarMatrix:
+        """The layer's matrix, where it has one only."""
+        if len(self.matrices) != 1:
+            raise InputError("layer", f"one of {len(self.matrices)} matrices", "they are in .matrices")
+        return self.matrices[0]  # type: ignore[return-value]
+
+    def product(self, fields: Tensor) -> Tensor:
+        """The layer's outputs (..., groups * outputs) for fields (..., groups * inputs)."""
+        if fields.dim() and fields.shape[-1] == self.packing.groups * self.packing.inputs:
+            parts = zip(self.matrices, self.packing.split(fields), strict=True)
+            out = [matrix(part) for matrix, part in parts]
+        else:
+            out = [self.matrices[0](fields)]  # it tells what is wrong
+        joined = out[0] if len(out) == 1 else torch.cat(out, -1)
+        return joined if self.bias is None else joined + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarLayer:
+        super()._apply(fn, recurse)
+        for matrix in self.matrices:
+            matrix.emulator.move(fn)  # type: ignore[union-attr, operator]
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(
+                f"{type(self).__name__} has no weight, it is on crossbars, but the module around it reads it: keep this"
+                " layer digital by a rule"
+            )
+        return super().__getattr__(name)
+
+
+class CrossbarLinear(CrossbarLayer):
     """``nn.Linear`` on crossbars: one input a word line, one output a group of bit lines."""
 
-    def __init__(
-        self,
-        linear: nn.Linear,
-        architecture: Architecture,
-        emulator: Emulator,
-        *,
-        inputs: InputStatistics | float | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.matrix = CrossbarMatrix(linear.weight, architecture, emulator, inputs=inputs, dtype=dtype)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
+    @staticmethod
+    def weight_of(module: nn.Linear) -> Tensor:
+        """The weights (1, outputs, inputs)."""
+        return module.weight[None]
+
+    @staticmethod
+    def fields_of(module: nn.Linear, x: Tensor) -> Tensor:
+        """The input's vectors (count, in_features)."""
+        return x.reshape(-1, module.in_features)
 
     def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The vectors (count, inputs) that the matrix sees for a layer input."""
-        return x.reshape(-1, self.matrix.layout.inputs)
+        """The input's vectors (count, in_features)."""
+        return x.reshape(-1, self.packing.inputs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., out_features) for (..., in_features)."""
-        out = self.matrix(x)
-        return out if self.bias is None else out + self.bias
+        return self.product(input)
 
 
-class CrossbarConv2d(nn.Module):
-    """``nn.Conv2d`` on crossbars, laid out dense (im2col): one kernel a group of bit lines, one read a position."""
+class CrossbarConv(CrossbarLayer):
+    """A convolution of one to three dimensions on crossbars (im2col): one kernel a group of bit lines.
+
+    Each position of the output is one read.
+    """
 
     def __init__(
-        self,
-        conv: nn.Conv2d,
-        architecture: Architecture,
-        emulator: Emulator,
-        *,
-        inputs: InputStatistics | float | None = None,
-        dtype: torch.dtype | None = None,
+        self, module: nn.modules.conv._ConvNd, architecture: Architecture, emulator: Emulator, **options: Any
     ) -> None:
-        super().__init__()
-        if conv.groups != 1:
-            raise ConversionError(f"Conv2d.groups: got {conv.groups}; only groups=1 runs on crossbars")
-        weight = conv.weight.flatten(1)
-        self.matrix = CrossbarMatrix(weight, architecture, emulator, inputs=inputs, dtype=dtype)
-        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
-        self.geometry = ConvGeometry.of(conv)
+        super().__init__(module, architecture, emulator, **options)
+        self.geometry = ConvGeometry.of(module)
+
+    @staticmethod
+    def weight_of(module: nn.modules.conv._ConvNd) -> Tensor:
+        """One matrix a group."""
+        return kernels(module)
+
+    @staticmethod
+    def fields_of(module: nn.modules.conv._ConvNd, x: Tensor) -> Tensor:
+        """The receptive fields (count, in_channels * kernel)."""
+        return _fields(x, ConvGeometry.of(module))
 
     def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The vectors (count, inputs) that the matrix sees for a layer input."""
-        return im2col(x, self.geometry)[0].flatten(0, 1)
+        """The receptive fields (count, in_channels * kernel)."""
+        return _fields(x, self.geometry)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, out_channels, H', W') for (batch, in_channels, H, W); a single image may lack the batch."""
-        if x.dim() == 3:
-            return self.forward(x[None])[0]
-        fields, size = im2col(x, self.geometry)
-        out = self.matrix(fields)
-        if self.bias is not None:
-            out = out + self.bias
-        return out.transpose(1, 2).unflatten(2, size)
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, out_channels, ...) for (batch, in_channels, ...); a single map may lack the batch."""
+        return self._convolved(input, self.geometry)
+
+    def _convolved(self, x: Tensor, geometry: ConvGeometry) -> Tensor:
+        if x.dim() == geometry.dims + 1:
+            return self._convolved(x[None], geometry)[0]
+        fields, size = im2col(x, geometry)
+        return self.product(fields).transpose(1, 2).unflatten(2, size)
+
+
+class CrossbarConvTranspose(CrossbarConv):
+    """A transposed convolution on crossbars: a convolution of the input with zeros between its elements."""
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """(batch, out_channels, ...) for (batch, in_channels, ...); ``output_size`` as torch's layer takes it."""
+        geometry = self.geometry if output_size is None else self.geometry.to_size(input.shape, output_size)
+        return self._convolved(input, geometry)
+
+
+def _fields(x: Tensor, geometry: ConvGeometry) -> Tensor:
+    return im2col(x if x.dim() > geometry.dims + 1 else x[None], geometry)[0].flatten(0, 1)
+
+
+CROSSBAR_LAYERS: dict[type[nn.Module], type[CrossbarLayer]] = {
+    nn.Linear: CrossbarLinear,
+    nn.Conv1d: CrossbarConv,
+    nn.Conv2d: CrossbarConv,
+    nn.Conv3d: CrossbarConv,
+    nn.ConvTranspose1d: CrossbarConvTranspose,
+    nn.ConvTranspose2d: CrossbarConvTranspose,
+    nn.ConvTranspose3d: CrossbarConvTranspose,
+}
+"""What can go onto crossbars."""
+
+
+def crossbar_layers(model: nn.Module) -> dict[str, CrossbarLayer]:
+    """The layers of a converted model that run on crossbars, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarLayer)}
+
+
+def crossbar_matrices(model: nn.Module) -> dict[str, CrossbarMatrix]:
+    """Every matrix of a converted model that runs on crossbars, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarMatrix)}

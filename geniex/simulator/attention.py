@@ -1,0 +1,134 @@
+"""Attention with projections that can go onto crossbars: q, k, v and out as Linear layers of their own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+class ProjectedAttention(nn.Module):
+    """The function of an ``nn.MultiheadAttention``, whose projections are ``nn.Linear`` children.
+
+    Scores, softmax and the weighted sum of values are digital. torch's own reads the weights itself, and in some
+    cases runs in one fused kernel: neither leaves anything to replace.
+    """
+
+    # What torch's TransformerEncoderLayer asks before it would read the weights past the modules.
+    _qkv_same_embed_dim = False
+    in_proj_weight = None
+    in_proj_bias = None
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads, self.head_dim = attention.embed_dim, attention.num_heads, attention.head_dim
+        self.batch_first, self.dropout = attention.batch_first, attention.dropout
+        self.add_zero_attn = attention.add_zero_attn
+        self.bias_k, self.bias_v = attention.bias_k, attention.bias_v
+        if attention.in_proj_weight is not None:
+            weights = attention.in_proj_weight.chunk(3)
+        else:
+            weights = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+        bias = attention.in_proj_bias
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
+        self.out_proj = _linear(attention.out_proj.weight, attention.out_proj.bias)
+        self.train(attention.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(output, weights or None), all arguments and shapes as ``nn.MultiheadAttention``'s."""
+        if is_causal and attn_mask is None:
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")  # as torch says it
+        batched = query.dim() == 3
+        if not batched:
+            query, key, value = (x[None] for x in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
+        elif not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self._heads(self.q_proj(query)), self.k_proj(key), self.v_proj(value)
+        if self.bias_k is not None and self.bias_v is not None:
+            k, v = (torch.cat([x, b.expand(len(x), 1, -1)], 1) for x, b in ((k, self.bias_k), (v, self.bias_v)))
+        k, v = self._heads(k), self._heads(v)
+        if self.add_zero_attn:
+            k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
+        mask = self._mask(attn_mask, key_padding_mask, k.shape[-2], q)
+        mixed, weights = self._attend(q, k, v, mask, need_weights)
+        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
+        if not batched:
+            return out[0], None if weights is None else weights[0]
+        return out if self.batch_first else out.transpose(0, 1), weights
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(batch, heads, length, head_dim) of (batch, length, embed_dim)."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        dropout = self.dropout if self.training else 0.0
+        if not need_weights:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout), None
+        scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)
+        weights = torch.softmax(scores if mask is None else scores + mask, -1)
+        weights = F.dropout(weights, dropout)
+        return weights @ v, weights
+
+    def _mask(self, attn: Tensor | None, padding: Tensor | None, keys: int, like: Tensor) -> Tensor | None:
+        """What is added to the scores, broadcasting with (batch, heads, queries, keys)."""
+        mask = None
+        if attn is not None:
+            attn = _additive(attn, like)
+            mask = attn if attn.dim() == 2 else attn.unflatten(0, (-1, self.num_heads))
+        if padding is not None:
+            padding = _additive(padding, like)[:, None, None, :]
+            mask = padding if mask is None else mask + padding
+        if mask is None:
+            return None
+        return F.pad(mask, (0, keys - mask.shape[-1]))  # bias_k and zero attention are seen by all
+
+
+def project_attention(attention: nn.MultiheadAttention) -> ProjectedAttention | None:
+    """``attention`` with projections of their own; None where a subclass has a forward of its own."""
+    if type(attention).forward is not nn.MultiheadAttention.forward:
+        return None
+    return ProjectedAttention(attention)
+
+
+def leave_fast_path(model: nn.Module) -> None:
+    """Keep torch's transformer encoders in ``model`` from reading their layers' weights past the modules."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    with torch.device("meta"):  # nothing is drawn: the weights are there
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+    return linear

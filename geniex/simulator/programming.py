@@ -1,0 +1,69 @@
+"""Layers programmed with emulators of their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+
+from geniex.emulator import Emulator
+from geniex.errors import ConversionError, InputError
+from geniex.mapping import Architecture
+from geniex.simulator.layers import CrossbarLayer, Inputs
+from geniex.simulator.plan import PlannedLayer
+from geniex.simulator.ranges import InputStatistics
+
+
+def check_emulator(emulator: object, architecture: object) -> None:
+    """Raise unless ``emulator`` is one that can serve ``architecture``."""
+    if not isinstance(architecture, Architecture):
+        raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
+    if not isinstance(emulator, Emulator):
+        raise InputError("emulator", _name(emulator), "it must be an Emulator, such as LinearEmulator(crossbar)")
+    copy.copy(emulator).check(architecture)
+
+
+class OwnEmulators:
+    """Copies of an emulator, one for each architecture and device.
+
+    A surrogate binds itself to the window, drive and streams of one architecture, and moves with the model.
+    """
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        self._made: dict[tuple[Architecture, torch.device], Emulator] = {}
+
+    def own(self, architecture: Architecture, device: torch.device) -> Emulator:
+        """The copy for ``architecture`` on ``device``."""
+        key = (architecture, device)
+        if key not in self._made:
+            emulator = copy.deepcopy(self.emulator)
+            emulator.move(lambda tensor: tensor.to(device))
+            self._made[key] = emulator
+        return self._made[key]
+
+
+def build(
+    layer: PlannedLayer, emulators: OwnEmulators, inputs: Inputs | Sequence[Inputs], dtype: torch.dtype | None
+) -> CrossbarLayer:
+    """The crossbar layer in a planned layer's place, programmed."""
+    weight = layer.kind.weight_of(layer.module)
+    try:
+        emulator = emulators.own(layer.architecture, weight.device)
+        return layer.kind(
+            layer.module, layer.architecture, emulator, layout=layer.layout, inputs=inputs, dtype=dtype
+        ).eval()
+    except (ConversionError, InputError) as error:
+        raise ConversionError(f"layer {layer.name!r}: {error}") from error
+
+
+def placeholder(inputs: int) -> InputStatistics:
+    """Statistics of a matrix of which nothing is known but its number of inputs."""
+    statistics = InputStatistics()
+    statistics.add(torch.ones(1, inputs))
+    return statistics
+
+
+def _name(thing: object) -> str:
+    return thing.__name__ if isinstance(thing, type) else type(thing).__name__

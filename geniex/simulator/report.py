@@ -1,0 +1,249 @@
+"""Where a model's layers went, on how many arrays, and what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from geniex.circuit.validate import has_values
+from geniex.emulator import map_tensors
+from geniex.errors import InputError
+from geniex.mapping import Architecture, ConductanceWindow, TileLayout
+from geniex.simulator.layers import CrossbarLayer
+from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.plan import DigitalLayer, PlannedLayer
+
+_MOST_BINS = 64
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many cells of a layer, unused ones included, have which conductance."""
+
+    edges: tuple[float, ...]
+    """Of the bins, siemens; one bin a level, or 64 where there are more levels."""
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Where one layer went."""
+
+    name: str
+    kind: str
+    where: Literal["crossbar", "digital", "folded"]
+    reason: str = ""
+    """Why it stayed digital, or what it was folded into."""
+    matrices: int = 0
+    """Matrices that it takes: one a block of groups."""
+    row_tiles: int = 0
+    """Of the largest matrix."""
+    col_tiles: int = 0
+    arrays: int = 0
+    """Arrays in all, of every sign."""
+    utilisation: float = 0.0
+    """Share of its arrays' bit lines times word lines that hold a slice of a weight."""
+    bytes: int = 0
+    """Of the programmed arrays in memory."""
+    vectors: int | None = None
+    """Input vectors for one example; None where no example was given."""
+    array_reads: int | None = None
+    """Reads of single arrays for one example: vectors times streams (of all passes) times arrays."""
+    weight_frac_bits: tuple[int, int] | None = None
+    """Lowest and highest among its matrices."""
+    input_frac_bits: tuple[int, int] | None = None
+    histogram: Histogram | None = None
+    """None where nothing was programmed."""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """Where every layer with parameters went; ``str`` gives a table."""
+
+    layers: tuple[LayerReport, ...]
+    program_seconds: float
+    """Time that programming took, or in a dry run the estimate of it from a few arrays."""
+
+    @property
+    def arrays(self) -> int:
+        """Arrays in all."""
+        return sum(layer.arrays for layer in self.layers)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of all arrays' cells that hold a slice of a weight."""
+        used = sum(layer.utilisation * layer.arrays for layer in self.layers)
+        return used / self.arrays if self.arrays else 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Of all programmed arrays in memory."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def array_reads(self) -> int | None:
+        """Reads of single arrays for one example; None where no example was given."""
+        counts = [layer.array_reads for layer in self.layers if layer.where == "crossbar"]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def layer(self, name: str) -> LayerReport:
+        """The report of the layer ``name``."""
+        found = {layer.name: layer for layer in self.layers}
+        if name not in found:
+            raise InputError("name", repr(name), f"layers are {', '.join(map(repr, found))}")
+        return found[name]
+
+    def histogram(self, name: str) -> Histogram:
+        """Conductances of the layer ``name`` as they were programmed."""
+        histogram = self.layer(name).histogram
+        if histogram is None:
+            raise InputError("name", repr(name), "nothing was programmed for this layer")
+        return histogram
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        sums = ("arrays", "utilisation", "bytes", "array_reads", "program_seconds")
+        totals = {name: getattr(self, name) for name in sums}
+        return totals | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The report that ``to_dict`` wrote."""
+        return cls(tuple(_layer_of(layer) for layer in data["layers"]), data["program_seconds"])
+
+    def __str__(self) -> str:
+        head = ("layer", "kind", "where", "arrays", "grid", "used", "memory", "vectors")
+        rows = [head, *(_cells(layer) for layer in self.layers)]
+        # The reason that a digital layer ends with may reach over the columns that it does not have.
+        widths = [max(len(row[k]) for row in rows if len(row) > k + 1 or row is head) for k in range(len(head))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
+        reads = "" if self.array_reads is None else f", {self.array_reads:,} reads of one for an example"
+        total = f"{self.arrays:,} arrays, {self.utilisation:.0%} used, {_size(self.bytes)}{reads}"
+        return "\n".join([*(line.rstrip() for line in lines), f"{total}; programming {self.program_seconds:.3g} s"])
+
+
+def digital_report(layer: DigitalLayer) -> LayerReport:
+    """The report of a layer that stayed digital."""
+    return LayerReport(layer.name, type(layer.module).__name__, "digital", layer.reason)
+
+
+def folded_report(norm: str, conv: str) -> LayerReport:
+    """The report of a batch norm that is part of a convolution now."""
+    return LayerReport(norm, "BatchNorm", "folded", f"into {conv}")
+
+
+def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
+    """The report of a layer that goes onto crossbars."""
+    arch, packing = layer.architecture, layer.packing
+    tiles = [TileLayout(arch, inputs=inputs, outputs=outputs) for outputs, inputs in packing.shapes]
+    count = sum(tile.row_tiles * tile.col_tiles for tile in tiles)
+    rows, cols = arch.tile
+    return LayerReport(
+        layer.name,
+        type(layer.module).__name__,
+        "crossbar",
+        matrices=len(tiles),
+        row_tiles=tiles[0].row_tiles,
+        col_tiles=tiles[0].col_tiles,
+        arrays=count * arch.arrays,
+        utilisation=packing.weights * arch.slices / (count * rows * cols),
+        **costs,
+    )
+
+
+def built_report(layer: PlannedLayer, built: CrossbarLayer) -> LayerReport:
+    """The report of a layer that is on crossbars."""
+    matrices = [m for m in built.matrices if isinstance(m, CrossbarMatrix)]
+    return planned_report(
+        layer,
+        bytes=programmed_bytes(built),
+        weight_frac_bits=_ends([m.weight_frac_bits for m in matrices]),
+        input_frac_bits=_ends([m.input_frac_bits for m in matrices]),
+        histogram=conductance_histogram(matrices),
+    )
+
+
+def reads_per_vector(architecture: Architecture) -> int:
+    """Streams of all passes: how often an array is read for one input vector, at most."""
+    return architecture.passes * architecture.streams
+
+
+def programmed_bytes(module: nn.Module) -> int:
+    """Memory of all programmed arrays in ``module``, what they share counted once."""
+    sizes: dict[int, int] = {}
+
+    def add(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+    for matrix in module.modules():
+        if isinstance(matrix, CrossbarMatrix):
+            map_tensors(matrix.array, add)
+            for buffer in matrix.buffers():
+                add(buffer)
+    return sum(sizes.values())
+
+
+def conductance_histogram(matrices: Sequence[CrossbarMatrix]) -> Histogram | None:
+    """Of the cells of all arrays of a layer's matrices; None where tensors have no values."""
+    arch = matrices[0].architecture
+    edges = _edges(arch.window, 2**arch.slice_bits)
+    if not has_values(matrices[0].conductances):
+        return None
+    counts = torch.zeros(len(edges) - 1, dtype=torch.int64)
+    for matrix in matrices:
+        for part in matrix.conductances:  # float32 counts are exact up to 16 million
+            found = torch.histc(part, len(edges) - 1, edges[0], edges[-1])
+            counts += found.to(counts)
+    return Histogram(tuple(edges), tuple(counts.tolist()))
+
+
+def _layer_of(data: dict[str, Any]) -> LayerReport:
+    """The layer's report as ``dataclasses.asdict`` and JSON left it."""
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+    histogram = fields["histogram"]
+    if histogram is not None:
+        fields["histogram"] = Histogram(tuple(histogram["edges"]), tuple(histogram["counts"]))
+    return LayerReport(**fields)
+
+
+def _ends(values: Sequence[int]) -> tuple[int, int]:
+    return min(values), max(values)
+
+
+def _edges(window: ConductanceWindow, levels: int) -> list[float]:
+    half = window.step(levels) / 2
+    bins = min(levels, _MOST_BINS)
+    step = (window.g_on - window.g_off + 2 * half) / bins
+    return [window.g_off - half + k * step for k in range(bins + 1)]
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    if layer.where != "crossbar":
+        return (layer.name, layer.kind, layer.where, layer.reason)
+    grid = f"{layer.row_tiles} x {layer.col_tiles}"
+    return (
+        layer.name,
+        layer.kind,
+        layer.where,
+        f"{layer.arrays:,}",
+        grid if layer.matrices == 1 else f"{layer.matrices} of {grid}",
+        f"{layer.utilisation:.0%}",
+        _size(layer.bytes),
+        "" if layer.vectors is None else f"{layer.vectors:,}",
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
