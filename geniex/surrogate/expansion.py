@@ -1,78 +1,135 @@
 """A crossbar's currents as polynomials of its inputs, from physics alone: what the physics surrogates read.
 
-For drives w = V / v_max in [0, 1], voltages in units of v_max. Solved when a tile is programmed:
+For drives w = V / v_max in [0, 1], voltages in units of v_max. A bit line's rise above ground is written in units of
+its rise c_ij in the linear array with all drivers at 1; a column's current I_j raises it by s_j = I_j / sum_i A_ij.
+
+Solved when a tile is programmed:
 
 1. The linear array: A, with I = A^T w for cells at their small-signal conductance g, exactly.
-2. The cells: f(u) = g (u + excess(u)), excess an odd polynomial of orders 3 to 9 fitted at Chebyshev nodes.
-3. Every word line with all its cells, non-linear, for its own drive w_i and bit lines that have risen above ground by
-   s c_ij, where c_ij is the rise in the linear array with all drivers at 1. That gives the cells' currents beyond the
-   linear ones, Q_ij(w_i, s). They reach the sense side like linear ones: the share A_ij / (g_ij rho_ij), with rho_ij
-   the linear voltage at the cell for bit lines at ground.
+2. The cells: f(u) = g (u + excess(u)), excess an odd polynomial fitted at Chebyshev nodes.
+3. Every word line with all its cells, non-linear, for its own drive w_i and bit lines that have all risen by t c_ij.
+   That gives the cells' currents beyond the linear ones, as polynomials in w and t.
 
-A column's s is its current in units of the linear one with all drivers at 1, s = I_j / sum_i A_ij, so
+Current q beyond the linear one of cell i, j reaches the sense side along its own bit line, loaded by the word lines'
+resistances: the share T_ij of a ladder. On its way it raises its bit line, which feeds back into the word lines and
+from there into all other columns: sneak currents, that count where a column carries little of its own. With
+Delta_j = s_j less its linear part, the other columns' rises by Delta c push h_ij Delta into cell i, j, so
 
-    I_j = sum_n I_j^n sum_i D_n,ij(w_i),
+    I_j = sum_i A_ij w_i + sum_i T_ij (q_ij + g_ij h_ij Delta_(others)).
 
-with polynomials D_n,ij in w, of which D_0,ij has the linear part A_ij w. Each D_n is a few matrices, one for each
-power of w: reading is as many products. A column's rise does not keep its profile, though: with ``moments`` it also
-follows where along the bit line the current enters. With polynomials b_k of the row position, orthogonal under the
-weights A_ij of a column, the moments m_k = sum_i A_ij b_k w_i add rises in proportion, and to the current
-sum_k m_k sum_i E_k,ij(w_i).
+The q are expanded around the tile's mean rise t:
 
-It is exact for linear cells, and for bit lines without resistance. In between, its error is of second order in the
-product of non-linearity and the bit lines' rise.
+- by the mean rise's moments, where along the bit lines the currents enter: polynomials b_k of the row position,
+  orthogonal under the weights A_ij of a column, have the moments m_k = sum_i b_k (A_ij w_i + T_ij q_ij);
+- by how the column's own rise and moments differ from the tile's means, to second order in the rise itself;
+- by how the other columns' mean rise, as word line i weighs them, differs from t.
+
+The k-th derivative of q by a rise is of third order less k in (w, t), and odd if k is even. Every coefficient is a
+matrix for a power of w and a power of t: reading is as many products.
+
+With ``moments`` = 0 all columns are taken to rise as the one that is read: t is its s_j, and T_ij the share
+A_ij / (g_ij rho_ij) of the linear array, rho_ij the linear voltage at the cell for bit lines at ground. That is a
+fifth of the products, and keeps sneak currents to first order only.
+
+Exact for linear cells, and for bit lines without resistance. In between, its error is of second order in the product
+of non-linearity and how differently the bit lines rise.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from geniex.cells import Cell
 from geniex.circuit import Wires
-from geniex.circuit.implicit import implicit_step
+from geniex.circuit.fields import turn
 from geniex.circuit.linear import effective_conductance
-from geniex.circuit.lines import Ladders, array_voltages, line_voltages
+from geniex.circuit.lines import array_voltages, line_voltages
 from geniex.surrogate.circuit import Circuit
+from geniex.surrogate.word_lines import ORDERS, Excess, WordLines, chebyshev, column, own_response
 
-_ORDERS = (3, 5, 7, 9)
-"""Powers of the cell voltage in the cells' excess current."""
 _DRIVES = 5
 """Drives w at which polynomials are fitted."""
-_RISES = (0.0, 0.6, 1.2)
-"""Rises s at which they are; non-linear cells carry more than linear ones."""
-_NEWTON = 5
-"""Newton steps of the word lines' solutions from the linear ones."""
+_RISES = [0.0, 0.6, 1.2]
+"""Rises t at which they are; non-linear cells carry more than linear ones."""
 _SHARE = 1.3
 """Largest share of a cell's current that reaches the sense side; coupling adds a little to what is its own."""
+_ALONE = 1e-9
+"""Share of a word line's cells, by weight, below which a column has no others beside it."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """A polynomial in w for every cell, summed over the rows: basis(w) @ matrix."""
+    """A polynomial in w for every cell, summed over the rows: basis(w) @ matrix + constant."""
 
     powers: tuple[int, ...]
     """Of w, in the order of the matrix' blocks."""
     matrix: Tensor
     """(tiles, powers * rows, cols)."""
+    constant: Tensor | None = None
+    """What does not depend on w (tiles, cols)."""
+
+
+Polynomial = tuple[Term, ...]
+"""By power of a rise."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How columns differ from the tile's mean; moments are numbered from that of the rise itself, 0."""
+
+    linear: Term
+    """The linear currents."""
+    unit: Tensor
+    """1 / sum_i A_ij (tiles, cols): s_j of a current of 1."""
+    means: tuple[Tensor, ...]
+    """Weights of the columns in the tile's mean of each moment (tiles, cols, 1)."""
+    moments: tuple[Term, ...]
+    """Those of the linear currents, from 1 on."""
+    moments_beyond: tuple[Polynomial, ...]
+    """What the currents beyond add to them, all columns risen alike."""
+    by_mean: tuple[Polynomial, ...]
+    """Derivatives by the tile's moments, from 1 on."""
+    by_own: tuple[Polynomial, ...]
+    """By the difference of the column's moments, from 0 on."""
+    by_own_twice: Polynomial
+    """Half the second derivative by that of the rise."""
+    by_row: Polynomial
+    """By the difference of what word line i sees: the drives' basis is times that."""
+    seen: Tensor
+    """Of the columns' currents, what word line i sees of them less their mean (tiles, cols, rows)."""
+    sneak: Tensor
+    """By Delta as word line i sees it less its mean (tiles, rows, cols)."""
+    sneak_mean: Tensor
+    """By the mean Delta (tiles, cols)."""
+    sneak_own: Tensor
+    """What the column's own Delta has no part in, of its current beyond the linear one (tiles, cols)."""
+    sneak_gain: Tensor
+    """Mean Delta over that without sneak currents (tiles, 1)."""
 
 
 @dataclass(frozen=True)
 class Expansion:
     """What programmed tiles read."""
 
-    terms: tuple[Term, ...]
-    """D_n, in units of siemens^(1 - n)."""
-    moments: tuple[tuple[Term, Term], ...]
-    """(A b_k, E_k) for each moment."""
+    alike: Polynomial
+    """Currents with all columns risen alike, beyond the linear ones."""
+    apart: Apart | None
+    """None: ``alike`` holds the linear ones too, and is in powers of a column's own current, siemens^(1 - n)."""
+
+    @property
+    def response(self) -> Tensor:
+        """A (tiles, rows, cols), siemens."""
+        if self.apart is not None:
+            return self.apart.linear.matrix
+        first = self.alike[0]
+        return first.matrix[..., : first.matrix.shape[-2] // len(first.powers), :]
 
 
 def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moments: int) -> Expansion:
-    """The expansion of tiles (tiles, rows, cols) [S] in float64, with ``powers[n]`` non-linear powers of w in D_n.
+    """The expansion of tiles (tiles, rows, cols) [S] in float64, with ``powers[n]`` powers of w beside t^n.
 
     Differentiable in the conductances and in the circuit's tensors. No value is looked at.
     """
@@ -82,128 +139,149 @@ def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moment
     wires = Wires(*(r[:, 0, 0] for r in resistances))
     lines = Wires(wires.r_source, 0.0, wires.r_row, 0.0)  # bit lines at ground
     response = effective_conductance(g, wires)
-    weights = _Weights(response, moments)
-    rises = wires.col_drop(g * array_voltages(g, wires, weights.patterns))
-    rho = line_voltages(g, lines, torch.ones_like(g))
-    # A share of 0..1 and what coupling adds: where a cell is far weaker than its neighbours, A is not its own.
-    reach = torch.minimum(response / rho, _SHARE * g).clamp(min=0)
-    excess = _cell_polynomial(conductances, g, circuit.cell, v_max)
-    u, beyond = _line_currents(g, excess, lines, rises[0], rho)
-    by_rise = _solve_constant(torch.stack([_column(_RISES, g) ** n for n in range(len(_RISES))], 1))
-    currents = torch.einsum("ns,swtij->nwtij", by_rise, beyond)
-    terms = [_fitted(reach * currents[n] / weights.total**n, _powers(n, count)) for n, count in enumerate(powers)]
-    terms[0] = Term((1, *terms[0].powers), torch.cat([response, terms[0].matrix], -2))
-    slopes = 1 + _polynomial(excess, u[0], 1)
-    pairs = []
-    for k in range(1, moments + 1):
-        rise = weights.orthogonal(rises, k)
-        linear = line_voltages(g, lines, rise)
-        tangent = line_voltages(g * slopes, lines, rise.expand_as(slopes))
-        term = _fitted(-reach * (slopes * tangent - linear) / weights.norm(k), _powers(1, powers[1]))
-        pairs.append((Term((1,), weights.matrix(k)), term))
-    return Expansion(tuple(terms), tuple(pairs))
+    weights = _Weights(response, max(moments, 1))
+    rises = weights.orthogonal(wires.col_drop(g * array_voltages(g, wires, weights.patterns)))
+    rho, *pushed = line_voltages(g[None], lines, torch.cat([torch.ones_like(g)[None], rises]))
+    linear = torch.stack(pushed)
+    w, t = column(chebyshev(_DRIVES), g).reshape(-1, 1, 1, 1), column(_RISES, g).reshape(-1, 1, 1, 1, 1)
+    excess = Excess(conductances, g, circuit.cell, v_max)
+    solved = WordLines.solved(g, excess, lines, w - t * rises[0], w * rho - t * linear[0])
+    unit = _inverse(weights.norms[0])
+    if not moments:
+        reach = torch.minimum(response / rho, _SHARE * g).clamp(min=0)
+        return Expansion(_by_current(_fitted(reach * solved.beyond, powers, 0), response, unit), None)
+    response_own = own_response(g, lines)
+    bit_lines = Wires(wires.r_sink, 0.0, wires.r_col, 0.0)
+    reach = g * turn(line_voltages(turn(g * response_own), bit_lines, torch.ones_like(turn(g))))
+    alike = _fitted(reach * solved.beyond, powers, 0)
+    push = reach * (rises[0] * response_own - linear[0])
+    return Expansion(alike, _apart(solved, weights, rises, linear, reach, push, powers))
+
+
+def _apart(
+    solved: WordLines,
+    weights: _Weights,
+    rises: Tensor,
+    linear: Tensor,
+    reach: Tensor,
+    push: Tensor,
+    powers: Sequence[int],
+) -> Apart:
+    own, own_twice = solved.by_own_rise()
+    together = solved.by_rises(rises, linear)
+    # Word line i sees the columns by the currents that their rises push into it, the one that is read left out.
+    pushed = solved.g * rises[0]
+    line, tile = pushed.sum(-1, keepdim=True), pushed.sum(-2, keepdim=True)
+    others = _above_zero(torch.maximum(line - pushed, _ALONE * line))
+    by_others = reach * (together[0] - own * rises[0]) / others
+    unit = _inverse(weights.norms[0])
+    shares = tile * _inverse(tile.sum(-1, keepdim=True))
+    means = [shares * norm * unit for norm in weights.norms]
+    seen = (pushed * _inverse(line) - shares).mT * unit.mT
+    sneak_own = (push * pushed / others).sum(-2)
+    sneak_mean = push.sum(-2)
+    by_own = [own * rises[k] * reach for k in range(len(rises))]
+    by_own[0] = by_own[0] - by_others * pushed
+    inverse = [_inverse(norm) for norm in weights.norms]
+    coarse = [count - 1 for count in powers if count > 1]  # moments are less than the currents themselves
+    return Apart(
+        linear=Term((1,), weights.matrix(0)),
+        unit=unit[:, 0],
+        means=tuple((m * _inverse(m.sum(-1, keepdim=True))).mT for m in means),
+        moments=tuple(Term((1,), weights.matrix(k) * inverse[k]) for k in range(1, len(rises))),
+        moments_beyond=tuple(
+            _fitted(reach * weights.basis[k] * inverse[k] * solved.beyond, coarse, 0) for k in range(1, len(rises))
+        ),
+        by_mean=tuple(_fitted(reach * x, powers, 1) for x in together[1:]),
+        by_own=tuple(_fitted(x, powers, 1) for x in by_own),
+        by_own_twice=_fitted(reach * own_twice * rises[0] ** 2 / 2, powers, 2),
+        by_row=_fitted(by_others * line, powers, 1, by_row=True),
+        seen=seen,
+        sneak=push * line / others,
+        sneak_mean=sneak_mean + sneak_own,
+        sneak_own=sneak_own * unit[:, 0],
+        sneak_gain=1 / (1 - (shares * unit)[:, 0].mul(sneak_mean).sum(-1, keepdim=True)),
+    )
 
 
 class _Weights:
-    """Polynomials b_k of the row position, orthogonal over each column under the weights A."""
+    """Polynomials b_k of the row position, b_0 = 1, orthogonal over each column under the weights A."""
 
     def __init__(self, response: Tensor, count: int) -> None:
-        self.total = _above_zero(response.sum(-2, keepdim=True))
         rows = response.shape[-2]
         position = torch.linspace(0, 1, rows, dtype=response.dtype, device=response.device)[:, None]
-        self.patterns = torch.stack([(position**k).expand_as(response) for k in range(count + 1)])
+        self.patterns = torch.stack([(position**k).expand_as(response) for k in range(count)])
         self._response = response
-        self._basis = [torch.ones_like(response)]
-        self._mixed: list[list[Tensor]] = [[]]  # of pattern k, how much of b_0 .. b_k-1 is taken away
-        for k in range(1, count + 1):
-            shares = [(response * b * self.patterns[k]).sum(-2, keepdim=True) / self._square(b) for b in self._basis]
-            b = self.patterns[k] - sum(share * b for share, b in zip(shares, self._basis, strict=True))
-            self._basis.append(b)
+        self.basis: list[Tensor] = []
+        self.norms: list[Tensor] = []
+        """sum_i A b_k^2 (tiles, 1, cols): moment k of a drive by b_k."""
+        self._mixed: list[list[Tensor]] = []  # of pattern k, how much of b_0 .. b_k-1 is taken away
+        for pattern in self.patterns:
+            projections = [(response * b * pattern).sum(-2, keepdim=True) for b in self.basis]
+            shares = [p * _inverse(norm) for p, norm in zip(projections, self.norms, strict=True)]
+            b = pattern - sum(share * b for share, b in zip(shares, self.basis, strict=True))
+            self.basis.append(b)
+            self.norms.append((response * b * b).sum(-2, keepdim=True))
             self._mixed.append(shares)
 
     def matrix(self, k: int) -> Tensor:
         """A b_k."""
-        return self._response * self._basis[k]
+        return self._response * self.basis[k]
 
-    def norm(self, k: int) -> Tensor:
-        """sum_i A b_k^2 (tiles, 1, cols): moment k of a drive by b_k."""
-        return self._square(self._basis[k])
-
-    def orthogonal(self, fields: Tensor, k: int) -> Tensor:
-        """What b_k does in a column, from what the patterns do (patterns, tiles, rows, cols)."""
-        out = fields[k]
-        for lower, share in enumerate(self._mixed[k]):
-            out = out - share * self.orthogonal(fields, lower)
-        return out
-
-    def _square(self, b: Tensor) -> Tensor:
-        return _above_zero((self._response * b * b).sum(-2, keepdim=True))
+    def orthogonal(self, fields: Tensor) -> Tensor:
+        """What the b_k do in a column, from what the patterns do (patterns, tiles, rows, cols)."""
+        out: list[Tensor] = []
+        for field, shares in zip(fields, self._mixed, strict=True):
+            out.append(field - sum(share * lower for share, lower in zip(shares, out, strict=True)))
+        return torch.stack(out)
 
 
-def _line_currents(g: Tensor, excess: list[Tensor], lines: Wires, rise: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
-    """Cell voltages and currents beyond the linear ones, over g, at rises and drives: (rises, drives, tiles, ...)."""
-    w, s = _drives(g), _column(_RISES, g).reshape(-1, 1, 1, 1, 1)
-    drives = w - s * rise
-    linear = w * rho - s * line_voltages(g, lines, rise)
-    with torch.no_grad():
-        u = linear.detach()
-        for _ in range(_NEWTON):
-            ladders = Ladders(g * (1 + _polynomial(excess, u, 1)), lines)
-            u = u + ladders.solve(drives - lines.row_drop(g * (u + _polynomial(excess, u))) - u)
-        slopes = g * (1 + _polynomial(excess, u, 1))
-        ladders = Ladders(slopes, lines)
-    h = drives - lines.row_drop(g * (u + _polynomial(excess, u)))
-    u = implicit_step(h, u, slopes, lines, ladders.solve)
-    return u, u + _polynomial(excess, u) - linear
+def _fitted(values: Tensor, powers: Sequence[int], order: int, by_row: bool = False) -> Polynomial:
+    """The least-squares polynomial in (t, w) through values (rises, drives, tiles, rows, cols).
+
+    They are the ``order``-th derivative by a rise. Without ``by_row`` a power 0 of w is summed over the rows.
+    """
+    counts = powers[order:]
+    lowest = [max(p, p % 2) for p in (ORDERS[0] - order - n for n in range(len(counts)))]
+    ladder = [tuple(range(low, low + 2 * count, 2)) for low, count in zip(lowest, counts, strict=True)]
+    coefficients = torch.einsum("pk,ktij->tpij", _fit(ladder, values), values.flatten(0, 1))
+    parts = coefficients.split([len(row) for row in ladder], 1)
+    return tuple(_term(row, part, by_row) for row, part in zip(ladder, parts, strict=True))
 
 
-def _cell_polynomial(conductances: Tensor, g: Tensor, cell: Cell, v_max: Tensor) -> list[Tensor]:
-    """Coefficients of excess(u) = f(u) / g - u, for u in units of v_max, by power in ``_ORDERS``."""
-    u, closed = _drives(g), g > 0
-    current = cell.current(u * v_max, conductances) / (torch.where(closed, g, 1) * v_max)
-    fit = _solve_constant(_basis(g, [power - _ORDERS[0] for power in _ORDERS]))
-    return list(torch.einsum("pk,k...->p...", fit, torch.where(closed, current - u, 0) / u ** _ORDERS[0]))
+def _fit(ladder: list[tuple[int, ...]], like: Tensor) -> Tensor:
+    """Coefficients from values at (rises * drives): of w^p t^n, p in ``ladder[n]``."""
+    w, t = column(chebyshev(_DRIVES), like), column(_RISES, like)
+    if len(ladder) > len(_RISES):
+        basis = [(t[:, None] ** n * w**p).flatten() for n, row in enumerate(ladder) for p in row]
+        return torch.linalg.pinv(torch.stack(basis, 1))
+    # Interpolated in t first, so that higher powers which are left out do not bend those that are not.
+    by_rise = torch.linalg.inv(torch.stack([t**n for n in range(len(_RISES))], 1))
+    fits = [torch.linalg.pinv(torch.stack([w**p for p in row], 1)) for row in ladder]
+    return torch.cat([torch.kron(by_rise[n : n + 1], fit) for n, fit in enumerate(fits)])
 
 
-def _polynomial(excess: list[Tensor], u: Tensor, derivative: int = 0) -> Tensor:
-    """The excess at u, or its first derivative."""
-    square, out = u.square(), torch.zeros_like(u)
-    for power, c in zip(reversed(_ORDERS), reversed(excess), strict=True):
-        out = out * square + math.perm(power, derivative) * c
-    return out * u ** (_ORDERS[0] - derivative)
+def _term(powers: tuple[int, ...], blocks: Tensor, by_row: bool) -> Term:
+    """From blocks (tiles, powers, rows, cols)."""
+    if by_row or powers[:1] != (0,):
+        return Term(powers, blocks.flatten(1, 2))
+    return Term(powers[1:], blocks[:, 1:].flatten(1, 2), blocks[:, 0].sum(-2))
 
 
-def _powers(n: int, count: int) -> tuple[int, ...]:
-    """Powers of w beside s^n: excess currents are odd in (w, s) together, and of the third order at least."""
-    lowest = _ORDERS[0] - n
-    return tuple(range(lowest, lowest + 2 * count, 2))
+def _by_current(alike: Polynomial, response: Tensor, unit: Tensor) -> Polynomial:
+    """In powers of a column's own current and not its rise, with the linear currents."""
+    first, *others = (
+        Term(term.powers, term.matrix * unit**n, None if term.constant is None else term.constant * unit[:, 0] ** n)
+        for n, term in enumerate(alike)
+    )
+    return (Term((1, *first.powers), torch.cat([response, first.matrix], -2), first.constant), *others)
 
 
-def _fitted(values: Tensor, powers: tuple[int, ...]) -> Term:
-    """The least-squares polynomial through values at the drives (drives, tiles, rows, cols)."""
-    fit = _solve_constant(_basis(values, powers))
-    return Term(powers, torch.einsum("pk,ktij->tpij", fit, values).flatten(1, 2))
-
-
-def _basis(like: Tensor, powers: Sequence[int]) -> Tensor:
-    return torch.stack([_drives(like).flatten() ** power for power in powers], 1)
-
-
-def _drives(like: Tensor) -> Tensor:
-    """Chebyshev nodes in w^2, for the polynomials are even or odd: (drives, 1, 1, 1)."""
-    squares = [(1 + math.cos(math.pi * (k + 0.5) / _DRIVES)) / 2 for k in range(_DRIVES)]
-    return _column([math.sqrt(x) for x in squares], like).reshape(-1, 1, 1, 1)
-
-
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)
-
-
-def _solve_constant(matrix: Tensor) -> Tensor:
-    """The pseudo-inverse of a few fixed numbers."""
-    return torch.linalg.pinv(matrix)
+def _inverse(x: Tensor) -> Tensor:
+    """1 / x, and 0 where x, a sum over conductances, is 0 because all cells are open."""
+    return torch.where(x > 0, 1 / _above_zero(x), 0)
 
 
 def _above_zero(x: Tensor) -> Tensor:
-    """``x``, a sum of conductances, as a divisor also where all cells are open."""
+    """``x``, a sum over conductances, as a divisor also where all cells are open."""
     return x.clamp(min=torch.finfo(x.dtype).tiny)

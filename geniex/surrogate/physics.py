@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 
 from geniex.cells import Cell, LinearCell, OneTransistorOneResistor, SinhCell
-from geniex.circuit import Crossbar, shared_matmul
+from geniex.circuit import Crossbar
 from geniex.circuit.validate import has_values
-from geniex.errors import CheckpointError
+from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.surrogate.base import Surrogate, SurrogateArray, circuit_values
 from geniex.surrogate.circuit import Circuit
-from geniex.surrogate.expansion import Expansion, Term, expand
+from geniex.surrogate.expanded import collapsed, currents, merged
+from geniex.surrogate.expansion import Expansion, expand
 
 Outside = Literal["raise", "warn"]
-_STEPS = 1
-"""Of the fixed point of a column's current; the second changes nothing that the expansion resolves."""
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
-_FIELDS = 120
+_FIELDS = 250
 """Tensors of a tile's size that programming holds at once."""
 _LOWEST_TRANSMISSION = 0.2
 RANGE: dict[str, tuple[float, float]] = {
@@ -57,8 +56,8 @@ class PhysicsSurrogate(Surrogate):
         crossbar: the circuit that it stands for.
         window: range of the conductances, siemens.
         v_max: highest voltage, volt; polynomials are fitted up to there.
-        powers: how many powers of w each D_n has, n = 0, 1, ...
-        moments: how many moments of the bit lines' currents count.
+        powers: how many powers of w stand beside each power of the bit lines' rise, 0, 1, ...
+        moments: how many moments of a bit line's rise may differ from the tile's mean; 0: all rise as the one read.
         binary: inputs are 0 or ``v_max`` only, as 1-bit streams are: all powers of w collapse into one matrix.
         outside: "raise" a ``CheckpointError`` for circuits beyond ``RANGE``, or "warn".
     """
@@ -68,12 +67,14 @@ class PhysicsSurrogate(Surrogate):
         crossbar: Crossbar,
         window: ConductanceWindow,
         v_max: float,
-        powers: Sequence[int] = (4, 3, 2),
-        moments: int = 2,
+        powers: Sequence[int] = (4, 3, 2, 1),
+        moments: int = 3,
         binary: bool = False,
         outside: Outside = "raise",
     ) -> None:
         super().__init__(crossbar, window, v_max)
+        if moments and (len(powers) < 3 or powers[0] < 2):
+            raise InputError("powers", tuple(powers), "at least three, from 2 on, where moments differ")
         self.powers, self.moments, self.binary, self.outside = tuple(powers), moments, binary, outside
 
     def settings(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class PhysicsSurrogate(Surrogate):
     @property
     def floats_per_read(self) -> int:
         """Sums over the rows, and what they are combined to."""
-        return (len(self.powers) + 2 * self.moments + 4) * self.crossbar.cols
+        return (len(self.powers) + 4 + 8 * (self.moments > 0) + 5 * self.moments) * self.crossbar.cols
 
     def bound(
         self,
@@ -129,11 +130,14 @@ class PhysicsSurrogate(Surrogate):
         tiles = conductances.reshape(-1, *conductances.shape[-2:])
         circuit = circuit or Circuit.of(self.crossbar, self.v_max)
         parts = [expand(tiles[at], circuit.part(at), self.powers, self.moments) for at in _chunks(tiles, _FIELDS)]
-        expansion = _joined(parts, lambda x: x.reshape(*lead, *x.shape[1:]).to(conductances.dtype))
+
+        def joined(chunks: list[Tensor]) -> Tensor:
+            return torch.cat(chunks).reshape(*lead, *chunks[0].shape[1:]).to(conductances.dtype)
+
+        expansion = merged(parts, Tensor, joined)
         if has_values(conductances) and conductances.numel():
-            linear = expansion.terms[0].matrix[..., : tiles.shape[-2], :]
-            self._check_transmission(circuit.cell.small_signal(tiles), linear)
-        return PhysicsArray(conductances, _collapsed(expansion) if self.binary else expansion)
+            self._check_transmission(circuit.cell.small_signal(tiles), expansion.response)
+        return PhysicsArray(conductances, collapsed(expansion) if self.binary else expansion)
 
     def read(self, array: PhysicsArray, voltages: Tensor, v_max: Tensor | None = None) -> Tensor:
         """Column currents (..., cols) [A] of ``array`` for driver ``voltages`` (..., rows) [V].
@@ -141,18 +145,7 @@ class PhysicsSurrogate(Surrogate):
         ``v_max`` that broadcasts to (..., 1) stands for the surrogate's where circuits were given to ``program``.
         """
         top = self.v_max if v_max is None else v_max
-        basis = _Powers(voltages / top)
-        current, *by_current = (basis.sum(term) for term in array.expansion.terms)
-        for moment, term in array.expansion.moments:
-            current = torch.addcmul(current, basis.sum(moment), basis.sum(term))
-        # I = current + share(I) I, with the share's I from the step before.
-        first = current
-        for _ in range(_STEPS if by_current else 0):
-            share = by_current[-1]
-            for coefficient in reversed(by_current[:-1]):
-                share = torch.addcmul(coefficient, share, current)
-            current = first / (1 - share)
-        return current * top
+        return currents(array.expansion, voltages / top) * top
 
     def _check_transmission(self, g: Tensor, response: Tensor) -> None:
         share = (response.detach().sum() / g.detach().sum().clamp(min=torch.finfo(g.dtype).tiny)).item()
@@ -164,51 +157,6 @@ class PhysicsSurrogate(Surrogate):
         if self.outside == "raise":
             raise CheckpointError(message)
         warnings.warn(message, stacklevel=3)
-
-
-class _Powers:
-    """Powers of the inputs, made once."""
-
-    def __init__(self, w: Tensor) -> None:
-        self._known = {1: w}
-        self._stacked: dict[tuple[int, ...], Tensor] = {}
-
-    def __call__(self, power: int) -> Tensor:
-        if power not in self._known:
-            half = power // 2
-            self._known[power] = self(half) * self(power - half)
-        return self._known[power]
-
-    def sum(self, term: Term) -> Tensor:
-        """The term's polynomials summed over the rows, (..., cols)."""
-        if term.powers not in self._stacked:
-            blocks = [self(power) for power in term.powers]
-            self._stacked[term.powers] = blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
-        return shared_matmul(self._stacked[term.powers], term.matrix)
-
-
-def _collapsed(e: Expansion) -> Expansion:
-    """The same for inputs 0 and 1, whose powers are all alike."""
-
-    def one(term: Term) -> Term:
-        return Term((1,), term.matrix.unflatten(-2, (len(term.powers), -1)).sum(-3))
-
-    return Expansion(tuple(map(one, e.terms)), tuple((one(a), one(b)) for a, b in e.moments))
-
-
-def _joined(parts: list[Expansion], change: Any) -> Expansion:
-    """Tiles of several expansions as one."""
-
-    def joined(terms: Sequence[Term]) -> Term:
-        return Term(terms[0].powers, change(torch.cat([term.matrix for term in terms])))
-
-    return Expansion(
-        tuple(joined(terms) for terms in zip(*(part.terms for part in parts), strict=True)),
-        tuple(
-            (joined([a for a, _ in pairs]), joined([b for _, b in pairs]))
-            for pairs in zip(*(part.moments for part in parts), strict=True)
-        ),
-    )
 
 
 def _chunks(tiles: Tensor, fields: int) -> Iterator[slice]:

@@ -1,0 +1,127 @@
+"""Currents from an expansion: products, and a few steps of the columns' equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geniex.circuit import shared_matmul
+from geniex.surrogate.expansion import Apart, Expansion, Polynomial, Term
+
+_STEPS = 2
+"""Newton steps of columns apart; a third changes no figure."""
+
+
+def currents(expansion: Expansion, w: Tensor) -> Tensor:
+    """Column currents (..., cols), in units of v_max, for drives w (..., rows) in 0..1."""
+    basis = _Powers(w)
+    alike = basis.sums(expansion.alike)
+    if expansion.apart is not None:
+        return _apart(expansion.apart, basis, alike)
+    first, *shares = alike
+    # I = first + share(I) I, with the share's I from first.
+    return first / (1 - _at(shares, first)) if shares else first
+
+
+def _apart(e: Apart, basis: _Powers, alike: list[Tensor]) -> Tensor:
+    linear = basis.sum(e.linear)
+    beyond = alike[0]
+    mean = shared_matmul((linear + beyond) * e.unit, e.means[0])
+    moments = [
+        basis.sum(term) + _at(basis.sums(added), mean) for term, added in zip(e.moments, e.moments_beyond, strict=True)
+    ]
+    means = [shared_matmul(m, weight) for m, weight in zip(moments, e.means[1:], strict=True)]
+    for k, (m, mean) in enumerate(zip(moments, means, strict=True)):
+        by_mean, by_own = basis.sums(e.by_mean[k]), basis.sums(e.by_own[k + 1])
+        for n, (x, y) in enumerate(zip(by_mean, by_own, strict=True)):
+            alike[n] = alike[n] + mean * x + (m - mean) * y
+    by_own, by_own_twice = basis.sums(e.by_own[0]), basis.sums(e.by_own_twice)
+    for _ in range(_STEPS):
+        current = linear + beyond
+        rise = current * e.unit
+        mean = shared_matmul(rise, e.means[0])
+        apart = rise - mean
+        by_rows = _Powers(basis.drives, shared_matmul(current, e.seen)).sums(e.by_row)
+        once, twice = _at(by_own, mean), _at(by_own_twice, mean)
+        cells = _at(alike, mean) + _at(by_rows, mean) + apart * (once + apart * twice)
+        sneak = shared_matmul(cells * e.unit, e.means[0]) * e.sneak_gain * e.sneak_mean
+        sneak = sneak + shared_matmul(shared_matmul(beyond, e.seen), e.sneak) - beyond * e.sneak_own
+        beyond = beyond + (cells + sneak - beyond) / (1 - (once + 2 * apart * twice) * e.unit)
+    return linear + beyond
+
+
+def _at(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The polynomial with these coefficients, of the lowest power first, at x."""
+    out = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        out = torch.addcmul(coefficient, out, x)
+    return out
+
+
+class _Powers:
+    """Powers of the drives, made once; times ``by``, where that is given."""
+
+    def __init__(self, drives: Tensor, by: Tensor | None = None) -> None:
+        self.drives, self._by = drives, by
+        self._known = {1: drives}
+        self._stacked: dict[tuple[int, ...], Tensor] = {}
+
+    def sums(self, polynomial: Polynomial) -> list[Tensor]:
+        """Its terms summed over the rows, each (..., cols)."""
+        return [self.sum(term) for term in polynomial]
+
+    def sum(self, term: Term) -> Tensor:
+        """The term summed over the rows, (..., cols)."""
+        if not term.powers:
+            assert term.constant is not None
+            return term.constant
+        total = shared_matmul(self._stack(term.powers), term.matrix)
+        return total if term.constant is None else total + term.constant
+
+    def _stack(self, powers: tuple[int, ...]) -> Tensor:
+        if powers not in self._stacked:
+            blocks = [self._power(power) for power in powers]
+            if self._by is not None:
+                blocks = [self._by * block for block in blocks]
+            self._stacked[powers] = blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
+        return self._stacked[powers]
+
+    def _power(self, power: int) -> Tensor:
+        if power == 0:
+            return torch.ones_like(self.drives)
+        if power not in self._known:
+            half = power // 2
+            self._known[power] = self._power(half) * self._power(power - half)
+        return self._known[power]
+
+
+def collapsed(expansion: Expansion) -> Expansion:
+    """The same for inputs 0 and 1, whose powers are all alike."""
+
+    def one(terms: list[Term]) -> Term:
+        (term,) = terms
+        blocks = term.matrix.unflatten(-2, (len(term.powers), -1)) if term.powers else term.matrix
+        if 0 in term.powers and len(term.powers) > 1:
+            matrix = torch.cat([blocks[..., 0, :, :], blocks[..., 1:, :, :].sum(-3)], -2)
+            return Term((0, 1), matrix)
+        return Term((1,), blocks.sum(-3), term.constant) if term.powers and 0 not in term.powers else term
+
+    out: Expansion = merged([expansion], Term, one)
+    return out
+
+
+def merged(parts: list[Any], leaf: type, join: Callable[[list[Any]], Any]) -> Any:
+    """Records of the same build as one: each of their ``leaf`` objects is what ``join`` makes of theirs."""
+    first = parts[0]
+    if isinstance(first, leaf):
+        return join(parts)
+    if isinstance(first, tuple):
+        return tuple(merged(list(entries), leaf, join) for entries in zip(*parts, strict=True))
+    if is_dataclass(first) and not isinstance(first, type):
+        names = [field.name for field in fields(first)]
+        return replace(first, **{name: merged([getattr(p, name) for p in parts], leaf, join) for name in names})
+    return first
