@@ -14,7 +14,18 @@ from geniex.cli._bench_tables import bars_table, number, plain_table
 from geniex.study.bench.inference_cases import Workload
 from geniex.study.bench.inference_report import ELSEWHERE, Growth, InferenceReport, InferenceRow
 
-_STATED = ("window", "v_max", "accumulator_bits", "accumulator_frac_bits", "rounding")
+_STATED = (
+    "window",
+    "v_max",
+    "weight_scheme",
+    "input_scheme",
+    "rounding",
+    "adc_range",
+    "adc_rounding",
+    "accumulator_bits",
+    "accumulator_frac_bits",
+    "accumulator_overflow",
+)
 """What the settings of a run have in common, for captions."""
 
 
@@ -75,8 +86,7 @@ def _notes(rows: Sequence[InferenceRow]) -> Iterable[str]:
         " FLOPs and bytes: what it needs at least; limit: a read bound by these alone on this machine; MB: peak memory;"
         " off: RMS difference from the float module."
     )
-    first = rows[0].architecture
-    shared = ", ".join(f"{name} {_plain(first[name])}" for name in _STATED if name in first)
+    shared = ", ".join(f"{name} {_plain(rows[0].architecture[name])}" for name in _STATED)
     yield f"ADC: {'; '.join(dict.fromkeys(row.adc for row in rows))}. {shared}"
     times: dict[int, list[float]] = {}
     for row in rows:

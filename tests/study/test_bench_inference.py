@@ -64,7 +64,7 @@ def test_tile_vectors_are_those_counted_by_hand(changes: dict, tiles: int, reads
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize(("slice_bits", "stream_bits"), [(4, 4), (3, 2)])
+@pytest.mark.parametrize(("slice_bits", "stream_bits"), [(4, 4), (3, 2), (2, 1)])
 def test_tile_vectors_are_those_that_the_simulator_reads(signed: bool, slice_bits: int, stream_bits: int) -> None:
     case = Case(CONV_LAYER, 2, 8, 9, slice_bits, stream_bits, signed)
     module, x = case.workload.module(0), case.workload.draw(2, signed, 0)
@@ -190,18 +190,27 @@ def test_work_of_a_tile_is_that_of_its_products() -> None:
     assert tile_work(mlp, architecture, col_tiles, like) == pytest.approx((flops, 4 * (n * n + hidden)))
 
 
-@pytest.mark.parametrize("name", [FAST, PHYSICS])
-def test_physics_reads_several_matrices_and_fewer_for_one_bit_streams(name: str) -> None:
-    found = []
-    for slices in ((4, 4), (4, 1)):
-        case = Case(LINEAR_LAYER, 4, 16, 16, *slices, signed=True)
-        mine = contender(name, case, LINEAR_LAYER.module(0), LINEAR_LAYER.draw(4, True, 0))
-        mine.warm_up()  # binds the surrogate to the architecture
-        found.append(tile_work(mine.emulator, mine.architecture, 1, torch.empty(0)))
-    assert found[0].flops > 1.9 * found[1].flops > 1.9 * 2 * 16 * 16
-    for work in found:
-        # Every number of an array takes part in one multiply-add, but those that are one a column.
-        assert work.array_bytes == pytest.approx(2 * work.flops, rel=0.05)
+@dataclasses.dataclass(frozen=True)
+class TwoProducts:
+    first: torch.Tensor
+    terms: tuple[torch.Tensor, ...]
+    unread: torch.Tensor
+
+
+class TwoProductsEmulator(IdealEmulator):
+    def program(self, conductances: torch.Tensor) -> TwoProducts:
+        return TwoProducts(conductances.clone(), (conductances**2,), conductances.clone())
+
+    def read(self, array: TwoProducts, voltages: torch.Tensor) -> torch.Tensor:
+        return sum(
+            torch.einsum("vacr,acrk->vack", voltages.expand(-1, 2, 3, -1), g) for g in (array.first, *array.terms)
+        )
+
+
+def test_work_is_of_all_products_and_of_what_is_read_of_an_array() -> None:
+    architecture = Case(LINEAR_LAYER, 4, 16, 16, 4, 4, signed=True).architecture()
+    found = tile_work(TwoProductsEmulator(), architecture, 3, torch.empty(0, dtype=torch.float64))
+    assert found == (2 * 2 * 16 * 16, 2 * 8 * 16 * 16)
 
 
 def test_least_work_of_a_product_and_its_limit() -> None:

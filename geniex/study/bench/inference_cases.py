@@ -153,17 +153,22 @@ class Product(NamedTuple):
     """Whether any of them has a negative entry."""
 
     def grid(self, architecture: Architecture) -> tuple[int, int]:
-        """(row tiles, column tiles); there are two arrays of each tile, for positive and negative weights."""
+        """(row tiles, column tiles)."""
         rows, outputs = architecture.tile[0], architecture.outputs_per_tile
         return math.ceil(self.inputs / rows), math.ceil(self.outputs / outputs)
 
     def tiles(self, architecture: Architecture) -> int:
-        """Arrays."""
-        return 2 * math.prod(self.grid(architecture))
+        """Arrays: two of each tile, for positive and negative weights."""
+        return architecture.arrays * math.prod(self.grid(architecture))
 
     def reads(self, architecture: Architecture) -> int:
-        """Voltage vectors that an array is read with for one input: streams, in one pass or two."""
-        return architecture.streams * (architecture.passes if self.signed else 1)
+        """Voltage vectors that an array is read with for one input: streams, in one pass or two.
+
+        Inputs without a sign need no second pass, and no stream of signs where that is two's complement.
+        """
+        if self.signed:
+            return architecture.streams * architecture.passes
+        return architecture.streams - (architecture.streaming == "twos_complement")
 
     def tile_vectors(self, architecture: Architecture) -> int:
         """Arrays times the voltage vectors that each of them reads; streams that happen to be zero count too."""

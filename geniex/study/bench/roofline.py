@@ -77,19 +77,19 @@ class TileWork(NamedTuple):
 
 
 def tile_work(emulator: Emulator, architecture: Architecture, col_tiles: int, like: Tensor) -> TileWork:
-    """Counted on a read of a few vectors by ``2 * col_tiles`` arrays, which share what depends on the vectors alone.
+    """Counted on a read of a few vectors by the arrays of ``col_tiles``, which share what depends on the vectors alone.
 
     ``like`` has the dtype and the device.
     """
     rows, cols = architecture.tile
     window = architecture.window
     generator = torch.Generator().manual_seed(0)
-    share = torch.rand(2, col_tiles, rows, cols, generator=generator)
+    share = torch.rand(architecture.arrays, col_tiles, rows, cols, generator=generator)
     array = emulator.program((window.g_off + (window.g_on - window.g_off) * share).to(like))
     voltages = (architecture.v_max * torch.rand(_VECTORS, 1, 1, rows, generator=generator)).to(like)
     with _Touched(array) as touched, FlopCounterMode(display=False) as counter:
         emulator.read(array, voltages)
-    arrays = 2 * col_tiles
+    arrays = architecture.arrays * col_tiles
     return TileWork(counter.get_total_flops() / (_VECTORS * arrays), touched.bytes / arrays)
 
 
