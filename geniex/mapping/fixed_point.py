@@ -14,7 +14,23 @@ def straight_through(value: Tensor, exact: Tensor) -> Tensor:
     """``value`` going forward, the gradient of ``exact`` going backward (the identity across a quantiser)."""
     if not exact.requires_grad:
         return value
-    return exact + (value - exact).detach()
+    return value + (exact - exact.detach())  # adds exactly 0
+
+
+def clip(x: Tensor, low: float, high: float = math.inf) -> Tensor:
+    """``x`` between ``low`` and ``high``; the gradient of the identity there, the ends included, and 0 beyond.
+
+    A stream of zeros gives counts of exactly 0, the lowest code of an ADC: it must still carry gradients.
+    """
+    if not x.requires_grad:
+        return x.clamp(low, high)
+    return torch.where((x < low) | (x > high), x.detach().clamp(low, high), x)
+
+
+def signed_parts(integers: Tensor) -> Tensor:
+    """Magnitudes (2, *integers.shape) of the positive and the negative part; 0 counts as positive."""
+    zero, negative = torch.zeros_like(integers), integers < 0
+    return torch.stack([torch.where(negative, zero, integers), torch.where(negative, -integers, zero)])
 
 
 def largest_frac_bits(largest: float, bits: int) -> int:
@@ -41,10 +57,13 @@ def fitting_frac_bits(largest: float, top: int) -> int:
 def gain(largest: Tensor, top: int, frac_bits: int) -> Tensor:
     """The real scales by which each of ``largest`` becomes the integer ``top`` at ``frac_bits``; 1 for 0.
 
-    In float32, so that a product of two, and a number's quotient by one, lose nothing in float64.
+    In float32, so that a product of two, and a number's quotient by one, lose nothing in float64; rounded up, so that
+    nothing clips.
     """
-    scale = (largest.double() / (max(top, 1) * 2.0**-frac_bits)).float()
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    exact = largest.double() / (max(top, 1) * 2.0**-frac_bits)
+    near = exact.float()
+    above = torch.where(near.double() < exact, torch.nextafter(near, torch.full_like(near, math.inf)), near)
+    return torch.where(above > 0, above, torch.ones_like(above))
 
 
 def weight_integers(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
@@ -54,8 +73,7 @@ def weight_integers(weight: Tensor, architecture: Architecture, frac_bits: int) 
 
 def weight_magnitudes(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
     """Integer magnitudes (2, *weight.shape), float64, of the positive and the negative part."""
-    integers = weight_integers(weight, architecture, frac_bits)
-    return torch.stack([integers, -integers]).clamp(min=0)
+    return signed_parts(weight_integers(weight, architecture, frac_bits))
 
 
 def input_integers(x: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
@@ -68,9 +86,9 @@ def _integers(x: Tensor, bits: int, ends: tuple[int, int], frac_bits: int, round
     exact = x.double() * 2.0**frac_bits
     number, symmetric = exact.detach(), ends[0] == -ends[1]
     if symmetric and bits == 1:
-        return straight_through(torch.where(number < 0, -1.0, 1.0).double(), exact.clamp(*ends))
+        return straight_through(torch.where(number < 0, -1.0, 1.0).double(), clip(exact, *ends))
     if rounding == "nearest":
         rounded = number.round()
     else:
         rounded = number.trunc() if symmetric else number.floor()
-    return straight_through(rounded.clamp(*ends), exact.clamp(*ends))
+    return straight_through(rounded.clamp(*ends), clip(exact, *ends))

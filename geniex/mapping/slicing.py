@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geniex.mapping.architecture import Architecture
-from geniex.mapping.fixed_point import straight_through, weight_integers, weight_magnitudes
+from geniex.mapping.fixed_point import signed_parts, straight_through, weight_integers, weight_magnitudes
 
 
 def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
@@ -66,7 +66,7 @@ def stream_digits(integers: Tensor, architecture: Architecture, *, passes: int) 
     if architecture.streaming == "twos_complement":
         parts = torch.where(integers < 0, integers + 2.0**architecture.input_bits, integers)[None]
     else:
-        parts = torch.stack([integers, -integers][:passes]).clamp(min=0)
+        parts = signed_parts(integers)[:passes]
     return slice_digits(parts, architecture.stream_bits, architecture.streams).movedim(-1, 1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geniex.mapping import Architecture, TileLayout
-from geniex.mapping.fixed_point import straight_through
+from geniex.mapping.fixed_point import clip, straight_through
 from geniex.mapping.slicing import slice_weights
 
 
@@ -37,7 +37,7 @@ def accumulate(total: Tensor, architecture: Architecture, frac_bits: int) -> Ten
     if architecture.accumulator_overflow == "wrap":
         held = straight_through(torch.fmod(whole, 2.0**bits), exact)
     else:
-        held = straight_through(whole, exact).clamp(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+        held = clip(straight_through(whole, exact), -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
     return held * 2.0**-architecture.accumulator_frac_bits
 
 

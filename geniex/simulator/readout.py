@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geniex.circuit import shared_matmul
 from geniex.mapping import Architecture
-from geniex.mapping.fixed_point import straight_through
+from geniex.mapping.fixed_point import clip, straight_through
 
 _STEP_BITS = 8
 """Significant bits of an ADC step."""
@@ -45,8 +45,9 @@ def analog_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, archit
     assert codes is not None
     product = shared_matmul(levels, codes)
     ideal = product + background
-    # No drive, no current: the ratio 1 / f_R is then of no consequence.
-    return product * (currents * scale) / torch.where(ideal == 0, torch.ones_like(ideal), ideal)
+    # No drive, no current: the ratio 1 / f_R is then of no consequence, and taken as 1 for gradients.
+    at_rest = ideal == 0
+    return torch.where(at_rest, product, product * (currents * scale) / torch.where(at_rest, 1.0, ideal))
 
 
 def digitised(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
@@ -63,7 +64,7 @@ def digitised(counts: Tensor, step: Tensor | float | None, architecture: Archite
     rounded = exact.detach().floor() if architecture.adc_rounding == "floor" else exact.detach().round()
     codes = straight_through(rounded, exact)
     if architecture.adc_codes is not None:
-        codes = codes.clamp(*architecture.adc_codes)
+        codes = clip(codes, *architecture.adc_codes)
     return codes if step is None else codes * step
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from geniex.circuit.validate import has_values
 from geniex.mapping import Architecture
-from geniex.mapping.fixed_point import input_integers
+from geniex.mapping.fixed_point import clip, input_integers
 from geniex.mapping.slicing import stream_digits, stream_weights
 
 
@@ -20,7 +20,7 @@ def stream_reads(
     free, on the CPU, neither does a batch that happens to have none below 0, and streams of zeros are left out.
     """
     if non_negative:
-        x = x.clamp(min=0)
+        x = clip(x, 0.0)
     scaled = x if gain is None else x.double() / gain
     integers = input_integers(scaled, architecture, frac_bits)
     eager = x.device.type == "cpu" and has_values(x)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 
-import integer_oracle
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from geniex.cells import LinearCell
 from geniex.circuit import Crossbar
@@ -16,42 +13,6 @@ from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import OFFSETS, Architecture, ConductanceWindow
 from geniex.simulator import CrossbarMatrix
-
-
-@st.composite
-def architectures(draw: st.DrawFn) -> Architecture:
-    slice_bits, weight_bits = draw(st.integers(1, 5)), draw(st.integers(2, 16))
-    slices = -(-(weight_bits - 1) // slice_bits)
-    return Architecture(
-        tile=(draw(st.integers(1, 9)), draw(st.integers(slices + 1, slices + 9))),
-        weight_bits=weight_bits,
-        weight_frac_bits=draw(st.integers(-2, 14)),
-        input_bits=draw(st.integers(2, 16)),
-        input_frac_bits=draw(st.integers(-2, 14)),
-        slice_bits=slice_bits,
-        stream_bits=draw(st.integers(1, 5)),
-        adc_bits=draw(st.sampled_from([None, 3, 6, 14])),
-        accumulator_bits=draw(st.sampled_from([None, 12, 32])),
-        accumulator_frac_bits=draw(st.integers(0, 24)),
-        offset=draw(st.sampled_from(OFFSETS)),
-        rounding=draw(st.sampled_from(["nearest", "floor"])),
-    )
-
-
-@settings(max_examples=150)
-@given(architectures(), st.integers(1, 5), st.integers(1, 20), st.integers(0, 10**6))
-def test_ideal_product_is_integer_arithmetic_to_the_bit(
-    arch: Architecture, outputs: int, inputs: int, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(outputs, inputs, dtype=torch.float64, generator=generator)
-    x = 2 * torch.randn(2, inputs, dtype=torch.float64, generator=generator)
-    x[1] = x[1].abs()
-    matrix = CrossbarMatrix(weight, arch, IdealEmulator())
-    frac = (matrix.weight_frac_bits, matrix.input_frac_bits)
-    for given_x, got in zip(x, matrix(x), strict=True):
-        expected = integer_oracle.product(weight.tolist(), given_x.tolist(), arch, *frac)
-        assert [float(e) for e in expected] == got.tolist()
 
 
 @pytest.mark.parametrize("stream_bits", [1, 2, 4])
