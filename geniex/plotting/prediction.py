@@ -21,7 +21,7 @@ _FILLED = 3
 """Histograms in one picture that are drawn as filled areas; more are outlines."""
 _UPRIGHT = 4
 """Bins in one picture whose labels stand side by side; those of more would overlap."""
-_SMALLEST = 1e-5
+_SMALLEST = 1e-6
 """Errors below this many percent points count as this in the histogram's logarithmic axis."""
 
 
@@ -131,7 +131,8 @@ def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: 
             label=f"{name}: median {np.median(error):.2g}, 99 % below {np.quantile(error, 0.99):.2g} pp",
         )
     ax.set_xscale("log")
-    ax.legend(frameon=False)
+    ax.margins(y=0.05 + 0.08 * len(errors))  # the legend's lines stand above the bars
+    ax.legend(frameon=False, loc="upper left")
     title = f"NF error against the exact circuit, {exact.size:,} column currents"
     return framed(ax, title, "|NF error|, percent points", "columns per bin, %")
 
