@@ -48,7 +48,7 @@ def _costs(workload: Workload, rows: Sequence[InferenceRow], report: InferenceRe
     table = plain_table(
         f"{workload} on {where}, times in ms",
         ("batch", "tile", "bits", "w/x", "x", "emulator", "ADC"),
-        ("read", "/ torch", "limit", "program", "tile-vec.", "a second", "FLOPs", "bytes", "MB", "off"),
+        ("read", "/ torch", "limit", "program", "tile-vec.", "/ s", "FLOPs", "bytes", "MB", "off"),
     )
     for _, group in groupby(rows, lambda row: tuple(_setting(row))):
         for row in group:
@@ -67,10 +67,10 @@ def _figures(row: InferenceRow) -> Iterable[str]:
     if row.failure is not None:
         return ("[red]failed[/red]",)
     return (
-        number(row.read_seconds, ".4g", 1e3),
-        number(row.over_torch, ".3g"),
-        number(row.limit_seconds, ".3g", 1e3),
-        number(row.program_seconds, ".4g", 1e3),
+        _digits(row.read_seconds, 1e3),
+        _digits(row.over_torch),
+        _digits(row.limit_seconds, 1e3),
+        _digits(row.program_seconds, 1e3),
         str(row.tile_vectors),
         number(row.tile_vectors_per_second, ".1e"),
         number(row.flops_per_tile_vector, ".0f"),
@@ -78,6 +78,11 @@ def _figures(row: InferenceRow) -> Iterable[str]:
         number(row.peak_bytes, ".0f", 1e-6),
         "-" if row.error is None else f"{100 * row.error:.2g} %",
     )
+
+
+def _digits(value: float | None, scale: float = 1.0) -> str:
+    """Three digits, or all of a whole number: neither needs an exponent."""
+    return number(value, ".0f" if value is not None and scale * value >= 100 else ".3g", scale)
 
 
 def _notes(rows: Sequence[InferenceRow]) -> Iterable[str]:
@@ -112,7 +117,7 @@ def _growth(along: str, lines: Sequence[Growth]) -> Table:
     )
     for line in lines:
         seconds = dict(zip(line.values, line.read_seconds, strict=True))
-        times = (number(seconds.get(value), ".4g", 1e3) for value in values)
+        times = (_digits(seconds.get(value), 1e3) for value in values)
         table.add_row(line.workload, line.emulator, *times, f"{line.exponent:.2f}")
     return table
 
@@ -125,8 +130,7 @@ def _elsewhere() -> Table:
     )
     table.caption = "\n".join(dict.fromkeys(figure.source for figure in ELSEWHERE))
     for figure in ELSEWHERE:
-        milliseconds, ratio = number(figure.seconds, ".4g", 1e3), number(figure.over_torch, ".5g")
-        table.add_row(figure.simulator, figure.setting, milliseconds, ratio)
+        table.add_row(figure.simulator, figure.setting, _digits(figure.seconds, 1e3), _digits(figure.over_torch))
     return table
 
 

@@ -149,6 +149,18 @@ def test_errors_are_of_the_numbers_and_of_the_crossbar(report: InferenceReport) 
     assert "random weights" in rows[MLP].note
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_as_far_off_as_a_cpu(report: InferenceReport) -> None:
+    found = bench_inference(dataclasses.replace(TINY, device="cuda", memory=True))
+    assert [bar.met for bar in found.bars] == [None] * len(found.bars)
+    for ours, other in zip(found.rows, report.rows, strict=True):
+        assert ours.failure is None
+        assert ours.peak_bytes > 0
+        # Sums in another order move a count that lies between two ADC codes, 1 in 2^14.
+        assert ours.error == pytest.approx(other.error, rel=0.01, abs=1e-4)
+
+
 def test_shipped_networks_have_an_error_only_at_the_bits_they_know() -> None:
     for slices, known in (((4, 4), True), ((2, 1), False)):
         case = Case(LINEAR_LAYER, 4, 16, 16, *slices, signed=True)
