@@ -142,7 +142,7 @@ class Elsewhere(NamedTuple):
     source: str
 
 
-_SOURCE = "measured by this project before, each beside torch's float layer on one core of the same machine"
+_SOURCE = "measured by this project before, on one core; ratios to torch's float layer on the same machine"
 _GENIEX = "GENIEx authors' functional simulator"
 ELSEWHERE = (
     Elsewhere(_GENIEX, "ideal, 16-bit, 4/4, signed", 2.4, 2280, _SOURCE),
