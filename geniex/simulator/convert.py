@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 
 import torch
 from torch import nn
@@ -62,7 +61,7 @@ def convert(
     seen = calibrated(converted, [layer for layer in plan if isinstance(layer, PlannedLayer)], calibration)
     if calibration is not None:
         plan = without_uncalled(plan, set(seen))
-    emulators, start = OwnEmulators(emulator), time.perf_counter()
+    emulators = OwnEmulators(emulator)
     made, reports = dict[int, nn.Module](), list[LayerReport]()
     for layer in plan:
         if isinstance(layer, DigitalLayer):
@@ -71,9 +70,8 @@ def convert(
         built = build(layer, emulators, seen.get(id(layer.module)), dtype)
         made[id(layer.module)] = built
         reports.append(built_report(layer, built))
-    seconds = time.perf_counter() - start
     converted = replaced(converted, made)
-    converted.conversion = ConversionReport((*reports, *folded), seconds)  # type: ignore[assignment]
+    converted.conversion = ConversionReport((*reports, *folded))  # type: ignore[assignment]
     return converted
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geniex.emulator import Emulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture, ConvGeometry, GroupPacking, Layout, im2col, kernels
-from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.matrix import CrossbarMatrix, Reads
 from geniex.simulator.ranges import InputStatistics
 
 Inputs = InputStatistics | float | None
@@ -79,15 +79,22 @@ class CrossbarLayer(nn.Module, ABC):
             raise InputError("layer", f"one of {len(self.matrices)} matrices", "they are in .matrices")
         return self.matrices[0]  # type: ignore[return-value]
 
+    def reads(self, fields: Tensor) -> list[Reads]:
+        """Every voltage and current that fields (count, groups * inputs) cause, matrix by matrix."""
+        return [matrix.reads(part) for matrix, part in self._parts(fields)]
+
     def product(self, fields: Tensor) -> Tensor:
         """The layer's outputs (..., groups * outputs) for fields (..., groups * inputs)."""
         if fields.dim() and fields.shape[-1] == self.packing.groups * self.packing.inputs:
-            parts = zip(self.matrices, self.packing.split(fields), strict=True)
-            out = [matrix(part) for matrix, part in parts]
+            out = [matrix(part) for matrix, part in self._parts(fields)]
         else:
             out = [self.matrices[0](fields)]  # it tells what is wrong
         joined = out[0] if len(out) == 1 else torch.cat(out, -1)
         return joined if self.bias is None else joined + self.bias
+
+    def _parts(self, fields: Tensor) -> Iterator[tuple[CrossbarMatrix, Tensor]]:
+        """Each matrix with its inputs."""
+        return zip(self.matrices, self.packing.split(fields), strict=True)  # type: ignore[arg-type]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarLayer:
         super()._apply(fn, recurse)

@@ -66,8 +66,8 @@ class ConversionReport:
     """Where every layer with parameters went; ``str`` gives a table."""
 
     layers: tuple[LayerReport, ...]
-    program_seconds: float
-    """Time that programming took, or in a dry run the estimate of it from a few arrays."""
+    program_seconds: float | None = None
+    """Time that programming will take, estimated by a dry run; a conversion's own report holds no timing."""
 
     @property
     def arrays(self) -> int:
@@ -125,7 +125,8 @@ class ConversionReport:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
         reads = "" if self.array_reads is None else f", {self.array_reads:,} reads of one for an example"
         total = f"{self.arrays:,} arrays, {self.utilisation:.0%} used, {_size(self.bytes)}{reads}"
-        return "\n".join([*(line.rstrip() for line in lines), f"{total}; programming {self.program_seconds:.3g} s"])
+        seconds = "" if self.program_seconds is None else f"; programming takes about {self.program_seconds:.2g} s"
+        return "\n".join([*(line.rstrip() for line in lines), total + seconds])
 
 
 def digital_report(layer: DigitalLayer) -> LayerReport:

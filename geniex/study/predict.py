@@ -245,8 +245,9 @@ def _layer_figures(network: nn.Module, images: Tensor) -> tuple[LayerFigures, ..
         def hook(layer: Any, args: tuple[Tensor, ...]) -> None:
             inputs = layer.matrix_inputs(args[0])
             chosen = torch.randperm(len(inputs), generator=generator)[:_NF_VECTORS]
-            reads = layer.matrix.reads(inputs[chosen.to(inputs.device)])
-            figures.append(_figures(name, non_ideality_factor(reads.ideal, reads.actual)))
+            reads = layer.reads(inputs[chosen.to(inputs.device)])
+            nf = [non_ideality_factor(matrix.ideal, matrix.actual).flatten() for matrix in reads]
+            figures.append(_figures(name, torch.cat(nf)))
 
         return hook
 

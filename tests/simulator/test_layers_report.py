@@ -35,7 +35,11 @@ def test_a_dry_run_tells_what_the_conversion_then_is() -> None:
     assert [layer.name for layer in dry.layers] == [layer.name for layer in wet.layers] == ["0", "1", "4"]
     for layer in dry.layers:
         assert layer.arrays == wet.layer(layer.name).arrays
+    assert dry.program_seconds is not None
     assert dry.program_seconds > 0
+    assert "programming takes about" in str(dry)
+    # What was converted twice is reported twice the same.
+    assert wet == convert(model, ARCH, emulator, calibration=x).conversion
 
 
 def test_counts_are_those_done_by_hand() -> None:
@@ -121,3 +125,17 @@ def test_reports_are_readable_and_json_ready() -> None:
     assert lines[2].split(maxsplit=3) == ["1", "BatchNorm2d", "digital", "no matrix product"]
     assert lines[-1].startswith("16 arrays, ")
     assert all(len(line) < 80 for line in lines)
+
+
+def test_reads_show_every_matrix_of_a_layer() -> None:
+    """On an ideal crossbar what is read is what should be, and adds up to the conductances times the drives."""
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(4, 8, 3, groups=4), torch.rand(2, 4, 5, 5)
+    layer = convert(conv, ARCH, IdealEmulator(), calibration=x)
+    reads = layer.reads(layer.matrix_inputs(x))
+    assert [r.actual.shape[1] for r in reads] == [2 * 9] * len(layer.matrices) == [18, 18]
+    for read, matrix in zip(reads, layer.matrices, strict=True):
+        torch.testing.assert_close(read.actual, read.ideal)
+        torch.testing.assert_close(
+            read.actual[..., 0, 0, 0, 0], (read.voltages * matrix.conductances[0, 0, 0, :, 0])[..., 0, 0, 0, :].sum(-1)
+        )
