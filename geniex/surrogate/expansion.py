@@ -183,7 +183,7 @@ def _apart(
     by_own = [own * rises[k] * reach for k in range(len(rises))]
     by_own[0] = by_own[0] - by_others * pushed
     inverse = [_inverse(norm) for norm in weights.norms]
-    coarse = [count - 1 for count in powers if count > 1]  # moments are less than the currents themselves
+    coarse = [count - 1 for count in powers if count > 1]  # for what counts less
     return Apart(
         linear=Term((1,), weights.matrix(0)),
         unit=unit[:, 0],
@@ -195,7 +195,7 @@ def _apart(
         by_mean=tuple(_fitted(reach * x, powers, 1) for x in together[1:]),
         by_own=tuple(_fitted(x, powers, 1) for x in by_own),
         by_own_twice=_fitted(reach * own_twice * rises[0] ** 2 / 2, powers, 2),
-        by_row=_fitted(by_others * line, powers, 1, by_row=True),
+        by_row=_fitted(by_others * line, coarse, 1, by_row=True),
         seen=seen,
         sneak=push * line / others,
         sneak_mean=sneak_mean + sneak_own,

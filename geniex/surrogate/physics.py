@@ -22,7 +22,7 @@ from geniex.surrogate.expansion import Expansion, expand
 
 Outside = Literal["raise", "warn"]
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
-_FIELDS = 250
+_FIELDS = 540
 """Tensors of a tile's size that programming holds at once."""
 _LOWEST_TRANSMISSION = 0.2
 RANGE: dict[str, tuple[float, float]] = {
@@ -83,8 +83,11 @@ class PhysicsSurrogate(Surrogate):
 
     @property
     def floats_per_read(self) -> int:
-        """Sums over the rows, and what they are combined to."""
-        return (len(self.powers) + 4 + 8 * (self.moments > 0) + 5 * self.moments) * self.crossbar.cols
+        """Sums over the rows, and what they are combined to; where moments differ, also what word lines see."""
+        sums, rows = len(self.powers) + 4, 0
+        if self.moments:
+            sums, rows = 3 * sums + 2 * self.moments, 2 * len(self.powers)
+        return sums * self.crossbar.cols + rows * self.crossbar.rows
 
     def bound(
         self,
