@@ -18,6 +18,7 @@ _HOME = {
     "Crossbar": "circuit",
     "CrossbarMatrix": "simulator",
     "IdealEmulator": "emulator",
+    "LayerRule": "simulator",
     "Level1Mosfet": "cells",
     "LinearCell": "cells",
     "LinearEmulator": "emulator",
@@ -28,6 +29,9 @@ _HOME = {
     "SurrogateEmulator": "emulator",
     "TabulatedCell": "cells",
     "convert": "simulator",
+    "dry_run": "simulator",
+    "fold_batch_norm": "simulator",
+    "load_converted": "simulator",
     "load_images": "networks",
     "load_network": "networks",
     "load_surrogate": "surrogate",
@@ -35,6 +39,7 @@ _HOME = {
     "non_ideality_factor": "circuit",
     "predict_accuracy": "study.predict",
     "presets": "preset",
+    "save_converted": "simulator",
 }
 
 __all__ = ["__version__", *_HOME]
