@@ -39,6 +39,10 @@ class Emulator(ABC):
         Leading dimensions broadcast with the programmed ones; nothing is expanded where one side has size 1.
         """
 
+    def response(self, array: Any) -> Tensor | None:
+        """R (..., rows, cols) [S] where reading ``array`` is voltages @ R; None where it is not."""
+        return None
+
     @property
     def tile(self) -> tuple[int, int] | None:
         """The (rows, cols) it is made for; None takes any."""

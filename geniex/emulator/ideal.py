@@ -37,3 +37,7 @@ class IdealEmulator(Emulator):
     def read(self, array: IdealArray, voltages: Tensor) -> Tensor:
         """V @ G (..., cols) [A]."""
         return shared_matmul(voltages, array.conductances)
+
+    def response(self, array: IdealArray) -> Tensor:
+        """G."""
+        return array.conductances

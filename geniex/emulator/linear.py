@@ -37,3 +37,7 @@ class LinearEmulator(Emulator):
     def read(self, array: LinearArray, voltages: Tensor) -> Tensor:
         """A^T V (..., cols) [A]."""
         return shared_matmul(voltages, array.effective)
+
+    def response(self, array: LinearArray) -> Tensor:
+        """A."""
+        return array.effective

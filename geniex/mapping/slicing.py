@@ -22,7 +22,7 @@ def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
     digits = torch.remainder(torch.floor(integers.detach()[..., None] / weights), 2**bits).to(integers.dtype)
     if not integers.requires_grad:
         return digits
-    return straight_through(digits, integers[..., None] / (weights * count))
+    return straight_through(digits, integers[..., None] / weights.sum())
 
 
 def digit_weights(bits: int, count: int, like: Tensor) -> Tensor:

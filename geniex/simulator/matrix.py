@@ -15,14 +15,11 @@ from geniex.emulator import Emulator, map_tensors
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Location, TileLayout
 from geniex.mapping.slicing import bias_digits, weight_digits
-from geniex.simulator.accumulation import accumulate, shift_add, signed_sum
+from geniex.simulator.programmed import Programmed, shortened
 from geniex.simulator.ranges import InputStatistics, input_scale, weight_scale
-from geniex.simulator.readout import analog_counts, calibrated_step, digitised, full_scale_step, stream_voltages
-from geniex.simulator.streams import stream_reads
-
-_WORKSPACE_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
-"""Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
-
+from geniex.simulator.reading import Reader
+from geniex.simulator.readout import calibrated_step, full_scale_step, stream_voltages
+from geniex.simulator.streams import whole_inputs
 
 _CALIBRATION_VECTORS = 64
 """Inputs that are read to calibrate the ADCs."""
@@ -42,8 +39,9 @@ class Reads(NamedTuple):
 class CrossbarMatrix(nn.Module):
     """x @ weight.T computed by tiles of crossbars.
 
-    The weights are programmed at construction. Gradients flow to the inputs, through the emulator's own
-    derivative and straight through the quantisers; the programmed weights are constants.
+    The weights are programmed at construction. Gradients flow to the inputs, through the emulator's own derivative and
+    straight through the quantisers (rounding has the derivative 1, clipping 0 beyond its ends, and a number's digits
+    share its derivative evenly). So they do to the weights of a ``trainable`` matrix, through programming as well.
 
     Args:
         weight: (outputs, inputs).
@@ -53,6 +51,8 @@ class CrossbarMatrix(nn.Module):
             ``architecture.input_frac_bits`` is None; statistics are needed for percentile and MSE ranges and for
             calibrated ADCs. Where they saw no negative input, one pass is streamed and negative inputs clip to 0.
         dtype: of conductances, voltages and currents, float32 or float64; None means the weight's, at least float32.
+        trainable: keep the weight as a parameter, ``.weight``, which is programmed again whenever it has changed, and
+            in every forward pass that needs its gradient. Scales stay those of the first weight.
 
     >>> from geniex.emulator import IdealEmulator
     >>> weight = torch.tensor([[0.5, -0.25]])
@@ -78,11 +78,14 @@ class CrossbarMatrix(nn.Module):
         *,
         inputs: InputStatistics | float | None = None,
         dtype: torch.dtype | None = None,
+        trainable: bool = False,
     ) -> None:
         super().__init__()
         _check_weight(weight)
         emulator.check(architecture)
         self.architecture, self.emulator = architecture, emulator
+        self.weight = nn.Parameter(weight.detach().clone()) if trainable else None
+        self._version = 0 if self.weight is None else self.weight._version
         self.layout = TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
         with torch.no_grad():
             self.weight_frac_bits, weight_gain = weight_scale(architecture, weight)
@@ -92,13 +95,14 @@ class CrossbarMatrix(nn.Module):
             self.register_buffer("weight_gain", weight_gain)
             self.register_buffer("input_gain", None if input_gain is None else input_gain.to(weight.device))
             codes = self._codes(weight.detach(), dtype or torch.promote_types(weight.dtype, torch.float32))
-            conductances = architecture.window.to_conductance(codes, 2**architecture.slice_bits)
-            self.array: Any = emulator.program(conductances)
+            conductances = self._conductances(codes)
         self.register_buffer("codes", codes if architecture.offset == "ideal_before" else None)
         self.register_buffer("conductances", conductances)
         step = full_scale_step(architecture) if architecture.adc_range == "full_scale" else 1.0
         unit = architecture.adc_range == "unit"
         self.register_buffer("adc_step", None if unit else conductances.new_full((1, 1, 1, 1), step))
+        with torch.no_grad():
+            self.tiles = self._programmed(conductances, self.codes)
         if architecture.adc_range == "calibrated" and has_values(weight):
             self.calibrate_adc(_calibration_vectors(inputs))
         self.register_load_state_dict_post_hook(_program_again)
@@ -116,24 +120,32 @@ class CrossbarMatrix(nn.Module):
             )
         with torch.no_grad():
             self.conductances = conductances.to(self.conductances)
-            self.array = self.emulator.program(self.conductances)
+            self.tiles = self._programmed(self.conductances, self.codes)
 
     def calibrate_adc(self, vectors: Tensor) -> None:
         """Choose the ADC's ranges by the counts that input ``vectors`` (count, inputs) cause on the emulator."""
-        arch = self.architecture
+        arch, reader, tiles = self.architecture, self._reader(self.codes), self.tiles
         if arch.adc_range != "calibrated":
             raise InputError("architecture.adc_range", repr(arch.adc_range), "only a calibrated range can be chosen")
         parts = []
         with torch.no_grad():
-            vectors = vectors.to(self.conductances.device)
-            inputs, row_tiles = self._chunk(len(vectors))
-            for tiles in self._row_tiles(row_tiles):
-                ends = [self._analog(self._levels(part)[0], tiles) for part in vectors.split(inputs)]
+            integers = self._integers(vectors.to(self.conductances.device))
+            inputs, row_tiles = reader.chunk(len(vectors), tiles)
+            for at in reader.row_tiles(row_tiles):
+                ends = [
+                    reader.analog(reader.levels(part, tiles.example.dtype)[0], tiles, at)
+                    for part in integers.split(inputs)
+                ]
                 low = torch.stack([counts.amin((0, 1)) for counts in ends]).amin(0)
                 high = torch.stack([counts.amax((0, 1)) for counts in ends]).amax(0)
                 parts.append((low, high))
         low, high = (torch.cat(end) for end in zip(*parts, strict=True))
         self.adc_step = calibrated_step(low, high, arch)
+
+    @property
+    def array(self) -> Any:
+        """The tiles as the emulator has programmed them."""
+        return self.tiles.array
 
     def locate(self, output: int, input: int) -> Location:
         """Where the weight from ``input`` to ``output`` lies."""
@@ -149,72 +161,56 @@ class CrossbarMatrix(nn.Module):
             return x.new_zeros(*x.shape[:-1], self.layout.outputs)
         # Microamperes do not survive the half precision that autocast would take the products to.
         with torch.autocast(x.device.type, enabled=False):
-            inputs, row_tiles = self._chunk(len(flat))
-            parts = [self._multiply(part, row_tiles) for part in flat.split(inputs)]
-        return torch.cat(parts).reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
+            tiles, codes = self._current()
+            product = self._reader(codes).product(self._integers(flat), tiles)
+            # Two float32 gains have an exact product in float64, so that the result is rounded once.
+            gains = [gain.double() for gain in (self.weight_gain, self.input_gain) if gain is not None]
+            product = product * math.prod(gains) if gains else product
+        return product.reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
 
     def reads(self, x: Tensor) -> Reads:
         """Every voltage and current that inputs (count, inputs) cause, to look inside; keep ``count`` small."""
-        levels, _ = self._levels(x)
+        levels, _ = self._reader(self.codes).levels(self._integers(x), self.conductances.dtype)
         voltages = stream_voltages(levels, self.architecture)
         ideal = shared_matmul(voltages, self.conductances)
-        return Reads(voltages, ideal, self.emulator.read(self.array, voltages))
+        return Reads(voltages, ideal, self.emulator.read(self.tiles.array, voltages))
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
         grid = f"{self.layout.row_tiles}x{self.layout.col_tiles} tiles of {self.architecture.tile}"
         return f"{self.layout.inputs} -> {self.layout.outputs}, {grid}, {self.emulator.name}"
 
-    def _multiply(self, x: Tensor, row_tiles: int) -> Tensor:
-        """The product (count, outputs) for inputs (count, inputs), so many row tiles at a time."""
-        levels, place = self._levels(x)
-        total = torch.zeros((), device=x.device)
-        for tiles in self._row_tiles(row_tiles):
-            total = total + self._partial(levels, place, tiles)
-        product = self.layout.join_outputs(total)
-        # Two float32 gains have an exact product in float64, so that the result is rounded once.
-        gains = [gain.double() for gain in (self.weight_gain, self.input_gain) if gain is not None]
-        return product * math.prod(gains) if gains else product
+    def _current(self) -> tuple[Programmed, Tensor | None]:
+        """The tiles, and the levels where they are read, of the weight as it is now."""
+        if self.weight is not None and (self.weight._version != self._version or self._differentiates):
+            codes = self._codes(self.weight, self.conductances.dtype)
+            kept = None if self.codes is None else codes
+            if self._differentiates:
+                return self._programmed(self._conductances(codes), kept), kept
+            self._version, self.codes, self.conductances = self.weight._version, kept, self._conductances(codes)
+            self.tiles = self._programmed(self.conductances, kept)
+        return self.tiles, self.codes
 
-    def _partial(self, levels: Tensor, place: Tensor, tiles: slice) -> Tensor:
-        """What some row tiles add to the product (count, col_tiles, outputs), without gains."""
-        counts = digitised(self._analog(levels, tiles), self._step(tiles), self.architecture)
-        total = shift_add(counts, place, self.layout)
-        return signed_sum(accumulate(total, self.architecture, self.weight_frac_bits + self.input_frac_bits))
+    @property
+    def _differentiates(self) -> bool:
+        return self.weight is not None and self.weight.requires_grad and torch.is_grad_enabled()
 
-    def _analog(self, levels: Tensor, tiles: slice) -> Tensor:
-        """Analog counts (reads, inputs, row_tiles, converters, col_tiles, cols) of some row tiles."""
-        arch, levels = self.architecture, levels[:, :, tiles]
-        array = map_tensors(self.array, lambda tensor: tensor[tiles])
-        currents = self.emulator.read(array, stream_voltages(levels, arch))
-        return analog_counts(currents, levels, None if self.codes is None else self.codes[tiles], arch)
+    def _conductances(self, codes: Tensor) -> Tensor:
+        return self.architecture.window.to_conductance(codes, 2**self.architecture.slice_bits)
 
-    def _levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
-        levels, place = stream_reads(
-            x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative
-        )
-        return self.layout.split_inputs(levels.to(self.conductances.dtype))[..., None, None, :], place
+    def _integers(self, x: Tensor) -> Tensor:
+        return whole_inputs(x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative)
 
-    def _step(self, tiles: slice) -> Tensor | None:
-        """The ADC steps of some row tiles."""
-        return self.adc_step if self.adc_step is None or len(self.adc_step) == 1 else self.adc_step[tiles]
+    def _reader(self, codes: Tensor | None) -> Reader:
+        frac_bits = self.weight_frac_bits + self.input_frac_bits
+        return Reader(self.emulator, self.layout, frac_bits, self.adc_step, codes, self.non_negative)
 
-    def _row_tiles(self, count: int) -> list[slice]:
-        """All row tiles, ``count`` at a time."""
-        return [slice(start, start + count) for start in range(0, self.layout.row_tiles, count)]
+    def _programmed(self, conductances: Tensor, codes: Tensor | None) -> Programmed:
+        return self._shortened(conductances, self.emulator.program(conductances), codes)
 
-    def _chunk(self, count: int) -> tuple[int, int]:
-        """Inputs and row tiles to take at once, of ``count`` inputs, such that the work fits the budget."""
-        arch, item = self.architecture, self.conductances.element_size()
-        budget = _WORKSPACE_BYTES.get(self.conductances.device.type, 256 << 20)
-        reads = arch.passes * arch.streams
-        # Levels are cut from float64 integers, for all row tiles at once.
-        drives = reads * self.layout.row_tiles * arch.tile[0] * (16 + item)
-        columns = (6 if self.adc_step is None else 12) * arch.tile[1]  # of currents and counts, some in float64
-        per_tile = reads * arch.arrays * self.layout.col_tiles * (columns + self.emulator.floats_per_read) * item
-        inputs = max(1, min(count, budget // drives, budget // per_tile))
-        return inputs, max(1, min(self.layout.row_tiles, budget // (per_tile * inputs)))
+    def _shortened(self, conductances: Tensor, array: Any, codes: Tensor | None) -> Programmed:
+        frac_bits, step = self.weight_frac_bits + self.input_frac_bits, self.adc_step
+        return shortened(conductances, array, self.emulator, self.layout, codes=codes, step=step, frac_bits=frac_bits)
 
     def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``."""
@@ -249,9 +245,9 @@ class CrossbarMatrix(nn.Module):
                 moved[id(tensor)] = new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
             return moved[id(tensor)]
 
-        array = map_tensors(self.array, move)
+        array = map_tensors(self.tiles.array, move)
         super()._apply(move, recurse)
-        self.array = array
+        self.tiles = self._shortened(self.conductances, array, self.codes)
         return self
 
 

@@ -11,19 +11,22 @@ from geniex.mapping.fixed_point import clip, input_integers
 from geniex.mapping.slicing import stream_digits, stream_weights
 
 
-def stream_reads(
+def whole_inputs(
     x: Tensor, architecture: Architecture, frac_bits: int, gain: Tensor | None, *, non_negative: bool
-) -> tuple[Tensor, Tensor]:
-    """Levels (reads, inputs, features), float64, of ``x`` (inputs, features), and place values (passes, reads).
+) -> Tensor:
+    """Integers, float64, that ``x`` is taken for; those of inputs known to be ``non_negative`` have no sign."""
+    if non_negative:
+        x = clip(x, 0.0)
+    return input_integers(x if gain is None else x.double() / gain, architecture, frac_bits)
+
+
+def stream_reads(integers: Tensor, architecture: Architecture, *, non_negative: bool) -> tuple[Tensor, Tensor]:
+    """Levels (reads, inputs, features), float64, of ``integers`` (inputs, features), place values (passes, reads).
 
     Inputs known to be ``non_negative`` need no negative pass and no sign stream. Where values can be looked at for
     free, on the CPU, neither does a batch that happens to have none below 0, and streams of zeros are left out.
     """
-    if non_negative:
-        x = clip(x, 0.0)
-    scaled = x if gain is None else x.double() / gain
-    integers = input_integers(scaled, architecture, frac_bits)
-    eager = x.device.type == "cpu" and has_values(x)
+    eager = integers.device.type == "cpu" and has_values(integers)
     unsigned = non_negative or (eager and not (integers < 0).any())
     passes = 1 if unsigned else architecture.passes
     digits = stream_digits(integers, architecture, passes=passes)
@@ -32,7 +35,7 @@ def stream_reads(
         digits, weights = digits[:, 1:], weights[1:]
     place = torch.block_diag(*[weights] * passes).reshape(passes, -1)
     levels = digits.flatten(0, 1)
-    if eager and not x.requires_grad:
+    if eager and not integers.requires_grad:
         # A stream that is zero everywhere carries no current: nothing is read.
         used = levels.flatten(1).any(-1)
         used[0] |= not used.any()  # solvers and products take no empty batch

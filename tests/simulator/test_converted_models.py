@@ -14,7 +14,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import InputError
 from geniex.mapping import OFFSETS, Architecture, ConductanceWindow
-from geniex.simulator import CrossbarMatrix, convert, matrix
+from geniex.simulator import CrossbarMatrix, convert, reading
 from geniex.surrogate import GeniexMLP
 
 CROSSBAR = Crossbar(16, 16, r_wire=20.0)
@@ -121,6 +121,9 @@ class Watched(IdealEmulator):
     most = 0
     reads = 0
 
+    def response(self, array: Any) -> None:
+        """None: it wants to be read."""
+
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         currents = super().read(array, voltages)
         self.most, self.reads = max(self.most, currents.numel()), self.reads + 1
@@ -152,7 +155,7 @@ def test_memory_is_bounded_and_the_result_does_not_depend_on_it(
     whole = one(x)
     assert emulator.reads == 1
     emulator.most = emulator.reads = 0
-    monkeypatch.setitem(matrix._WORKSPACE_BYTES, "cpu", budget)
+    monkeypatch.setitem(reading._WORKSPACE_BYTES, "cpu", budget)
     assert torch.equal(one(x), whole)
     assert emulator.reads > 1
     # One input on one row of tiles is the least that is done at once.

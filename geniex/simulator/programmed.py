@@ -1,0 +1,141 @@
+"""Tiles as an emulator has programmed them, with the shorter ways to the same counts that a configuration allows.
+
+Ideal and linear emulators read a product, I = V @ R. Every offset scheme but "ideal_before" is linear too, so that the
+analog counts are one product, ``levels @ counts``, for both arrays at once. Where the ADC changes nothing either,
+because its codes are whole counts that cannot clip or because there is none, slices, streams and tiles are sums that
+can be done once, when programming: the whole read is one product of integers with ``weights``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geniex.circuit.validate import has_values
+from geniex.emulator import Emulator
+from geniex.mapping import Architecture, TileLayout
+from geniex.simulator.accumulation import accumulate, shift_add, signed_sum
+from geniex.simulator.readout import analog_counts
+
+_EXACT = 2.0**53
+"""Up to which all whole numbers are in float64."""
+
+
+@dataclass(frozen=True)
+class Programmed:
+    """What is read; every tensor begins with the row tiles."""
+
+    example: Tensor
+    """The conductances, whose dtype and device the work has (row_tiles, arrays, col_tiles, rows, cols)."""
+    array: Any
+    """The emulator's."""
+    counts: Tensor | None
+    """Counts for a level of 1 on a word line (row_tiles, converters, col_tiles, rows, cols); None where reads are no
+    such product, or not needed."""
+    weights: Tensor | None
+    """What whole inputs are multiplied with instead of reading (row_tiles, rows, converters, col_tiles, outputs),
+    float64; None where the ADC is felt."""
+    lossless: bool
+    """Whether the accumulator passes on what it is given, of ``weights``."""
+
+
+def shortened(
+    conductances: Tensor,
+    array: Any,
+    emulator: Emulator,
+    layout: TileLayout,
+    *,
+    codes: Tensor | None,
+    step: Tensor | None,
+    frac_bits: int,
+) -> Programmed:
+    """Tiles (row_tiles, arrays, col_tiles, rows, cols) [S] that the ``emulator`` has programmed as ``array``.
+
+    ``codes`` are the ideal levels, which "ideal_before" alone needs, ``step`` the ADC's; sums have ``frac_bits``
+    fraction bits.
+    """
+    arch = layout.architecture
+    counts, whole = _counts(emulator.response(array), codes, arch)
+    if counts is None or not _transparent(counts, whole, step, arch):
+        return Programmed(conductances, array, counts, None, False)
+    weights = _weights(counts, layout)
+    lossless = arch.accumulator_bits is None
+    if whole:
+        largest = _largest_sum(weights, arch)
+        if largest * layout.row_tiles > _EXACT:
+            return Programmed(conductances, array, counts, None, False)
+        lossless = _passes_on(largest, frac_bits, arch)
+    return Programmed(conductances, array, None, weights, lossless)
+
+
+def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, frac_bits: int) -> Tensor:
+    """Products (inputs, col_tiles, outputs) of whole inputs (inputs, features), float64, without a read."""
+    assert tiles.weights is not None
+    arch, weights = layout.architecture, tiles.weights
+    if tiles.lossless:
+        signed = weights[:, :, 0] - weights[:, :, 1] if weights.shape[2] == 2 else weights[:, :, 0]
+        product = layout.split_inputs(integers).flatten(1) @ signed.flatten(0, 1).flatten(1)
+        return product.unflatten(1, signed.shape[2:]) * 2.0**-frac_bits
+    parts = torch.stack([integers, -integers]).clamp(min=0) if arch.passes == 2 else integers[None]
+    split = layout.split_inputs(parts)  # (passes, inputs, row_tiles, rows)
+    totals = torch.einsum("pirk,rkz->pirz", split, weights.flatten(2)).unflatten(-1, weights.shape[2:])
+    return signed_sum(accumulate(totals, arch, frac_bits))
+
+
+def _counts(response: Tensor | None, codes: Tensor | None, arch: Architecture) -> tuple[Tensor | None, bool]:
+    """Counts for a level of 1, and whether they are whole; None where the read-out is not linear."""
+    if response is None:
+        return None, False
+    # One word line after the other at level 1, the others at 0.
+    scheme = arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
+    currents = response.movedim(-2, 0) * (arch.v_max / (2**arch.stream_bits - 1))
+    level = torch.ones_like(currents[..., :1])
+    counts = analog_counts(currents, level, None, scheme).movedim(0, -2)
+    whole = _whole(counts)
+    if arch.offset == "ideal_before" and not (whole and codes is not None and torch.equal(counts.round(), codes)):
+        return None, False
+    return (counts.round(), True) if whole else (counts, False)
+
+
+def _whole(counts: Tensor) -> bool:
+    """Whether the counts are whole numbers up to rounding errors."""
+    if not has_values(counts) or counts.requires_grad:
+        return False
+    noise = 64 * torch.finfo(counts.dtype).eps * float(counts.abs().amax().clamp(min=1))
+    return noise < 0.1 and bool(((counts - counts.round()).abs() <= noise).all())
+
+
+def _transparent(counts: Tensor, whole: bool, adc_step: Tensor | None, arch: Architecture) -> bool:
+    """Whether what the ADC makes of counts is the counts themselves."""
+    if arch.adc_rounding == "none":
+        return True
+    if not whole or adc_step is not None:
+        return False
+    if arch.adc_codes is None:
+        return True
+    top = 2**arch.stream_bits - 1
+    low, high = (float(counts.clamp(**end).sum(-2).abs().amax()) * top for end in ({"max": 0}, {"min": 0}))
+    return -low >= arch.adc_codes[0] and high <= arch.adc_codes[1]
+
+
+def _weights(counts: Tensor, layout: TileLayout) -> Tensor:
+    """Slices shifted and added, before reading instead of after."""
+    rows_as_inputs = counts.double().movedim(-2, 0)[None]
+    one = rows_as_inputs.new_ones(1, 1)
+    return shift_add(rows_as_inputs, one, layout)[0].movedim(0, 1)
+
+
+def _largest_sum(weights: Tensor, arch: Architecture) -> float:
+    """The largest magnitude that a row tile's sum can take in one pass."""
+    return float(weights.abs().sum(1).amax()) * max(map(abs, arch.input_range))
+
+
+def _passes_on(largest: float, frac_bits: int, arch: Architecture) -> bool:
+    """Whether the accumulator neither cuts off nor overflows sums up to ``largest``."""
+    if arch.accumulator_bits is None:
+        return True
+    held = largest * 2.0 ** (arch.accumulator_frac_bits - frac_bits)
+    return arch.accumulator_frac_bits >= frac_bits and held < 2.0 ** (arch.accumulator_bits - 1)

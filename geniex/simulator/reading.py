@@ -1,0 +1,87 @@
+"""From whole inputs to products: reads of programmed tiles, in chunks that fit a workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geniex.circuit import shared_matmul
+from geniex.emulator import Emulator, map_tensors
+from geniex.mapping import TileLayout
+from geniex.simulator.accumulation import accumulate, shift_add, signed_sum
+from geniex.simulator.programmed import Programmed, collapsed
+from geniex.simulator.readout import analog_counts, digitised, stream_voltages
+from geniex.simulator.streams import stream_reads
+
+_WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
+"""Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one matrix's tiles are read."""
+
+    emulator: Emulator
+    layout: TileLayout
+    frac_bits: int
+    """Of the sums: those of weights and inputs together."""
+    step: Tensor | None
+    """Counts per ADC code, broadcasting with (row_tiles, converters, col_tiles, cols); None is 1."""
+    codes: Tensor | None
+    """The ideal levels (row_tiles, arrays, col_tiles, rows, cols), which "ideal_before" alone needs."""
+    non_negative: bool
+    """Whether inputs have no sign."""
+
+    def product(self, integers: Tensor, tiles: Programmed) -> Tensor:
+        """Products (inputs, outputs), float64, of ``integers`` (inputs, features)."""
+        inputs, row_tiles = self.chunk(len(integers), tiles)
+        if tiles.weights is not None:
+            parts = [collapsed(part, tiles, self.layout, self.frac_bits) for part in integers.split(inputs)]
+        else:
+            parts = [self._read(part, tiles, row_tiles) for part in integers.split(inputs)]
+        return self.layout.join_outputs(torch.cat(parts))
+
+    def levels(self, integers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
+        levels, place = stream_reads(integers, self.layout.architecture, non_negative=self.non_negative)
+        return self.layout.split_inputs(levels.to(dtype))[..., None, None, :], place
+
+    def analog(self, levels: Tensor, tiles: Programmed, at: slice) -> Tensor:
+        """Counts before the ADC (reads, inputs, row_tiles, converters, col_tiles, cols) of some row tiles."""
+        arch, levels = self.layout.architecture, levels[:, :, at]
+        if tiles.counts is not None:
+            return shared_matmul(levels, tiles.counts[at])
+        array = map_tensors(tiles.array, lambda tensor: tensor[at])
+        currents = self.emulator.read(array, stream_voltages(levels, arch))
+        return analog_counts(currents, levels, None if self.codes is None else self.codes[at], arch)
+
+    def row_tiles(self, count: int) -> list[slice]:
+        """All row tiles, ``count`` at a time."""
+        return [slice(start, start + count) for start in range(0, self.layout.row_tiles, count)]
+
+    def chunk(self, count: int, tiles: Programmed) -> tuple[int, int]:
+        """Inputs and row tiles to take at once, of ``count`` inputs, such that the work fits the budget."""
+        arch, layout = self.layout.architecture, self.layout
+        device, item = tiles.example.device.type, tiles.example.element_size()
+        budget = _WORKSPACE_BYTES.get(device, 256 << 20)
+        reads = 1 if tiles.weights is not None else arch.passes * arch.streams
+        # Levels are cut from float64 integers, for all row tiles at once.
+        drives = reads * layout.row_tiles * arch.tile[0] * (16 + item)
+        columns = (6 if self.step is None else 12) * arch.tile[1]  # of currents and counts, some in float64
+        per_tile = reads * arch.arrays * layout.col_tiles * (columns + self.emulator.floats_per_read) * item
+        inputs = max(1, min(count, budget // drives, budget // per_tile))
+        return inputs, max(1, min(layout.row_tiles, budget // (per_tile * inputs)))
+
+    def _read(self, integers: Tensor, tiles: Programmed, row_tiles: int) -> Tensor:
+        """Products (inputs, col_tiles, outputs), so many row tiles at a time."""
+        levels, place = self.levels(integers, tiles.example.dtype)
+        return sum((self._partial(levels, place, tiles, at) for at in self.row_tiles(row_tiles)), torch.zeros(()))
+
+    def _partial(self, levels: Tensor, place: Tensor, tiles: Programmed, at: slice) -> Tensor:
+        """What some row tiles add to the product (inputs, col_tiles, outputs)."""
+        arch = self.layout.architecture
+        step = self.step if self.step is None or len(self.step) == 1 else self.step[at]
+        counts = digitised(self.analog(levels, tiles, at), step, arch)
+        return signed_sum(accumulate(shift_add(counts, place, self.layout), arch, self.frac_bits))
