@@ -44,7 +44,7 @@ def test_reference_is_what_its_configuration_draws() -> None:
         np.testing.assert_allclose(conductances[tile], (1 + codes * 5 / 15) / 600e3, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["reference-32"])
+@pytest.mark.parametrize("name", ["reference-32", "reference-64", "reference-64-0v5"])
 def test_a_file_was_made_from_its_configuration(name: str) -> None:
     sweep = SweepFile(DATA / f"{name}.h5")
     assert sweep.config == load_sweep_config(DATA / f"{name}.yaml")
