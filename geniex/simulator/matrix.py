@@ -132,13 +132,12 @@ class CrossbarMatrix(nn.Module):
             integers = self._integers(vectors.to(self.conductances.device))
             inputs, row_tiles = reader.chunk(len(vectors), tiles)
             for at in reader.row_tiles(row_tiles):
-                ends = [
-                    reader.analog(reader.levels(part, tiles.example.dtype)[0], tiles, at)
-                    for part in integers.split(inputs)
-                ]
-                low = torch.stack([counts.amin((0, 1)) for counts in ends]).amin(0)
-                high = torch.stack([counts.amax((0, 1)) for counts in ends]).amax(0)
-                parts.append((low, high))
+                ends = []
+                for part in integers.split(inputs):
+                    counts = reader.analog(reader.levels(part, tiles.example.dtype)[0], tiles, at)
+                    ends.append(torch.stack([counts.amin((0, 1)), counts.amax((0, 1))]))
+                low, high = torch.stack(ends).unbind(1)
+                parts.append((low.amin(0), high.amax(0)))
         low, high = (torch.cat(end) for end in zip(*parts, strict=True))
         self.adc_step = calibrated_step(low, high, arch)
 
