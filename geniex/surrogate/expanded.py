@@ -28,29 +28,28 @@ def currents(expansion: Expansion, w: Tensor) -> Tensor:
 
 
 def _apart(e: Apart, basis: _Powers, alike: list[Tensor]) -> Tensor:
-    linear = basis.sum(e.linear)
-    beyond = alike[0]
-    mean = shared_matmul((linear + beyond) * e.unit, e.means[0])
-    moments = [
-        basis.sum(term) + _at(basis.sums(added), mean) for term, added in zip(e.moments, e.moments_beyond, strict=True)
-    ]
-    means = [shared_matmul(m, weight) for m, weight in zip(moments, e.means[1:], strict=True)]
-    for k, (m, mean) in enumerate(zip(moments, means, strict=True)):
-        by_mean, by_own = basis.sums(e.by_mean[k]), basis.sums(e.by_own[k + 1])
-        for n, (x, y) in enumerate(zip(by_mean, by_own, strict=True)):
-            alike[n] = alike[n] + mean * x + (m - mean) * y
+    linear, beyond = basis.sum(e.linear), alike[0]
+    mean = shared_matmul(linear + beyond, e.means[0])
+    for k, term in enumerate(e.moments):
+        moment = basis.sum(term) + _at(basis.sums(e.moments_beyond[k]), mean)
+        of_tile = shared_matmul(moment, e.means[k + 1])
+        apart = moment - of_tile
+        both = zip(alike, basis.sums(e.by_mean[k]), basis.sums(e.by_own[k + 1]), strict=False)
+        alike[: len(e.by_mean[k])] = [torch.addcmul(torch.addcmul(x, of_tile, y), apart, z) for x, y, z in both]
     by_own, by_own_twice = basis.sums(e.by_own[0]), basis.sums(e.by_own_twice)
     for _ in range(_STEPS):
         current = linear + beyond
-        rise = current * e.unit
-        mean = shared_matmul(rise, e.means[0])
-        apart = rise - mean
+        mean = shared_matmul(current, e.means[0])
+        apart = current * e.unit - mean
         by_rows = _Powers(basis.drives, shared_matmul(current, e.seen)).sums(e.by_row)
         once, twice = _at(by_own, mean), _at(by_own_twice, mean)
-        cells = _at(alike, mean) + _at(by_rows, mean) + apart * (once + apart * twice)
-        sneak = shared_matmul(cells * e.unit, e.means[0]) * e.sneak_gain * e.sneak_mean
-        sneak = sneak + shared_matmul(shared_matmul(beyond, e.seen), e.sneak) - beyond * e.sneak_own
-        beyond = beyond + (cells + sneak - beyond) / (1 - (once + 2 * apart * twice) * e.unit)
+        cells = _at(alike, mean) + _at(by_rows, mean)
+        cells = torch.addcmul(cells, apart, torch.addcmul(once, apart, twice))
+        sneak = shared_matmul(shared_matmul(beyond, e.seen), e.sneak)
+        sneak = torch.addcmul(sneak, shared_matmul(cells, e.means[0]), e.sneak_mean)
+        sneak = torch.addcmul(sneak, beyond, e.sneak_own, value=-1)
+        slope = torch.addcmul(once, apart, twice, value=2) * e.unit
+        beyond = torch.addcdiv(beyond, cells + sneak - beyond, 1 - slope)
     return linear + beyond
 
 

@@ -29,7 +29,7 @@ matrix for a power of w and a power of t: reading is as many products.
 
 With ``moments`` = 0 all columns are taken to rise as the one that is read: t is its s_j, and T_ij the share
 A_ij / (g_ij rho_ij) of the linear array, rho_ij the linear voltage at the cell for bit lines at ground. That is a
-fifth of the products, and keeps sneak currents to first order only.
+sixth of the products, and keeps sneak currents to first order only.
 
 Exact for linear cells, and for bit lines without resistance. In between, its error is of second order in the product
 of non-linearity and how differently the bit lines rise.
@@ -85,7 +85,7 @@ class Apart:
     unit: Tensor
     """1 / sum_i A_ij (tiles, cols): s_j of a current of 1."""
     means: tuple[Tensor, ...]
-    """Weights of the columns in the tile's mean of each moment (tiles, cols, 1)."""
+    """Weights of the columns in the tile's mean of each moment (tiles, cols, 1); for 0 those of their currents."""
     moments: tuple[Term, ...]
     """Those of the linear currents, from 1 on."""
     moments_beyond: tuple[Polynomial, ...]
@@ -103,11 +103,9 @@ class Apart:
     sneak: Tensor
     """By Delta as word line i sees it less its mean (tiles, rows, cols)."""
     sneak_mean: Tensor
-    """By the mean Delta (tiles, cols)."""
+    """By the mean Delta that there would be without sneak currents (tiles, cols)."""
     sneak_own: Tensor
     """What the column's own Delta has no part in, of its current beyond the linear one (tiles, cols)."""
-    sneak_gain: Tensor
-    """Mean Delta over that without sneak currents (tiles, 1)."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +174,11 @@ def _apart(
     by_others = reach * (together[0] - own * rises[0]) / others
     unit = _inverse(weights.norms[0])
     shares = tile * _inverse(tile.sum(-1, keepdim=True))
-    means = [shares * norm * unit for norm in weights.norms]
+    means = [shares * norm * unit for norm in weights.norms[1:]]
     seen = (pushed * _inverse(line) - shares).mT * unit.mT
     sneak_own = (push * pushed / others).sum(-2)
     sneak_mean = push.sum(-2)
+    gain = 1 / (1 - (shares * unit)[:, 0].mul(sneak_mean).sum(-1, keepdim=True))
     by_own = [own * rises[k] * reach for k in range(len(rises))]
     by_own[0] = by_own[0] - by_others * pushed
     inverse = [_inverse(norm) for norm in weights.norms]
@@ -187,7 +186,7 @@ def _apart(
     return Apart(
         linear=Term((1,), weights.matrix(0)),
         unit=unit[:, 0],
-        means=tuple((m * _inverse(m.sum(-1, keepdim=True))).mT for m in means),
+        means=((shares * unit).mT, *((m * _inverse(m.sum(-1, keepdim=True))).mT for m in means)),
         moments=tuple(Term((1,), weights.matrix(k) * inverse[k]) for k in range(1, len(rises))),
         moments_beyond=tuple(
             _fitted(reach * weights.basis[k] * inverse[k] * solved.beyond, coarse, 0) for k in range(1, len(rises))
@@ -198,9 +197,8 @@ def _apart(
         by_row=_fitted(by_others * line, coarse, 1, by_row=True),
         seen=seen,
         sneak=push * line / others,
-        sneak_mean=sneak_mean + sneak_own,
+        sneak_mean=gain * (sneak_mean + sneak_own),
         sneak_own=sneak_own * unit[:, 0],
-        sneak_gain=1 / (1 - (shares * unit)[:, 0].mul(sneak_mean).sum(-1, keepdim=True)),
     )
 
 
