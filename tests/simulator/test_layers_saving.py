@@ -98,6 +98,7 @@ def test_a_loaded_model_computes_the_same(
     assert loaded.head is loaded.again
     assert type(loaded.attention.k_proj) is nn.Linear
     kept, now = crossbar_matrices(saved), crossbar_matrices(loaded)
+    assert {k: m.layout for k, m in kept.items()} == {k: m.layout for k, m in now.items()}
     assert {k: m.architecture for k, m in kept.items()} == {k: m.architecture for k, m in now.items()}
     assert torch.equal(load_converted(path, shell(), emulator=EMULATORS[name]())(x), saved(x))
 
