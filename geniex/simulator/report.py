@@ -186,7 +186,7 @@ def programmed_bytes(module: nn.Module) -> int:
 
     for matrix in module.modules():
         if isinstance(matrix, CrossbarMatrix):
-            map_tensors(matrix.array, add)
+            map_tensors(matrix.tiles, add)
             for buffer in matrix.buffers():
                 add(buffer)
     return sum(sizes.values())
