@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+RELATIVE_FLOOR = 1e-3
+"""A column's error is relative to its current, but to no less than this fraction of its array's largest."""
+
 
 def non_ideality_factor(ideal: Tensor, actual: Tensor) -> Tensor:
     """NF = (I_ideal - I) / I_ideal, dimensionless (Chakraborty et al., DAC 2020, eq. 1).
@@ -25,3 +28,15 @@ def nf_rmse(ideal: Tensor, reference: Tensor, predicted: Tensor) -> Tensor:
     """
     error = (non_ideality_factor(ideal, predicted) - non_ideality_factor(ideal, reference)) ** 2
     return 100 * torch.sqrt(torch.nanmean(error))
+
+
+def current_scale(currents: Tensor) -> Tensor:
+    """What errors of column currents (..., cols) [A] are relative to: max(|I_j|, 1e-3 max_j |I_j|)."""
+    size = currents.abs()
+    return torch.maximum(size, RELATIVE_FLOOR * size.amax(-1, keepdim=True))
+
+
+def relative_error(exact: Tensor, predicted: Tensor) -> Tensor:
+    """|dI_j| / max(|I_j|, 1e-3 max_j |I_j|) (..., cols), dimensionless; 0 where an array carries nothing."""
+    scale, error = current_scale(exact), (predicted - exact).abs()
+    return torch.where((scale == 0) & (error == 0), 0.0, error / scale)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from geniex.cli._files import check_file, check_folder
 from geniex.config import check_positive_int
+from geniex.errors import InputError
 
 
 def train(
     data: Path,
+    family: Literal["geniex-mlp", "physics", "physics-fast"] = "geniex-mlp",
     out: Path = Path("runs/mlp"),
     epochs: int = 60,
     hidden: int = 500,
@@ -31,12 +36,15 @@ def train(
     strategy: str = "auto",
     fast_dev_run: bool = False,
 ) -> None:
-    """Train the GENIEx network on a sweep; writes OUT.safetensors and OUT.json.
+    """Train a surrogate on a sweep; writes OUT.safetensors and OUT.json.
 
-    While it trains, OUT.training holds the best and the last finished epoch: a kill loses none.
+    The GENIEx network learns the transfer function of one crossbar; while it trains, OUT.training holds the best and
+    the last finished epoch: a kill loses none. The physics surrogates know it without training: what they take from
+    the data is the error bound of their reads, fitted to half of the tiles and measured on the others.
 
     Args:
-        data: the HDF5 file that geniex sweep made.
+        data: the HDF5 file that geniex sweep made; for the physics family also the index or folder of a set.
+        family: the GENIEx network, or a member of the physics family, to which only data and out apply.
         out: the checkpoint's path, without suffix.
         epochs: passes over the training tiles; the best one on the validation tiles is kept.
         hidden: ReLU units of the hidden layer.
@@ -54,8 +62,12 @@ def train(
         strategy: Lightning's: auto, ddp, ...
         fast_dev_run: one batch only, to see that everything runs; writes nothing.
     """
+    given = dict(locals())
     check_positive_int("epochs", epochs)
     check_folder("out", out.parent)
+    if family != "geniex-mlp":
+        _calibrate(family, data, out, given)
+        return
     check_file("csv", csv)
     state = out.with_name(f"{out.name}.training")
     with Progress(
@@ -107,4 +119,23 @@ def train(
     print(
         f"{path}: NF-RMSE {held_out['nf_rmse_pp']:.3f} pp on {split['test']} held-out tiles"
         f" (ideal product {held_out['ideal_nf_rmse_pp']:.3f} pp)"
+    )
+
+
+def _calibrate(family: str, data: Path, out: Path, given: Mapping[str, Any]) -> None:
+    """Write the member of the physics family with its error bound."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    for name, value in given.items():
+        if name not in ("data", "family", "out") and value != defaults[name]:
+            raise InputError(name, value, f"it is an option of the GENIEx network; {family} has nothing to train")
+    from geniex.surrogate import calibrated_on_sweep, physics_member, save_surrogate
+    from geniex.sweep import open_sweep
+
+    with Console(stderr=True).status("") as status:
+        surrogate = calibrated_on_sweep(physics_member(family), open_sweep(data), status.update)
+    path, found = save_surrogate(surrogate, out), surrogate.info["calibration"]
+    held_out = found["held_out"]
+    print(
+        f"{path}: error bound fitted to half of {found['tiles']} tiles; on the others it holds for"
+        f" {held_out['coverage']:.1%} of the columns, NF-RMSE {held_out['nf_rmse_pp']:.3g} pp"
     )

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import non_ideality_factor, shared_matmul
+from geniex.circuit.figures import relative_error
 from geniex.errors import InputError
 from geniex.study.breakdown import BREAKDOWNS, NO_BIN
 from geniex.study.contenders import Block, Model, analytic_models, read_blocks, surrogate_models
-from geniex.study.statistics import CurrentErrors, nf_error, relative_error, summarised
+from geniex.study.statistics import CurrentErrors, nf_error, summarised
 from geniex.surrogate import PhysicsSurrogate, Surrogate, load_surrogate, split_tiles
-from geniex.sweep import SweepFile, SweepIndex, TileCircuits
+from geniex.sweep import SweepFile, SweepIndex, TileCircuits, open_sweep
 
 CALIBRATION = 8
 """Exact solutions of each array that the alpha-beta model is fitted on."""
@@ -156,7 +157,7 @@ def compare(
     """
     if calibration < 0 or calibration == 1:
         raise InputError("calibration", calibration, "a line needs at least 2 solutions; 0 leaves the model out")
-    source = data if isinstance(data, SweepFile | SweepIndex) else open_data(data)
+    source = data if isinstance(data, SweepFile | SweepIndex) else open_sweep(data)
     files = [source] if isinstance(source, SweepFile) else source.files
     named = _named(surrogates)
     chosen = [(file, torch.arange(file.tiles)) for file in files]
@@ -182,11 +183,6 @@ def compare(
     exact = torch.cat([part.exact_nf.flatten() for part in found])
     errors = {name: torch.cat([part.errors[name].nf.flatten() for part in found]) for name in models}
     return Comparison(report, exact, {name: exact + error for name, error in errors.items()})
-
-
-def open_data(path: str | Path) -> SweepFile | SweepIndex:
-    """The sweep file of that path, or the set whose index or folder it is."""
-    return SweepIndex(path) if Path(path).is_dir() or Path(path).suffix == ".json" else SweepFile(path)
 
 
 class _Errors(NamedTuple):

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import non_ideality_factor
+from geniex.circuit.figures import relative_error
 
-RELATIVE_FLOOR = 1e-3
-"""A column's error is relative to its current, but to no less than this fraction of its array's largest."""
 TAIL = 0.999
 """The quantile that is reported beside RMS and maximum."""
 
@@ -36,14 +35,6 @@ class CurrentErrors:
     def to_dict(self) -> dict[str, Any]:
         """The figures by name, JSON-ready: None where there is none."""
         return {name: _finite(value) for name, value in dataclasses.asdict(self).items()}
-
-
-def relative_error(exact: Tensor, predicted: Tensor) -> Tensor:
-    """|dI_j| / max(|I_j|, 1e-3 max_j |I_j|) (..., cols), dimensionless; 0 where an array carries nothing."""
-    size = exact.abs()
-    scale = torch.maximum(size, RELATIVE_FLOOR * size.amax(-1, keepdim=True))
-    error = (predicted - exact).abs()
-    return torch.where((scale == 0) & (error == 0), 0.0, error / scale)
 
 
 def nf_error(ideal: Tensor, exact: Tensor, predicted: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ import importlib
 from typing import Any
 
 from geniex.surrogate.base import Surrogate, SurrogateArray
+from geniex.surrogate.calibration import calibrated_on_circuit, calibrated_on_sweep
 from geniex.surrogate.checkpoint import load_surrogate, save_surrogate, shipped_surrogates
 from geniex.surrogate.circuit import Circuit
 from geniex.surrogate.mlp import GeniexMLP, MLPArray
-from geniex.surrogate.physics import PhysicsArray, PhysicsSurrogate
+from geniex.surrogate.physics import PhysicsArray, PhysicsSurrogate, physics_member
 from geniex.surrogate.scalers import Scalers
 from geniex.surrogate.tiles import TileSplit, split_tiles
 
@@ -28,7 +29,10 @@ __all__ = [
     "SweepDataModule",
     "TileSplit",
     "TrainConfig",
+    "calibrated_on_circuit",
+    "calibrated_on_sweep",
     "load_surrogate",
+    "physics_member",
     "save_surrogate",
     "shipped_surrogates",
     "split_tiles",

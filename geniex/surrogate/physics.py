@@ -19,6 +19,7 @@ from geniex.surrogate.base import Surrogate, SurrogateArray, circuit_values
 from geniex.surrogate.circuit import Circuit
 from geniex.surrogate.expanded import collapsed, currents, merged
 from geniex.surrogate.expansion import Expansion, expand
+from geniex.surrogate.validity import Validity, indicators
 
 Outside = Literal["raise", "warn"]
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
@@ -38,6 +39,10 @@ RANGE: dict[str, tuple[float, float]] = {
     "cols": (1, 256),
 }
 """What the surrogates were compared with the exact circuit on, sinh cells with or without a series resistance."""
+_ALSO_VALID = {
+    "mean transmission": [_LOWEST_TRANSMISSION, 1.0],
+    "cells": ["LinearCell", "SinhCell", "OneTransistorOneResistor of these with r_access"],
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class PhysicsSurrogate(Surrogate):
         moments: how many moments of a bit line's rise may differ from the tile's mean; 0: all rise as the one read.
         binary: inputs are 0 or ``v_max`` only, as 1-bit streams are: all powers of w collapse into one matrix.
         outside: "raise" a ``CheckpointError`` for circuits beyond ``RANGE``, or "warn".
+        validity: of the error bound, its slopes and its constant; None: there is none yet.
     """
 
     def __init__(
@@ -71,15 +77,18 @@ class PhysicsSurrogate(Surrogate):
         moments: int = 3,
         binary: bool = False,
         outside: Outside = "raise",
+        validity: Sequence[float] | None = None,
     ) -> None:
         super().__init__(crossbar, window, v_max)
         if moments and (len(powers) < 3 or powers[0] < 2):
             raise InputError("powers", tuple(powers), "at least three, from 2 on, where moments differ")
         self.powers, self.moments, self.binary, self.outside = tuple(powers), moments, binary, outside
+        self.validity = None if validity is None else Validity(tuple(validity[:-1]), validity[-1])
 
     def settings(self) -> dict[str, Any]:
-        """Powers and moments."""
-        return {"powers": list(self.powers), "moments": self.moments}
+        """Powers, moments, and the error bound where there is one."""
+        line = None if self.validity is None else [*self.validity.slopes, self.validity.constant]
+        return {"powers": list(self.powers), "moments": self.moments, "validity": line}
 
     @property
     def floats_per_read(self) -> int:
@@ -103,7 +112,7 @@ class PhysicsSurrogate(Surrogate):
         """
         window, v_max = window or self.window, self.v_max if v_max is None else v_max
         out = PhysicsSurrogate(crossbar, window, v_max, self.powers, self.moments, binary, self.outside)
-        out.info = self.info
+        out.info, out.validity = self.info, self.validity
         out.check(crossbar, window, v_max)
         return out
 
@@ -150,6 +159,25 @@ class PhysicsSurrogate(Surrogate):
         top = self.v_max if v_max is None else v_max
         return currents(array.expansion, voltages / top) * top
 
+    def error_bound(self, array: PhysicsArray, voltages: Tensor, currents: Tensor) -> Tensor:
+        """Relative errors (..., cols) that 95 % of column ``currents`` stay below, as the calibration data had it.
+
+        ``currents`` are what ``read`` gave for ``array`` and ``voltages``; it costs two more products. What an error
+        is relative to: ``geniex.circuit.figures.relative_error``.
+
+        Raises:
+            CheckpointError: the surrogate was never calibrated.
+        """
+        if self.validity is None:
+            raise CheckpointError(
+                "this surrogate has no error bound: calibrate it (geniex.surrogate.calibrated_on_circuit)"
+            )
+        return self.validity.bound(self.indicators(array, voltages, currents))
+
+    def indicators(self, array: PhysicsArray, voltages: Tensor, currents: Tensor) -> Tensor:
+        """What the error bound is made from, as ``geniex.surrogate.validity.indicators`` has it."""
+        return indicators(array.expansion.response, array.conductances, voltages, currents)
+
     def _check_transmission(self, g: Tensor, response: Tensor) -> None:
         share = (response.detach().sum() / g.detach().sum().clamp(min=torch.finfo(g.dtype).tiny)).item()
         if g.any() and share < _LOWEST_TRANSMISSION:
@@ -160,6 +188,25 @@ class PhysicsSurrogate(Surrogate):
         if self.outside == "raise":
             raise CheckpointError(message)
         warnings.warn(message, stacklevel=3)
+
+
+MEMBERS: dict[str, dict[str, Any]] = {
+    "physics": {"powers": (4, 3, 2, 1), "moments": 3},
+    "physics-fast": {"powers": (3, 2, 1), "moments": 0},
+}
+"""The shipped ones: accuracy first, and for whole networks."""
+
+
+def physics_member(name: str) -> PhysicsSurrogate:
+    """A new surrogate of ``MEMBERS``, for GENIEx' nominal circuit at 64 x 64 until it is bound to another."""
+    if name not in MEMBERS:
+        raise InputError("name", name, f"members of the family are {', '.join(MEMBERS)}")
+    out = PhysicsSurrogate(Crossbar(64, 64), ConductanceWindow(100e3, 6.0), 0.5, **MEMBERS[name])
+    out.info = {
+        "training": "none: an expansion of the circuit's equations",
+        "valid_for": {name: list(ends) for name, ends in RANGE.items()} | _ALSO_VALID,
+    }
+    return out
 
 
 def _chunks(tiles: Tensor, fields: int) -> Iterator[slice]:

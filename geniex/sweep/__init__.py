@@ -6,7 +6,7 @@ from geniex.sweep.file import SweepFile
 from geniex.sweep.loading import load_sweep, load_sweep_config, load_sweep_set
 from geniex.sweep.run import SweepObserver, run_sweep
 from geniex.sweep.sampling import draw_tile
-from geniex.sweep.sets import SweepIndex, SweepSet, run_sweep_set
+from geniex.sweep.sets import SweepIndex, SweepSet, open_sweep, run_sweep_set
 from geniex.sweep.strategies import SampleMix
 from geniex.sweep.verify import verify_sweep, verify_sweep_set
 
@@ -23,6 +23,7 @@ __all__ = [
     "load_sweep",
     "load_sweep_config",
     "load_sweep_set",
+    "open_sweep",
     "run_sweep",
     "run_sweep_set",
     "verify_sweep",

@@ -184,6 +184,11 @@ def _parsed(index: Path) -> dict[str, Any]:
         raise _bad(index, f"it is damaged ({error})") from None
 
 
+def open_sweep(path: str | Path) -> SweepFile | SweepIndex:
+    """The sweep file of that path, or the set whose index or folder it is."""
+    return SweepIndex(path) if Path(path).is_dir() or Path(path).suffix == ".json" else SweepFile(path)
+
+
 def _bad(index: Path, why: str) -> FileFormatError:
     return FileFormatError(f"{index}: {why}; delete it and run `geniex sweep` again, or give another set")
 

@@ -11,12 +11,13 @@ import torch
 
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar
+from geniex.circuit.figures import relative_error
 from geniex.cli.main import main
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.study.analytic import calibrate_affine
 from geniex.study.evaluate import compare, evaluate_surrogates
-from geniex.study.statistics import current_errors, relative_error
+from geniex.study.statistics import current_errors
 from geniex.surrogate import GeniexMLP, PhysicsSurrogate, save_surrogate, split_tiles
 from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, SweepIndex, SweepSet, run_sweep, run_sweep_set
 

@@ -166,9 +166,9 @@ def test_the_surrogate_goes_where_the_images_are_and_the_callers_stays(model: nn
 
 def test_two_surrogates_of_one_name_are_refused(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     twins = [GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2) for _ in range(2)]
-    with pytest.raises(InputError, match="GeniexMLP.*a stage of this name"):
+    with pytest.raises(InputError, match=r"GeniexMLP.*a stage of this name"):
         predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates=twins, circuit_images=0)
-    with pytest.raises(InputError, match="linear.*a stage"):
+    with pytest.raises(InputError, match=r"linear.*a stage"):
         predict_accuracy(
             model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates={"linear": twins[0]}, circuit_images=0
         )

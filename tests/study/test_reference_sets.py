@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from geniex.study.evaluate import EvaluationReport, evaluate_surrogates, open_data
+from geniex.study.evaluate import EvaluationReport, evaluate_surrogates
 from geniex.surrogate import load_surrogate
-from geniex.sweep import SweepFile, SweepIndex, run_sweep, run_sweep_set
+from geniex.sweep import SweepFile, SweepIndex, open_sweep, run_sweep, run_sweep_set
 
 DATA = Path(__file__).parents[2] / "spice_data"
 GENIEX = {"reference-16.h5": "geniex-mlp-16", "reference-32.h5": "geniex-mlp-32", "reference-64.h5": "geniex-mlp-64"}
@@ -67,7 +67,7 @@ def assert_same_arrays(one: SweepFile | SweepIndex, other: SweepFile | SweepInde
 
 @pytest.fixture(scope="module", params=SETS)
 def reports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    data = open_data(DATA / request.param)
+    data = open_sweep(DATA / request.param)
     native = solved_natively(data, tmp_path_factory.mktemp("native"))
     assert_same_arrays(data, native)
     names = ["physics", "physics-fast", *filter(None, [GENIEX.get(request.param)])]

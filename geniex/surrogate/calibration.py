@@ -1,0 +1,140 @@
+"""Physics surrogates held to the exact circuit: on sweeps, or in a second on the user's own crossbar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from geniex.circuit import non_ideality_factor, shared_matmul
+from geniex.circuit.figures import relative_error
+from geniex.config import check_positive_int, check_seed
+from geniex.errors import InputError
+from geniex.surrogate.circuit import Circuit
+from geniex.surrogate.physics import PhysicsSurrogate
+from geniex.surrogate.validity import COVERAGE, fitted
+from geniex.sweep import SweepFile, SweepIndex
+
+_BLOCK_CELLS = 1 << 18
+"""Cells of the tiles that are read from a file at once."""
+_TILES = 8
+"""Over which the solutions of one crossbar's calibration are spread."""
+_LEVELS = 16
+"""Of the cells and the drivers there."""
+_TOLERANCE = 1e-8
+
+
+class _Compared(NamedTuple):
+    """Columns of some tiles, (tiles, vectors, cols)."""
+
+    figures: Tensor
+    """Indicators, with one more dimension."""
+    relative: Tensor
+    """Errors of the currents."""
+    nf: Tensor
+    """Errors of the NF, a fraction."""
+
+
+def calibrated_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, seed: int = 0) -> PhysicsSurrogate:
+    """``surrogate`` with its error bound set for its own crossbar, window and drive, by exact solutions.
+
+    Tiles and inputs are random, of all sparsities at 16 levels. Half of the tiles set the height of the bound, whose
+    shape stays; the others measure it and the surrogate's errors, which ``.info["crossbar"]`` then holds.
+
+    Args:
+        surrogate: bound to the crossbar.
+        solutions: exact solutions, at least 8; 256 take less than a second at 64 x 64.
+        seed: of the tiles and vectors.
+    """
+    check_positive_int("solutions", solutions)
+    if solutions < 2 * _TILES:
+        raise InputError("solutions", solutions, f"at least {2 * _TILES}, for {_TILES} tiles")
+    check_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    conductances, voltages = _drawn(surrogate, solutions // _TILES, generator)
+    exact = surrogate.crossbar.solve(voltages, conductances[:, None], tol=_TOLERANCE)
+    found = _compared(surrogate, conductances, voltages, exact, None)
+    slopes = None if surrogate.validity is None else surrogate.validity.slopes
+    told = {"solutions": len(voltages) * voltages.shape[1], "seed": seed}
+    return _calibrated(surrogate, [found], "crossbar", told, slopes)
+
+
+def calibrated_on_sweep(
+    surrogate: PhysicsSurrogate, data: SweepFile | SweepIndex, note: Callable[[str], None] = lambda _: None
+) -> PhysicsSurrogate:
+    """``surrogate`` with an error bound fitted to every other tile of a sweep, or of a set that spans circuits.
+
+    The remaining tiles measure it; ``.info["calibration"]`` holds what was found and the data's digest. ``note`` is
+    called with what is being read.
+    """
+    files = [data] if isinstance(data, SweepFile) else data.files
+    found = []
+    for file in files:
+        note(file.path.name)
+        found += [_compared(surrogate, *block) for block in _blocks(file)]
+    told = {"digest": data.digest, "tiles": sum(file.tiles for file in files)}
+    return _calibrated(surrogate, found, "calibration", told, None)
+
+
+def _calibrated(
+    surrogate: PhysicsSurrogate,
+    found: list[_Compared],
+    name: str,
+    told: dict[str, Any],
+    slopes: tuple[float, ...] | None,
+) -> PhysicsSurrogate:
+    def half(start: int, field: int) -> Tensor:
+        return torch.cat([part[field][start::2].flatten(0, 2) for part in found])
+
+    validity = fitted(half(0, 0), half(0, 1), slopes)
+    bound, relative, nf = validity.bound(half(1, 0)), half(1, 1), half(1, 2)
+    measured = {
+        "coverage": float((relative <= bound)[relative > 0].double().mean()),
+        "nf_rmse_pp": float(100 * nf.square().nanmean().sqrt()),
+        "relative_rms": float(relative.square().mean().sqrt()),
+        "relative_p999": float(relative.sort().values[round(0.999 * (len(relative) - 1))]),
+    }
+    out = surrogate.bound(surrogate.crossbar, surrogate.window, surrogate.v_max, surrogate.binary)
+    out.validity = validity
+    out.info = surrogate.info | {name: told | {"bound_covers": COVERAGE, "held_out": measured}}
+    return out
+
+
+@torch.no_grad()
+def _compared(
+    surrogate: PhysicsSurrogate, conductances: Tensor, voltages: Tensor, exact: Tensor, circuit: Circuit | None
+) -> _Compared:
+    """Tiles (tiles, rows, cols) with vectors (tiles, vectors, rows) of their own."""
+    tiles = conductances[:, None]
+    array = surrogate.program(tiles, circuit)
+    v_max = None if circuit is None else torch.as_tensor(circuit.v_max).reshape(-1, 1, 1)
+    currents = surrogate.read(array, voltages, v_max)
+    ideal = shared_matmul(voltages, tiles)
+    nf = non_ideality_factor(ideal, currents) - non_ideality_factor(ideal, exact)
+    return _Compared(surrogate.indicators(array, voltages, currents), relative_error(exact, currents), nf)
+
+
+def _blocks(file: SweepFile) -> Iterator[tuple[Tensor, Tensor, Tensor, Circuit]]:
+    step = max(2, _BLOCK_CELLS // (file.crossbar.rows * file.crossbar.cols))
+    for start in range(0, file.tiles, step):
+        stop = min(start + step, file.tiles)
+        yield *file.read(start, stop), Circuit.of_tiles(file.circuits(start, stop))
+
+
+def _drawn(surrogate: PhysicsSurrogate, vectors: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Conductances (tiles, rows, cols) and voltages (tiles, vectors, rows) of all sparsities, float64."""
+    rows, cols = surrogate.crossbar.rows, surrogate.crossbar.cols
+
+    def levels(*shape: int) -> Tensor:
+        zeros = torch.rand(*shape[:-1], 1, generator=generator)
+        drawn = torch.randint(1, _LEVELS, shape, generator=generator)
+        return drawn * (torch.rand(shape, generator=generator) >= zeros)
+
+    codes = levels(_TILES, rows * cols).unflatten(-1, (rows, cols))
+    inputs = levels(_TILES, vectors, rows)
+    if surrogate.binary:
+        inputs = (inputs > 0) * (_LEVELS - 1)
+    conductances = surrogate.window.to_conductance(codes, _LEVELS, dtype=torch.float64)
+    return conductances, inputs.double() * (surrogate.v_max / (_LEVELS - 1))

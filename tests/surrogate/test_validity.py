@@ -1,0 +1,101 @@
+"""The error bound of physics surrogates against exact solutions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from geniex.cells import LinearCell, SinhCell
+from geniex.circuit import Crossbar
+from geniex.circuit.figures import relative_error
+from geniex.cli.main import main
+from geniex.errors import CheckpointError, InputError
+from geniex.mapping import ConductanceWindow
+from geniex.surrogate import calibrated_on_circuit, load_surrogate, physics_member
+from geniex.surrogate.validity import Validity, fitted
+
+WINDOW = ConductanceWindow(20e3, 10.0)
+
+
+def test_the_line_lies_above_most_errors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    figures = torch.rand(4000, 7, dtype=torch.float64, generator=generator)
+    slopes = torch.tensor([1.0, 0.5, 0, 0, -0.3, 2, 0], dtype=torch.float64)
+    spread = 0.1 * torch.randn(4000, dtype=torch.float64, generator=generator)
+    errors = 10 ** (figures @ slopes - 3 + spread)
+    found = fitted(figures, errors)
+    assert found.slopes == pytest.approx(slopes.tolist(), abs=0.03)
+    # 95 % of a normal distribution lie below 1.645 standard deviations.
+    assert found.constant == pytest.approx(-3 + 0.1645, abs=0.03)
+    assert (errors <= found.bound(figures)).double().mean() == pytest.approx(0.95, abs=0.002)
+    higher = fitted(figures, 10 * errors, slopes=found.slopes)
+    assert higher.slopes == found.slopes
+    assert higher.constant == pytest.approx(found.constant + 1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["physics", "physics-fast"])
+@pytest.mark.parametrize(
+    ("crossbar", "v_max"),
+    [
+        (Crossbar(24, 20), 0.25),
+        (Crossbar(20, 28, r_wire=6.0), 0.5),
+        (Crossbar(28, 16, r_source=900, r_sink=20, r_wire_row=1.0, r_wire_col=8.0, cell=SinhCell(v0=0.35)), 0.6),
+    ],
+    ids=["nominal", "harsh", "long columns"],
+)
+def test_bounds_of_shipped_surrogates_hold_on_unseen_circuits(name: str, crossbar: Crossbar, v_max: float) -> None:
+    """As shipped for most columns, closer where it was set to the crossbar; and it tells good reads from bad."""
+    surrogate = load_surrogate(name).bound(crossbar, WINDOW, v_max)
+    generator = torch.Generator().manual_seed(7)
+    codes = torch.randint(0, 16, (6, crossbar.rows, crossbar.cols), generator=generator)
+    conductances = WINDOW.to_conductance(codes, 16, dtype=torch.float64)
+    voltages = torch.randint(0, 16, (6, 40, crossbar.rows), generator=generator).double() * v_max / 15
+    voltages *= torch.rand(6, 40, crossbar.rows, generator=generator) < torch.rand(6, 40, 1, generator=generator)
+    exact = crossbar.solve(voltages, conductances[:, None], tol=1e-9)
+    array = surrogate.program(conductances[:, None])
+    currents = surrogate.read(array, voltages)
+    error, bound = relative_error(exact, currents), surrogate.error_bound(array, voltages, currents)
+    assert bound.shape == currents.shape
+    driven = voltages.any(-1)
+    # 95 % are those over all circuits: on one they may be fewer.
+    assert (error <= bound)[driven].double().mean() > 0.6
+    ranks = torch.stack([x[driven].flatten().argsort().argsort().double() for x in (error, bound)])
+    assert torch.corrcoef(ranks)[0, 1] > 0.3
+    own = calibrated_on_circuit(surrogate)
+    assert own.info["crossbar"]["solutions"] == 256
+    assert (error <= own.error_bound(array, voltages, currents))[driven].double().mean() > 0.8
+    assert own.info["crossbar"]["held_out"]["coverage"] == pytest.approx(0.95, abs=0.12)
+
+
+def test_a_bound_is_cheap_to_ask_and_missing_where_nothing_was_calibrated() -> None:
+    surrogate = physics_member("physics-fast").bound(Crossbar(6, 5, cell=LinearCell()), WINDOW, 0.25)
+    conductances, voltages = torch.full((6, 5), 2e-5), torch.full((3, 6), 0.1)
+    array = surrogate.program(conductances)
+    currents = surrogate.read(array, voltages)
+    with pytest.raises(CheckpointError, match="no error bound"):
+        surrogate.error_bound(array, voltages, currents)
+    surrogate.validity = Validity((0.0,) * 7, -2.0)
+    assert torch.allclose(surrogate.error_bound(array, voltages, currents), torch.tensor(0.01))
+    silent = surrogate.error_bound(array, torch.zeros(6), torch.zeros(5))
+    assert torch.isfinite(silent).all()
+    with pytest.raises(InputError, match=r"solutions: got 4.*at least 16"):
+        calibrated_on_circuit(surrogate, solutions=4)
+    with pytest.raises(InputError, match=r"name: got .*physics, physics-fast"):
+        physics_member("phys")
+
+
+def test_train_calibrates_the_physics_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "set.yaml"
+    config.write_text("shapes: [[6, 8], [9, 5]]\ncells: [{_type: SinhCell}]\ncircuits: {}\ntiles: 12\nvectors: 3\n")
+    assert main(["sweep", str(config), "--out", str(tmp_path / "set"), "--workers", "1"]) == 0
+    argv = ["train", str(tmp_path / "set"), "--family", "physics-fast", "--out", str(tmp_path / "mine")]
+    assert main(argv) == 0
+    assert "error bound fitted to half of 24 tiles" in " ".join(capsys.readouterr().out.split())
+    mine = load_surrogate(tmp_path / "mine")
+    assert (mine.powers, mine.moments) == ((3, 2, 1), 0)
+    assert len(mine.validity.slopes) == 7
+    assert mine.info["calibration"]["held_out"]["nf_rmse_pp"] < 1
+    assert main([*argv, "--epochs", "3"]) == 2
+    assert "epochs: got 3; it is an option of the GENIEx network" in " ".join(capsys.readouterr().err.split())
