@@ -143,7 +143,7 @@ def predict_accuracy(
     def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
         return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
 
-    exact = architecture.replace(adc_bits=None, accumulator_bits=None, offset="analog_difference")
+    exact = _without_converters(architecture)
     builders: dict[str, Callable[[], nn.Module]] = {
         "float": lambda: copy.deepcopy(model).eval(),
         "fixed point": lambda: on(IdealEmulator(), exact),
@@ -169,6 +169,18 @@ def predict_accuracy(
         layers=_layer_figures(on_circuit, images[:2]),
         circuit_images=circuit_images,
         configuration=configuration,
+    )
+
+
+def _without_converters(architecture: Architecture) -> Architecture:
+    """The same numbers, summed exactly."""
+    pairs = architecture.weight_scheme != "twos_complement"
+    return architecture.replace(
+        adc_bits=None,
+        adc_range="unit",
+        adc_granularity="layer",
+        accumulator_bits=None,
+        offset="analog_difference" if pairs else "ideal_after",
     )
 
 

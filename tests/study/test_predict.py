@@ -124,6 +124,18 @@ def test_fixed_point_has_no_converters_and_no_wrapping(model: nn.Module, batches
         assert report.stage("fixed point").logit_error == pytest.approx(report.stage("float").logit_error, rel=0.1)
 
 
+@pytest.mark.parametrize("scheme", ["offset", "twos_complement"])
+def test_other_schemes_and_calibrated_converters_have_a_fixed_point_stage_too(
+    scheme: str, model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    arch = Architecture(
+        tile=(8, 8), weight_bits=6, input_bits=6, slice_bits=3, weight_scheme=scheme, offset="reference_column",
+        adc_bits=9, adc_range="calibrated", adc_granularity="tile",
+    )  # fmt: skip
+    report = predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=arch, circuit_images=4)
+    assert report.stage("fixed point").correct >= 7
+
+
 def test_without_circuit_images_nothing_is_compared(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     report = predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)
     assert [s.name for s in report.stages] == ["float", "fixed point", "ideal", "linear"]
