@@ -26,6 +26,7 @@ _HOME = {
     "OperatingPoint": "circuit",
     "Preset": "preset",
     "SinhCell": "cells",
+    "StoredEmulator": "emulator",
     "SurrogateEmulator": "emulator",
     "TabulatedCell": "cells",
     "convert": "simulator",

@@ -4,6 +4,7 @@ from geniex.emulator.base import Emulator, map_tensors
 from geniex.emulator.circuit import CircuitEmulator
 from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.linear import LinearEmulator
+from geniex.emulator.stored import StoredEmulator
 from geniex.emulator.surrogate import SurrogateEmulator
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Emulator",
     "IdealEmulator",
     "LinearEmulator",
+    "StoredEmulator",
     "SurrogateEmulator",
     "map_tensors",
 ]

@@ -44,6 +44,11 @@ class Emulator(ABC):
         return None
 
     @property
+    def worker(self) -> Emulator:
+        """The emulator that does the work: itself, unless it stands before another."""
+        return self
+
+    @property
     def tile(self) -> tuple[int, int] | None:
         """The (rows, cols) it is made for; None takes any."""
         return None
@@ -68,14 +73,17 @@ class Emulator(ABC):
             )
 
 
-def map_tensors(array: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A programmed array with ``function`` applied to each of its tensors, e.g. to move it to a device."""
-    if isinstance(array, Tensor):
+def map_tensors(array: Any, function: Callable[[Any], Any], leaf: type = Tensor) -> Any:
+    """A programmed array with ``function`` applied to each of its tensors, e.g. to move it to a device.
+
+    Or to each object of another class ``leaf`` instead.
+    """
+    if isinstance(array, leaf):
         return function(array)
     if isinstance(array, tuple):
-        parts = [map_tensors(part, function) for part in array]
+        parts = [map_tensors(part, function, leaf) for part in array]
         return type(array)(*parts) if hasattr(array, "_fields") else tuple(parts)
     if dataclasses.is_dataclass(array) and not isinstance(array, type):
-        changes = {f.name: map_tensors(getattr(array, f.name), function) for f in dataclasses.fields(array)}
+        changes = {f.name: map_tensors(getattr(array, f.name), function, leaf) for f in dataclasses.fields(array)}
         return dataclasses.replace(array, **changes)
     return array

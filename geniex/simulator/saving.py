@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from geniex import __version__
 from geniex.emulator import Emulator, IdealEmulator
+from geniex.emulator.identity import Identity, emulator_of, identity, same_emulator
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import write_atomically
 from geniex.mapping import Architecture, GroupPacking
 from geniex.simulator.convert import prepared
-from geniex.simulator.identity import Identity, emulator_of, identity, same_emulator
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.plan import PlannedLayer, replaced

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar
-from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.emulator.base import Emulator
+from geniex.emulator.circuit import CircuitEmulator
+from geniex.emulator.ideal import IdealEmulator
+from geniex.emulator.linear import LinearEmulator
+from geniex.emulator.surrogate import SurrogateEmulator
 from geniex.errors import ConversionError
 from geniex.mapping import ConductanceWindow
 from geniex.surrogate import Surrogate
@@ -20,6 +24,7 @@ Identity = tuple[dict[str, Any], dict[str, Tensor]]
 
 def identity(emulator: Emulator) -> Identity:
     """What makes ``emulator``, JSON-ready, and its weights; of a user's own kind the class' name only."""
+    emulator = emulator.worker
     told: dict[str, Any] = {"type": type(emulator).__name__}
     if isinstance(emulator, LinearEmulator | CircuitEmulator | SurrogateEmulator):
         told["crossbar"] = emulator.crossbar.to_dict()
