@@ -40,6 +40,8 @@ class Programmed:
     float64; None where the ADC is felt."""
     lossless: bool
     """Whether the accumulator passes on what it is given, of ``weights``."""
+    live: tuple[bool, ...]
+    """Row tiles that are worth a read: W+ and W- all at level 0 give the same currents, whatever the circuit."""
 
 
 def shortened(
@@ -60,15 +62,15 @@ def shortened(
     arch = layout.architecture
     counts, whole = _counts(emulator.response(array), codes, arch)
     if counts is None or not _transparent(counts, whole, step, arch):
-        return Programmed(conductances, array, counts, None, False)
+        return Programmed(conductances, array, counts, None, False, _live(conductances, arch))
     weights = _weights(counts, layout)
     lossless = arch.accumulator_bits is None
     if whole:
         largest = _largest_sum(weights, arch)
         if largest * layout.row_tiles > _EXACT:
-            return Programmed(conductances, array, counts, None, False)
+            return Programmed(conductances, array, counts, None, False, _live(conductances, arch))
         lossless = _passes_on(largest, frac_bits, arch)
-    return Programmed(conductances, array, None, weights, lossless)
+    return Programmed(conductances, array, None, weights, lossless, (True,) * layout.row_tiles)
 
 
 def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, frac_bits: int) -> Tensor:
@@ -83,6 +85,12 @@ def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, frac_bits
     split = layout.split_inputs(parts)  # (passes, inputs, row_tiles, rows)
     totals = torch.einsum("pirk,rkz->pirz", split, weights.flatten(2)).unflatten(-1, weights.shape[2:])
     return signed_sum(accumulate(totals, arch, frac_bits))
+
+
+def _live(conductances: Tensor, arch: Architecture) -> tuple[bool, ...]:
+    if arch.weight_scheme != "differential" or not has_values(conductances) or conductances.requires_grad:
+        return (True,) * len(conductances)
+    return tuple((conductances[:, 0] != conductances[:, 1]).flatten(1).any(1).tolist())
 
 
 def _counts(response: Tensor | None, codes: Tensor | None, arch: Architecture) -> tuple[Tensor | None, bool]:

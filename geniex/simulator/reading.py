@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from geniex.circuit import shared_matmul
+from geniex.circuit.validate import has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.mapping import TileLayout
 from geniex.simulator.accumulation import accumulate, shift_add, signed_sum
@@ -33,6 +37,8 @@ class Reader:
     """The ideal levels (row_tiles, arrays, col_tiles, rows, cols), which "ideal_before" alone needs."""
     non_negative: bool
     """Whether inputs have no sign."""
+    checkpoint: bool = False
+    """Whether a backward pass reads again instead of keeping what a read makes on its way."""
 
     def product(self, integers: Tensor, tiles: Programmed) -> Tensor:
         """Products (inputs, outputs), float64, of ``integers`` (inputs, features)."""
@@ -40,7 +46,9 @@ class Reader:
         if tiles.weights is not None:
             parts = [collapsed(part, tiles, self.layout, self.frac_bits) for part in integers.split(inputs)]
         else:
-            parts = [self._read(part, tiles, row_tiles) for part in integers.split(inputs)]
+            again = self.checkpoint and torch.is_grad_enabled()
+            read = partial(checkpoint, self._read, use_reentrant=False) if again else self._read
+            parts = [read(part, tiles, row_tiles) for part in integers.split(inputs)]
         return self.layout.join_outputs(torch.cat(parts))
 
     def levels(self, integers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -57,9 +65,17 @@ class Reader:
         currents = self.emulator.read(array, stream_voltages(levels, arch))
         return analog_counts(currents, levels, None if self.codes is None else self.codes[at], arch)
 
-    def row_tiles(self, count: int) -> list[slice]:
-        """All row tiles, ``count`` at a time."""
-        return [slice(start, start + count) for start in range(0, self.layout.row_tiles, count)]
+    def row_tiles(self, count: int, live: Sequence[bool] | None = None) -> list[slice]:
+        """All row tiles, or those that are ``live``, in runs of at most ``count``."""
+        runs: list[slice] = []
+        for k, alive in enumerate((True,) * self.layout.row_tiles if live is None else live):
+            if not alive:
+                continue
+            if runs and runs[-1].stop == k and k - runs[-1].start < count:
+                runs[-1] = slice(runs[-1].start, k + 1)
+            else:
+                runs.append(slice(k, k + 1))
+        return runs
 
     def chunk(self, count: int, tiles: Programmed) -> tuple[int, int]:
         """Inputs and row tiles to take at once, of ``count`` inputs, such that the work fits the budget."""
@@ -77,7 +93,16 @@ class Reader:
     def _read(self, integers: Tensor, tiles: Programmed, row_tiles: int) -> Tensor:
         """Products (inputs, col_tiles, outputs), so many row tiles at a time."""
         levels, place = self.levels(integers, tiles.example.dtype)
-        return sum((self._partial(levels, place, tiles, at) for at in self.row_tiles(row_tiles)), torch.zeros(()))
+        live = self._driven(levels, tiles.live)
+        total = levels.new_zeros((len(integers), self.layout.col_tiles, self.layout.architecture.outputs_per_tile))
+        return sum((self._partial(levels, place, tiles, at) for at in self.row_tiles(row_tiles, live)), total.double())
+
+    def _driven(self, levels: Tensor, live: Sequence[bool]) -> Sequence[bool]:
+        """Of the live row tiles those whose word lines are driven at all, where a look at the CPU's values is free."""
+        if levels.device.type != "cpu" or not has_values(levels) or levels.requires_grad:
+            return live
+        driven = levels.flatten(0, 1).any(0).flatten(1).any(1).tolist()
+        return [alive and some for alive, some in zip(live, driven, strict=True)]
 
     def _partial(self, levels: Tensor, place: Tensor, tiles: Programmed, at: slice) -> Tensor:
         """What some row tiles add to the product (inputs, col_tiles, outputs)."""

@@ -135,7 +135,7 @@ def test_what_carries_no_current_is_not_read() -> None:
     emulator = Watched()
     one = CrossbarMatrix(torch.randn(2, 16), ARCH, emulator, inputs=1.0)
     currents_per_stream = 2 * 16
-    for x, streams in ((0.9, 2), (-0.9, 2), (2 / 128, 1), (0.0, 1)):
+    for x, streams in ((0.9, 2), (-0.9, 2), (2 / 128, 1), (0.0, 0)):
         emulator.most = 0
         one(torch.full((1, 16), x))
         assert emulator.most == streams * currents_per_stream, x

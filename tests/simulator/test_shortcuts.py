@@ -97,6 +97,45 @@ def test_measured_conductances_are_not_taken_for_levels() -> None:
     assert torch.equal(short(inputs(True)), read(inputs(True)))
 
 
+class Tracking(LinearEmulator):
+    """Remembers how many rows of tiles each read took."""
+
+    read_tiles: list[int]
+
+    def __init__(self, crossbar: Crossbar) -> None:
+        super().__init__(crossbar)
+        self.read_tiles = []
+
+    def response(self, array: Any) -> None:
+        """None: it wants to be read."""
+
+    def read(self, array: Any, voltages: Tensor) -> Tensor:
+        """Currents."""
+        self.read_tiles.append(array.effective.shape[0])
+        return super().read(array, voltages)
+
+
+def test_tiles_without_weights_and_tiles_without_inputs_are_not_read() -> None:
+    weight, x = WEIGHT.clone(), inputs(True)
+    weight[:, 16:32] = 0  # the second of three row tiles
+    emulator = Tracking(Crossbar(16, 16, r_wire=10.0))
+    for offset in OFFSETS:
+        matrix = CrossbarMatrix(weight, BASE.replace(offset=offset), emulator)
+        whole = CrossbarMatrix(WEIGHT, matrix.architecture, emulator)
+        full = whole(x)
+        emulator.read_tiles = []
+        assert matrix.tiles.live == (True, False, True)
+        got = matrix(x)
+        assert emulator.read_tiles == [1, 1]
+        # What the second row tile adds is what is missing, and nothing where its inputs are 0.
+        without = x.clone()
+        without[:, 16:32] = 0
+        emulator.read_tiles = []
+        assert torch.equal(whole(without), got)
+        assert emulator.read_tiles == [1, 1]
+        assert not torch.equal(full, got)
+
+
 def test_moving_keeps_products_exact() -> None:
     matrix = CrossbarMatrix(WEIGHT.float(), Architecture(tile=(16, 16), input_frac_bits=13), IdealEmulator())
     x = inputs(True)
