@@ -45,7 +45,7 @@ class Ladders:
 
     def __init__(self, slopes: Tensor, lines: Wires) -> None:
         d = slopes.detach().movedim(-1, 0).contiguous()  # (cols, ..., rows): each step of a recurrence a whole slice
-        first, others = (_over_rows(r) for r in (lines.r_source, lines.r_row))
+        first, others = (over_rows(r) for r in (lines.r_source, lines.r_row))
         self._slopes, self._resistances = d, [first, *[others] * (len(d) - 1)]
         # Of what its cells and all beyond draw, the share that the segment before a column lets through.
         self._share = torch.empty_like(d)
@@ -95,5 +95,6 @@ def _of_tiles(value: Scalar, at: slice) -> Scalar:
     return (value if len(value) == 1 else value[at])[:, None].detach()
 
 
-def _over_rows(value: Scalar) -> Scalar:
+def over_rows(value: Scalar) -> Scalar:
+    """A scalar as it broadcasts against a slice (..., tiles, rows), without its gradient."""
     return value.detach()[..., None] if isinstance(value, Tensor) and value.dim() else value

@@ -48,10 +48,17 @@ from geniex.circuit.fields import turn
 from geniex.circuit.linear import effective_conductance
 from geniex.circuit.lines import array_voltages, line_voltages
 from geniex.surrogate.circuit import Circuit
-from geniex.surrogate.word_lines import ORDERS, Excess, WordLines, chebyshev, column, own_response
+from geniex.surrogate.word_lines import (
+    ORDERS,
+    Excess,
+    States,
+    WordLines,
+    beyond_linear,
+    chebyshev,
+    column,
+    own_response,
+)
 
-_DRIVES = 5
-"""Drives w at which polynomials are fitted."""
 _RISES = [0.0, 0.6, 1.2]
 """Rises t at which they are; non-linear cells carry more than linear ones."""
 _SHARE = 1.3
@@ -127,33 +134,55 @@ class Expansion:
 
 
 def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moments: int) -> Expansion:
-    """The expansion of tiles (tiles, rows, cols) [S] in float64, with ``powers[n]`` powers of w beside t^n.
+    """The expansion of tiles (tiles, rows, cols) [S], with ``powers[n]`` powers of w beside t^n.
 
+    In float64; without ``moments`` in the conductances' precision, at least float32, which moves no figure.
     Differentiable in the conductances and in the circuit's tensors. No value is looked at.
     """
-    conductances = conductances.double()
-    g = circuit.cell.small_signal(conductances)
-    *resistances, v_max = circuit.scalars(g)
-    wires = Wires(*(r[:, 0, 0] for r in resistances))
-    lines = Wires(wires.r_source, 0.0, wires.r_row, 0.0)  # bit lines at ground
-    response = effective_conductance(g, wires)
-    weights = _Weights(response, max(moments, 1))
+    at_least = torch.float64 if moments else torch.float32
+    g, wires, lines, excess = _parts(conductances, circuit, torch.promote_types(conductances.dtype, at_least))
+    if not moments:
+        return _alike(g, wires, lines, excess, powers)
+    weights = _Weights(effective_conductance(g, wires), moments)
     rises = weights.orthogonal(wires.col_drop(g * array_voltages(g, wires, weights.patterns)))
     rho, *pushed = line_voltages(g[None], lines, torch.cat([torch.ones_like(g)[None], rises]))
     linear = torch.stack(pushed)
-    w, t = column(chebyshev(_DRIVES), g).reshape(-1, 1, 1, 1), column(_RISES, g).reshape(-1, 1, 1, 1, 1)
-    excess = Excess(conductances, g, circuit.cell, v_max)
-    solved = WordLines.solved(g, excess, lines, w - t * rises[0], w * rho - t * linear[0])
-    unit = _inverse(weights.norms[0])
-    if not moments:
-        reach = torch.minimum(response / rho, _SHARE * g).clamp(min=0)
-        return Expansion(_by_current(_fitted(reach * solved.beyond, powers, 0), response, unit), None)
+    solved = WordLines.solved(g, excess, lines, States(*_nodes(powers, g), rises[0], rho, linear[0]))
     response_own = own_response(g, lines)
     bit_lines = Wires(wires.r_sink, 0.0, wires.r_col, 0.0)
     reach = g * turn(line_voltages(turn(g * response_own), bit_lines, torch.ones_like(turn(g))))
     alike = _fitted(reach * solved.beyond, powers, 0)
     push = reach * (rises[0] * response_own - linear[0])
     return Expansion(alike, _apart(solved, weights, rises, linear, reach, push, powers))
+
+
+def _parts(conductances: Tensor, circuit: Circuit, dtype: torch.dtype) -> tuple[Tensor, Wires, Wires, Excess]:
+    """Small-signal conductances, the wires, those with bit lines at ground, and the cells' excess, in ``dtype``."""
+    conductances = conductances.double()
+    g = circuit.cell.small_signal(conductances)
+    *_, v_max = circuit.scalars(g)
+    excess = Excess(conductances, circuit.cell, v_max, dtype)
+    g = g.to(dtype)
+    wires = Wires(*(r[:, 0, 0] for r in circuit.scalars(g)[:-1]))
+    return g, wires, Wires(wires.r_source, 0.0, wires.r_row, 0.0), excess
+
+
+def _alike(g: Tensor, wires: Wires, lines: Wires, excess: Excess, powers: Sequence[int]) -> Expansion:
+    """Without moments."""
+    response = effective_conductance(g, wires)
+    # What a driver gives a column enters it mostly through the cell where they cross.
+    rise = wires.col_drop(response)
+    driven, lifted = line_voltages(g[None], lines, torch.stack([torch.ones_like(g), rise]))
+    beyond = beyond_linear(g, excess, lines, States(*_nodes(powers, g), rise, driven, lifted))
+    reach = torch.minimum(response / driven, _SHARE * g).clamp(min=0)
+    unit = _inverse(response.sum(-2, keepdim=True))
+    return Expansion(_by_current(_fitted(reach * beyond, powers, 0), response, unit), None)
+
+
+def _nodes(powers: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Drives, one more than powers of w, and rises (states, 1, 1, 1) of what polynomials are fitted to."""
+    w, t = column(chebyshev(powers[0] + 1), like), column(_RISES, like)
+    return w.repeat(len(t)).reshape(-1, 1, 1, 1), t.repeat_interleave(len(w)).reshape(-1, 1, 1, 1)
 
 
 def _apart(
@@ -235,21 +264,23 @@ class _Weights:
 
 
 def _fitted(values: Tensor, powers: Sequence[int], order: int, by_row: bool = False) -> Polynomial:
-    """The least-squares polynomial in (t, w) through values (rises, drives, tiles, rows, cols).
+    """The least-squares polynomial in (t, w) through values (states, tiles, rows, cols).
 
     They are the ``order``-th derivative by a rise. Without ``by_row`` a power 0 of w is summed over the rows.
     """
     counts = powers[order:]
     lowest = [max(p, p % 2) for p in (ORDERS[0] - order - n for n in range(len(counts)))]
     ladder = [tuple(range(low, low + 2 * count, 2)) for low, count in zip(lowest, counts, strict=True)]
-    coefficients = torch.einsum("pk,ktij->tpij", _fit(ladder, values), values.flatten(0, 1))
-    parts = coefficients.split([len(row) for row in ladder], 1)
+    # Fields lie column by column in memory.
+    by_column = values.movedim(-1, 0)
+    coefficients = (_fit(ladder, values) @ by_column.flatten(2)).unflatten(2, by_column.shape[2:]).permute(2, 1, 3, 0)
+    parts = coefficients.contiguous().split([len(row) for row in ladder], 1)
     return tuple(_term(row, part, by_row) for row, part in zip(ladder, parts, strict=True))
 
 
 def _fit(ladder: list[tuple[int, ...]], like: Tensor) -> Tensor:
-    """Coefficients from values at (rises * drives): of w^p t^n, p in ``ladder[n]``."""
-    w, t = column(chebyshev(_DRIVES), like), column(_RISES, like)
+    """Coefficients from values at the states: of w^p t^n, p in ``ladder[n]``."""
+    w, t = column(chebyshev(len(like) // len(_RISES)), like), column(_RISES, like)
     if len(ladder) > len(_RISES):
         basis = [(t[:, None] ** n * w**p).flatten() for n, row in enumerate(ladder) for p in row]
         return torch.linalg.pinv(torch.stack(basis, 1))

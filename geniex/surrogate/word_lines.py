@@ -7,6 +7,7 @@ small-signal conductance g. Fields are (..., tiles, rows, cols).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,30 +16,128 @@ from torch import Tensor
 from geniex.cells import Cell
 from geniex.circuit import Wires
 from geniex.circuit.implicit import implicit_step
-from geniex.circuit.lines import Ladders, line_voltages
+from geniex.circuit.lines import Ladders, line_voltages, over_rows
 
 ORDERS = (3, 5, 7, 9)
 """Powers of the cell voltage in the cells' excess current."""
 _NEWTON = 3
-"""Newton steps of the word lines' solutions from the linear ones; a fourth changes no figure."""
+"""Newton steps from the linear solutions; a fourth changes no figure."""
 
 
 class Excess:
-    """A cell's current beyond the linear one as a polynomial: f(u) = g (u + excess(u))."""
+    """A cell's current beyond the linear one as a polynomial: f(u) = g (u + excess(u)).
 
-    def __init__(self, conductances: Tensor, g: Tensor, cell: Cell, v_max: Tensor) -> None:
+    It is fitted in the precision of ``conductances`` and ``v_max``, and evaluated in ``dtype``.
+    """
+
+    def __init__(self, conductances: Tensor, cell: Cell, v_max: Tensor, dtype: torch.dtype) -> None:
+        if cell.scales_with_conductance:  # one polynomial for all of a tile's cells
+            conductances = torch.ones_like(v_max)
+        g = cell.small_signal(conductances)
         u, closed = column(chebyshev(5), g).reshape(-1, 1, 1, 1), g > 0
         current = cell.current(u * v_max, conductances) / (torch.where(closed, g, 1) * v_max)
         basis = torch.stack([u.flatten() ** (power - ORDERS[0]) for power in ORDERS], 1)
         values = torch.where(closed, current - u, 0) / u ** ORDERS[0]
-        self._coefficients = torch.einsum("pk,k...->p...", torch.linalg.pinv(basis), values)
+        self.coefficients = torch.einsum("pk,k...->p...", torch.linalg.pinv(basis), values).to(dtype)
+        """(powers, tiles | 1, rows | 1, cols | 1)."""
 
     def __call__(self, u: Tensor, derivative: int = 0) -> Tensor:
         """The excess at u, or a derivative of it, up to the third."""
         square, out = u.square(), torch.zeros_like(u)
-        for power, c in zip(reversed(ORDERS), self._coefficients.flip(0), strict=True):
+        for power, c in zip(reversed(ORDERS), self.coefficients.flip(0), strict=True):
             out = out * square + math.perm(power, derivative) * c
         return out * u ** (ORDERS[0] - derivative)
+
+
+@dataclass(frozen=True)
+class States:
+    """What word lines are solved for: drivers at w, and bit lines that have risen by t times a field."""
+
+    w: Tensor
+    """(states, 1, 1, 1)."""
+    t: Tensor
+    """(states, 1, 1, 1)."""
+    rise: Tensor
+    """(tiles, rows, cols)."""
+    driven: Tensor
+    """Voltages of linear cells for w = 1 (tiles, rows, cols)."""
+    lifted: Tensor
+    """By how much less they are for t = 1 (tiles, rows, cols)."""
+
+    def drives(self) -> Tensor:
+        """Drivers less rises."""
+        return self.w - self.t * self.rise
+
+    def linear(self) -> Tensor:
+        """Voltages of linear cells."""
+        return self.w * self.driven - self.t * self.lifted
+
+
+class _March:
+    """Word lines from their far ends: the voltage of a line's last node gives those of all others in turn.
+
+    So Newton's method has one unknown a line. Without gradients. A slice is a column of all lines.
+    """
+
+    def __init__(self, g: Tensor, excess: Excess, lines: Wires, states: States) -> None:
+        self._w, self._t = states.w[..., 0].detach(), states.t[..., 0].detach()
+        fields = (x.detach().movedim(-1, 0).contiguous() for x in (g, states.rise, states.driven, states.lifted))
+        self._g, self._rise, self._driven, self._lifted = (x.unbind() for x in fields)
+        powers = excess.coefficients.detach().movedim(-1, 0).contiguous()
+        orders = column(list(ORDERS), powers).reshape(-1, 1, 1)
+        self._powers, self._steeper = (
+            [x.unbind() for x in c.expand(len(self._g), *c.shape[1:])] for c in (powers, orders * powers)
+        )
+        first, others = (torch.as_tensor(over_rows(r)).to(powers) for r in (lines.r_source, lines.r_row))
+        self._resistances = [first, *[others] * (len(self._g) - 1)]
+        far = self._w * self._driven[-1] + self._t * (self._rise[-1] - self._lifted[-1])
+        for _ in range(_NEWTON):
+            reached, slope = self._driver(far)
+            far = far - (reached - self._w) / slope
+        self._far = far
+
+    def voltages(self) -> Tensor:
+        """Cell voltages (states, tiles, rows, cols)."""
+        return torch.stack([u for u, _ in self._cells()][::-1]).movedim(0, -1)
+
+    def beyond(self) -> Tensor:
+        """Currents over g beyond those of linear cells (states, tiles, rows, cols)."""
+        out = [f for _, f in self._cells()][::-1]
+        for f, driven, lifted in zip(out, self._driven, self._lifted, strict=True):
+            f.addcmul_(self._w, driven, value=-1).addcmul_(self._t, lifted)
+        return torch.stack(out).movedim(0, -1)
+
+    def _driver(self, far: Tensor) -> tuple[Tensor, Tensor]:
+        """The drivers' voltages at which last nodes are at ``far``, and their derivatives by it."""
+        node, current = far.clone(), torch.zeros_like(far)
+        slope, conductance = torch.ones_like(far), torch.zeros_like(far)
+        for j in reversed(range(len(self._g))):
+            u = torch.addcmul(node, self._t, self._rise[j], value=-1)
+            square = u * u
+            current.addcmul_(_times(u, square, self._powers[j]), self._g[j])
+            node.addcmul_(current, self._resistances[j])
+            conductance.addcmul_(_times(slope, square, self._steeper[j]), self._g[j])
+            slope.addcmul_(conductance, self._resistances[j])
+        return node, slope
+
+    def _cells(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Voltages and currents over g, from the last column on."""
+        node, current = self._far.clone(), torch.zeros_like(self._far)
+        for j in reversed(range(len(self._g))):
+            u = torch.addcmul(node, self._t, self._rise[j], value=-1)
+            f = _times(u, u * u, self._powers[j])
+            yield u, f
+            current.addcmul_(f, self._g[j])
+            node.addcmul_(current, self._resistances[j])
+
+
+def _times(x: Tensor, square: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+    """x (1 + a square + b square^2 + ...)."""
+    *lower, last = coefficients
+    out = square * last
+    for c in reversed(lower):
+        out = out.add_(c).mul_(square)
+    return torch.addcmul(x, x, out)
 
 
 @dataclass(frozen=True)
@@ -56,32 +155,45 @@ class WordLines:
     """f'' / g."""
 
     @classmethod
-    def solved(cls, g: Tensor, excess: Excess, lines: Wires, drives: Tensor, linear: Tensor) -> WordLines:
-        """Those driven by ``drives``, drivers less rises; ``linear`` are the voltages of linear cells there."""
+    def solved(cls, g: Tensor, excess: Excess, lines: Wires, states: States) -> WordLines:
+        """Those in these states, (states, tiles, rows, cols)."""
         with torch.no_grad():
-            u = linear.detach()
-            for _ in range(_NEWTON):
-                ladders = Ladders(g * (1 + excess(u, 1)), lines)
-                u = u + ladders.solve(drives - lines.row_drop(g * (u + excess(u))) - u)
-            slopes = g * (1 + excess(u, 1))
-            ladders = Ladders(slopes, lines)
-        h = drives - lines.row_drop(g * (u + excess(u)))
-        u = implicit_step(h, u, slopes, lines, ladders.solve)
-        return cls(g, lines, u + excess(u) - linear, 1 + excess(u, 1), excess(u, 2))
+            u = _March(g, excess, lines, states).voltages()
+        u = _differentiable(u, g, excess, lines, states)
+        return cls(g, lines, u + excess(u) - states.linear(), 1 + excess(u, 1), excess(u, 2))
 
     def by_rises(self, rises: Tensor, linear: Tensor) -> Tensor:
         """Derivative of ``beyond`` as all columns rise by more: for patterns (patterns, tiles, rows, cols).
 
         ``linear`` are the voltages that the patterns drive linear cells to.
         """
-        slopes, patterns = (self.g * self.slopes)[None], rises[:, None, None]
-        return linear[:, None, None] - self.slopes * line_voltages(slopes, self.lines, patterns)
+        slopes, patterns = (self.g * self.slopes)[None], rises[:, None]
+        return linear[:, None] - self.slopes * line_voltages(slopes, self.lines, patterns)
 
     def by_own_rise(self) -> tuple[Tensor, Tensor]:
         """First and second derivative of ``beyond`` as the cell's own column rises alone."""
         slopes = self.g * self.slopes
         passed = 1 / (1 + slopes * seen_resistance(slopes, self.lines))
         return own_response(self.g, self.lines) - self.slopes * passed, self.curvature * passed**3
+
+
+def beyond_linear(g: Tensor, excess: Excess, lines: Wires, states: States) -> Tensor:
+    """``WordLines.beyond`` alone."""
+    with torch.no_grad():
+        march = _March(g, excess, lines, states)
+    if not any(x.requires_grad for x in (g, states.rise, excess.coefficients)):
+        return march.beyond()
+    u = _differentiable(march.voltages(), g, excess, lines, states)
+    return u + excess(u) - states.linear()
+
+
+def _differentiable(u: Tensor, g: Tensor, excess: Excess, lines: Wires, states: States) -> Tensor:
+    """The solution ``u`` with its gradient."""
+    with torch.no_grad():
+        slopes = g * (1 + excess(u, 1))
+        ladders = Ladders(slopes, lines)
+    h = states.drives() - lines.row_drop(g * (u + excess(u)))
+    return implicit_step(h, u, slopes, lines, ladders.solve)
 
 
 def own_response(g: Tensor, lines: Wires) -> Tensor:
