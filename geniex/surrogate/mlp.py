@@ -89,5 +89,5 @@ class GeniexMLP(Surrogate):
 
     def scaled_ratio(self, tile_half: Tensor, vector_half: Tensor) -> Tensor:
         """f_R' (..., cols) of the two halves, whose leading dimensions broadcast."""
-        active = torch.relu(tile_half + vector_half)
+        active = (tile_half + vector_half).relu_()  # in place: it is the largest tensor of a read
         return functional.linear(active, self.output.weight.to(active), self.output.bias.to(active))
