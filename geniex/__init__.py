@@ -30,6 +30,7 @@ _HOME = {
     "SurrogateEmulator": "emulator",
     "TabulatedCell": "cells",
     "convert": "simulator",
+    "digital_copy": "simulator",
     "dry_run": "simulator",
     "fold_batch_norm": "simulator",
     "load_converted": "simulator",

@@ -1,7 +1,16 @@
 """From weights and activations to conductances and voltages: fixed point, slices, streams, tiles, layouts."""
 
 from geniex.mapping.architecture import OFFSETS, Architecture, Offset
-from geniex.mapping.layouts import LAYOUTS, ConvGeometry, GroupPacking, Layout, check_layout, im2col, kernels
+from geniex.mapping.layouts import (
+    LAYOUTS,
+    ConvGeometry,
+    GroupPacking,
+    Layout,
+    check_layout,
+    im2col,
+    kernel_weight,
+    kernels,
+)
 from geniex.mapping.tiles import Location, TileLayout
 from geniex.mapping.window import ConductanceWindow
 
@@ -18,5 +27,6 @@ __all__ = [
     "TileLayout",
     "check_layout",
     "im2col",
+    "kernel_weight",
     "kernels",
 ]

@@ -120,6 +120,14 @@ def kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
     return grouped.flatten(2)
 
 
+def kernel_weight(conv: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
+    """A copy of the matrices (groups, outputs, inputs) of ``kernels`` in the shape of the convolution's weight."""
+    grouped = matrices.unflatten(2, (conv.in_channels // conv.groups, *conv.kernel_size))
+    if isinstance(conv, nn.modules.conv._ConvTransposeNd):
+        grouped = grouped.flip(tuple(range(3, grouped.dim()))).transpose(1, 2)
+    return grouped.flatten(0, 1).clone()
+
+
 @dataclass(frozen=True)
 class GroupPacking:
     """How the matrices of a layer's groups share arrays: several on one array's diagonal, zeros between them.
@@ -159,6 +167,15 @@ class GroupPacking:
     def blocks(self, weight: Tensor) -> list[Tensor]:
         """The matrices to program (outputs, inputs) of groups' weights (groups, outputs, inputs)."""
         return [torch.block_diag(*part) for part in weight.split(self.per_block)]
+
+    def unblocked(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Groups' weights (groups, outputs, inputs) of the matrices ``blocks`` (outputs, inputs)."""
+        of_group = (
+            block[k : k + self.outputs, at : at + self.inputs]
+            for block in blocks
+            for k, at in zip(range(0, block.shape[0], self.outputs), range(0, block.shape[1], self.inputs), strict=True)
+        )
+        return torch.stack(list(of_group))
 
     def split(self, fields: Tensor) -> tuple[Tensor, ...]:
         """The inputs of each block, of all groups' (..., groups * inputs)."""

@@ -1,6 +1,7 @@
 """Whole networks on crossbars: converters, tiled matrix products, layers, ``convert``."""
 
 from geniex.simulator.convert import convert
+from geniex.simulator.digital import digital_copy
 from geniex.simulator.dry import dry_run
 from geniex.simulator.fold import fold_batch_norm
 from geniex.simulator.layers import (
@@ -31,6 +32,7 @@ __all__ = [
     "convert",
     "crossbar_layers",
     "crossbar_matrices",
+    "digital_copy",
     "dry_run",
     "fold_batch_norm",
     "load_converted",

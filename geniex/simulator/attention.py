@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -73,6 +74,31 @@ class ProjectedAttention(nn.Module):
         if not batched:
             return out[0], None if weights is None else weights[0]
         return out if self.batch_first else out.transpose(0, 1), weights
+
+    def joined(self, q: nn.Linear, k: nn.Linear, v: nn.Linear, out: nn.Linear) -> nn.MultiheadAttention:
+        """torch's attention with these projections."""
+        with torch.device("meta"):
+            attention = nn.MultiheadAttention(
+                self.embed_dim,
+                self.num_heads,
+                dropout=self.dropout,
+                bias=q.bias is not None,
+                add_zero_attn=self.add_zero_attn,
+                kdim=k.in_features,
+                vdim=v.in_features,
+                batch_first=self.batch_first,
+            )
+        weights = [linear.weight.detach() for linear in (q, k, v)]
+        if attention.in_proj_weight is not None:
+            attention.in_proj_weight = nn.Parameter(torch.cat(weights))
+        else:
+            parts = map(nn.Parameter, weights)
+            attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight = parts
+        if q.bias is not None:
+            attention.in_proj_bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in (q, k, v)]))
+        attention.out_proj.weight, attention.out_proj.bias = out.weight, out.bias
+        attention.bias_k, attention.bias_v = copy.deepcopy((self.bias_k, self.bias_v))
+        return attention.train(self.training)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(batch, heads, length, head_dim) of (batch, length, embed_dim)."""

@@ -27,6 +27,8 @@ def convert(
     layout: Layout = "block_diagonal",
     fold: bool = False,
     dtype: torch.dtype | None = None,
+    trainable: bool = False,
+    checkpoint: bool = False,
 ) -> nn.Module:
     """A copy of ``model`` whose matrix products with weights run on crossbars; the original is untouched.
 
@@ -51,6 +53,9 @@ def convert(
             bits. On for hardware that cannot scale digitally.
         dtype: of conductances, voltages and currents, float32 or float64; None means the weights', at least
             float32.
+        trainable: keep the weights on crossbars as parameters, so that an optimiser can be given ``.parameters()``;
+            ``CrossbarMatrix`` states the gradients, ``digital_copy`` is the way back.
+        checkpoint: whether a backward pass programs and reads again, so that a forward pass keeps little in memory.
 
     Raises:
         ConversionError: a rule that names no layer, or one that cannot go onto crossbars, a tile other than the
@@ -61,13 +66,13 @@ def convert(
     seen = calibrated(converted, [layer for layer in plan if isinstance(layer, PlannedLayer)], calibration)
     if calibration is not None:
         plan = without_uncalled(plan, set(seen))
-    emulators = OwnEmulators(emulator)
+    emulators, options = OwnEmulators(emulator), {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}
     made, reports = dict[int, nn.Module](), list[LayerReport]()
     for layer in plan:
         if isinstance(layer, DigitalLayer):
             reports.append(digital_report(layer))
             continue
-        built = build(layer, emulators, seen.get(id(layer.module)), dtype)
+        built = build(layer, emulators, seen.get(id(layer.module)), **options)
         made[id(layer.module)] = built
         reports.append(built_report(layer, built))
     converted = replaced(converted, made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from geniex.emulator import Emulator
 from geniex.errors import InputError
-from geniex.mapping import Architecture, ConvGeometry, GroupPacking, Layout, im2col, kernels
+from geniex.mapping import Architecture, ConvGeometry, GroupPacking, Layout, im2col, kernel_weight, kernels
 from geniex.simulator.matrix import CrossbarMatrix, Reads
 from geniex.simulator.ranges import InputStatistics
 
@@ -28,6 +29,8 @@ class CrossbarLayer(nn.Module, ABC):
         layout: "block_diagonal" puts as many groups on one array as fit, "dense" gives each arrays of its own.
         inputs: what calibration saw, for all matrices or one for each; see ``CrossbarMatrix``.
         dtype: of conductances, voltages and currents.
+        trainable: keep the weights as parameters; see ``CrossbarMatrix``.
+        checkpoint: whether a backward pass programs and reads again; see ``CrossbarMatrix``.
     """
 
     def __init__(
@@ -39,23 +42,35 @@ class CrossbarLayer(nn.Module, ABC):
         layout: Layout = "block_diagonal",
         inputs: Inputs | Sequence[Inputs] = None,
         dtype: torch.dtype | None = None,
+        trainable: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.packing = self.packed(module, architecture, layout)
-        blocks = self.packing.blocks(self.weight_of(module))
+        weight = self.weight_of(module)
+        blocks = self.packing.blocks(weight)
         given = inputs if isinstance(inputs, Sequence) else [inputs] * len(blocks)
+        trained: Sequence[bool | Tensor] = self._trained(weight) if trainable else [False] * len(blocks)
         self.matrices = nn.ModuleList(
-            CrossbarMatrix(block, architecture, emulator, inputs=seen, dtype=dtype)
-            for block, seen in zip(blocks, given, strict=True)
+            CrossbarMatrix(
+                block, architecture, emulator, inputs=seen, dtype=dtype, trainable=which, checkpoint=checkpoint
+            )
+            for block, seen, which in zip(blocks, given, trained, strict=True)
         )
         bias = module.bias
         self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
+        self._torch_layer = (_without_values(module),) if trainable else ()
 
     @staticmethod
     @abstractmethod
     def weight_of(module: Any) -> Tensor:
         """The layer's matrices (groups, outputs, inputs)."""
+
+    @staticmethod
+    @abstractmethod
+    def weight_to(module: Any, matrices: Tensor) -> Tensor:
+        """A copy of the layer's matrices (groups, outputs, inputs) in the shape of the torch layer's weight."""
 
     @staticmethod
     @abstractmethod
@@ -79,6 +94,21 @@ class CrossbarLayer(nn.Module, ABC):
             raise InputError("layer", f"one of {len(self.matrices)} matrices", "they are in .matrices")
         return self.matrices[0]  # type: ignore[return-value]
 
+    @property
+    def trainable(self) -> bool:
+        """Whether the weights are parameters."""
+        return bool(self._torch_layer)
+
+    def digital(self) -> nn.Module:
+        """The torch layer in whose place this one is, on its device, with the weights and the bias as they are now."""
+        if not self._torch_layer:
+            raise InputError("model", "a layer whose weights are on crossbars alone", "convert it with trainable=True")
+        blocks = [matrix.weight.detach() for matrix in self.matrices]  # type: ignore[operator]
+        layer = copy.deepcopy(self._torch_layer[0]).train(self.training)
+        layer.weight = nn.Parameter(self.weight_to(layer, self.packing.unblocked(blocks)))
+        layer.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())  # type: ignore[assignment]
+        return layer
+
     def reads(self, fields: Tensor) -> list[Reads]:
         """Every voltage and current that fields (count, groups * inputs) cause, matrix by matrix."""
         return [matrix.reads(part) for matrix, part in self._parts(fields)]
@@ -91,6 +121,12 @@ class CrossbarLayer(nn.Module, ABC):
             out = [self.matrices[0](fields)]  # it tells what is wrong
         joined = out[0] if len(out) == 1 else torch.cat(out, -1)
         return joined if self.bias is None else joined + self.bias
+
+    def _trained(self, weight: Tensor) -> Sequence[bool | Tensor]:
+        """Of each matrix, which weights are trained: not the zeros between groups."""
+        if self.packing.per_block == 1:
+            return [True] * len(self.packing.shapes)
+        return self.packing.blocks(torch.ones_like(weight, dtype=torch.bool))
 
     def _parts(self, fields: Tensor) -> Iterator[tuple[CrossbarMatrix, Tensor]]:
         """Each matrix with its inputs."""
@@ -118,6 +154,11 @@ class CrossbarLinear(CrossbarLayer):
     def weight_of(module: nn.Linear) -> Tensor:
         """The weights (1, outputs, inputs)."""
         return module.weight[None]
+
+    @staticmethod
+    def weight_to(module: nn.Linear, matrices: Tensor) -> Tensor:
+        """The matrix."""
+        return matrices[0].clone()
 
     @staticmethod
     def fields_of(module: nn.Linear, x: Tensor) -> Tensor:
@@ -151,6 +192,11 @@ class CrossbarConv(CrossbarLayer):
         return kernels(module)
 
     @staticmethod
+    def weight_to(module: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
+        """The kernels."""
+        return kernel_weight(module, matrices)
+
+    @staticmethod
     def fields_of(module: nn.modules.conv._ConvNd, x: Tensor) -> Tensor:
         """The receptive fields (count, in_channels * kernel)."""
         return _fields(x, ConvGeometry.of(module))
@@ -177,6 +223,13 @@ class CrossbarConvTranspose(CrossbarConv):
         """(batch, out_channels, ...) for (batch, in_channels, ...); ``output_size`` as torch's layer takes it."""
         geometry = self.geometry if output_size is None else self.geometry.to_size(input.shape, output_size)
         return self._convolved(input, geometry)
+
+
+def _without_values(module: nn.Module) -> nn.Module:
+    """A copy of a layer that has no weight and no bias."""
+    bare = copy.copy(module)
+    bare._parameters = dict.fromkeys(module._parameters)
+    return copy.deepcopy(bare)
 
 
 def _fields(x: Tensor, geometry: ConvGeometry) -> Tensor:

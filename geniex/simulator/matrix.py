@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,16 @@ from geniex.circuit.validate import check_conductances, has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Location, TileLayout
+from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
 from geniex.simulator.programmed import Programmed, shortened
 from geniex.simulator.ranges import InputStatistics, input_scale, weight_scale
 from geniex.simulator.reading import Reader
 from geniex.simulator.readout import calibrated_step, full_scale_step, stream_voltages
+from geniex.simulator.recompute import program_lean
 from geniex.simulator.streams import whole_inputs
+
+Gradients = Literal["emulator", "ideal"]
 
 _CALIBRATION_VECTORS = 64
 """Inputs that are read to calibrate the ADCs."""
@@ -41,7 +45,9 @@ class CrossbarMatrix(nn.Module):
 
     The weights are programmed at construction. Gradients flow to the inputs, through the emulator's own derivative and
     straight through the quantisers (rounding has the derivative 1, clipping 0 beyond its ends, and a number's digits
-    share its derivative evenly). So they do to the weights of a ``trainable`` matrix, through programming as well.
+    share its derivative evenly). So they do to the weights of a ``trainable`` matrix, through programming as well: an
+    estimate where slices are coarse, the derivative itself as they become fine. ``.gradients = "ideal"`` takes the
+    derivatives of x @ weight.T instead, of what the emulator gives: straight through all that is not ideal.
 
     Args:
         weight: (outputs, inputs).
@@ -52,7 +58,10 @@ class CrossbarMatrix(nn.Module):
             calibrated ADCs. Where they saw no negative input, one pass is streamed and negative inputs clip to 0.
         dtype: of conductances, voltages and currents, float32 or float64; None means the weight's, at least float32.
         trainable: keep the weight as a parameter, ``.weight``, which is programmed again whenever it has changed, and
-            in every forward pass that needs its gradient. Scales stay those of the first weight.
+            in every forward pass that needs its gradient; or a mask (outputs, inputs) of the weights that are not
+            always 0. Scales stay those of the first weight.
+        checkpoint: keep no intermediate values of programming and reading for the backward pass, which does both
+            once more instead, reading one chunk of inputs at a time.
 
     >>> from geniex.emulator import IdealEmulator
     >>> weight = torch.tensor([[0.5, -0.25]])
@@ -69,6 +78,10 @@ class CrossbarMatrix(nn.Module):
     """float32, (): what an input is divided by before, and a product multiplied by after; None is 1."""
     adc_step: Tensor | None
     """Counts per ADC code, broadcasting with (row_tiles, converters, col_tiles, cols); None is 1."""
+    weight_mask: Tensor | None
+    """bool (outputs, inputs): which trainable weights are not always 0; None is all."""
+    gradients: Gradients = "emulator"
+    """Whose derivatives a backward pass takes, of a trainable matrix."""
 
     def __init__(
         self,
@@ -78,14 +91,16 @@ class CrossbarMatrix(nn.Module):
         *,
         inputs: InputStatistics | float | None = None,
         dtype: torch.dtype | None = None,
-        trainable: bool = False,
+        trainable: bool | Tensor = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         _check_weight(weight)
         emulator.check(architecture)
-        self.architecture, self.emulator = architecture, emulator
-        self.weight = nn.Parameter(weight.detach().clone()) if trainable else None
-        self._version = 0 if self.weight is None else self.weight._version
+        self.architecture, self.emulator, self.checkpoint = architecture, emulator, checkpoint
+        self.weight = nn.Parameter(weight.detach().clone()) if trainable is not False else None
+        self.register_buffer("weight_mask", trainable if isinstance(trainable, Tensor) else None)
+        self._programmed_state = self._weight_state
         self.layout = TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
         with torch.no_grad():
             self.weight_frac_bits, weight_gain = weight_scale(architecture, weight)
@@ -124,11 +139,13 @@ class CrossbarMatrix(nn.Module):
 
     def calibrate_adc(self, vectors: Tensor) -> None:
         """Choose the ADC's ranges by the counts that input ``vectors`` (count, inputs) cause on the emulator."""
-        arch, reader, tiles = self.architecture, self._reader(self.codes), self.tiles
+        arch = self.architecture
         if arch.adc_range != "calibrated":
             raise InputError("architecture.adc_range", repr(arch.adc_range), "only a calibrated range can be chosen")
         parts = []
         with torch.no_grad():
+            tiles, codes = self._current()
+            reader = self._reader(codes)
             integers = self._integers(vectors.to(self.conductances.device))
             inputs, row_tiles = reader.chunk(len(vectors), tiles)
             for at in reader.row_tiles(row_tiles):
@@ -160,39 +177,69 @@ class CrossbarMatrix(nn.Module):
             return x.new_zeros(*x.shape[:-1], self.layout.outputs)
         # Microamperes do not survive the half precision that autocast would take the products to.
         with torch.autocast(x.device.type, enabled=False):
-            tiles, codes = self._current()
-            product = self._reader(codes).product(self._integers(flat), tiles)
-            # Two float32 gains have an exact product in float64, so that the result is rounded once.
-            gains = [gain.double() for gain in (self.weight_gain, self.input_gain) if gain is not None]
-            product = product * math.prod(gains) if gains else product
+            if self.weight is not None and self.gradients == "ideal" and torch.is_grad_enabled():
+                with torch.no_grad():
+                    value = self._product(flat)
+                product = straight_through(value, flat.to(value) @ self._masked(self.weight).to(value).T)
+            else:
+                product = self._product(flat)
         return product.reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
 
     def reads(self, x: Tensor) -> Reads:
         """Every voltage and current that inputs (count, inputs) cause, to look inside; keep ``count`` small."""
-        levels, _ = self._reader(self.codes).levels(self._integers(x), self.conductances.dtype)
+        tiles, codes = self._current()
+        levels, _ = self._reader(codes).levels(self._integers(x), tiles.example.dtype)
         voltages = stream_voltages(levels, self.architecture)
-        ideal = shared_matmul(voltages, self.conductances)
-        return Reads(voltages, ideal, self.emulator.read(self.tiles.array, voltages))
+        ideal = shared_matmul(voltages, tiles.example)
+        return Reads(voltages, ideal, self.emulator.read(tiles.array, voltages))
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
         grid = f"{self.layout.row_tiles}x{self.layout.col_tiles} tiles of {self.architecture.tile}"
         return f"{self.layout.inputs} -> {self.layout.outputs}, {grid}, {self.emulator.name}"
 
+    def clip_weight(self) -> None:
+        """Put trained weights that the scale cannot hold onto its ends, in place: beyond them no gradient flows."""
+        if self.weight is None:
+            raise InputError("matrix", "its weight is on crossbars alone", "it must be trainable")
+        gain = torch.ones(()) if self.weight_gain is None else self.weight_gain.reshape(-1, 1)
+        with torch.no_grad():
+            last_bit = gain.to(self.weight.device).double() * 2.0**-self.weight_frac_bits
+            low, high = (_towards_zero(end * last_bit, self.weight.dtype) for end in self.architecture.weight_range)
+            self.weight.copy_(self.weight.clamp(low, high))
+
+    def _product(self, flat: Tensor) -> Tensor:
+        """The product (count, outputs), float64, of the tiles for inputs (count, inputs)."""
+        tiles, codes = self._current()
+        product = self._reader(codes).product(self._integers(flat), tiles)
+        # Two float32 gains have an exact product in float64, so that the result is rounded once.
+        gains = [gain.double() for gain in (self.weight_gain, self.input_gain) if gain is not None]
+        return product * math.prod(gains) if gains else product
+
     def _current(self) -> tuple[Programmed, Tensor | None]:
         """The tiles, and the levels where they are read, of the weight as it is now."""
-        if self.weight is not None and (self.weight._version != self._version or self._differentiates):
-            codes = self._codes(self.weight, self.conductances.dtype)
-            kept = None if self.codes is None else codes
-            if self._differentiates:
-                return self._programmed(self._conductances(codes), kept), kept
-            self._version, self.codes, self.conductances = self.weight._version, kept, self._conductances(codes)
-            self.tiles = self._programmed(self.conductances, kept)
+        if self.weight is None:
+            return self.tiles, self.codes
+        if self.weight.requires_grad and torch.is_grad_enabled():
+            return self._written(self.weight)
+        if self._weight_state != self._programmed_state:
+            self.tiles, self.codes = self._written(self.weight)
+            self.conductances, self._programmed_state = self.tiles.example, self._weight_state
         return self.tiles, self.codes
 
+    def _written(self, weight: Tensor) -> tuple[Programmed, Tensor | None]:
+        """Tiles with another ``weight``, and its levels where they are read."""
+        codes = self._codes(self._masked(weight), self.conductances.dtype)
+        kept = None if self.codes is None else codes
+        return self._programmed(self._conductances(codes), kept), kept
+
     @property
-    def _differentiates(self) -> bool:
-        return self.weight is not None and self.weight.requires_grad and torch.is_grad_enabled()
+    def _weight_state(self) -> tuple[int, int] | None:
+        """What changes whenever the weight does: a copy or a loaded one is another tensor, of any version."""
+        return None if self.weight is None else (id(self.weight), self.weight._version)
+
+    def _masked(self, weight: Tensor) -> Tensor:
+        return weight if self.weight_mask is None else weight * self.weight_mask
 
     def _conductances(self, codes: Tensor) -> Tensor:
         return self.architecture.window.to_conductance(codes, 2**self.architecture.slice_bits)
@@ -202,10 +249,16 @@ class CrossbarMatrix(nn.Module):
 
     def _reader(self, codes: Tensor | None) -> Reader:
         frac_bits = self.weight_frac_bits + self.input_frac_bits
-        return Reader(self.emulator, self.layout, frac_bits, self.adc_step, codes, self.non_negative)
+        return Reader(
+            self.emulator, self.layout, frac_bits, self.adc_step, codes, self.non_negative, checkpoint=self.checkpoint
+        )
 
     def _programmed(self, conductances: Tensor, codes: Tensor | None) -> Programmed:
-        return self._shortened(conductances, self.emulator.program(conductances), codes)
+        if self.checkpoint and conductances.requires_grad:
+            array = program_lean(self.emulator.program, conductances)
+        else:
+            array = self.emulator.program(conductances)
+        return self._shortened(conductances, array, codes)
 
     def _shortened(self, conductances: Tensor, array: Any, codes: Tensor | None) -> Programmed:
         frac_bits, step = self.weight_frac_bits + self.input_frac_bits, self.adc_step
@@ -263,6 +316,12 @@ def _calibration_vectors(inputs: InputStatistics | float | None) -> Tensor:
             "it needs inputs to calibrate on: convert(..., calibration=images) or inputs=InputStatistics",
         )
     return inputs.vectors[:_CALIBRATION_VECTORS]
+
+
+def _towards_zero(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value`` rounded to ``dtype``, to no larger magnitude."""
+    near = value.to(dtype)
+    return torch.where(near.abs() > value.abs(), torch.nextafter(near, torch.zeros_like(near)), near)
 
 
 def _check_weight(weight: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -45,14 +46,14 @@ class OwnEmulators:
 
 
 def build(
-    layer: PlannedLayer, emulators: OwnEmulators, inputs: Inputs | Sequence[Inputs], dtype: torch.dtype | None
+    layer: PlannedLayer, emulators: OwnEmulators, inputs: Inputs | Sequence[Inputs], **options: Any
 ) -> CrossbarLayer:
-    """The crossbar layer in a planned layer's place, programmed."""
+    """The crossbar layer in a planned layer's place, programmed; ``options`` are what its class takes beside."""
     weight = layer.kind.weight_of(layer.module)
     try:
         emulator = emulators.own(layer.architecture, weight.device)
         return layer.kind(
-            layer.module, layer.architecture, emulator, layout=layer.layout, inputs=inputs, dtype=dtype
+            layer.module, layer.architecture, emulator, layout=layer.layout, inputs=inputs, **options
         ).eval()
     except (ConversionError, InputError) as error:
         raise ConversionError(f"layer {layer.name!r}: {error}") from error

@@ -99,7 +99,7 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
     made: dict[int, nn.Module] = {}
     for layer in layers:
         own = emulators[head["layers"][layer.name]["emulator"]].own(layer.architecture, torch.device("cpu"))
-        made[id(layer.module)] = _unprogrammed(layer, own)
+        made[id(layer.module)] = _unprogrammed(layer, own, head["layers"][layer.name].get("trainable", False))
     converted = replaced(converted, made)
     _load(path, converted, tensors, head["aliases"])
     converted.conversion = report  # type: ignore[assignment]
@@ -123,6 +123,7 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
             "architecture": matrix.architecture.to_dict(),
             "layout": layer.layout,
             "emulator": known[id(matrix.emulator)],
+            "trainable": layer.trainable,
         }
     return layers, emulators
 
@@ -186,14 +187,16 @@ def _emulator(index: int, told: dict[str, Any], tensors: dict[str, Tensor], give
     return given
 
 
-def _unprogrammed(layer: PlannedLayer, emulator: Emulator) -> CrossbarLayer:
+def _unprogrammed(layer: PlannedLayer, emulator: Emulator, trainable: bool) -> CrossbarLayer:
     """A planned layer's crossbar layer without values: they are loaded."""
     arch = layer.architecture
     # Without values there is no largest weight to choose a binary point by; it is loaded too.
     valueless = arch if arch.weight_frac_bits is not None else arch.replace(weight_frac_bits=0)
     module = copy.deepcopy(layer.module).to("meta")
     inputs = [placeholder(inputs) for _, inputs in layer.packing.shapes]
-    built = layer.kind(module, valueless, IdealEmulator(), layout=layer.layout, inputs=inputs).eval()
+    built = layer.kind(
+        module, valueless, IdealEmulator(), layout=layer.layout, inputs=inputs, trainable=trainable
+    ).eval()
     emulator.check(arch)
     for matrix in built.matrices:
         assert isinstance(matrix, CrossbarMatrix)

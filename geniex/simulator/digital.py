@@ -1,0 +1,38 @@
+"""The way back: a converted model as the torch model that it was, with the weights it has now."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from geniex.errors import InputError
+from geniex.simulator.attention import PROJECTIONS, ProjectedAttention
+from geniex.simulator.layers import crossbar_layers
+
+
+def digital_copy(converted: nn.Module) -> nn.Module:
+    """A copy of a model that was converted with ``trainable=True``, all of it digital, in evaluation mode.
+
+    Its layers are torch's, and attention has its weights under torch's names again; folded batch norms stay folded.
+    Weights are the trained ones before rounding.
+
+    Raises:
+        InputError: a layer's weights are on crossbars alone, because it was not converted with ``trainable=True``.
+    """
+    layers: dict[int, Any] = {}
+    for name, layer in crossbar_layers(converted).items():
+        if not layer.trainable:
+            allowed = "its weights are on crossbars alone: convert the model with trainable=True"
+            raise InputError("converted", f"layer {name!r}", allowed)
+        layers[id(layer)] = layer.digital()
+    # What deepcopy finds in its memo it takes for copied.
+    memo = dict(layers)
+    for module in converted.modules():
+        if isinstance(module, ProjectedAttention):
+            parts: list[Any] = [getattr(module, name) for name in PROJECTIONS]
+            memo[id(module)] = module.joined(*(layers.get(id(p)) or copy.deepcopy(p) for p in parts))
+    copied = copy.deepcopy(converted, memo)
+    vars(copied).pop("conversion", None)
+    return copied
