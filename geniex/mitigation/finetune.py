@@ -1,0 +1,102 @@
+"""Fine-tuning of a converted model: its weights learn to live with the crossbars that they are on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geniex.config import check_number, check_positive_int
+from geniex.errors import InputError
+from geniex.simulator import CrossbarMatrix, crossbar_matrices
+from geniex.simulator.matrix import Gradients
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of outputs and labels."""
+Progress = Callable[[int, int, float], None]
+"""Called after each step with the steps done, the steps to do, and the loss."""
+
+
+def fine_tune(
+    converted: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    steps: int = 100,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    gradients: Gradients = "emulator",
+    loss: Loss = functional.cross_entropy,
+    progress: Progress | None = None,
+) -> list[float]:
+    """The loss of each step of training the parameters of ``converted``, in place, by AdamW with a cosine rate.
+
+    Each step programs the weights and reads them, so that the outputs are the crossbars'. All scales stay, and weights
+    stay within them. Nothing is random here: the same loader gives the same weights.
+
+    Args:
+        converted: what ``convert(..., trainable=True)`` made; a parameter that needs no gradient stays as it is.
+        loader: batches of (inputs, labels), gone through as often as the steps take.
+        steps: optimiser steps.
+        learning_rate: of the first step; it falls to 0.
+        weight_decay: decoupled, of AdamW.
+        gradients: "emulator" goes back through the crossbars' own derivatives; "ideal" through the weights as they
+            are, as if the crossbars were ideal: straight through all that is not.
+        loss: of the outputs and the labels.
+        progress: called after each step.
+
+    Raises:
+        InputError: a model without trainable crossbars, a loader without batches.
+    """
+    check_positive_int("steps", steps)
+    check_number("learning_rate", learning_rate, low=0.0, open_low=True)
+    check_number("weight_decay", weight_decay, low=0.0)
+    if gradients not in get_args(Gradients):
+        raise InputError("gradients", repr(gradients), f"it must be one of {', '.join(get_args(Gradients))}")
+    matrices = [m for m in crossbar_matrices(converted).values() if m.weight is not None and m.weight.requires_grad]
+    if not matrices:
+        raise InputError("converted", "no trainable weight on crossbars", "convert the model with trainable=True")
+    optimizer = torch.optim.AdamW(
+        [p for p in converted.parameters() if p.requires_grad], lr=learning_rate, weight_decay=weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses: list[float] = []
+    with _gradients(matrices, gradients), torch.enable_grad():
+        for _, (inputs, labels) in zip(range(steps), _repeated(loader), strict=False):
+            value = loss(converted(inputs), labels)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            schedule.step()
+            for matrix in matrices:
+                matrix.clip_weight()
+            losses.append(float(value.detach()))
+            if progress is not None:
+                progress(len(losses), steps, losses[-1])
+    return losses
+
+
+@contextmanager
+def _gradients(matrices: list[CrossbarMatrix], gradients: Gradients) -> Iterator[None]:
+    before = [matrix.gradients for matrix in matrices]
+    for matrix in matrices:
+        matrix.gradients = gradients
+    try:
+        yield
+    finally:
+        for matrix, own in zip(matrices, before, strict=True):
+            matrix.gradients = own
+
+
+def _repeated(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches, over and over."""
+    while True:
+        batches = 0
+        for batch in loader:
+            batches += 1
+            yield batch
+        if not batches:
+            raise InputError("loader", "no batch", "it must give at least one (inputs, labels), each time it is run")

@@ -1,0 +1,244 @@
+"""How much of the accuracy that crossbars cost comes back by fine-tuning, with their own gradients and plain ones."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geniex import __version__
+from geniex.config import check_positive_int
+from geniex.emulator import CircuitEmulator, SurrogateEmulator
+from geniex.errors import InputError
+from geniex.mapping import Architecture
+from geniex.mitigation import fine_tune
+from geniex.networks import ImageSet
+from geniex.networks.train import AugmentedBatches, FitConfig
+from geniex.preset import Preset
+from geniex.simulator import convert
+from geniex.simulator.matrix import Gradients
+from geniex.study.statistics import bootstrap_ratio, wilson_interval
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the part done and the whole."""
+
+METHODS: dict[str, Gradients] = {"plain": "ideal", "crossbar-aware": "emulator"}
+"""What each kind of fine-tuning takes its gradients from; both train on the crossbars' outputs."""
+_BATCH = 50
+"""Images read at once where nothing is learnt."""
+_VALIDATION = 500
+"""Training images that choose the learning rate and are not trained on."""
+_CALIBRATION = 128
+"""Training images that choose the input ranges."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning."""
+
+    method: str
+    learning_rate: float
+    training_loss: float
+    """Mean of the last tenth of the steps."""
+    validation_loss: float
+    validation_accuracy: float
+    seconds_per_step: float
+    chosen: bool = False
+    """Whether its validation loss is the method's lowest."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The network on the test images before or after."""
+
+    name: str
+    """"float", "before", or the method of the run that was chosen."""
+    accuracy: float
+    low: float
+    high: float
+    """Ends of the 95 % Wilson interval of the accuracy."""
+    recovered: float | None = None
+    """Share of the accuracy lost before that is back."""
+    recovered_low: float | None = None
+    recovered_high: float | None = None
+    """Ends of its 95 % bootstrap interval over the images."""
+    check_accuracy: float | None = None
+    """On the first images, by another model of the same crossbars."""
+    check_agreement: float | None = None
+    """Share of those images on which both predict the same class."""
+
+
+@dataclass(frozen=True)
+class FineTuningStudy:
+    """What ``study_fine_tuning`` found."""
+
+    states: tuple[State, ...]
+    runs: tuple[Run, ...]
+    configuration: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def study_fine_tuning(
+    network: nn.Module,
+    training: ImageSet,
+    tests: ImageSet,
+    *,
+    preset: Preset,
+    architecture: Architecture,
+    surrogate: str = "physics-fast",
+    steps: int = 100,
+    batch: int = 64,
+    learning_rates: Sequence[float] = (3e-4, 1e-3),
+    check: str | None = "physics",
+    check_images: int = 100,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FineTuningStudy:
+    """Accuracy of ``network`` on crossbars before fine-tuning, and after each of ``METHODS``.
+
+    Each method sees the same batches at each learning rate; the rate is chosen on training images left out.
+
+    Args:
+        network: a classifier, its batch norms folded.
+        training: images to learn from, moved by a pixel and mirrored as they come.
+        tests: images to classify.
+        preset: the crossbar.
+        architecture: the digital side.
+        surrogate: what stands for the crossbar.
+        steps: of each fine-tuning.
+        batch: images a step.
+        learning_rates: those to choose from.
+        check: another surrogate, or "circuit" for the exact one, that is given what was learnt; None leaves it out.
+        check_images: the test images that it sees.
+        seed: of the batches and of the images left out.
+        progress: called as it goes on.
+    """
+    check_positive_int("batch", batch)
+    if not learning_rates:
+        raise InputError("learning_rates", "none", "give at least one")
+    if not 1 <= check_images <= len(tests):
+        raise InputError("check_images", check_images, f"give 1 to {len(tests)}, the test images that there are")
+    say = progress or (lambda what, done, whole: None)
+    shuffled = training.subset(len(training), seed)
+    left_out, kept = _part(shuffled, slice(_VALIDATION)), _part(shuffled, slice(_VALIDATION, None))
+    calibration = kept.batch(torch.arange(min(_CALIBRATION, len(kept))))[0]
+
+    def on(name: str) -> nn.Module:
+        emulator = CircuitEmulator(preset.crossbar) if name == "circuit" else SurrogateEmulator(name, preset.crossbar)
+        return convert(network, architecture, emulator, calibration=calibration, trainable=True, checkpoint=True)
+
+    converted, judge = on(surrogate), None if check is None else on(check)
+    book = _Book(tests, check_images, judge, say)
+    book.enter("float", network, checked=False)
+    book.enter("before", converted)
+    runs: list[Run] = []
+    for method in METHODS:
+        tried: list[tuple[Run, nn.Module]] = []
+        for rate in learning_rates:
+            batches = AugmentedBatches(kept, FitConfig(batch=batch, seed=seed))
+            tried.append(_tuned(converted, batches, left_out, method, rate, steps, say))
+        best, model = min(tried, key=lambda pair: pair[0].validation_loss)
+        runs += [replace(run, chosen=run is best) for run, _ in tried]
+        book.enter(method, model)
+    configuration = {
+        "geniex_version": __version__,
+        "torch_version": torch.__version__,
+        "preset": preset.to_dict(),
+        "architecture": architecture.to_dict(),
+        "surrogate": surrogate,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+        "test_images": len(tests),
+        "check": check,
+        "check_images": check_images,
+    }
+    return FineTuningStudy(tuple(book.states), tuple(runs), configuration)
+
+
+class _Book:
+    """The states of the network, as they come."""
+
+    def __init__(self, tests: ImageSet, check_images: int, judge: nn.Module | None, say: Progress) -> None:
+        self.tests, self.first, self.judge, self.say = tests, _part(tests, slice(check_images)), judge, say
+        self.right: dict[str, Tensor] = {}
+        self.states: list[State] = []
+
+    def enter(self, name: str, model: nn.Module, checked: bool = True) -> None:
+        """Classify all images, and some of them by the judge with the same weights and scales."""
+        predicted = _logits(model, self.tests, name, self.say).argmax(-1)
+        own = self.right[name] = predicted == self.tests.labels
+        low, high = wilson_interval(int(own.sum()), len(own))
+        state = replace(State(name, _share(own), low, high), **self._recovered(own))
+        if self.judge is not None and checked:
+            self.judge.load_state_dict(model.state_dict())
+            told = _logits(self.judge, self.first, f"{name}, checked", self.say).argmax(-1)
+            state = replace(
+                state,
+                check_accuracy=_share(told == self.first.labels),
+                check_agreement=_share(told == predicted[: len(told)]),
+            )
+        self.states.append(state)
+
+    def _recovered(self, own: Tensor) -> dict[str, Any]:
+        if "before" not in self.right or own is self.right["before"]:
+            return {}
+        before = self.right["before"].double()
+        back, lost = own.double() - before, self.right["float"].double() - before
+        if float(lost.sum()) <= 0:
+            return {}
+        low, high = bootstrap_ratio(back, lost)
+        return {"recovered": float(back.sum() / lost.sum()), "recovered_low": low, "recovered_high": high}
+
+
+def _tuned(
+    converted: nn.Module,
+    batches: AugmentedBatches,
+    left_out: ImageSet,
+    method: str,
+    rate: float,
+    steps: int,
+    say: Progress,
+) -> tuple[Run, nn.Module]:
+    """One fine-tuning of a copy, and the copy."""
+    model, what, start = copy.deepcopy(converted), f"{method}, {rate:g}", time.perf_counter()
+    losses = fine_tune(
+        model,
+        batches,
+        steps=steps,
+        learning_rate=rate,
+        gradients=METHODS[method],
+        progress=lambda done, whole, loss: say(what, done, whole),
+    )
+    seconds = (time.perf_counter() - start) / steps
+    last = losses[-max(1, steps // 10) :]
+    logits = _logits(model, left_out, f"{what}, validation", say)
+    loss = float(functional.cross_entropy(logits, left_out.labels))
+    share = _share(logits.argmax(-1) == left_out.labels)
+    return Run(method, rate, sum(last) / len(last), loss, share, seconds), model
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, images: ImageSet, what: str, say: Progress) -> Tensor:
+    parts = []
+    for indices in torch.arange(len(images)).split(_BATCH):
+        parts.append(model(images.batch(indices)[0]))
+        say(what, int(indices[-1]) + 1, len(images))
+    return torch.cat(parts)
+
+
+def _part(images: ImageSet, part: slice) -> ImageSet:
+    return ImageSet(images.pixels[part], images.labels[part], images.full_scale)
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean())
