@@ -32,6 +32,7 @@ _HOME = {
     "convert": "simulator",
     "digital_copy": "simulator",
     "dry_run": "simulator",
+    "fine_tune": "mitigation",
     "fold_batch_norm": "simulator",
     "load_converted": "simulator",
     "load_images": "networks",

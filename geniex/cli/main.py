@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "compare surrogates and analytic models with a sweep's exact currents",
     "fit": "train the small CNN that the studies use",
     "predict": "predict a network's accuracy on crossbars, stage by stage",
+    "finetune": "train a network on the crossbars that it will run on",
     "bench": "time and check geniex beside its rivals, in one run",
 }
 

@@ -92,7 +92,7 @@ def predict(
         raise InputError("data", f"{data!r} of shape {tests.shape}", f"{network} takes images of {model.input_shape}")
     loader = _Moved(_chosen(tests, images, seed), where)
     calibration = next(iter(_chosen(training, 128, seed)))[0].to(where)
-    with _Bars() as bars:
+    with Bars() as bars:
         report = predict_accuracy(
             model,
             loader,
@@ -135,15 +135,16 @@ def stage_rows(report: Prediction) -> list[tuple[str, ...]]:
     """The stages as text, one row each."""
     rows: list[tuple[str, ...]] = []
     for s in report.stages:
-        accuracy, agreement, error = _share(s.accuracy, s.low, s.high), "-", "-"
+        accuracy, agreement, error = share(s.accuracy, s.low, s.high), "-", "-"
         if s.agreement is not None and s.agreement_low is not None and s.agreement_high is not None:
-            agreement = _share(s.agreement, s.agreement_low, s.agreement_high)
+            agreement = share(s.agreement, s.agreement_low, s.agreement_high)
             error = f"{s.logit_error:.3%} ({s.logit_error_low:.2%}-{s.logit_error_high:.2%})"
         rows.append((s.name, str(s.images), accuracy, agreement, error, _rate(s.images_per_second)))
     return rows
 
 
-def _share(value: float, low: float, high: float) -> str:
+def share(value: float, low: float, high: float) -> str:
+    """A share and its interval, in percent."""
     return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 
@@ -207,7 +208,7 @@ def _figures(details: dict[str, Any], out: Path) -> list[Path]:
     ]
 
 
-class _Bars(AbstractContextManager["_Bars"]):
+class Bars(AbstractContextManager["Bars"]):
     """A progress bar per stage, where there is a terminal."""
 
     def __init__(self) -> None:
@@ -216,7 +217,7 @@ class _Bars(AbstractContextManager["_Bars"]):
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Bars:
         self._progress.start()
         return self
 
