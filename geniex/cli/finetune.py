@@ -17,6 +17,7 @@ from geniex.config import check_seed
 from geniex.errors import InputError
 from geniex.networks import load_images, load_network
 from geniex.preset import presets
+from geniex.simulator import save_converted
 from geniex.study.finetuning import FineTuningStudy, study_fine_tuning
 from geniex.study.html import markdown_page
 
@@ -74,7 +75,7 @@ def finetune(
         adc_bits: range of the ADC, one step being the product of two level steps; null never clips.
         seed: of the images, their order and their augmentation.
         data_root: folder of the data set, where the default has it not.
-        out: folder for report.md and report.json.
+        out: folder for report.md, report.json and the fine-tuned converted networks, which ``load_converted`` reads.
         json: file for the machine-readable report alone.
     """
     if preset not in presets:
@@ -119,6 +120,8 @@ def finetune(
     write_json(json, details)
     if out is not None:
         write_json(out / "report.json", details)
+        for method, tuned in study.models.items():
+            save_converted(tuned, out / method)
         tables = [(_STATES, _state_rows(study)), (_RUNS, _run_rows(study))]
         (out / "report.md").write_text(markdown_page(title, _notes(study), tables), encoding="utf-8")
 

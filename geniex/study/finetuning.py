@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,10 +81,16 @@ class FineTuningStudy:
     states: tuple[State, ...]
     runs: tuple[Run, ...]
     configuration: dict[str, Any]
+    models: dict[str, nn.Module] = field(repr=False, compare=False)
+    """The converted network that each method has trained, at its chosen rate."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
+        """JSON-ready, without the models."""
+        return {
+            "states": [asdict(state) for state in self.states],
+            "runs": [asdict(run) for run in self.runs],
+            "configuration": self.configuration,
+        }
 
 
 def study_fine_tuning(
@@ -125,7 +131,7 @@ def study_fine_tuning(
     check_positive_int("batch", batch)
     if not learning_rates:
         raise InputError("learning_rates", "none", "give at least one")
-    if not 1 <= check_images <= len(tests):
+    if check is not None and not 1 <= check_images <= len(tests):
         raise InputError("check_images", check_images, f"give 1 to {len(tests)}, the test images that there are")
     say = progress or (lambda what, done, whole: None)
     shuffled = training.subset(len(training), seed)
@@ -140,15 +146,15 @@ def study_fine_tuning(
     book = _Book(tests, check_images, judge, say)
     book.enter("float", network, checked=False)
     book.enter("before", converted)
-    runs: list[Run] = []
+    runs, models = list[Run](), dict[str, nn.Module]()
     for method in METHODS:
         tried: list[tuple[Run, nn.Module]] = []
         for rate in learning_rates:
             batches = AugmentedBatches(kept, FitConfig(batch=batch, seed=seed))
             tried.append(_tuned(converted, batches, left_out, method, rate, steps, say))
-        best, model = min(tried, key=lambda pair: pair[0].validation_loss)
+        best, models[method] = min(tried, key=lambda pair: pair[0].validation_loss)
         runs += [replace(run, chosen=run is best) for run, _ in tried]
-        book.enter(method, model)
+        book.enter(method, models[method])
     configuration = {
         "geniex_version": __version__,
         "torch_version": torch.__version__,
@@ -162,7 +168,7 @@ def study_fine_tuning(
         "check": check,
         "check_images": check_images,
     }
-    return FineTuningStudy(tuple(book.states), tuple(runs), configuration)
+    return FineTuningStudy(tuple(book.states), tuple(runs), configuration, models)
 
 
 class _Book:

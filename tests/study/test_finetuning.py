@@ -15,10 +15,13 @@ from geniex.cli.main import main
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.networks import ImageSet, load_images
+from geniex.networks.train import accuracy
 from geniex.preset import Preset
 from geniex.study.finetuning import METHODS, FineTuningStudy, study_fine_tuning
 
-SMALL = Preset(Crossbar(32, 32, r_source=1e3, r_sink=1e3, r_wire=10.0), ConductanceWindow(20e3, 10.0), 0.5, "a small harsh one")
+SMALL = Preset(
+    Crossbar(32, 32, r_source=1e3, r_sink=1e3, r_wire=10.0), ConductanceWindow(20e3, 10.0), 0.5, "a small harsh one"
+)
 
 
 def images(train: bool) -> ImageSet:
@@ -77,8 +80,12 @@ def test_the_check_has_the_same_weights_and_scales(study: FineTuningStudy) -> No
     assert study.states[0].check_accuracy is None
 
 
-def test_a_report_is_json(study: FineTuningStudy) -> None:
-    assert json.loads(json.dumps(study.to_dict()))["states"][1]["name"] == "before"
+def test_a_report_is_json_and_the_models_are_those_it_is_about(study: FineTuningStudy) -> None:
+    told = json.loads(json.dumps(study.to_dict()))
+    assert told["states"][1]["name"] == "before"
+    assert set(told) == {"states", "runs", "configuration"}
+    for state in study.states[2:]:
+        assert accuracy(study.models[state.name], images(train=False)) == state.accuracy
 
 
 def test_rates_and_images_must_be_there() -> None:
