@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from geniex.circuit.multiport import leaf_blocks
 from geniex.circuit.wires import Scalar, Wires
 
-_WORKSPACE_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
+_WORKSPACE_BYTES = {"cpu": 1 << 21, "cuda": 64 << 20}
 """Bytes of block matrices held at once: on the CPU what a core's own cache holds, on a GPU what keeps it busy."""
 _ENTRIES = 16
 """Of the block matrices, per cell: blocks of n x n cells have (4 n)^2."""

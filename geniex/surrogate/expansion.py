@@ -29,7 +29,8 @@ matrix for a power of w and a power of t: reading is as many products.
 
 With ``moments`` = 0 all columns are taken to rise as the one that is read: t is its s_j, and T_ij the share
 A_ij / (g_ij rho_ij) of the linear array, rho_ij the linear voltage at the cell for bit lines at ground. That is a
-sixth of the products, and keeps sneak currents to first order only.
+sixth of the products, and keeps sneak currents to first order only. The rise c_ij is then what the A_ij make, as if
+each driver's current entered a column where they cross, which moves no figure and takes no solution of the array.
 
 Exact for linear cells, and for bit lines without resistance. In between, its error is of second order in the product
 of non-linearity and how differently the bit lines rise.

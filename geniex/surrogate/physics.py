@@ -23,8 +23,11 @@ from geniex.surrogate.validity import Validity, indicators
 
 Outside = Literal["raise", "warn"]
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
-_FIELDS = 540
-"""Tensors of a tile's size that programming holds at once."""
+_FIELDS, _FIELDS_ALIKE = 540, 200
+"""Tensors of a tile's size that programming holds at once, with and without moments, in float64.
+
+Without, a few less, but slices of more tiles are past what torch works on in one thread, and threads cost more.
+"""
 _LOWEST_TRANSMISSION = 0.2
 RANGE: dict[str, tuple[float, float]] = {
     "r_source": (0.0, 1e3),
@@ -141,7 +144,8 @@ class PhysicsSurrogate(Surrogate):
         lead = conductances.shape[:-2]
         tiles = conductances.reshape(-1, *conductances.shape[-2:])
         circuit = circuit or Circuit.of(self.crossbar, self.v_max)
-        parts = [expand(tiles[at], circuit.part(at), self.powers, self.moments) for at in _chunks(tiles, _FIELDS)]
+        chunks = _chunks(tiles, _FIELDS if self.moments else _FIELDS_ALIKE)
+        parts = [expand(tiles[at], circuit.part(at), self.powers, self.moments) for at in chunks]
 
         def joined(chunks: list[Tensor]) -> Tensor:
             return torch.cat(chunks).reshape(*lead, *chunks[0].shape[1:]).to(conductances.dtype)
