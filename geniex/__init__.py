@@ -29,6 +29,7 @@ _HOME = {
     "StoredEmulator": "emulator",
     "SurrogateEmulator": "emulator",
     "TabulatedCell": "cells",
+    "Variations": "variation",
     "convert": "simulator",
     "digital_copy": "simulator",
     "dry_run": "simulator",
@@ -38,11 +39,14 @@ _HOME = {
     "load_images": "networks",
     "load_network": "networks",
     "load_surrogate": "surrogate",
+    "monte_carlo": "study.monte_carlo",
     "nf_rmse": "circuit",
     "non_ideality_factor": "circuit",
     "predict_accuracy": "study.predict",
     "presets": "preset",
     "save_converted": "simulator",
+    "variation_presets": "variation",
+    "vary": "simulator",
 }
 
 __all__ = ["__version__", *_HOME]

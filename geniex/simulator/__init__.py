@@ -17,6 +17,7 @@ from geniex.simulator.ranges import InputStatistics
 from geniex.simulator.report import ConversionReport, Histogram, LayerReport
 from geniex.simulator.rules import LayerRule
 from geniex.simulator.saving import load_converted, save_converted
+from geniex.simulator.vary import vary
 
 __all__ = [
     "ConversionReport",
@@ -37,4 +38,5 @@ __all__ = [
     "fold_batch_norm",
     "load_converted",
     "save_converted",
+    "vary",
 ]

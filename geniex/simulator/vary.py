@@ -1,0 +1,56 @@
+"""``vary``: a converted model on devices that are not what was asked for."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from geniex.config import check_seed
+from geniex.emulator import Emulator
+from geniex.errors import InputError
+from geniex.simulator.layers import crossbar_layers, crossbar_matrices
+from geniex.simulator.matrix import CrossbarMatrix
+from geniex.variation import NoisyEmulator, ReadNoise, Variations, derived_seed, vary_tiles
+
+
+def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
+    """A copy of a converted ``model`` whose arrays are programmed with varied conductances.
+
+    The original is untouched. Each tile's draws depend on ``seed``, the layer's name and the tile's index alone. Read
+    noise, also what the model had before, begins anew: a generator of each matrix goes on from read to read. The copy
+    cannot be trained: a weight that is programmed again would be programmed without its variation. Calibrated ADC
+    ranges stay.
+    """
+    check_seed(seed)
+    if not isinstance(variations, Variations):
+        raise InputError("variations", type(variations).__name__, "it must be Variations((...,))")
+    copied = copy.deepcopy(model)
+    matrices = crossbar_matrices(copied)
+    if not matrices:
+        raise InputError("model", type(model).__name__, "it has nothing on crossbars: it must be what convert returned")
+    for layer in crossbar_layers(copied).values():
+        layer._torch_layer = ()
+    for name, matrix in matrices.items():
+        _fix(matrix)
+        varied = vary_tiles(matrix.conductances, matrix.architecture.window, variations, seed, name)
+        if isinstance(matrix.emulator, NoisyEmulator):
+            matrix.emulator = _noisy(matrix.emulator.emulator, matrix.emulator.noise, seed, name, "before")
+        if variations.read_noise is not None:
+            matrix.emulator = _noisy(matrix.emulator, variations.read_noise, seed, name)
+        matrix.program(varied)
+    return copied
+
+
+def _noisy(emulator: Emulator, noise: ReadNoise, seed: int, *names: str) -> NoisyEmulator:
+    return NoisyEmulator(emulator, noise, derived_seed(seed, "reads", *names))
+
+
+def _fix(matrix: CrossbarMatrix) -> None:
+    """Leave a trainable matrix with its conductances alone."""
+    if matrix.weight is None:
+        return
+    with torch.no_grad():
+        matrix(matrix.weight.new_zeros(1, matrix.layout.inputs))  # a read programs the weight as it is now
+    matrix.weight = None

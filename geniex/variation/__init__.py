@@ -1,0 +1,31 @@
+"""What devices do to programmed conductances: spread, programming error, faults, drift, read noise."""
+
+from geniex.variation.aging import Drift, LogLine, Retention
+from geniex.variation.base import Variation, Variations, derived_seed, vary_tiles
+from geniex.variation.faults import StuckCells, StuckLines
+from geniex.variation.noise import NoisyEmulator, ReadNoise
+from geniex.variation.preset import VariationPreset, pcm, variation_presets
+from geniex.variation.programming import FiniteStates, ProgrammingError
+from geniex.variation.spread import ConductanceSpread, LevelSpread, RangeSpread
+
+__all__ = [
+    "ConductanceSpread",
+    "Drift",
+    "FiniteStates",
+    "LevelSpread",
+    "LogLine",
+    "NoisyEmulator",
+    "ProgrammingError",
+    "RangeSpread",
+    "ReadNoise",
+    "Retention",
+    "StuckCells",
+    "StuckLines",
+    "Variation",
+    "VariationPreset",
+    "Variations",
+    "derived_seed",
+    "pcm",
+    "variation_presets",
+    "vary_tiles",
+]

@@ -1,0 +1,98 @@
+"""What time makes of programmed conductances."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geniex.config import Config, check_number
+from geniex.errors import InputError
+from geniex.mapping import ConductanceWindow
+from geniex.variation.base import Variation, check_share, normal
+
+_SMALLEST = 1e-7
+"""Shares of G_on below this have its logarithm."""
+
+
+@dataclass(frozen=True)
+class LogLine(Config):
+    """A figure that depends on the conductance: constant + slope ln(g / G_on), kept within low..high."""
+
+    constant: float
+    slope: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        for name in ("constant", "slope"):
+            check_number(name, getattr(self, name), low=-1e3)
+        check_number("low", self.low, low=0.0)
+        check_number("high", self.high, low=self.low)
+
+    def at(self, conductances: Tensor, window: ConductanceWindow) -> Tensor:
+        """Its value for each of ``conductances`` [S]."""
+        share = (conductances / window.g_on).clamp(min=_SMALLEST)
+        return (self.constant + self.slope * share.log()).clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Drift(Variation):
+    """Power-law drift, g(t) = g(t0) (t / t0)^-nu, with an exponent of each cell: |N(nu, spread)|."""
+
+    seconds: float
+    """Time since programming, at least ``t0``."""
+    nu: float | LogLine
+    """Mean exponent."""
+    spread: float | LogLine = 0.0
+    """Standard deviation of the exponent over the cells."""
+    t0: float = 20.0
+    """Time after programming at which the conductance is the programmed one, seconds."""
+
+    def __post_init__(self) -> None:
+        check_number("t0", self.t0, low=0.0, open_low=True, unit="s")
+        check_number("seconds", self.seconds, low=self.t0, unit="s (t0)")
+        for name in ("nu", "spread"):
+            if not isinstance(getattr(self, name), LogLine):
+                check_number(name, getattr(self, name), low=0.0)
+
+    def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
+        """g(seconds)."""
+        mean, spread = (x.at(conductances, window) if isinstance(x, LogLine) else x for x in (self.nu, self.spread))
+        exponent = (mean + spread * normal(conductances.shape, generator)).abs()
+        return conductances * torch.exp(-math.log(self.seconds / self.t0) * exponent)
+
+
+@dataclass(frozen=True)
+class Retention(Variation):
+    """Relaxation towards a level, g(t) = g_level + (g(0) - g_level) exp(-(t / tau)^stretch)."""
+
+    seconds: float
+    """Time since programming."""
+    tau: float
+    """Time constant, seconds; the median over the cells."""
+    level: float = 0.0
+    """Where cells go to: 0 is G_off, 1 is G_on."""
+    stretch: float = 1.0
+    """Exponent of a stretched exponential; 1 is a plain one."""
+    spread: float = 0.0
+    """Standard deviation of ln tau over the cells."""
+
+    def __post_init__(self) -> None:
+        check_number("seconds", self.seconds, low=0.0, unit="s")
+        check_number("tau", self.tau, low=0.0, open_low=True, unit="s")
+        check_share("level", self.level)
+        check_number("stretch", self.stretch, low=0.0, open_low=True)
+        if self.stretch > 10:
+            raise InputError("stretch", self.stretch, "at most 10; measured ones lie about 1")
+        check_number("spread", self.spread, low=0.0)
+
+    def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
+        """g(seconds)."""
+        tau = self.tau * torch.exp(self.spread * normal(conductances.shape, generator))
+        level = window.g_off + self.level * (window.g_on - window.g_off)
+        # What is lost, so that at 0 s nothing is, to the bit.
+        lost = -torch.expm1(-((self.seconds / tau) ** self.stretch))
+        return conductances + (level - conductances) * lost

@@ -1,0 +1,122 @@
+"""What variations have in common: a law, a generator for each tile, and their composition."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geniex.circuit.validate import check_conductances
+from geniex.config import Config, check_number, check_seed
+from geniex.errors import InputError
+from geniex.mapping import ConductanceWindow
+from geniex.variation.noise import ReadNoise
+
+
+class Variation(Config, ABC):
+    """What happens to programmed conductances; subclass it as a frozen dataclass with a ``vary``.
+
+    Laws: ``apply`` keeps shape, dtype and device; no conductance falls below 0 S, and an open cell (0 S) stays open;
+    what is switched off changes no bit; the same state of the generator gives the same result.
+
+    Results do not depend on the device: draws and arithmetic are the CPU's, in float64.
+    """
+
+    @abstractmethod
+    def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
+        """Other conductances for (..., rows, cols) [S], float64 on the CPU; what falls below 0 S is put there."""
+
+    def apply(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
+        """Varied conductances (..., rows, cols) [S] of cells that were programmed into ``window``.
+
+        ``generator`` is a CPU one; leading dimensions are drawn for in one go, ``vary_tiles`` draws tile by tile.
+        """
+        check_conductances(conductances, *conductances.shape[-2:])
+        if generator.device.type != "cpu":
+            raise InputError("generator", f"one on {generator.device}", "draws are made on the CPU: torch.Generator()")
+        given = conductances.detach().to("cpu", torch.float64)
+        varied = self.vary(given, window, generator).clamp(min=0)
+        return torch.where(given > 0, varied, 0.0).to(conductances)
+
+
+@dataclass(frozen=True)
+class Variations(Variation):
+    """Variations in the order in which they happen, and the noise of reads where there is any.
+
+    Each draws from a generator of its own, so that one changed or added leaves the others' draws as they are.
+
+    >>> from geniex.variation import FiniteStates
+    >>> window = ConductanceWindow(r_on=100e3, on_off=6.0)
+    >>> binary = Variations((FiniteStates(2),))
+    >>> binary.apply(torch.tensor([[3e-6, 7e-6]]), window, torch.Generator())
+    tensor([[1.6667e-06, 1.0000e-05]])
+    """
+
+    steps: tuple[Variation, ...] = ()
+    """First to last, e.g. states, programming, faults, drift."""
+    read_noise: ReadNoise | None = None
+    """Added to the currents of every read; not part of ``apply``."""
+
+    def __post_init__(self) -> None:
+        steps = self.steps
+        if (
+            isinstance(steps, str)
+            or not isinstance(steps, Sequence)
+            or not all(isinstance(s, Variation) for s in steps)
+        ):
+            raise InputError("steps", repr(steps), "it must be a sequence of Variation")
+        object.__setattr__(self, "steps", tuple(steps))
+        if not isinstance(self.read_noise, ReadNoise | None):
+            raise InputError("read_noise", repr(self.read_noise), "it must be a ReadNoise or None")
+
+    def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
+        """One step after the other."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        for k, step in enumerate(self.steps):
+            conductances = step.vary(conductances, window, seeded(seed, k)).clamp(min=0)
+        return conductances
+
+
+def seeded(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator that depends on all of ``seed`` and ``names``, on no order in which generators are made."""
+    return torch.Generator().manual_seed(derived_seed(seed, *names))
+
+
+def derived_seed(seed: int, *names: str | int) -> int:
+    """A seed of 63 bits from another and from names."""
+    told = "\x00".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "little") >> 1
+
+
+def vary_tiles(
+    conductances: Tensor, window: ConductanceWindow, variations: Variation, seed: int, name: str = ""
+) -> Tensor:
+    """Conductances (..., rows, cols) [S] with each tile varied from a generator of its own.
+
+    Its seed is made of ``seed``, the layer's ``name`` and the tile's index, so that a tile's result depends on no other
+    tile, nor on order, device or process.
+    """
+    check_seed(seed)
+    check_conductances(conductances, *conductances.shape[-2:])
+    varied = torch.empty_like(conductances, device="cpu", requires_grad=False)
+    on_cpu = conductances.detach().cpu()
+    for index in itertools.product(*map(range, conductances.shape[:-2])):
+        varied[index] = variations.apply(on_cpu[index], window, seeded(seed, name, *index))
+    return varied.to(conductances.device)
+
+
+def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Standard normal draws in float64."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def check_share(name: str, value: object) -> None:
+    """Raise ``InputError`` unless ``value`` is in 0..1."""
+    check_number(name, value, low=0.0)
+    if value > 1:  # type: ignore[operator]
+        raise InputError(name, value, "it is a share: at most 1")

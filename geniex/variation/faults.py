@@ -1,0 +1,80 @@
+"""Cells and lines that cannot be programmed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geniex.config import check_positive_int
+from geniex.errors import InputError
+from geniex.mapping import ConductanceWindow
+from geniex.variation.base import Variation, check_share, normal
+
+StuckAt = Literal["on", "off", "open"]
+
+
+@dataclass(frozen=True)
+class StuckCells(Variation):
+    """Cells that stay at G_off or at G_on, whatever is written.
+
+    A standard normal field decides: its lowest values are stuck off, its highest on. With ``cluster`` = 1 cells are
+    independent; beyond, the field is the mean of a square of that edge, so that faults of a kind lie together while a
+    cell's probability stays what it was.
+    """
+
+    off: float
+    """Probability that a cell is stuck at G_off."""
+    on: float
+    """Probability that a cell is stuck at G_on."""
+    cluster: int = 1
+    """Edge of the square over which faults go together, cells."""
+
+    def __post_init__(self) -> None:
+        check_share("off", self.off)
+        check_share("on", self.on)
+        if self.off + self.on > 1:
+            raise InputError("on", self.on, f"with off = {self.off} more than all cells are stuck")
+        check_positive_int("cluster", self.cluster)
+
+    def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
+        """G_off or G_on where stuck."""
+        edge = self.cluster
+        rows, cols = conductances.shape[-2:]
+        field = normal((*conductances.shape[:-2], rows + edge - 1, cols + edge - 1), generator)
+        if edge > 1:
+            # A mean of edge^2 draws has the standard deviation 1 / edge.
+            field = edge * functional.avg_pool2d(field.reshape(-1, 1, *field.shape[-2:]), edge, stride=1)
+            field = field.reshape(conductances.shape)
+        below, above = torch.special.ndtri(torch.tensor([self.off, 1 - self.on], dtype=torch.float64)).unbind()
+        varied = torch.where(field <= below, window.g_off, conductances)
+        return torch.where(field > above, window.g_on, varied)
+
+
+@dataclass(frozen=True)
+class StuckLines(Variation):
+    """Whole word lines or bit lines whose cells are all stuck, independently of each other."""
+
+    word_lines: float = 0.0
+    """Probability of each word line (row)."""
+    bit_lines: float = 0.0
+    """Probability of each bit line (column)."""
+    at: StuckAt = "open"
+    """"on" (G_on), "off" (G_off), or "open" (0 S, a broken line)."""
+
+    def __post_init__(self) -> None:
+        check_share("word_lines", self.word_lines)
+        check_share("bit_lines", self.bit_lines)
+        if self.at not in get_args(StuckAt):
+            raise InputError("at", repr(self.at), f"it must be one of {', '.join(get_args(StuckAt))}")
+
+    def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
+        """The stuck lines' conductance where they are."""
+        *lead, rows, cols = conductances.shape
+        shares = ((self.word_lines, (*lead, rows, 1)), (self.bit_lines, (*lead, 1, cols)))
+        words, bits = (torch.rand(shape, generator=generator, dtype=torch.float64) < share for share, shape in shares)
+        value = {"on": window.g_on, "off": window.g_off, "open": 0.0}[self.at]
+        return torch.where(words | bits, value, conductances)

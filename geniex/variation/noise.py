@@ -1,0 +1,119 @@
+"""Noise of reads, added to an emulator's currents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geniex.circuit import shared_matmul
+from geniex.config import Config, check_number, check_seed
+from geniex.emulator import Emulator
+from geniex.errors import InputError
+from geniex.mapping import Architecture
+
+
+@dataclass(frozen=True)
+class ReadNoise(Config):
+    """Gaussian noise of column currents, drawn anew at every read."""
+
+    relative: float = 0.0
+    """Standard deviation of each cell's conductance over the conductance, independent from cell to cell. It reaches the
+    column as if there were no wires: a variance of relative^2 sum_i (V_i G_ij)^2."""
+    current: float = 0.0
+    """Standard deviation of the sensing itself, ampere; independent of what is read, so also there at V = 0."""
+
+    def __post_init__(self) -> None:
+        check_number("relative", self.relative, low=0.0)
+        check_number("current", self.current, low=0.0, unit="A")
+
+    @property
+    def off(self) -> bool:
+        """Whether it is none."""
+        return not (self.relative or self.current)
+
+
+@dataclass(frozen=True)
+class NoisyArray:
+    """The emulator's array, and the squared conductances (..., rows, cols) [S^2] where cells are noisy."""
+
+    array: Any
+    squares: Tensor | None
+
+
+class NoisyEmulator(Emulator):
+    """``emulator`` with noise on every current it reads.
+
+    The noise comes from one generator a device, from ``seed``, that goes on from read to read: the same reads in the
+    same order give the same currents, others (another batch size, another device) other noise of the same kind.
+    Gradients are the emulator's: the noise is taken as it came.
+
+    >>> from geniex.emulator import IdealEmulator
+    >>> noisy = NoisyEmulator(IdealEmulator(), ReadNoise(relative=0.1))
+    >>> array = noisy.program(torch.full((2, 1), 1e-5))
+    >>> noisy.read(array, torch.zeros(2))  # no current, no noise
+    tensor([0.])
+    """
+
+    def __init__(self, emulator: Emulator, noise: ReadNoise, seed: int = 0) -> None:
+        if not isinstance(emulator, Emulator):
+            raise InputError("emulator", type(emulator).__name__, "it must be an Emulator")
+        if not isinstance(noise, ReadNoise):
+            raise InputError("noise", repr(noise), "it must be a ReadNoise")
+        check_seed(seed)
+        self.emulator, self.noise, self.seed = emulator, noise, seed
+        self.name = f"noisy {emulator.name}"
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """The emulator's."""
+        return self.emulator.tile
+
+    @property
+    def floats_per_read(self) -> int:
+        """The emulator's, the variances and the draws."""
+        return self.emulator.floats_per_read + (2 * self.tile[1] if self.tile is not None else 0)
+
+    def check(self, architecture: Architecture) -> None:
+        """As the emulator does."""
+        self.emulator.check(architecture)
+
+    def move(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Moves the emulator's weights."""
+        self.emulator.move(function)
+
+    def restart(self) -> None:
+        """Begin the noise again, from ``seed``."""
+        self._generators.clear()
+
+    def program(self, conductances: Tensor) -> NoisyArray:
+        """The emulator's array of (..., rows, cols) [S], and what the cells' noise needs."""
+        squares = conductances.detach().square() if self.noise.relative else None
+        return NoisyArray(self.emulator.program(conductances), squares)
+
+    def read(self, array: NoisyArray, voltages: Tensor) -> Tensor:
+        """Noisy column currents (..., cols) [A]."""
+        currents = self.emulator.read(array.array, voltages)
+        if self.noise.off:
+            return currents
+        scale: Tensor | float = self.noise.current
+        if array.squares is not None:
+            variance = shared_matmul(voltages.detach().square(), array.squares) * self.noise.relative**2
+            scale = (variance + self.noise.current**2).sqrt()
+        draws = torch.randn(
+            currents.shape, generator=self._generator(currents), dtype=currents.dtype, device=currents.device
+        )
+        return currents + draws * scale
+
+    def response(self, array: NoisyArray) -> Tensor | None:
+        """None, unless the noise is off."""
+        return self.emulator.response(array.array) if self.noise.off else None
+
+    def _generator(self, like: Tensor) -> torch.Generator:
+        if like.device not in self._generators:
+            self._generators[like.device] = torch.Generator(like.device).manual_seed(self.seed)
+        return self._generators[like.device]
