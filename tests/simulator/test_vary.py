@@ -57,6 +57,13 @@ def test_a_tile_does_not_depend_on_the_others(model: nn.Module) -> None:
     assert torch.equal(vary_tiles(others, ARCH.window, VARIATIONS, 5, name)[:1], whole[:1])
 
 
+def test_every_tile_of_every_layer_has_draws_of_its_own() -> None:
+    """Of equal contents, so that a difference is the draws'."""
+    g = torch.full((2, 2, 3, 8, 8), ARCH.window.g_on)
+    layers = [vary_tiles(g, ARCH.window, VARIATIONS, 5, name).flatten(0, -3) for name in ("a", "b")]
+    assert len({tile.numpy().tobytes() for layer in layers for tile in layer}) == 24
+
+
 def test_a_layer_does_not_depend_on_the_others(network: nn.Module, model: nn.Module) -> None:
     alone = convert(network, ARCH, LinearEmulator(Crossbar(8, 8)), per_layer={"0": None})
     both, one = programmed(vary(model, VARIATIONS, 5)), programmed(vary(alone, VARIATIONS, 5))
@@ -78,11 +85,11 @@ def test_seeds_repeat_and_differ(model: nn.Module) -> None:
 def test_a_step_added_leaves_the_others_draws(generator: torch.Generator) -> None:
     g = ARCH.window.g_on * torch.rand(8, 8, generator=generator)
     stuck = StuckCells(0.2, 0.2)
-    plain = Variations((ConductanceSpread(0.1), stuck))
-    stronger = Variations((ConductanceSpread(0.3), stuck, Drift(1e5, nu=0.05)))
+    plain = Variations((ProgrammingError((0.1,)), stuck))
+    stronger = Variations((ProgrammingError((0.3,), tolerance=0.1, attempts=4), stuck, Drift(1e5, nu=0.05)))
     seen = [v.apply(g, ARCH.window, torch.Generator().manual_seed(2)) for v in (plain, stronger)]
     on = torch.tensor(ARCH.window.g_on)
-    assert torch.equal(seen[0] == on, torch.isclose(seen[1], on * (1e5 / 20) ** -0.05, rtol=1e-6))
+    assert torch.equal(seen[0] == on, torch.isclose(seen[1], on * (1e5 / 20) ** -0.05, rtol=1e-6, atol=0))
     assert int((seen[0] == on).sum()) > 0
 
 
@@ -123,8 +130,8 @@ def test_trainable_models_are_varied_as_they_are_now(network: nn.Module) -> None
             matrix.weight.mul_(0.5)  # type: ignore[union-attr]
     varied = vary(trainable, VARIATIONS, 5)
     x = torch.rand(4, 20)
-    before = varied(x)
     with torch.no_grad():
+        before = varied(x)
         trainable(x)  # programs the new weight
     for name, g in programmed(trainable).items():
         expected = vary_tiles(g, ARCH.window, VARIATIONS, 5, name)

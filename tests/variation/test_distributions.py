@@ -65,6 +65,10 @@ def test_spread_of_the_range_moves_its_ends_like_their_resistances(g: float, sig
     assert follows(resistances, stats.lognorm(sigma, scale=1 / g))
 
 
+def test_normal_spread_of_the_range_is_one_of_resistances() -> None:
+    assert follows(1 / drawn(RangeSpread(0.2, 0.1, "normal"), G_ON), stats.norm(1 / G_ON, 0.2 / G_ON))
+
+
 def test_spread_of_the_range_keeps_the_place_between_its_ends() -> None:
     g = torch.tensor([[G_OFF, G_OFF + 0.25 * (G_ON - G_OFF), G_ON]], dtype=torch.float64)
     off, between, on = RangeSpread(0.2, 0.4, "normal", per="array").apply(g, WINDOW, torch.Generator())[0].tolist()
