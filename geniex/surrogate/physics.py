@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -144,8 +145,8 @@ class PhysicsSurrogate(Surrogate):
         lead = conductances.shape[:-2]
         tiles = conductances.reshape(-1, *conductances.shape[-2:])
         circuit = circuit or Circuit.of(self.crossbar, self.v_max)
-        chunks = _chunks(tiles, _FIELDS if self.moments else _FIELDS_ALIKE)
-        parts = [expand(tiles[at], circuit.part(at), self.powers, self.moments) for at in chunks]
+        chunks = list(_chunks(tiles, _FIELDS if self.moments else _FIELDS_ALIKE))
+        parts = _on_threads(lambda at: expand(tiles[at], circuit.part(at), self.powers, self.moments), chunks, tiles)
 
         def joined(chunks: list[Tensor]) -> Tensor:
             return torch.cat(chunks).reshape(*lead, *chunks[0].shape[1:]).to(conductances.dtype)
@@ -211,6 +212,28 @@ def physics_member(name: str) -> PhysicsSurrogate:
         "valid_for": {name: list(ends) for name, ends in RANGE.items()} | _ALSO_VALID,
     }
     return out
+
+
+def _on_threads(build: Callable[[slice], Expansion], chunks: Sequence[slice], tiles: Tensor) -> list[Expansion]:
+    """``build`` of each chunk, on as many Python threads as torch may use, each with one of torch's.
+
+    Programming is many small batched products, which gain nothing from more threads each. Where gradients may be
+    wanted, or there are no values, all runs in this thread: others have their own modes.
+    """
+    threads = min(torch.get_num_threads(), len(chunks))
+    if threads < 2 or torch.is_grad_enabled() or tiles.device.type != "cpu" or not has_values(tiles):
+        return [build(at) for at in chunks]
+
+    def built(at: slice) -> Expansion:
+        with torch.no_grad():
+            return build(at)
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(built, chunks))
+    finally:
+        torch.set_num_threads(before)  # torch keeps one number for all threads that are to come
 
 
 def _chunks(tiles: Tensor, fields: int) -> Iterator[slice]:

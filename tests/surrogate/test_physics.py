@@ -228,3 +228,19 @@ def test_a_column_current_solves_its_own_equation() -> None:
     )
     current = model.read(array, v) / 0.5
     torch.testing.assert_close(current, none + current * one, rtol=1e-12, atol=0)
+
+
+def test_threads_program_what_one_thread_does() -> None:
+    surrogate = load_surrogate("physics-fast").bound(Crossbar(64, 64), WINDOW, 0.25)
+    tiles = WINDOW.g_off + torch.rand(90, 64, 64) * (WINDOW.g_on - WINDOW.g_off)
+    voltages, before = torch.rand(5, 1, 64) / 4, torch.get_num_threads()
+    currents = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                currents.append(surrogate.read(surrogate.program(tiles), voltages))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(*currents, rtol=1e-5)
