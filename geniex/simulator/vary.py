@@ -22,6 +22,14 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     noise, also what the model had before, begins anew: a generator of each matrix goes on from read to read. The copy
     cannot be trained: a weight that is programmed again would be programmed without its variation. Calibrated ADC
     ranges stay.
+
+    >>> from geniex import Architecture, IdealEmulator, convert
+    >>> from geniex.variation import StuckCells
+    >>> arch = Architecture(input_frac_bits=13)
+    >>> model = convert(nn.Linear(3, 2), arch, IdealEmulator())
+    >>> stuck = vary(model, Variations((StuckCells(off=0.0, on=1.0),)))  # W+ and W- alike: nothing but the bias is left
+    >>> torch.equal(stuck(torch.rand(3)), stuck(torch.zeros(3)))
+    True
     """
     check_seed(seed)
     if not isinstance(variations, Variations):

@@ -49,7 +49,7 @@ class NoisyEmulator(Emulator):
 
     The noise comes from one generator a device, from ``seed``, that goes on from read to read: the same reads in the
     same order give the same currents, others (another batch size, another device) other noise of the same kind.
-    Gradients are the emulator's: the noise is taken as it came.
+    Gradients are the emulator's: the noise is taken as it came. A ``StoredEmulator`` belongs inside, not around it.
 
     >>> from geniex.emulator import IdealEmulator
     >>> noisy = NoisyEmulator(IdealEmulator(), ReadNoise(relative=0.1))

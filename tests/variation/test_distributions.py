@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
@@ -245,6 +246,14 @@ def test_laws(variation: Variation, generator: torch.Generator) -> None:
     again = Variation.from_dict(variation.to_dict())
     assert again == variation
     assert torch.equal(again.apply(g, WINDOW, torch.Generator().manual_seed(1)), got)
+
+
+@pytest.mark.parametrize("variation", STRONG[:-1], ids=lambda v: type(v).__name__)
+def test_steps_look_at_no_value(variation: Variation) -> None:
+    """Anything that waits for a number fails on tensors that have none."""
+    with FakeTensorMode():
+        got = variation.apply(torch.full((2, 5, 6), G_ON), WINDOW, torch.Generator())
+    assert got.shape == (2, 5, 6)
 
 
 def test_bad_values_are_named() -> None:
