@@ -17,10 +17,12 @@ def shift_add(counts: Tensor, place: Tensor, layout: TileLayout) -> Tensor:
     reads. Bias columns that have an ADC of their own are subtracted here.
     """
     arch = layout.architecture
+    # Row tiles first, as batched products leave them: then nothing large is copied.
+    counts = counts.movedim(2, 0)
     slices = layout.slices_of(counts).double()
     if arch.bias_cols and arch.offset != "analog_difference":
         slices = slices - layout.bias_of(counts).double()[..., None, :]
-    return torch.tensordot(place, slices @ slice_weights(arch, slices), dims=1)
+    return torch.tensordot(place, (slices @ slice_weights(arch, slices)).movedim(0, 2), dims=1)
 
 
 def accumulate(total: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
