@@ -138,8 +138,10 @@ def _state_rows(study: FineTuningStudy) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for s in study.states:
         back = "-"
-        if s.recovered is not None and s.recovered_low is not None and s.recovered_high is not None:
-            back = f"{100 * s.recovered:.0f} ({100 * s.recovered_low:.0f} to {100 * s.recovered_high:.0f})"
+        if s.recovered is not None:
+            back = f"{100 * s.recovered:.0f}"
+            if s.recovered_low is not None and s.recovered_high is not None:
+                back += f" ({100 * s.recovered_low:.0f} to {100 * s.recovered_high:.0f})"
         checked = (number(value, ".1f", 100) for value in (s.check_accuracy, s.check_agreement))
         rows.append((_NAMES[s.name], share(s.accuracy, s.low, s.high), back, *checked))
     return rows

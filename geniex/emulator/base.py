@@ -49,6 +49,11 @@ class Emulator(ABC):
         return self
 
     @property
+    def deterministic(self) -> bool:
+        """Whether equal tiles and drives give equal currents, and no drive none: what is known so is not read."""
+        return True
+
+    @property
     def tile(self) -> tuple[int, int] | None:
         """The (rows, cols) it is made for; None takes any."""
         return None

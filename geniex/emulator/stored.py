@@ -17,11 +17,16 @@ from torch import Tensor
 from geniex import __version__
 from geniex.circuit.validate import has_values
 from geniex.emulator.base import Emulator, map_tensors
+from geniex.emulator.circuit import CircuitEmulator
+from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.identity import identity
+from geniex.emulator.linear import LinearEmulator
+from geniex.emulator.surrogate import SurrogateEmulator
 from geniex.errors import InputError
 from geniex.files import write_atomically
 from geniex.mapping import Architecture
 
+_KNOWN = (IdealEmulator, LinearEmulator, SurrogateEmulator, CircuitEmulator)
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -53,6 +58,9 @@ class StoredEmulator(Emulator):
             raise InputError("emulator", type(emulator).__name__, "it must be an Emulator")
         if dtype is not None and dtype not in _HALVES:
             raise InputError("dtype", dtype, f"it must be one of {', '.join(map(str, _HALVES))}, or None")
+        if cache is not None and type(emulator) not in _KNOWN:
+            names = ", ".join(kind.__name__ for kind in _KNOWN)
+            raise InputError("emulator", type(emulator).__name__, f"what decides its arrays is known only of {names}")
         self.emulator, self.dtype, self.cache = emulator, dtype, None if cache is None else Path(cache)
         self.name = emulator.name
         if self.cache is not None:
@@ -62,6 +70,11 @@ class StoredEmulator(Emulator):
     def worker(self) -> Emulator:
         """The emulator whose arrays are stored."""
         return self.emulator.worker
+
+    @property
+    def deterministic(self) -> bool:
+        """The emulator's."""
+        return self.emulator.deterministic
 
     @property
     def tile(self) -> tuple[int, int] | None:
@@ -82,17 +95,17 @@ class StoredEmulator(Emulator):
         self.emulator.move(function)
 
     def program(self, conductances: Tensor) -> Any:
-        """The array of (..., rows, cols) [S], from the cache where it is there."""
+        """The array of (..., rows, cols) [S], from the cache where it is there; in full where gradients are wanted."""
         array = self._programmed(conductances)
-        return array if self.dtype is None else map_tensors(array, self._packed)
+        return array if self.dtype is None or conductances.requires_grad else map_tensors(array, self._packed)
 
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]."""
         return self.emulator.read(self._unpacked(array, voltages.dtype), voltages)
 
     def response(self, array: Any) -> Tensor | None:
-        """The emulator's, of what is stored."""
-        return self.emulator.response(self._unpacked(array, torch.float32))
+        """The emulator's; None in half precision, where it would be kept in full beside what is stored."""
+        return self.emulator.response(array) if self.dtype is None else None
 
     def _packed(self, tensor: Tensor) -> Packed:
         """In units of about its largest magnitude: conductances alone are below what float16 resolves."""
@@ -120,7 +133,7 @@ class StoredEmulator(Emulator):
         array = self.emulator.program(conductances)
         tensors: list[Tensor] = []
         map_tensors(array, lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
-        kept = {str(k): tensor.detach().cpu().contiguous() for k, tensor in enumerate(tensors)}
+        kept = {str(k): tensor.detach().cpu().contiguous().clone() for k, tensor in enumerate(tensors)}
         write_atomically(path, safetensors.torch.save(kept))
         return array
 
@@ -131,7 +144,9 @@ class StoredEmulator(Emulator):
 
     def _key(self, conductances: Tensor) -> str:
         told, _ = identity(self.emulator)
-        head = {"geniex": __version__, "emulator": told, "dtype": str(conductances.dtype)}
+        head: dict[str, Any] = {"geniex": __version__, "emulator": told, "dtype": str(conductances.dtype)}
+        if isinstance(self.emulator, SurrogateEmulator):  # what it was bound to, beyond its settings
+            head["binary"] = getattr(self.emulator.surrogate, "binary", False)
         hashed = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         hashed.update(str(tuple(conductances.shape)).encode())
         hashed.update(conductances.detach().cpu().contiguous().numpy().tobytes())

@@ -18,6 +18,8 @@ def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
     >>> slice_digits(torch.tensor([0x2F1]), bits=4, count=3)
     tensor([[ 2, 15,  1]])
     """
+    if count == 0:
+        return integers[..., None][..., :0]
     whole = integers.detach().to(torch.int32 if bits * count < 31 else torch.int64)
     places = bits * torch.arange(count - 1, -1, -1, dtype=whole.dtype, device=whole.device)
     digits = ((whole[..., None] >> places) & (2**bits - 1)).to(integers.dtype)

@@ -101,6 +101,7 @@ class CrossbarMatrix(nn.Module):
         self.weight = nn.Parameter(weight.detach().clone()) if trainable is not False else None
         self.register_buffer("weight_mask", trainable if isinstance(trainable, Tensor) else None)
         self._programmed_state = self._weight_state
+        self._programmed_weight: Tensor | None = None
         self.layout = TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
         with torch.no_grad():
             self.weight_frac_bits, weight_gain = weight_scale(architecture, weight)
@@ -126,8 +127,13 @@ class CrossbarMatrix(nn.Module):
         """Put other conductances (row_tiles, arrays, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
 
         ``.conductances`` has those that are programmed now. Of two arrays, the first holds the positive parts. The
-        ranges of calibrated ADCs stay: ``calibrate_adc`` chooses them anew.
+        ranges of calibrated ADCs stay: ``calibrate_adc`` chooses them anew. A trainable matrix programs its own weight.
         """
+        if self.weight is not None:
+            raise InputError("conductances", tuple(conductances.shape), "a trainable matrix programs its own weight")
+        self._put(conductances)
+
+    def _put(self, conductances: Tensor) -> None:
         check_conductances(conductances, *self.architecture.tile)
         if conductances.shape != self.conductances.shape:
             raise InputError(
@@ -174,7 +180,7 @@ class CrossbarMatrix(nn.Module):
             raise InputError("x", given, f"it must be floating, its last dimension the {self.layout.inputs} inputs")
         flat = x.reshape(math.prod(x.shape[:-1]), self.layout.inputs)
         if flat.shape[0] == 0:
-            return x.new_zeros(*x.shape[:-1], self.layout.outputs)
+            return x.new_zeros(*x.shape[:-1], self.layout.outputs) + flat.sum()  # 0, with the inputs' graph
         # Microamperes do not survive the half precision that autocast would take the products to.
         with torch.autocast(x.device.type, enabled=False):
             if self.weight is not None and self.gradients == "ideal" and torch.is_grad_enabled():
@@ -222,9 +228,10 @@ class CrossbarMatrix(nn.Module):
             return self.tiles, self.codes
         if self.weight.requires_grad and torch.is_grad_enabled():
             return self._written(self.weight)
-        if self._weight_state != self._programmed_state:
+        if self._weight_changed:
             self.tiles, self.codes = self._written(self.weight)
             self.conductances, self._programmed_state = self.tiles.example, self._weight_state
+            self._programmed_weight = self.weight.detach().clone()
         return self.tiles, self.codes
 
     def _written(self, weight: Tensor) -> tuple[Programmed, Tensor | None]:
@@ -234,9 +241,20 @@ class CrossbarMatrix(nn.Module):
         return self._programmed(self._conductances(codes), kept), kept
 
     @property
-    def _weight_state(self) -> tuple[int, int] | None:
-        """What changes whenever the weight does: a copy or a loaded one is another tensor, of any version."""
-        return None if self.weight is None else (id(self.weight), self.weight._version)
+    def _weight_state(self) -> tuple[int, int, int] | None:
+        """What changes when the weight does: a copy or a loaded one is another tensor, of any version."""
+        if self.weight is None:
+            return None
+        return (id(self.weight), self.weight._version, self.weight.data_ptr() if has_values(self.weight) else 0)
+
+    @property
+    def _weight_changed(self) -> bool:
+        """Whether tiles are of another weight; writes to ``.data`` leave no trace, so the CPU's values are compared."""
+        assert self.weight is not None
+        if self._weight_state != self._programmed_state or self._programmed_weight is None:
+            return True
+        looked = self.weight.device.type == "cpu" and has_values(self.weight)
+        return looked and not torch.equal(self.weight, self._programmed_weight)
 
     def _masked(self, weight: Tensor) -> Tensor:
         return weight if self.weight_mask is None else weight * self.weight_mask
@@ -293,8 +311,9 @@ class CrossbarMatrix(nn.Module):
         def move(tensor: Tensor) -> Tensor:
             """Once for each tensor, so that the array goes on sharing them; never below float32."""
             if id(tensor) not in moved:
-                new = fn(tensor)
-                moved[id(tensor)] = new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
+                new, wide = fn(tensor), (torch.float32, torch.float64)
+                kept = new.dtype in wide and tensor.dtype in wide
+                moved[id(tensor)] = new if kept else tensor.to(new.device)
             return moved[id(tensor)]
 
         array = map_tensors(self.tiles.array, move)
@@ -305,7 +324,7 @@ class CrossbarMatrix(nn.Module):
 
 def _program_again(matrix: CrossbarMatrix, _: object) -> None:
     """Put loaded conductances on the tiles."""
-    matrix.program(matrix.conductances)
+    matrix._put(matrix.conductances)
 
 
 def _calibration_vectors(inputs: InputStatistics | float | None) -> Tensor:

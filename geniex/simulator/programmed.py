@@ -41,7 +41,7 @@ class Programmed:
     lossless: bool
     """Whether the accumulator passes on what it is given, of ``weights``."""
     live: tuple[bool, ...]
-    """Row tiles that are worth a read: W+ and W- all at level 0 give the same currents, whatever the circuit."""
+    """Row tiles that are worth a read: W+ and W- alike give the same currents, whatever the circuit."""
 
 
 def shortened(
@@ -62,13 +62,13 @@ def shortened(
     arch = layout.architecture
     counts, whole = _counts(emulator.response(array), codes, arch)
     if counts is None or not _transparent(counts, whole, step, arch):
-        return Programmed(conductances, array, counts, None, False, _live(conductances, arch))
+        return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
     weights = _weights(counts, layout)
     lossless = arch.accumulator_bits is None
     if whole:
         largest = _largest_sum(weights, arch)
         if largest * layout.row_tiles > _EXACT:
-            return Programmed(conductances, array, counts, None, False, _live(conductances, arch))
+            return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
         lossless = _passes_on(largest, frac_bits, arch)
     return Programmed(conductances, array, None, weights, lossless, (True,) * layout.row_tiles)
 
@@ -87,8 +87,11 @@ def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, frac_bits
     return signed_sum(accumulate(totals, arch, frac_bits))
 
 
-def _live(conductances: Tensor, arch: Architecture) -> tuple[bool, ...]:
-    if arch.weight_scheme != "differential" or not has_values(conductances) or conductances.requires_grad:
+def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple[bool, ...]:
+    # Two converters with ranges of their own digitise the same current differently.
+    alike = arch.offset == "analog_difference" or arch.adc_range != "calibrated" or arch.adc_granularity == "layer"
+    known = has_values(conductances) and not conductances.requires_grad and emulator.deterministic
+    if arch.weight_scheme != "differential" or not alike or not known:
         return (True,) * len(conductances)
     return tuple((conductances[:, 0] != conductances[:, 1]).flatten(1).any(1).tolist())
 

@@ -53,7 +53,12 @@ class Reader:
 
     def levels(self, integers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
-        levels, place = stream_reads(integers, self.layout.architecture, non_negative=self.non_negative)
+        levels, place = stream_reads(
+            integers,
+            self.layout.architecture,
+            non_negative=self.non_negative,
+            all_streams=not self.emulator.deterministic,
+        )
         return self.layout.split_inputs(levels.to(dtype))[..., None, None, :], place
 
     def analog(self, levels: Tensor, tiles: Programmed, at: slice) -> Tensor:
@@ -99,7 +104,11 @@ class Reader:
 
     def _driven(self, levels: Tensor, live: Sequence[bool]) -> Sequence[bool]:
         """Of the live row tiles those whose word lines are driven at all, where a look at the CPU's values is free."""
+        if levels.requires_grad and not any(live):
+            return [True, *live[1:]]  # the graph has to go on
         if levels.device.type != "cpu" or not has_values(levels) or levels.requires_grad:
+            return live
+        if not self.emulator.deterministic:
             return live
         driven = levels.flatten(0, 1).any(0).flatten(1).any(1).tolist()
         return [alive and some for alive, some in zip(live, driven, strict=True)]

@@ -20,11 +20,14 @@ def whole_inputs(
     return input_integers(x if gain is None else x.double() / gain, architecture, frac_bits)
 
 
-def stream_reads(integers: Tensor, architecture: Architecture, *, non_negative: bool) -> tuple[Tensor, Tensor]:
+def stream_reads(
+    integers: Tensor, architecture: Architecture, *, non_negative: bool, all_streams: bool = False
+) -> tuple[Tensor, Tensor]:
     """Levels (reads, inputs, features), float64, of ``integers`` (inputs, features), place values (passes, reads).
 
     Inputs known to be ``non_negative`` need no negative pass and no sign stream. Where values can be looked at for
-    free, on the CPU, neither does a batch that happens to have none below 0, and streams of zeros are left out.
+    free, on the CPU, neither does a batch that happens to have none below 0, and streams of zeros are left out,
+    unless ``all_streams`` are wanted.
     """
     eager = integers.device.type == "cpu" and has_values(integers)
     unsigned = non_negative or (eager and not (integers < 0).any())
@@ -35,7 +38,7 @@ def stream_reads(integers: Tensor, architecture: Architecture, *, non_negative: 
         digits, weights = digits[:, 1:], weights[1:]
     place = torch.block_diag(*[weights] * passes).reshape(passes, -1)
     levels = digits.flatten(0, 1)
-    if eager and not integers.requires_grad:
+    if eager and not integers.requires_grad and not all_streams:
         # A stream that is zero everywhere carries no current: nothing is read.
         used = levels.flatten(1).any(-1)
         used[0] |= not used.any()  # solvers and products take no empty batch

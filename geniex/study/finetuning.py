@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -133,6 +134,9 @@ def study_fine_tuning(
         raise InputError("learning_rates", "none", "give at least one")
     if check is not None and not 1 <= check_images <= len(tests):
         raise InputError("check_images", check_images, f"give 1 to {len(tests)}, the test images that there are")
+    if len(training) - _VALIDATION < batch:
+        allowed = f"at least one batch of {batch} beside the {_VALIDATION} that choose the learning rate"
+        raise InputError("training", f"{len(training)} images", allowed)
     say = progress or (lambda what, done, whole: None)
     shuffled = training.subset(len(training), seed)
     left_out, kept = _part(shuffled, slice(_VALIDATION)), _part(shuffled, slice(_VALIDATION, None))
@@ -144,7 +148,7 @@ def study_fine_tuning(
 
     converted, judge = on(surrogate), None if check is None else on(check)
     book = _Book(tests, check_images, judge, say)
-    book.enter("float", network, checked=False)
+    book.enter("float", copy.deepcopy(network).eval(), checked=False)
     book.enter("before", converted)
     runs, models = list[Run](), dict[str, nn.Module]()
     for method in METHODS:
@@ -202,8 +206,10 @@ class _Book:
         back, lost = own.double() - before, self.right["float"].double() - before
         if float(lost.sum()) <= 0:
             return {}
-        low, high = bootstrap_ratio(back, lost)
-        return {"recovered": float(back.sum() / lost.sum()), "recovered_low": low, "recovered_high": high}
+        share, (low, high) = float(back.sum() / lost.sum()), bootstrap_ratio(back, lost)
+        # Where next to nothing was lost some resamples lose nothing: the share then has no interval.
+        known = {"recovered_low": low, "recovered_high": high} if math.isfinite(low + high) else {}
+        return {"recovered": share} | known
 
 
 def _tuned(

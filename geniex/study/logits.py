@@ -61,7 +61,7 @@ class LogitStore:
         """
         found = self._load(stage, key)
         done = 0 if found is None else min(len(found.values), len(images))
-        parts = [] if found is None else [found.values[:done]]
+        parts = [] if found is None else [found.values[:done].to(images.device)]
         seconds = 0.0 if found is None else found.seconds * done / len(found.values)
         if done:
             progress(done, len(images))

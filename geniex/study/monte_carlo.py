@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -237,21 +238,29 @@ def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) ->
         name: [identity(matrix.emulator)[0], matrix.architecture.to_dict()]
         for name, matrix in crossbar_matrices(model).items()
     }
-    head = [__version__, seed, variations.to_dict(), circuits, _described(metric)]
+    head = [__version__, seed, variations.to_dict(), repr(model), circuits, _described(metric)]
     return digest(dict(model.state_dict()), head)[:16]
 
 
 def _described(metric: Metric) -> list[Any]:
     """A metric's name, and the digests of the values it holds."""
+    if isinstance(metric, partial):
+        return [*_described(metric.func), *_values(enumerate(metric.args)), *_values(sorted(metric.keywords.items()))]
+    if isinstance(metric, MethodType):
+        return [metric.__func__.__qualname__, *_described(metric.__self__)]  # type: ignore[arg-type]
     kind = metric if isinstance(metric, FunctionType) else type(metric)
     name = f"{kind.__module__}.{kind.__qualname__}"
     try:
         if "<" in name:
             raise TypeError("a name of its own is missing")
-        return [name, *(f"{key} {digest(value)}" for key, value in sorted(vars(metric).items()))]
+        return [name, *_values(sorted(vars(metric).items()))]
     except TypeError as error:
         allowed = "to be known again it must be a function of a module, or an object of tensors and plain values"
         raise InputError("metric", f"{name} ({error})", allowed) from None
+
+
+def _values(named: Iterable[tuple[Any, Any]]) -> list[str]:
+    return [f"{key} {digest(value)}" for key, value in named]
 
 
 def _pickled(task: _Task) -> bytes:

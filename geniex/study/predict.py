@@ -145,7 +145,7 @@ def predict_accuracy(
 
     exact = _without_converters(architecture)
     builders: dict[str, Callable[[], nn.Module]] = {
-        "float": lambda: copy.deepcopy(model).eval(),
+        "float": lambda: network,
         "fixed point": lambda: on(IdealEmulator(), exact),
         "ideal": lambda: on(IdealEmulator()),
         "linear": lambda: on(LinearEmulator(crossbar)),
@@ -157,7 +157,9 @@ def predict_accuracy(
         builders["circuit"] = lambda: on_circuit
     configuration = _configuration(crossbar, architecture, trained, circuit_tol, on_circuit.conversion)  # type: ignore[arg-type]
     told = {name: value for name, value in configuration.items() if name != "surrogates"}
-    shared = (model.state_dict(), calibration, told, repr(per_layer), type(model).__name__)
+    # Weights and settings do not tell what lies between: the first image's logits do.
+    network = copy.deepcopy(model).eval()
+    shared = (model.state_dict(), calibration, told, repr(per_layer), repr(network), network(images[:1]))
     store, found = LogitStore(work), dict[str, Logits]()
     for name, build in builders.items():
         seen = images[: circuit_images if name == "circuit" else len(images)]

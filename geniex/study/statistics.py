@@ -77,11 +77,17 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 
 def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile-bootstrap interval of sum(above) / sum(below), both (samples,), drawn in pairs."""
+    """The 95 % percentile-bootstrap interval of sum(above) / sum(below), both (samples,), drawn in pairs.
+
+    NaN where a draw's sum(below) is not above 0: there is no such ratio then.
+    """
     generator = torch.Generator().manual_seed(seed)
     above, below = above.double().cpu(), below.double().cpu()
     chosen = torch.randint(len(above), (draws, len(above)), generator=generator)
-    ratios = above[chosen].sum(-1) / below[chosen].sum(-1)
+    totals = below[chosen].sum(-1)
+    if (totals <= 0).any():
+        return math.nan, math.nan
+    ratios = above[chosen].sum(-1) / totals
     low, high = torch.quantile(ratios, ratios.new_tensor([0.025, 0.975])).tolist()
     return low, high
 

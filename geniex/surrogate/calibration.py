@@ -45,7 +45,7 @@ def calibrated_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, see
 
     Args:
         surrogate: bound to the crossbar.
-        solutions: exact solutions, at least 8; 256 take less than a second at 64 x 64.
+        solutions: exact solutions, at least 16; 256 take less than a second at 64 x 64.
         seed: of the tiles and vectors.
     """
     check_positive_int("solutions", solutions)
@@ -70,6 +70,8 @@ def calibrated_on_sweep(
     called with what is being read.
     """
     files = [data] if isinstance(data, SweepFile) else data.files
+    if sum(file.tiles for file in files) < 2:
+        raise InputError("data", data.path, "two tiles at least: one to fit the bound, one to measure it")
     found = []
     for file in files:
         note(file.path.name)

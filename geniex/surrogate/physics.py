@@ -54,6 +54,8 @@ class PhysicsArray(SurrogateArray):
     """Programmed tiles of a ``PhysicsSurrogate``; matrices are (..., powers * rows, cols)."""
 
     expansion: Expansion
+    response: Tensor
+    """The linear array's A (..., rows, cols), siemens."""
 
 
 class PhysicsSurrogate(Surrogate):
@@ -152,9 +154,10 @@ class PhysicsSurrogate(Surrogate):
             return torch.cat(chunks).reshape(*lead, *chunks[0].shape[1:]).to(conductances.dtype)
 
         expansion = merged(parts, Tensor, joined)
+        response = expansion.response
         if has_values(conductances) and conductances.numel():
-            self._check_transmission(circuit.cell.small_signal(tiles), expansion.response)
-        return PhysicsArray(conductances, collapsed(expansion) if self.binary else expansion)
+            self._check_transmission(circuit.cell.small_signal(tiles), response)
+        return PhysicsArray(conductances, collapsed(expansion) if self.binary else expansion, response)
 
     def read(self, array: PhysicsArray, voltages: Tensor, v_max: Tensor | None = None) -> Tensor:
         """Column currents (..., cols) [A] of ``array`` for driver ``voltages`` (..., rows) [V].
@@ -181,7 +184,7 @@ class PhysicsSurrogate(Surrogate):
 
     def indicators(self, array: PhysicsArray, voltages: Tensor, currents: Tensor) -> Tensor:
         """What the error bound is made from, as ``geniex.surrogate.validity.indicators`` has it."""
-        return indicators(array.expansion.response, array.conductances, voltages, currents)
+        return indicators(array.response, array.conductances, voltages, currents)
 
     def _check_transmission(self, g: Tensor, response: Tensor) -> None:
         share = (response.detach().sum() / g.detach().sum().clamp(min=torch.finfo(g.dtype).tiny)).item()

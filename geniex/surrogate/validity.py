@@ -78,6 +78,8 @@ def fitted(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None = N
     """
     figures, errors = figures.flatten(0, -2).double(), errors.flatten().double()
     known = torch.isfinite(errors) & torch.isfinite(figures).all(-1) & (errors > 0)
+    if not known.any():  # exact to the last bit everywhere, as ideal circuits are
+        return Validity(slopes or (0.0,) * figures.shape[-1], math.log10(_RESOLVED))
     figures, wanted = figures[known], (errors[known] + _RESOLVED).log10()
     if slopes is None:
         basis = torch.cat([figures, torch.ones_like(figures[:, :1])], -1)

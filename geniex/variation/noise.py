@@ -69,6 +69,11 @@ class NoisyEmulator(Emulator):
         self._generators: dict[torch.device, torch.Generator] = {}
 
     @property
+    def deterministic(self) -> bool:
+        """Only without noise."""
+        return self.noise.off and self.emulator.deterministic
+
+    @property
     def tile(self) -> tuple[int, int] | None:
         """The emulator's."""
         return self.emulator.tile

@@ -14,6 +14,8 @@ from geniex.emulator import Emulator, IdealEmulator, LinearEmulator, StoredEmula
 from geniex.errors import InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.simulator import convert, load_converted, save_converted
+from geniex.surrogate import PhysicsSurrogate
+from geniex.variation import NoisyEmulator, ReadNoise
 
 CROSSBAR = Crossbar(12, 10, r_wire=8.0)
 WINDOW = ConductanceWindow(100e3, 6.0)
@@ -24,14 +26,18 @@ def conductances(*lead: int) -> Tensor:
     return WINDOW.g_off + torch.rand(*lead, 12, 10) * (WINDOW.g_on - WINDOW.g_off)
 
 
-class Counting(SurrogateEmulator):
-    """Remembers how many arrays it programmed."""
+@pytest.fixture
+def programmed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many arrays each call of a physics surrogate's ``program`` was given."""
+    calls: list[int] = []
+    program = PhysicsSurrogate.program
 
-    arrays = 0
+    def counted(self: PhysicsSurrogate, conductances: Tensor, *rest: Any) -> Any:
+        calls.append(conductances.shape[:-2].numel())
+        return program(self, conductances, *rest)
 
-    def program(self, conductances: Tensor) -> Any:
-        self.arrays += conductances.shape[:-2].numel()
-        return super().program(conductances)
+    monkeypatch.setattr(PhysicsSurrogate, "program", counted)
+    return calls
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
@@ -57,24 +63,47 @@ def test_half_precision_rounds_and_no_more(name: str, dtype: torch.dtype, roundi
     assert size(half) < 0.55 * size(whole)
 
 
-def test_a_cached_array_is_not_programmed_again(tmp_path: Path) -> None:
+def test_a_cached_array_is_not_programmed_again(tmp_path: Path, programmed: list[int]) -> None:
     g, v = conductances(4, 2), 0.25 * torch.rand(4, 1, 12)
-    first, second = (StoredEmulator(Counting("physics", CROSSBAR), cache=tmp_path) for _ in range(2))
+
+    def cached(crossbar: Crossbar = CROSSBAR) -> StoredEmulator:
+        programmed.clear()
+        return StoredEmulator(SurrogateEmulator("physics", crossbar), cache=tmp_path)
+
+    first = cached()
     expected = first.read(first.program(g), v)
-    assert first.worker.arrays == 8
+    assert programmed == [8]
+    second = cached()
     assert torch.equal(second.read(second.program(g), v), expected)
-    assert second.worker.arrays == 1, "one tile tells what an array is made of"
-    # Other conductances, another circuit, and a torn file are programmed.
-    other = StoredEmulator(Counting("physics", CROSSBAR.replace(r_sink=10.0)), cache=tmp_path)
-    other.program(g)
-    assert other.worker.arrays == 8
+    assert programmed == [1], "one tile tells what an array is made of"
+    # Other conductances, another circuit, other streams, and a torn file are programmed.
     second.program(g * 1.01)
-    assert second.worker.arrays == 1 + 8
+    assert programmed == [1, 8]
+    cached(CROSSBAR.replace(r_sink=10.0)).program(g)
+    assert programmed == [8]
+    for stream_bits in (4, 1):
+        bound = cached()
+        bound.check(Architecture(tile=(12, 10), stream_bits=stream_bits))
+        bound.read(bound.program(g), v)
+        assert programmed == [8]
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    again = StoredEmulator(Counting("physics", CROSSBAR), cache=tmp_path)
+    again = cached()
     assert torch.equal(again.read(again.program(g), v), expected)
-    assert again.worker.arrays == 8
+    assert programmed == [8]
+
+
+def test_gradients_are_those_of_what_is_stored() -> None:
+    """Programmed in full where gradients are wanted: float16 would not hold them."""
+    plain = LinearEmulator(CROSSBAR)
+    found = []
+    for emulator in (plain, StoredEmulator(plain, dtype=torch.float16)):
+        g = torch.full((2, 12, 10), 5e-6, requires_grad=True)
+        (1e8 * emulator.read(emulator.program(g), torch.full((2, 12), 0.2)).sum()).backward()
+        found.append(g.grad)
+    assert torch.equal(*found)
+    half = StoredEmulator(plain, dtype=torch.float16)
+    assert half.read(half.program(conductances(2).double()), torch.rand(2, 12).double()).dtype == torch.float64
 
 
 def test_networks_run_on_stored_arrays_and_are_saved_as_if_they_were_not(tmp_path: Path) -> None:
@@ -95,5 +124,7 @@ def test_networks_run_on_stored_arrays_and_are_saved_as_if_they_were_not(tmp_pat
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match=r"dtype: got torch.int8; it must be one of torch.float16, torch.bfloat16"):
         StoredEmulator(IdealEmulator(), dtype=torch.int8)
+    with pytest.raises(InputError, match=r"emulator: got NoisyEmulator; what decides its arrays"):
+        StoredEmulator(NoisyEmulator(IdealEmulator(), ReadNoise(relative=0.1)), cache="nowhere")
     with pytest.raises(InputError, match="emulator: got str"):
         StoredEmulator("physics")

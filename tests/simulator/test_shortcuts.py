@@ -10,8 +10,10 @@ from torch import Tensor
 
 from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.errors import InputError
 from geniex.mapping import OFFSETS, Architecture
 from geniex.simulator import CrossbarMatrix
+from geniex.variation import NoisyEmulator, ReadNoise
 
 BASE = Architecture(tile=(16, 16), weight_bits=7, input_bits=6, weight_frac_bits=5, input_frac_bits=4, slice_bits=3)
 
@@ -136,6 +138,25 @@ def test_tiles_without_weights_and_tiles_without_inputs_are_not_read() -> None:
         assert not torch.equal(full, got)
 
 
+def test_noise_is_read_where_nothing_else_is() -> None:
+    """Tiles without weights and word lines without drive still have what their read-out adds."""
+    noisy = NoisyEmulator(IdealEmulator(), ReadNoise(current=2e-6))
+    matrix = CrossbarMatrix(torch.zeros(3, 40), BASE, noisy)
+    assert matrix.tiles.live == (True, True, True)
+    assert matrix(torch.ones(5, 40)).abs().max() > 0
+    driven = CrossbarMatrix(WEIGHT, BASE, noisy)
+    assert driven(torch.zeros(5, 40).double()).abs().max() > 0
+
+
+def test_the_graph_goes_on_where_nothing_is_read() -> None:
+    emulator = CircuitEmulator(Crossbar(16, 16))
+    matrix = CrossbarMatrix(torch.zeros(3, 40), BASE, emulator)
+    for count in (4, 0):
+        x = torch.rand(count, 40, requires_grad=True)
+        matrix(x).sum().backward()
+        assert x.grad.shape == x.shape
+
+
 def test_moving_keeps_products_exact() -> None:
     matrix = CrossbarMatrix(WEIGHT.float(), Architecture(tile=(16, 16), input_frac_bits=13), IdealEmulator())
     x = inputs(True)
@@ -186,6 +207,16 @@ def test_slices_on_neighbouring_bit_lines_do_not_amplify_the_weights_gradient() 
     matrix = CrossbarMatrix(weight, arch, LinearEmulator(Crossbar(16, 16, r_wire=5.0)), inputs=1.0, trainable=True)
     (gradient,) = torch.autograd.grad(matrix(x).sum(), matrix.weight)
     assert torch.allclose(gradient, x.sum(0).expand_as(gradient), rtol=0.2)
+
+
+def test_writes_to_data_are_seen_and_conductances_of_a_trainable_matrix_are_its_own() -> None:
+    matrix = CrossbarMatrix(WEIGHT, BASE, IdealEmulator(), trainable=True)
+    with torch.no_grad():
+        before = matrix(inputs(True))
+        matrix.weight.data.mul_(-1)
+        assert torch.equal(matrix(inputs(True)), -before)
+    with pytest.raises(InputError, match="a trainable matrix programs its own weight"):
+        matrix.program(matrix.conductances)
 
 
 def test_a_changed_weight_is_programmed_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,18 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_logits(
     assert ("circuit", 3, 10) in seen
 
 
+def test_kept_logits_are_of_one_network(batches: list[tuple[Tensor, Tensor]], tmp_path: Path) -> None:
+    """Also where only what lies between the weights differs."""
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4)
+    options = {"crossbar": CROSSBAR, "architecture": ARCH, "circuit_images": 0}
+    for between in (nn.ReLU(), nn.Tanh()):
+        network = nn.Sequential(layers[0], layers[1], between, layers[2])
+        kept = predict_accuracy(network, batches, work=tmp_path, **options)
+        assert kept.stage("linear").correct == predict_accuracy(network, batches, **options).stage("linear").correct
+    assert len(list(tmp_path.glob("linear-*"))) == 2
+
+
 def test_bootstrap_interval_is_scipys() -> None:
     above, below = torch.rand(80, generator=torch.Generator().manual_seed(0)), torch.rand(80) + 1
     expected = stats.bootstrap(
@@ -234,6 +247,7 @@ def test_bootstrap_interval_is_scipys() -> None:
         method="percentile", n_resamples=4000, rng=1,
     ).confidence_interval  # fmt: skip
     width = expected.high - expected.low
+    assert all(math.isnan(end) for end in bootstrap_ratio(above, below - 1.5)), "a draw whose sum is below 0"
     assert bootstrap_ratio(above, below) == pytest.approx(
         (float(expected.low), float(expected.high)), abs=0.08 * float(width)
     )

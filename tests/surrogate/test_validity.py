@@ -13,8 +13,9 @@ from geniex.circuit.figures import relative_error
 from geniex.cli.main import main
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
-from geniex.surrogate import calibrated_on_circuit, load_surrogate, physics_member
+from geniex.surrogate import calibrated_on_circuit, calibrated_on_sweep, load_surrogate, physics_member
 from geniex.surrogate.validity import Validity, fitted
+from geniex.sweep import SweepConfig, SweepFile, run_sweep
 
 WINDOW = ConductanceWindow(20e3, 10.0)
 
@@ -67,6 +68,28 @@ def test_bounds_of_shipped_surrogates_hold_on_unseen_circuits(name: str, crossba
     assert own.info["crossbar"]["solutions"] == 256
     assert (error <= own.error_bound(array, voltages, currents))[driven].double().mean() > 0.8
     assert own.info["crossbar"]["held_out"]["coverage"] == pytest.approx(0.95, abs=0.12)
+
+
+@pytest.mark.parametrize("name", ["physics", "physics-fast"])
+def test_bounds_of_1_bit_inputs_are_those_of_the_same_drives(name: str) -> None:
+    surrogate = load_surrogate(name)
+    voltages = 0.5 * (torch.rand(7, 20, generator=torch.Generator().manual_seed(3)) < 0.5).double()
+    conductances = torch.full((20, 16), 3e-5, dtype=torch.float64)
+    bounds = []
+    for binary in (False, True):
+        bound = surrogate.bound(Crossbar(20, 16, r_wire=5.0), WINDOW, 0.5, binary)
+        array = bound.program(conductances)
+        bounds.append(bound.error_bound(array, voltages, bound.read(array, voltages)))
+    assert torch.allclose(*bounds, rtol=1e-6)
+
+
+def test_exact_surrogates_and_too_little_data_have_an_answer(tmp_path: Path) -> None:
+    ideal = Crossbar(8, 8, cell=LinearCell(), r_source=0, r_sink=0, r_wire=0)
+    exact = calibrated_on_circuit(physics_member("physics-fast").bound(ideal, WINDOW, 0.25))
+    assert exact.info["crossbar"]["held_out"]["relative_rms"] < 1e-9
+    run_sweep(SweepConfig(crossbar=Crossbar(4, 4), window=WINDOW, v_max=0.2, tiles=1, vectors=2), tmp_path / "one.h5")
+    with pytest.raises(InputError, match="two tiles at least"):
+        calibrated_on_sweep(physics_member("physics"), SweepFile(tmp_path / "one.h5"))
 
 
 def test_a_bound_is_cheap_to_ask_and_missing_where_nothing_was_calibrated() -> None:
