@@ -12,8 +12,9 @@ from geniex.mapping.fixed_point import signed_parts, straight_through, weight_in
 def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
     """Digits (..., count) of non-negative ``integers`` in base 2^bits, most significant first.
 
-    Gradients: each digit takes an equal share of the integer, so that the weighted sum of the digits has the
-    integer's gradient and a non-linear use of the digits is averaged over them.
+    Gradients: all digits move alike, each by the integer over the sum of the place values, so that their weighted sum
+    has the integer's gradient. Shares by place value, and not even ones: what the least digit does to its neighbours on
+    the tile would else count as often as the top place value has it.
 
     >>> slice_digits(torch.tensor([0x2F1]), bits=4, count=3)
     tensor([[ 2, 15,  1]])

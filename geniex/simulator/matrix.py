@@ -45,7 +45,7 @@ class CrossbarMatrix(nn.Module):
 
     The weights are programmed at construction. Gradients flow to the inputs, through the emulator's own derivative and
     straight through the quantisers (rounding has the derivative 1, clipping 0 beyond its ends, and a number's digits
-    share its derivative evenly). So they do to the weights of a ``trainable`` matrix, through programming as well: an
+    share its derivative alike). So they do to the weights of a ``trainable`` matrix, through programming as well: an
     estimate where slices are coarse, the derivative itself as they become fine. ``.gradients = "ideal"`` takes the
     derivatives of x @ weight.T instead, of what the emulator gives: straight through all that is not ideal.
 
