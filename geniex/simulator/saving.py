@@ -17,7 +17,7 @@ from geniex import __version__
 from geniex.emulator import Emulator, IdealEmulator
 from geniex.emulator.identity import Identity, emulator_of, identity, same_emulator
 from geniex.errors import ConversionError, FileFormatError, InputError
-from geniex.files import write_atomically
+from geniex.files import read_head, write_atomically
 from geniex.mapping import Architecture, GroupPacking
 from geniex.simulator.convert import prepared
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers
@@ -156,20 +156,10 @@ def _stored(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read(weights_path: Path, json_path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    for path in (json_path, weights_path):
-        if not path.is_file():
-            raise FileFormatError(f"{path} is missing; a converted model is a .safetensors and a .json")
-    try:
-        head = json.loads(json_path.read_bytes())
-    except ValueError as error:
-        raise FileFormatError(f"{json_path} is no JSON ({error}): save the model again") from None
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise FileFormatError(f"{json_path} does not describe a converted model")
-    if head.get("schema_version") != SCHEMA_VERSION:
-        raise FileFormatError(
-            f"{json_path} has schema version {head.get('schema_version')}, this geniex ({__version__}) reads"
-            f" {SCHEMA_VERSION}: use the geniex that wrote it ({head.get('geniex_version')})"
-        )
+    what, way_out = "a converted model", "save the model again"
+    head = read_head(json_path, FORMAT, SCHEMA_VERSION, what=what, way_out=way_out, error=FileFormatError)
+    if not weights_path.is_file():
+        raise FileFormatError(f"{weights_path} is missing; a converted model is a .safetensors and a .json")
     data = weights_path.read_bytes()
     if hashlib.sha256(data).hexdigest() != head["weights_sha256"]:
         raise FileFormatError(f"{weights_path} is not the file that {json_path.name} was written with")

@@ -15,7 +15,7 @@ from torch import Tensor
 from geniex import __version__
 from geniex.circuit import Crossbar
 from geniex.errors import CheckpointError, InputError
-from geniex.files import write_atomically
+from geniex.files import read_head, write_atomically
 from geniex.mapping import ConductanceWindow
 from geniex.shipped import models_dir, shipped_names
 from geniex.surrogate.base import Surrogate
@@ -122,18 +122,8 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_head(path: Path) -> dict[str, Any]:
-    try:
-        head = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON ({error}): {_WAY_OUT}") from None
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise CheckpointError(f"{path} does not describe a geniex surrogate: {_WAY_OUT}")
-    if head.get("schema_version") != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{path} has schema version {head.get('schema_version')}, this geniex ({__version__}) reads "
-            f"{SCHEMA_VERSION}: use the geniex that wrote it ({head.get('geniex_version')}) or train it again"
-        )
-    return head
+    what = "a geniex surrogate"
+    return read_head(path, FORMAT, SCHEMA_VERSION, what=what, way_out=_WAY_OUT, error=CheckpointError)
 
 
 def _built(head: dict[str, Any], path: Path) -> Surrogate:

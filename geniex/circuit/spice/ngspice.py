@@ -35,7 +35,7 @@ def missing_pyspice() -> MissingDependencyError:
     return MissingDependencyError("PySpice", "ngspice", "pip install 'geniex[spice]'")
 
 
-def library_path() -> str:
+def shared_library() -> str:
     """The name or path under which the loader finds libngspice; ``NGSPICE_LIBRARY_PATH`` goes first."""
     asked = os.environ.get("NGSPICE_LIBRARY_PATH")
     for name in [asked] if asked else [*_NAMES, ctypes.util.find_library("ngspice")]:
@@ -91,7 +91,7 @@ def _library() -> Any:
         raise missing_pyspice() from error
     # It logs what ngspice prints as errors, "Using SPARSE 1.3" among them.
     logging.getLogger("PySpice.Spice.NgSpice.Shared").setLevel(logging.CRITICAL)
-    NgSpiceShared.LIBRARY_PATH = library_path()
+    NgSpiceShared.LIBRARY_PATH = shared_library()
     return NgSpiceShared.new_instance()
 
 

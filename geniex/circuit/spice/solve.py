@@ -53,7 +53,7 @@ def solve_ngspice(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, wo
         SpiceError: a tile has no solution, or its worker died.
     """
     _refuse_gradients(voltages, conductances)
-    ngspice.library_path()
+    ngspice.shared_library()
     shared = frame(crossbar)
     lead = torch.broadcast_shapes(voltages.shape[:-1], conductances.shape[:-2])
     groups = Groups(lead, conductances.shape[:-2])
