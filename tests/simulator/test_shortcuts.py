@@ -227,3 +227,10 @@ def test_a_changed_weight_is_programmed_again() -> None:
         assert torch.equal(matrix(inputs(True)), -before)
     fresh = CrossbarMatrix(-WEIGHT, matrix.architecture, IdealEmulator())
     assert torch.equal(matrix.conductances, fresh.conductances)
+
+
+def test_counts_below_the_lowest_code_are_read_too() -> None:
+    arch = BASE.replace(adc_bits=4)
+    short, read = (CrossbarMatrix(-WEIGHT.abs(), arch, emulator) for emulator in (IdealEmulator(), ReadIdeal()))
+    assert short.tiles.weights is None
+    assert torch.equal(short(inputs(False)), read(inputs(False)))
