@@ -1,6 +1,7 @@
 """From weights and activations to conductances and voltages: fixed point, slices, streams, tiles, layouts."""
 
 from geniex.mapping.architecture import OFFSETS, Architecture, Offset
+from geniex.mapping.arrangement import Arrangement
 from geniex.mapping.layouts import (
     LAYOUTS,
     ConvGeometry,
@@ -18,6 +19,7 @@ __all__ = [
     "LAYOUTS",
     "OFFSETS",
     "Architecture",
+    "Arrangement",
     "ConductanceWindow",
     "ConvGeometry",
     "GroupPacking",

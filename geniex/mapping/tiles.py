@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
+from geniex.mapping.arrangement import Arrangement, inverse
 
 
 class Location(NamedTuple):
@@ -28,12 +29,17 @@ class TileLayout:
     """A weight matrix (outputs, inputs) cut into a grid of row tiles by column tiles, zero-padded.
 
     Inputs run along word lines, outputs along bit lines, an output's slices side by side, then the bias columns of
-    offset weights, last the reference column. Unused cells (padding, the reference column) hold level 0.
+    offset weights, last the reference column. Unused cells (padding, the reference column) hold level 0. All of that is
+    the natural order, from which an ``arrangement`` departs.
     """
 
     architecture: Architecture
     inputs: int
     outputs: int
+    arrangement: Arrangement = field(default_factory=Arrangement)
+
+    def __post_init__(self) -> None:
+        self.arrangement.check(outputs=self.outputs, inputs=self.inputs, cols=self.architecture.tile[1])
 
     @property
     def row_tiles(self) -> int:
@@ -55,9 +61,11 @@ class TileLayout:
     def place(self, digits: Tensor, bias: Tensor | None = None) -> Tensor:
         """Slices (arrays, outputs, inputs, slices) as levels (row_tiles, arrays, col_tiles, rows, cols).
 
-        ``bias`` (slices,) are the levels of the bias columns, on every word line that has an input.
+        ``bias`` (slices,) are the levels of the bias columns, on every word line that has an input. Bit lines are in
+        their natural order: ``onto_lines`` puts them where they lie.
         """
         arch, (rows, cols) = self.architecture, self.architecture.tile
+        digits = _taken(_taken(digits, self.arrangement.outputs, 1), self.arrangement.inputs, 2)
         arrays, per_tile = digits.shape[0], arch.outputs_per_tile
         pad_in = self.row_tiles * rows - self.inputs
         pad_out = self.col_tiles * per_tile - self.outputs
@@ -73,8 +81,27 @@ class TileLayout:
     def split_inputs(self, x: Tensor) -> Tensor:
         """Features (..., inputs) as (..., row_tiles, rows)."""
         rows = self.architecture.tile[0]
-        x = F.pad(x, (0, self.row_tiles * rows - self.inputs))
+        x = F.pad(_taken(x, self.arrangement.inputs, -1), (0, self.row_tiles * rows - self.inputs))
         return x.reshape(*x.shape[:-1], self.row_tiles, rows)
+
+    def relocated(self, cells: Tensor, new: TileLayout, blank: float) -> Tensor:
+        """What is on tiles (row_tiles, arrays, col_tiles, rows, cols) of this layout, put where ``new`` has it.
+
+        Both have their bit lines in natural order. A cell that held a weight and holds none any more is ``blank``;
+        bias and reference columns stay.
+        """
+        here, there = self._weights(cells.device), new._weights(cells.device)
+        where = here.new_zeros(self.inputs * self.outputs * self.architecture.slices + 1)
+        where = where.scatter_(0, here.flatten(), torch.arange(here.numel(), device=here.device))
+        by_array = cells.movedim(1, 0)
+        moved = by_array.flatten(1)[:, where[there.flatten()]].reshape(by_array.shape)
+        unused = torch.where(here == 0, by_array, blank)
+        return torch.where(there == 0, unused, moved).movedim(0, 1)
+
+    def _weights(self, device: torch.device) -> Tensor:
+        """The number, from 1, of the slice of a weight in each cell (row_tiles, col_tiles, rows, cols); 0 is none."""
+        shape = (1, self.outputs, self.inputs, self.architecture.slices)
+        return self.place(torch.arange(1, math.prod(shape) + 1, device=device).reshape(shape))[:, 0]
 
     def slices_of(self, columns: Tensor) -> Tensor:
         """Bit lines (..., col_tiles, cols) as (..., col_tiles, outputs per tile, slices)."""
@@ -88,15 +115,37 @@ class TileLayout:
         return columns[..., start : start + self.architecture.bias_cols]
 
     def join_outputs(self, x: Tensor) -> Tensor:
-        """(..., col_tiles, outputs per tile) as (..., outputs)."""
-        return x.flatten(-2)[..., : self.outputs]
+        """(..., col_tiles, outputs per tile) as (..., outputs), in their natural order."""
+        return _back(x.flatten(-2)[..., : self.outputs], self.arrangement.outputs)
+
+    def onto_lines(self, columns: Tensor) -> Tensor:
+        """Bit lines (..., cols) in the order in which they lie on a tile, from their natural order."""
+        return _taken(columns, self.arrangement.lines, -1)
+
+    def off_lines(self, columns: Tensor) -> Tensor:
+        """Bit lines (..., cols) in their natural order, from that in which they lie on a tile."""
+        return _back(columns, self.arrangement.lines)
 
     def locate(self, output: int, input: int) -> Location:
         """Where the weight from ``input`` to ``output`` lies, in each of the arrays."""
         for name, value, size in (("output", output, self.outputs), ("input", input, self.inputs)):
             if not 0 <= value < size:
                 raise InputError(name, value, f"the matrix has {size} {name}s, from 0")
-        row_tile, row = divmod(input, self.architecture.tile[0])
-        col_tile, place = divmod(output, self.architecture.outputs_per_tile)
+        orders = self.arrangement
+        row_tile, row = divmod(_place(input, orders.inputs), self.architecture.tile[0])
+        col_tile, place = divmod(_place(output, orders.outputs), self.architecture.outputs_per_tile)
         first = place * self.architecture.slices
-        return Location(row_tile, col_tile, row, tuple(range(first, first + self.architecture.slices)))
+        lines = (_place(first + k, orders.lines) for k in range(self.architecture.slices))
+        return Location(row_tile, col_tile, row, tuple(lines))
+
+
+def _taken(x: Tensor, order: Tensor | None, dim: int) -> Tensor:
+    return x if order is None else x.index_select(dim, order)
+
+
+def _back(x: Tensor, order: Tensor | None) -> Tensor:
+    return x if order is None else x.index_select(-1, inverse(order))
+
+
+def _place(index: int, order: Tensor | None) -> int:
+    return index if order is None else int(inverse(order)[index])

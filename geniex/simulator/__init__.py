@@ -3,6 +3,7 @@
 from geniex.simulator.convert import convert
 from geniex.simulator.digital import digital_copy
 from geniex.simulator.dry import dry_run
+from geniex.simulator.exchange import emulated_by, on_ideal, programmed_weight
 from geniex.simulator.fold import fold_batch_norm
 from geniex.simulator.layers import (
     CrossbarConv,
@@ -35,8 +36,11 @@ __all__ = [
     "crossbar_matrices",
     "digital_copy",
     "dry_run",
+    "emulated_by",
     "fold_batch_norm",
     "load_converted",
+    "on_ideal",
+    "programmed_weight",
     "save_converted",
     "vary",
 ]

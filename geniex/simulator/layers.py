@@ -60,7 +60,11 @@ class CrossbarLayer(nn.Module, ABC):
         )
         bias = module.bias
         self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
+        self.register_buffer("output_gain", None)
         self._torch_layer = (_without_values(module),) if trainable else ()
+
+    output_gain: Tensor | None
+    """(groups * outputs,): what a calibration multiplies the products by before the bias is added; None is 1."""
 
     @staticmethod
     @abstractmethod
@@ -80,6 +84,10 @@ class CrossbarLayer(nn.Module, ABC):
     @abstractmethod
     def matrix_inputs(self, x: Tensor) -> Tensor:
         """The vectors (count, groups * inputs) that the matrices see for a layer input."""
+
+    @abstractmethod
+    def output_vectors(self, y: Tensor) -> Tensor:
+        """The vectors (count, groups * outputs) of a layer output, one for each of ``matrix_inputs``."""
 
     @classmethod
     def packed(cls, module: nn.Module, architecture: Architecture, layout: Layout) -> GroupPacking:
@@ -103,6 +111,8 @@ class CrossbarLayer(nn.Module, ABC):
         """The torch layer in whose place this one is, on its device, with the weights and the bias as they are now."""
         if not self._torch_layer:
             raise InputError("model", "a layer whose weights are on crossbars alone", "convert it with trainable=True")
+        if self.output_gain is not None:
+            raise InputError("model", "a layer whose outputs are calibrated for its crossbars", "copy it before that")
         blocks = [matrix.weight.detach() for matrix in self.matrices]  # type: ignore[operator]
         layer = copy.deepcopy(self._torch_layer[0]).train(self.training)
         layer.weight = nn.Parameter(self.weight_to(layer, self.packing.unblocked(blocks)))
@@ -120,6 +130,8 @@ class CrossbarLayer(nn.Module, ABC):
         else:
             out = [self.matrices[0](fields)]  # it tells what is wrong
         joined = out[0] if len(out) == 1 else torch.cat(out, -1)
+        if self.output_gain is not None:
+            joined = joined * self.output_gain
         return joined if self.bias is None else joined + self.bias
 
     def _trained(self, weight: Tensor) -> Sequence[bool | Tensor]:
@@ -169,6 +181,10 @@ class CrossbarLinear(CrossbarLayer):
         """The input's vectors (count, in_features)."""
         return x.reshape(-1, self.packing.inputs)
 
+    def output_vectors(self, y: Tensor) -> Tensor:
+        """The output's vectors (count, out_features)."""
+        return y.reshape(-1, self.packing.outputs)
+
     def forward(self, input: Tensor) -> Tensor:
         """(..., out_features) for (..., in_features)."""
         return self.product(input)
@@ -204,6 +220,11 @@ class CrossbarConv(CrossbarLayer):
     def matrix_inputs(self, x: Tensor) -> Tensor:
         """The receptive fields (count, in_channels * kernel)."""
         return _fields(x, self.geometry)
+
+    def output_vectors(self, y: Tensor) -> Tensor:
+        """The output's positions (count, out_channels), image after image."""
+        maps = y if y.dim() > self.geometry.dims + 1 else y[None]
+        return maps.flatten(2).transpose(1, 2).flatten(0, 1)
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, out_channels, ...) for (batch, in_channels, ...); a single map may lack the batch."""

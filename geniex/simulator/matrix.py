@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,7 @@ from geniex.circuit import shared_matmul
 from geniex.circuit.validate import check_conductances, has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.errors import InputError
-from geniex.mapping import Architecture, Location, TileLayout
+from geniex.mapping import Architecture, Arrangement, Location, TileLayout
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
 from geniex.simulator.programmed import Programmed, shortened
@@ -35,7 +36,7 @@ class Reads(NamedTuple):
     voltages: Tensor
     """(reads, inputs, row_tiles, 1, 1, rows) [V]."""
     ideal: Tensor
-    """Currents without any non-ideality (reads, inputs, row_tiles, arrays, col_tiles, cols) [A]."""
+    """Currents without any non-ideality (reads, inputs, row_tiles, arrays, col_tiles, cols) [A], as bit lines lie."""
     actual: Tensor
     """Currents of the emulator, same shape [A]."""
 
@@ -71,7 +72,7 @@ class CrossbarMatrix(nn.Module):
 
     conductances: Tensor
     codes: Tensor | None
-    """The ideal levels, kept where the offset scheme reads them."""
+    """The ideal levels, bit lines in natural order, kept where the offset scheme reads them."""
     weight_gain: Tensor | None
     """float32, () or (outputs,): what a product is multiplied by, beside the binary points; None is 1."""
     input_gain: Tensor | None
@@ -133,6 +134,15 @@ class CrossbarMatrix(nn.Module):
             raise InputError("conductances", tuple(conductances.shape), "a trainable matrix programs its own weight")
         self._put(conductances)
 
+    def reprogram(self) -> None:
+        """Program what is on the tiles again, by the emulator as it is now."""
+        with torch.no_grad():
+            if self.weight is None:
+                self._put(self.conductances)
+            else:
+                self._programmed_weight = None
+                self._current()
+
     def _put(self, conductances: Tensor) -> None:
         check_conductances(conductances, *self.architecture.tile)
         if conductances.shape != self.conductances.shape:
@@ -142,6 +152,28 @@ class CrossbarMatrix(nn.Module):
         with torch.no_grad():
             self.conductances = conductances.to(self.conductances)
             self.tiles = self._programmed(self.conductances, self.codes)
+
+    def arrange(self, arrangement: Arrangement, vectors: Tensor | None = None) -> None:
+        """Put inputs, outputs and bit lines in other places, and program the tiles so; the product stays the same.
+
+        Conductances move with their weights, also measured or varied ones. ADC ranges that were calibrated by tile or
+        column are chosen anew by ``vectors`` (count, inputs), which they need.
+        """
+        own_ranges = self.architecture.adc_range == "calibrated" and self.architecture.adc_granularity != "layer"
+        if own_ranges and vectors is None:
+            raise InputError(
+                "vectors", None, "ADC ranges by tile or column are chosen anew: give inputs (count, inputs)"
+            )
+        old, device = self.layout, self.conductances.device
+        new = dataclasses.replace(old, arrangement=arrangement.moved(lambda order: order.to(device)))
+        if self.weight is None:
+            cells = old.relocated(old.off_lines(self.conductances), new, self.architecture.window.g_off)
+            self.conductances = new.onto_lines(cells)
+            self.codes = None if self.codes is None else old.relocated(self.codes, new, 0.0)
+        self.layout = new
+        self.reprogram()
+        if own_ranges and vectors is not None:
+            self.calibrate_adc(vectors)
 
     def calibrate_adc(self, vectors: Tensor) -> None:
         """Choose the ADC's ranges by the counts that input ``vectors`` (count, inputs) cause on the emulator."""
@@ -260,7 +292,8 @@ class CrossbarMatrix(nn.Module):
         return weight if self.weight_mask is None else weight * self.weight_mask
 
     def _conductances(self, codes: Tensor) -> Tensor:
-        return self.architecture.window.to_conductance(codes, 2**self.architecture.slice_bits)
+        window = self.architecture.window
+        return self.layout.onto_lines(window.to_conductance(codes, 2**self.architecture.slice_bits))
 
     def _integers(self, x: Tensor) -> Tensor:
         return whole_inputs(x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative)
@@ -283,8 +316,10 @@ class CrossbarMatrix(nn.Module):
         return shortened(conductances, array, self.emulator, self.layout, codes=codes, step=step, frac_bits=frac_bits)
 
     def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``."""
-        arch = self.architecture
+        """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``, bit lines in their natural order."""
+        arch, places = self.architecture, self.layout.arrangement
+        by_rows = dataclasses.replace(places, inputs=None, lines=None)
+        weight = weight if places.inputs is None else weight[:, places.inputs]
         bias = bias_digits(arch, weight).to(dtype) if arch.bias_cols else None
         # Gains are one for all, or one for each output.
         gain = None if self.weight_gain is None else self.weight_gain.reshape(-1, 1)
@@ -293,7 +328,8 @@ class CrossbarMatrix(nn.Module):
         for block in weight.split(arch.tile[0], dim=1):
             scaled = block if gain is None else block.double() / gain
             digits = weight_digits(scaled, arch, self.weight_frac_bits).to(dtype)
-            parts.append(TileLayout(arch, inputs=block.shape[1], outputs=block.shape[0]).place(digits, bias))
+            layout = TileLayout(arch, inputs=block.shape[1], outputs=block.shape[0], arrangement=by_rows)
+            parts.append(layout.place(digits, bias))
         return torch.cat(parts)
 
     def get_extra_state(self) -> Tensor:
@@ -318,6 +354,7 @@ class CrossbarMatrix(nn.Module):
 
         array = map_tensors(self.tiles.array, move)
         super()._apply(move, recurse)
+        self.layout = dataclasses.replace(self.layout, arrangement=self.layout.arrangement.moved(move))
         self.tiles = self._shortened(self.conductances, array, self.codes)
         return self
 

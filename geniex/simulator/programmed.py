@@ -60,7 +60,8 @@ def shortened(
     fraction bits.
     """
     arch = layout.architecture
-    counts, whole = _counts(emulator.response(array), codes, arch)
+    response = emulator.response(array)
+    counts, whole = _counts(None if response is None else layout.off_lines(response), codes, arch)
     if counts is None or not _transparent(counts, whole, step, arch):
         return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
     weights = _weights(counts, layout)

@@ -67,7 +67,7 @@ class Reader:
         if tiles.counts is not None:
             return shared_matmul(levels, tiles.counts[at])
         array = map_tensors(tiles.array, lambda tensor: tensor[at])
-        currents = self.emulator.read(array, stream_voltages(levels, arch))
+        currents = self.layout.off_lines(self.emulator.read(array, stream_voltages(levels, arch)))
         return analog_counts(currents, levels, None if self.codes is None else self.codes[at], arch)
 
     def row_tiles(self, count: int, live: Sequence[bool] | None = None) -> list[slice]:

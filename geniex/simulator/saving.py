@@ -18,7 +18,7 @@ from geniex.emulator import Emulator, IdealEmulator
 from geniex.emulator.identity import Identity, emulator_of, identity, same_emulator
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically
-from geniex.mapping import Architecture, GroupPacking
+from geniex.mapping import Architecture, Arrangement, GroupPacking
 from geniex.simulator.convert import prepared
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
@@ -99,7 +99,7 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
     made: dict[int, nn.Module] = {}
     for layer in layers:
         own = emulators[head["layers"][layer.name]["emulator"]].own(layer.architecture, torch.device("cpu"))
-        made[id(layer.module)] = _unprogrammed(layer, own, head["layers"][layer.name].get("trainable", False))
+        made[id(layer.module)] = _unprogrammed(layer, own, head["layers"][layer.name])
     converted = replaced(converted, made)
     _load(path, converted, tensors, head["aliases"])
     converted.conversion = report  # type: ignore[assignment]
@@ -124,8 +124,17 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
             "layout": layer.layout,
             "emulator": known[id(matrix.emulator)],
             "trainable": layer.trainable,
+            "calibrated": layer.output_gain is not None,
+            "arrangements": [_places(part) for part in layer.matrices],
         }
     return layers, emulators
+
+
+def _places(matrix: nn.Module) -> dict[str, Any] | None:
+    """A matrix's arrangement, as JSON has it; None is the natural one."""
+    assert isinstance(matrix, CrossbarMatrix)
+    places = matrix.layout.arrangement
+    return None if places.natural else places.to_dict()
 
 
 def _shape(packing: GroupPacking) -> list[int]:
@@ -177,21 +186,28 @@ def _emulator(index: int, told: dict[str, Any], tensors: dict[str, Tensor], give
     return given
 
 
-def _unprogrammed(layer: PlannedLayer, emulator: Emulator, trainable: bool) -> CrossbarLayer:
-    """A planned layer's crossbar layer without values: they are loaded."""
+def _unprogrammed(layer: PlannedLayer, emulator: Emulator, told: dict[str, Any]) -> CrossbarLayer:
+    """A planned layer's crossbar layer, as it was ``told``, without values: they are loaded."""
     arch = layer.architecture
     # Without values there is no largest weight to choose a binary point by; it is loaded too.
     valueless = arch if arch.weight_frac_bits is not None else arch.replace(weight_frac_bits=0)
     module = copy.deepcopy(layer.module).to("meta")
     inputs = [placeholder(inputs) for _, inputs in layer.packing.shapes]
+    trainable, calibrated = told.get("trainable", False), told.get("calibrated", False)
     built = layer.kind(
         module, valueless, IdealEmulator(), layout=layer.layout, inputs=inputs, trainable=trainable
     ).eval()
     emulator.check(arch)
-    for matrix in built.matrices:
+    if calibrated:
+        outputs = layer.packing.groups * layer.packing.outputs
+        built.output_gain = torch.empty(outputs, device="meta")
+        built.bias = nn.Parameter(torch.empty(outputs, device="meta"))
+    places = told.get("arrangements") or [None] * len(built.matrices)
+    for matrix, place in zip(built.matrices, places, strict=True):
         assert isinstance(matrix, CrossbarMatrix)
         matrix.architecture, matrix.emulator = arch, emulator
-        matrix.layout = dataclasses.replace(matrix.layout, architecture=arch)
+        arranged = Arrangement.of(**(place or {}))
+        matrix.layout = dataclasses.replace(matrix.layout, architecture=arch, arrangement=arranged)
     return built
 
 

@@ -1,0 +1,57 @@
+"""A converted model on another emulator: the same conductances, other physics."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from geniex.emulator import Emulator, IdealEmulator
+from geniex.errors import InputError
+from geniex.mapping import TileLayout
+from geniex.mapping.slicing import slice_weights
+from geniex.simulator.layers import crossbar_matrices
+from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.programming import OwnEmulators, check_emulator
+
+
+def emulated_by(model: nn.Module, emulator: Emulator) -> nn.Module:
+    """A copy of a converted ``model`` whose arrays, as they are programmed, are read by ``emulator``.
+
+    Arrangements, scales and ADC ranges stay; the original is untouched.
+    """
+    check_converted(model)
+    copied, own = copy.deepcopy(model), OwnEmulators(emulator)
+    for matrix in crossbar_matrices(copied).values():
+        check_emulator(emulator, matrix.architecture)
+        matrix.emulator = own.own(matrix.architecture, matrix.conductances.device)
+        matrix.emulator.check(matrix.architecture)
+        matrix.reprogram()
+    return copied
+
+
+def on_ideal(model: nn.Module) -> nn.Module:
+    """A copy of a converted ``model`` on ideal crossbars: the same numbers, no wires, linear cells."""
+    return emulated_by(model, IdealEmulator())
+
+
+def check_converted(model: nn.Module) -> None:
+    """Raise ``InputError`` for a model that has nothing on crossbars."""
+    if not isinstance(model, nn.Module) or not crossbar_matrices(model):
+        raise InputError("model", type(model).__name__, "it has nothing on crossbars: it must be what convert returned")
+
+
+def programmed_weight(matrix: CrossbarMatrix) -> Tensor:
+    """The weight (outputs, inputs), float64, that the conductances of ``matrix`` stand for on ideal crossbars."""
+    arch, layout, window = matrix.architecture, matrix.layout, matrix.architecture.window
+    natural = TileLayout(arch, inputs=layout.inputs, outputs=layout.outputs)
+    cells = layout.relocated(layout.off_lines(matrix.conductances), natural, window.g_off).double()
+    levels = (cells - window.g_off) / window.step(2**arch.slice_bits)
+    slices = natural.slices_of(levels)  # (row_tiles, arrays, col_tiles, rows, outputs per tile, slices)
+    if arch.bias_cols:
+        slices = slices - natural.bias_of(levels)[..., None, :]
+    numbers = (slices @ slice_weights(arch, slices)).permute(1, 2, 4, 0, 3)
+    parts = numbers.flatten(3, 4).flatten(1, 2)[:, : layout.outputs, : layout.inputs]
+    whole = parts[0] - parts[1] if len(parts) == 2 else parts[0]
+    weight = whole * 2.0**-matrix.weight_frac_bits
+    return weight if matrix.weight_gain is None else weight * matrix.weight_gain.double().reshape(-1, 1)
