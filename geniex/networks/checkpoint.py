@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 from geniex.errors import CheckpointError, InputError
 from geniex.files import write_atomically
-from geniex.networks.fashion import FashionCNN
+from geniex.networks.zoo import NETWORKS, Network, network_kind
 from geniex.shipped import shipped_file, shipped_names
 
 FORMAT, SCHEMA_VERSION = "geniex-network", 1
 
-NETWORKS: dict[str, type[FashionCNN]] = {"fashion-cnn": FashionCNN}
-"""The architectures by name."""
 
-
-def network_class(name: str) -> type[FashionCNN]:
-    """The class of the architecture ``name``; raises ``InputError`` for an unknown one."""
-    if name not in NETWORKS:
-        raise InputError("network", repr(name), f"networks are {', '.join(NETWORKS)}")
-    return NETWORKS[name]
-
-
-def save_network(network: FashionCNN, path: Path, info: dict[str, Any]) -> None:
-    """Write a folded network to ``<path>.safetensors`` and ``<path>.json``, each whole or not at all.
+def save_network(name: str, network: Network, path: Path, info: dict[str, Any]) -> tuple[Path, Path]:
+    """Write a network to ``<path>.safetensors`` and ``<path>.json``, each whole or not at all; returns both paths.
 
     Args:
-        network: the network, its batch norms folded.
+        name: its architecture, a key of ``NETWORKS``.
+        network: the network in the form that is stored: of "fashion-cnn", its batch norms folded.
         path: the files' common stem.
         info: JSON-ready facts about it, such as its accuracy and training settings.
     """
-    name = next(n for n, kind in NETWORKS.items() if type(network) is kind)
+    network_kind(name)
     weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in network.state_dict().items()})
     description = {
         "format": FORMAT,
@@ -49,14 +42,15 @@ def save_network(network: FashionCNN, path: Path, info: dict[str, Any]) -> None:
     weights_path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(weights_path, weights)
     write_atomically(json_path, (json.dumps(description, indent=2) + "\n").encode())
+    return weights_path, json_path
 
 
-def load_network(name_or_path: str | Path) -> FashionCNN:
-    """The trained network in eval mode, its batch norms folded.
+def load_network(name_or_path: str | Path) -> Network:
+    """The trained network in eval mode, in the form that is stored.
 
     Args:
-        name_or_path: a shipped network's name, such as "fashion-cnn", or the path of a saved one, with or
-            without a suffix.
+        name_or_path: a shipped network's name, such as "fashion-cnn" or "fashion-vgg-0", or the path of a saved one,
+            with or without a suffix.
 
     Raises:
         InputError: neither a file nor a shipped name; the message lists the shipped ones.
@@ -67,17 +61,25 @@ def load_network(name_or_path: str | Path) -> FashionCNN:
     weights = _read(weights_path)
     if hashlib.sha256(weights).hexdigest() != description["sha256"]:
         raise CheckpointError(f"{weights_path} is damaged or belongs to another JSON file: train or fetch it again")
-    network = NETWORKS[description["network"]](batch_norm=False)
+    # The initial weights are overwritten: to draw them must not move the caller's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        network = NETWORKS[description["network"]].stored()
     try:
         network.load_state_dict(safetensors.torch.load(weights))
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{weights_path} does not hold a folded {description['network']}: {error}") from error
+        raise CheckpointError(f"{weights_path} does not hold a {description['network']}: {error}") from error
     return network.eval()
 
 
 def network_info(name_or_path: str | Path) -> dict[str, Any]:
     """What was saved with the network: its accuracy, its training settings."""
     return _description(name_or_path)["info"]
+
+
+def shipped_networks() -> list[str]:
+    """The names of the trained networks that ship, sorted."""
+    stems = (name.removesuffix(".json") for name in shipped_names(".json"))
+    return sorted(stem for stem in stems if any(re.fullmatch(rf"{kind}(-\d+)?", stem) for kind in NETWORKS))
 
 
 def _paths(path: Path) -> tuple[Path, Path]:
@@ -91,7 +93,7 @@ def _located(name_or_path: str | Path) -> tuple[Path, Path]:
     if weights.is_file() or description.is_file() or len(path.parts) != 1:
         return weights, description
     if weights.name not in shipped_names():
-        there = ", ".join(sorted(NETWORKS.keys() & {name.removesuffix(".json") for name in shipped_names(".json")}))
+        there = ", ".join(shipped_networks())
         raise InputError("network", repr(str(name_or_path)), f"no such file; shipped are {there or 'none'}")
     return shipped_file(weights.name), shipped_file(description.name)
 
@@ -107,7 +109,7 @@ def _description(name_or_path: str | Path) -> dict[str, Any]:
     if description.get("schema_version") != SCHEMA_VERSION:
         version = description.get("schema_version")
         raise CheckpointError(f"{path} has schema version {version}, this geniex reads {SCHEMA_VERSION}")
-    if description.get("network") not in NETWORKS:
+    if description.get("network") not in list(NETWORKS):
         known = ", ".join(NETWORKS)
         raise CheckpointError(f"{path} holds network {description.get('network')!r}; this geniex has {known}")
     missing = {"sha256", "info"} - set(description)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -46,7 +47,9 @@ class FashionCNN(nn.Module):
         """A copy in eval mode, the same function with the batch norms inside the convolutions."""
         if isinstance(self.norm1, nn.Identity):
             raise InputError("network", "a folded FashionCNN", "it has no batch norms left to fold")
-        copy = FashionCNN(batch_norm=False).to(self.classifier.weight).eval()
+        # The copy's initial weights are overwritten: to draw them must not move the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            copy = FashionCNN(batch_norm=False).to(self.classifier.weight).eval()
         was_training = self.training
         self.eval()
         for index in "123":

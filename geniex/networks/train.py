@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from geniex.config import Config, check_number, check_positive_int, check_seed
 from geniex.errors import InputError
-from geniex.networks.checkpoint import network_class
-from geniex.networks.fashion import FashionCNN
 from geniex.networks.images import ImageSet
+from geniex.networks.zoo import Network, network_kind
 from geniex.quiet import quiet_lightning
 
 
@@ -49,8 +48,8 @@ class FitConfig(Config):
             raise InputError("shift", repr(self.shift), "it must be a whole number of pixels, at least 0")
 
 
-def train_network(name: str, images: ImageSet, config: FitConfig, progress: bool = False) -> FashionCNN:
-    """The network ``name`` trained on ``images`` with its batch norms in place, in eval mode on the CPU.
+def train_network(name: str, images: ImageSet, config: FitConfig, progress: bool = False) -> Network:
+    """The network ``name`` trained on ``images``, in eval mode on the CPU, in the form that is stored.
 
     Args:
         name: a key of ``NETWORKS``, such as "fashion-cnn".
@@ -58,14 +57,16 @@ def train_network(name: str, images: ImageSet, config: FitConfig, progress: bool
         config: the training's settings.
         progress: show a progress bar.
     """
-    kind = network_class(name)
-    if images.shape != kind.input_shape:
-        raise InputError("images", f"shape {images.shape}", f"{name} takes {kind.input_shape}")
+    kind = network_kind(name)
     if len(images) < config.batch:
         raise InputError("batch", config.batch, f"the set holds only {len(images)} images")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        network = kind()
+        network = kind.make()
+    if images.shape != network.input_shape:
+        raise InputError("images", f"shape {images.shape}", f"{name} takes {network.input_shape}")
+    if (highest := int(images.labels.max())) >= network.classes:
+        raise InputError("images", f"label {highest}", f"{name} tells {network.classes} classes apart")
     with quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=config.epochs,
@@ -76,7 +77,7 @@ def train_network(name: str, images: ImageSet, config: FitConfig, progress: bool
             callbacks=[RichProgressBar()] if progress else None,
         )
         trainer.fit(_Fit(network, config), AugmentedBatches(images, config))
-    return network.cpu().eval()
+    return kind.finish(network.cpu().eval())
 
 
 def accuracy(network: nn.Module, images: ImageSet, batch: int = 1000) -> float:

@@ -28,6 +28,19 @@ def test_fit_writes_a_network_that_loads(tmp_path: Path, capsys: pytest.CaptureF
     assert f"{100 * info['accuracy']:.2f} % of 256 test images" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("few_images")
+def test_files_have_the_networks_name_and_are_told_by_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--network", "fashion-resnet20", "--epochs", "1"]) == 0
+    assert main(["fit", "--epochs", "1", "--out", "net.json"]) == 0
+    said = capsys.readouterr().out
+    stems = ["fashion-resnet20", "net"]
+    assert all(f"saved {stem}.safetensors and {stem}.json\n" in said for stem in stems)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{s}.{e}" for s in stems for e in ("json", "safetensors")]
+
+
 @pytest.mark.parametrize("options", [["--network", "resnet"], ["--data", "imagenet"], ["--epochs", "0"]])
 def test_wrong_options_are_told_in_one_line(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,11 +1,15 @@
 """Training and folding of the small networks."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
 
+from geniex.cli.main import main
 from geniex.errors import InputError
-from geniex.networks import FashionCNN, ImageSet
+from geniex.networks import NETWORKS, FashionCNN, ImageSet, load_images, load_network
 from geniex.networks.train import AugmentedBatches, FitConfig, accuracy, augmented, train_network
 
 
@@ -18,31 +22,20 @@ def _stripes(count: int = 64) -> ImageSet:
     return ImageSet(pixels, labels)
 
 
-def _randomised() -> FashionCNN:
-    """A network whose batch norms are far from the identity."""
-    torch.manual_seed(0)
-    network = FashionCNN().eval()
-    for norm in (network.norm1, network.norm2, network.norm3):
-        for tensor in (norm.weight, norm.running_var):
-            torch.nn.init.uniform_(tensor, 0.5, 2.0)
-        for tensor in (norm.bias, norm.running_mean):
-            torch.nn.init.uniform_(tensor, -1.0, 1.0)
-    return network
-
-
-def test_folded_network_computes_the_same() -> None:
-    network, images = _randomised().double(), torch.rand(5, 1, 28, 28, dtype=torch.float64)
+def test_folded_network_computes_the_same(randomised) -> None:
+    network, images = randomised("fashion-cnn").double(), torch.rand(5, 1, 28, 28, dtype=torch.float64)
     folded = network.folded()
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
     assert not folded.training
     torch.testing.assert_close(folded(images), network(images), rtol=1e-12, atol=1e-12)
 
 
-def test_folding_leaves_the_original_alone() -> None:
-    network = _randomised().train()
+def test_folding_leaves_the_original_and_the_global_randomness_alone(randomised) -> None:
+    network, state = randomised("fashion-cnn").train(), torch.get_rng_state()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     network.folded()
     assert network.training
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -51,8 +44,8 @@ def test_folding_twice_is_told() -> None:
         FashionCNN(batch_norm=False).folded()
 
 
-def test_every_layer_reads_values_of_one_sign() -> None:
-    network, seen = _randomised().folded(), []
+def test_every_layer_reads_values_of_one_sign(randomised) -> None:
+    network, seen = randomised("fashion-cnn").folded(), []
     for layer in (network.conv1, network.conv2, network.conv3, network.classifier):
         layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].min().item()))
     assert network(torch.rand(3, 1, 28, 28)).shape == (3, 10)
@@ -81,6 +74,14 @@ def test_same_seed_same_weights_and_global_randomness_untouched() -> None:
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_networks_are_trained_into_the_form_that_is_stored() -> None:
+    data, config = _stripes(16), FitConfig(epochs=1, batch=8)
+    for name in ("fashion-cnn", "fashion-vgg", "fashion-resnet20"):
+        trained = train_network(name, data, config)
+        assert not trained.training
+        NETWORKS[name].stored().load_state_dict(trained.state_dict())
 
 
 def test_augmentation_moves_and_mirrors_only() -> None:
@@ -116,6 +117,8 @@ def test_wrong_input_is_told() -> None:
         train_network("fashion-cnn", ImageSet(torch.zeros(300, 3, 32, 32), torch.zeros(300)), FitConfig())
     with pytest.raises(InputError, match=r"batch: got 128.*64 images"):
         train_network("fashion-cnn", _stripes(), FitConfig())
+    with pytest.raises(InputError, match="images: got label 10; fashion-cnn tells 10 classes apart"):
+        train_network("fashion-cnn", ImageSet(torch.zeros(300, 1, 28, 28), torch.arange(300) % 11), FitConfig())
     with pytest.raises(InputError, match="networks are fashion-cnn"):
         train_network("resnet", _stripes(), FitConfig())
 
@@ -138,3 +141,15 @@ def test_configuration_is_checked(wrong: dict) -> None:
 def test_configuration_round_trips() -> None:
     config = FitConfig(epochs=3, seed=9)
     assert FitConfig.from_dict(config.to_dict()) == config
+
+
+def test_vgg16_is_fitted_to_the_files_of_cifar(tmp_path: Path, cifar_files) -> None:
+    cifar_files(tmp_path, fine=False, each=26)
+    words = ["--network", "cifar10-vgg16", "--data", "cifar10", "--root", tmp_path, "--epochs", 1, "--out"]
+    assert main(["fit", *map(str, words), str(tmp_path / "vgg16")]) == 0
+    info = json.loads((tmp_path / "vgg16.json").read_text())["info"]
+    assert (info["data"], info["training_images"], info["test_images"]) == ("cifar10", 130, 26)
+    network, tests = load_network(tmp_path / "vgg16"), load_images("cifar10", train=False, root=tmp_path)
+    assert accuracy(network, tests) == info["accuracy"]
+    # One step was made: the running means are no longer 0.
+    assert all(m.running_mean.any() for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))

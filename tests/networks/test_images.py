@@ -1,8 +1,6 @@
 """Image sets through their real file formats."""
 
 import gzip
-import hashlib
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -40,35 +38,6 @@ def _fashion_files(folder: Path, compress: bool = True) -> dict[str, np.ndarray]
         path = folder / (f"{name}.gz" if compress else name)
         path.write_bytes(gzip.compress(_idx(values)) if compress else _idx(values))
     return content
-
-
-def _cifar_files(root: Path, fine: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
-    """Small pickled batches laid out as CIFAR's authors do, with torchvision's MD5 table set to them."""
-    kind = torchvision.datasets.CIFAR100 if fine else torchvision.datasets.CIFAR10
-    folder = root / kind.base_folder
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(1)
-    key, classes = ("fine_labels", 100) if fine else ("labels", 10)
-    tables, content = {}, {}
-    for table in ("train_list", "test_list"):
-        entries = []
-        for name, _ in getattr(kind, table):
-            data = rng.integers(0, 256, (3, 3 * 32 * 32), dtype=np.uint8)
-            labels = rng.integers(0, classes, 3).tolist()
-            entries.append([name, _pickled(folder / name, {"data": data, key: labels})])
-            content[f"{table}/{name}"] = data
-            content[f"{table}/{name}/labels"] = np.array(labels)
-        tables[table] = entries
-    names = {kind.meta["key"]: [f"class {i}" for i in range(classes)]}
-    meta = kind.meta | {"md5": _pickled(folder / kind.meta["filename"], names)}
-    for name, value in (tables | {"meta": meta}).items():
-        monkeypatch.setattr(kind, name, value)
-    return content
-
-
-def _pickled(path: Path, content: object) -> str:
-    path.write_bytes(pickle.dumps(content))
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def _check_items(data: ImageSet, shape: tuple[int, int, int], classes: int) -> None:
@@ -134,8 +103,8 @@ def test_digits_split_is_whole_and_disjoint() -> None:
 
 
 @pytest.mark.parametrize("fine", [False, True], ids=["cifar10", "cifar100"])
-def test_cifar_batches_are_read(tmp_path: Path, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = _cifar_files(tmp_path, fine, monkeypatch)
+def test_cifar_batches_are_read(tmp_path: Path, fine: bool, cifar_files) -> None:
+    content = cifar_files(tmp_path, fine)
     name, test_key = ("cifar100", "test_list/test") if fine else ("cifar10", "test_list/test_batch")
     train, test = (load_images(name, train=t, root=tmp_path, download=False) for t in (True, False))
     assert (len(train), len(test)) == (3 if fine else 15, 3)
@@ -147,8 +116,8 @@ def test_cifar_batches_are_read(tmp_path: Path, fine: bool, monkeypatch: pytest.
     assert find_images(name, tmp_path) is not None
 
 
-def test_damaged_cifar_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _cifar_files(tmp_path, False, monkeypatch)
+def test_damaged_cifar_is_refused(tmp_path: Path, cifar_files) -> None:
+    cifar_files(tmp_path, fine=False)
     with (tmp_path / "cifar-10-batches-py" / "data_batch_2").open("ab") as file:
         file.write(b"x")
     with pytest.raises(MissingDependencyError, match=r"cifar10.*corrupted"):

@@ -7,32 +7,57 @@ import pytest
 import torch
 
 from geniex.errors import CheckpointError, GeniexError, InputError
-from geniex.networks import FashionCNN, find_images, load_images, load_network, network_info, save_network
-from geniex.networks.checkpoint import network_class
+from geniex.networks import (
+    NETWORKS,
+    FashionCNN,
+    find_images,
+    load_images,
+    load_network,
+    network_info,
+    save_network,
+    shipped_networks,
+)
 from geniex.networks.train import accuracy
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_network(FashionCNN().folded(), tmp_path / "net", {"accuracy": 0.5})
+    save_network("fashion-cnn", FashionCNN().folded(), tmp_path / "net", {"accuracy": 0.5})
     return tmp_path / "net"
 
 
 def test_saved_network_comes_back(tmp_path: Path) -> None:
     torch.manual_seed(1)
     network, images = FashionCNN().folded(), torch.rand(2, 1, 28, 28)
-    save_network(network, tmp_path / "deep" / "net", {"accuracy": 0.25})
+    paths = save_network("fashion-cnn", network, tmp_path / "deep" / "net", {"accuracy": 0.25})
     for path in ("net", "net.json", "net.safetensors"):
         again = load_network(tmp_path / "deep" / path)
         assert not again.training
         assert torch.equal(again(images), network(images))
     assert network_info(tmp_path / "deep" / "net") == {"accuracy": 0.25}
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["net.json", "net.safetensors"]
+    assert sorted(paths) == sorted((tmp_path / "deep").iterdir())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_comes_back_to_the_bit(name: str, tmp_path: Path, randomised) -> None:
+    network = NETWORKS[name].finish(randomised(name))
+    images = torch.rand(2, *network.input_shape)
+    save_network(name, network, tmp_path / "net", {})
+    state = torch.get_rng_state()
+    again = load_network(tmp_path / "net")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not again.training
+    assert [str(module) for module in again.modules()] == [str(module) for module in network.modules()]
+    assert torch.equal(again(images), network(images))
+    norms = [module for module in again.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert bool(norms) == (name != "fashion-cnn")
+    assert all(norm.running_var.std() > 0 for norm in norms)
 
 
 def test_bytes_are_the_same_each_time(tmp_path: Path, saved: Path) -> None:
-    save_network(load_network(saved), tmp_path / "other", network_info(saved))
+    save_network("fashion-cnn", load_network(saved), tmp_path / "other", network_info(saved))
     for suffix in (".json", ".safetensors"):
         assert saved.with_suffix(suffix).read_bytes() == (tmp_path / "other").with_suffix(suffix).read_bytes()
 
@@ -52,6 +77,7 @@ DAMAGE = {
     "foreign": lambda p: p.with_suffix(".json").write_text("{}"),
     "newer": lambda p: _described(p, schema_version=2),
     "unknown network": lambda p: _described(p, network="resnet"),
+    "networks": lambda p: _described(p, network=["fashion-cnn"]),
 }
 
 
@@ -63,9 +89,12 @@ def test_damaged_files_are_told_by_path(saved: Path, damage: str) -> None:
 
 
 def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
-    save_network(FashionCNN(batch_norm=True).eval(), tmp_path / "unfolded", {})
-    with pytest.raises(CheckpointError, match="does not hold a folded fashion-cnn"):
+    save_network("fashion-cnn", FashionCNN(batch_norm=True).eval(), tmp_path / "unfolded", {})
+    with pytest.raises(CheckpointError, match=r"(?s)unfolded.* does not hold a fashion-cnn: .*norm1"):
         load_network(tmp_path / "unfolded")
+    save_network("cifar100-resnet20", NETWORKS["cifar10-resnet20"].make(), tmp_path / "ten", {})
+    with pytest.raises(CheckpointError, match=r"(?s)ten.* does not hold a cifar100-resnet20: .*classifier"):
+        load_network(tmp_path / "ten")
 
 
 def test_unknown_names_are_told() -> None:
@@ -73,8 +102,14 @@ def test_unknown_names_are_told() -> None:
         load_network("no-such-net")
     with pytest.raises(GeniexError, match="cannot be read"):
         load_network("no/such/net")
-    with pytest.raises(InputError, match="fashion-cnn"):
-        network_class("no-such-net")
+    with pytest.raises(InputError, match="networks are fashion-cnn"):
+        save_network("no-such-net", FashionCNN().folded(), Path("net"), {})
+
+
+def test_shipped_networks_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["fashion-cnn.json", "fashion-vgg-10.json", "fashion-vgg-2.json", "fashion-vgg-x.json", "physics.json"]
+    monkeypatch.setattr("geniex.networks.checkpoint.shipped_names", lambda suffix="": there)
+    assert shipped_networks() == ["fashion-cnn", "fashion-vgg-10", "fashion-vgg-2"]
 
 
 def test_shipped_network_is_as_accurate_as_its_card_says() -> None:
