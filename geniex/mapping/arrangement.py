@@ -68,6 +68,20 @@ class Arrangement:
         names = ("outputs", "inputs", "lines")
         return {name: None if getattr(self, name) is None else getattr(self, name).tolist() for name in names}
 
+    def to_numbers(self) -> list[int]:
+        """For each order how many follow, then those: 0 is the natural one."""
+        return [n for order in self.to_dict().values() for n in ([0] if order is None else [len(order), *order])]
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[int]) -> Self:
+        """What ``to_numbers`` told; nothing is the natural order."""
+        orders, rest = [], list(numbers)
+        while rest:
+            count = rest[0]
+            orders.append(rest[1 : count + 1] or None)
+            rest = rest[count + 1 :]
+        return cls.of(*orders)
+
 
 def inverse(order: Tensor) -> Tensor:
     """The permutation that undoes ``order``: the place of each thing."""
@@ -77,8 +91,11 @@ def inverse(order: Tensor) -> Tensor:
 def _permutation(name: str, order: Sequence[int] | Tensor | None) -> Tensor | None:
     if order is None:
         return None
-    given = torch.as_tensor(order)
-    whole = given.dim() == 1 and not given.is_floating_point() and not given.is_complex()
-    if not whole or not torch.equal(given.sort().values.cpu(), torch.arange(len(given)).to(given.dtype)):
+    try:
+        given = torch.as_tensor(order)
+        whole = given.dim() == 1 and not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    except (TypeError, ValueError, RuntimeError):
+        whole = False
+    if not whole or not torch.equal(given.long().sort().values, torch.arange(len(given), device=given.device)):
         raise InputError(name, f"{str(order)[:60]}", "it must be a permutation: each of 0..count-1 once")
-    return given.long().contiguous()
+    return given.long().clone()  # whatever becomes of the tensor that was given

@@ -84,19 +84,21 @@ class TileLayout:
         x = F.pad(_taken(x, self.arrangement.inputs, -1), (0, self.row_tiles * rows - self.inputs))
         return x.reshape(*x.shape[:-1], self.row_tiles, rows)
 
-    def relocated(self, cells: Tensor, new: TileLayout, blank: float) -> Tensor:
+    def join_inputs(self, x: Tensor) -> Tensor:
+        """(..., row_tiles, rows) as (..., inputs), as ``split_inputs`` was given them."""
+        return _back(x.flatten(-2)[..., : self.inputs], self.arrangement.inputs)
+
+    def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
         """What is on tiles (row_tiles, arrays, col_tiles, rows, cols) of this layout, put where ``new`` has it.
 
-        Both have their bit lines in natural order. A cell that held a weight and holds none any more is ``blank``;
-        bias and reference columns stay.
+        Both have their bit lines in natural order, and weights on the same cells; what is on the others stays.
         """
         here, there = self._weights(cells.device), new._weights(cells.device)
         where = here.new_zeros(self.inputs * self.outputs * self.architecture.slices + 1)
         where = where.scatter_(0, here.flatten(), torch.arange(here.numel(), device=here.device))
         by_array = cells.movedim(1, 0)
         moved = by_array.flatten(1)[:, where[there.flatten()]].reshape(by_array.shape)
-        unused = torch.where(here == 0, by_array, blank)
-        return torch.where(there == 0, unused, moved).movedim(0, 1)
+        return torch.where(there == 0, by_array, moved).movedim(0, 1)
 
     def _weights(self, device: torch.device) -> Tensor:
         """The number, from 1, of the slice of a weight in each cell (row_tiles, col_tiles, rows, cols); 0 is none."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from geniex.emulator import Emulator, IdealEmulator
 from geniex.errors import InputError
-from geniex.mapping import TileLayout
 from geniex.mapping.slicing import slice_weights
 from geniex.simulator.layers import crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
@@ -44,14 +44,16 @@ def check_converted(model: nn.Module) -> None:
 def programmed_weight(matrix: CrossbarMatrix) -> Tensor:
     """The weight (outputs, inputs), float64, that the conductances of ``matrix`` stand for on ideal crossbars."""
     arch, layout, window = matrix.architecture, matrix.layout, matrix.architecture.window
-    natural = TileLayout(arch, inputs=layout.inputs, outputs=layout.outputs)
-    cells = layout.relocated(layout.off_lines(matrix.conductances), natural, window.g_off).double()
-    levels = (cells - window.g_off) / window.step(2**arch.slice_bits)
-    slices = natural.slices_of(levels)  # (row_tiles, arrays, col_tiles, rows, outputs per tile, slices)
+    with torch.no_grad():
+        programmed = matrix._current()[0].example  # of a trainable matrix, the weight as it is now
+    cells = layout.off_lines(programmed).double()
+    level_0 = cells[..., -1:] if arch.offset == "reference_column" else window.g_off
+    levels = (cells - level_0) / window.step(2**arch.slice_bits)
+    slices = layout.slices_of(levels)  # (row_tiles, arrays, col_tiles, rows, outputs per tile, slices)
     if arch.bias_cols:
-        slices = slices - natural.bias_of(levels)[..., None, :]
-    numbers = (slices @ slice_weights(arch, slices)).permute(1, 2, 4, 0, 3)
-    parts = numbers.flatten(3, 4).flatten(1, 2)[:, : layout.outputs, : layout.inputs]
+        slices = slices - layout.bias_of(levels)[..., None, :]
+    numbers = layout.join_outputs((slices @ slice_weights(arch, slices)).permute(1, 0, 3, 2, 4))
+    parts = layout.join_inputs(numbers.movedim(-1, 1))  # (arrays, outputs, inputs)
     whole = parts[0] - parts[1] if len(parts) == 2 else parts[0]
     weight = whole * 2.0**-matrix.weight_frac_bits
     return weight if matrix.weight_gain is None else weight * matrix.weight_gain.double().reshape(-1, 1)

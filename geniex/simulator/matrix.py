@@ -157,19 +157,18 @@ class CrossbarMatrix(nn.Module):
         """Put inputs, outputs and bit lines in other places, and program the tiles so; the product stays the same.
 
         Conductances move with their weights, also measured or varied ones. ADC ranges that were calibrated by tile or
-        column are chosen anew by ``vectors`` (count, inputs), which they need.
+        column are chosen anew by ``vectors`` (count, inputs), which they need; other ranges stay.
         """
         own_ranges = self.architecture.adc_range == "calibrated" and self.architecture.adc_granularity != "layer"
         if own_ranges and vectors is None:
-            raise InputError(
-                "vectors", None, "ADC ranges by tile or column are chosen anew: give inputs (count, inputs)"
-            )
-        old, device = self.layout, self.conductances.device
-        new = dataclasses.replace(old, arrangement=arrangement.moved(lambda order: order.to(device)))
+            raise InputError("vectors", None, "ADC ranges by tile or column are chosen anew: give (count, inputs)")
+        if vectors is not None:
+            self._check_vectors(vectors)
+        old = self.layout
+        new = dataclasses.replace(old, arrangement=self._moved(arrangement))
         if self.weight is None:
-            cells = old.relocated(old.off_lines(self.conductances), new, self.architecture.window.g_off)
-            self.conductances = new.onto_lines(cells)
-            self.codes = None if self.codes is None else old.relocated(self.codes, new, 0.0)
+            self.conductances = new.onto_lines(old.relocated(old.off_lines(self.conductances), new))
+            self.codes = None if self.codes is None else old.relocated(self.codes, new)
         self.layout = new
         self.reprogram()
         if own_ranges and vectors is not None:
@@ -180,6 +179,7 @@ class CrossbarMatrix(nn.Module):
         arch = self.architecture
         if arch.adc_range != "calibrated":
             raise InputError("architecture.adc_range", repr(arch.adc_range), "only a calibrated range can be chosen")
+        self._check_vectors(vectors)
         parts = []
         with torch.no_grad():
             tiles, codes = self._current()
@@ -245,6 +245,10 @@ class CrossbarMatrix(nn.Module):
             last_bit = gain.to(self.weight.device).double() * 2.0**-self.weight_frac_bits
             low, high = (_towards_zero(end * last_bit, self.weight.dtype) for end in self.architecture.weight_range)
             self.weight.copy_(self.weight.clamp(low, high))
+
+    def _check_vectors(self, vectors: Tensor) -> None:
+        if vectors.dim() != 2 or not len(vectors) or vectors.shape[1] != self.layout.inputs:
+            raise InputError("vectors", tuple(vectors.shape), f"one or more of {self.layout.inputs} inputs each")
 
     def _product(self, flat: Tensor) -> Tensor:
         """The product (count, outputs), float64, of the tiles for inputs (count, inputs)."""
@@ -332,14 +336,19 @@ class CrossbarMatrix(nn.Module):
             parts.append(layout.place(digits, bias))
         return torch.cat(parts)
 
+    def _moved(self, arrangement: Arrangement) -> Arrangement:
+        return arrangement.moved(lambda order: order.to(self.conductances.device))
+
     def get_extra_state(self) -> Tensor:
-        """Binary points and whether inputs have a sign, without which the conductances mean nothing."""
-        return torch.tensor([self.weight_frac_bits, self.input_frac_bits, self.non_negative])
+        """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing."""
+        places = self.layout.arrangement.to_numbers()
+        return torch.tensor([self.weight_frac_bits, self.input_frac_bits, self.non_negative, *places])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over what a saved matrix knew."""
-        self.weight_frac_bits, self.input_frac_bits, non_negative = state.tolist()
+        self.weight_frac_bits, self.input_frac_bits, non_negative, *places = state.tolist()
         self.non_negative = bool(non_negative)
+        self.layout = dataclasses.replace(self.layout, arrangement=self._moved(Arrangement.from_numbers(places)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarMatrix:
         moved: dict[int, Tensor] = {}

@@ -18,7 +18,7 @@ from geniex.emulator import Emulator, IdealEmulator
 from geniex.emulator.identity import Identity, emulator_of, identity, same_emulator
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically
-from geniex.mapping import Architecture, Arrangement, GroupPacking
+from geniex.mapping import Architecture, GroupPacking
 from geniex.simulator.convert import prepared
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
@@ -34,8 +34,8 @@ FORMAT, SCHEMA_VERSION = "geniex-converted", 1
 def save_converted(model: nn.Module, path: str | Path) -> Path:
     """The path of the JSON written for a converted ``model``: ``path``.json beside ``path``.safetensors.
 
-    The tensors are the programmed conductances, scales and ADC ranges, and all that stayed digital; the JSON has each
-    layer's architecture and emulator, and the report. Both files are written whole and renamed.
+    The tensors are the programmed conductances, scales, ADC ranges and arrangements, and all that stayed digital; the
+    JSON has each layer's architecture and emulator, and the report. Both files are written whole and renamed.
     """
     report = getattr(model, "conversion", None)
     if not isinstance(report, ConversionReport):
@@ -125,16 +125,9 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
             "emulator": known[id(matrix.emulator)],
             "trainable": layer.trainable,
             "calibrated": layer.output_gain is not None,
-            "arrangements": [_places(part) for part in layer.matrices],
+            "bias": layer.bias is not None,
         }
     return layers, emulators
-
-
-def _places(matrix: nn.Module) -> dict[str, Any] | None:
-    """A matrix's arrangement, as JSON has it; None is the natural one."""
-    assert isinstance(matrix, CrossbarMatrix)
-    places = matrix.layout.arrangement
-    return None if places.natural else places.to_dict()
 
 
 def _shape(packing: GroupPacking) -> list[int]:
@@ -201,13 +194,11 @@ def _unprogrammed(layer: PlannedLayer, emulator: Emulator, told: dict[str, Any])
     if calibrated:
         outputs = layer.packing.groups * layer.packing.outputs
         built.output_gain = torch.empty(outputs, device="meta")
-        built.bias = nn.Parameter(torch.empty(outputs, device="meta"))
-    places = told.get("arrangements") or [None] * len(built.matrices)
-    for matrix, place in zip(built.matrices, places, strict=True):
+        built.bias = nn.Parameter(torch.empty(outputs, device="meta")) if told["bias"] else None
+    for matrix in built.matrices:
         assert isinstance(matrix, CrossbarMatrix)
         matrix.architecture, matrix.emulator = arch, emulator
-        arranged = Arrangement.of(**(place or {}))
-        matrix.layout = dataclasses.replace(matrix.layout, architecture=arch, arrangement=arranged)
+        matrix.layout = dataclasses.replace(matrix.layout, architecture=arch)
     return built
 
 
