@@ -85,6 +85,11 @@ class CrossbarLayer(nn.Module, ABC):
     def matrix_inputs(self, x: Tensor) -> Tensor:
         """The vectors (count, groups * inputs) that the matrices see for a layer input."""
 
+    @property
+    @abstractmethod
+    def output_dim(self) -> int:
+        """Which dimension of an output, from the last one, has the groups' outputs."""
+
     @abstractmethod
     def output_vectors(self, y: Tensor) -> Tensor:
         """The vectors (count, groups * outputs) of a layer output, one for each of ``matrix_inputs``."""
@@ -181,6 +186,11 @@ class CrossbarLinear(CrossbarLayer):
         """The input's vectors (count, in_features)."""
         return x.reshape(-1, self.packing.inputs)
 
+    @property
+    def output_dim(self) -> int:
+        """The last one."""
+        return -1
+
     def output_vectors(self, y: Tensor) -> Tensor:
         """The output's vectors (count, out_features)."""
         return y.reshape(-1, self.packing.outputs)
@@ -220,6 +230,11 @@ class CrossbarConv(CrossbarLayer):
     def matrix_inputs(self, x: Tensor) -> Tensor:
         """The receptive fields (count, in_channels * kernel)."""
         return _fields(x, self.geometry)
+
+    @property
+    def output_dim(self) -> int:
+        """The one before the map's."""
+        return -1 - self.geometry.dims
 
     def output_vectors(self, y: Tensor) -> Tensor:
         """The output's positions (count, out_channels), image after image."""

@@ -1,0 +1,148 @@
+"""Where an order of outputs needs no undoing: the next crossbar's word lines can be wired in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geniex.simulator import CrossbarConv, CrossbarLayer, CrossbarLinear
+
+_ELEMENTWISE = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Tanh),
+    *(nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Identity, nn.Dropout),
+)
+_BY_CHANNEL = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+_FUNCTIONS = (
+    F.relu,
+    torch.relu,
+    F.relu6,
+    F.gelu,
+    F.silu,
+    F.leaky_relu,
+    F.hardswish,
+    F.dropout,
+    torch.sigmoid,
+    torch.tanh,
+)
+_METHODS = ("relu", "relu_", "sigmoid", "tanh", "contiguous")
+_POOLS = (F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+
+Form = Literal["map", "vector"]
+"""Channels in dimension 1 with a map behind them, or in a last dimension that may hold several positions each."""
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who takes an output whose channels are in another order."""
+
+    consumers: tuple[str, ...]
+    """Crossbar layers, all of whose inputs it is."""
+
+
+def foldable(model: nn.Module) -> dict[str, Folds]:
+    """The crossbar layers of a converted ``model`` whose outputs may come in any order, and who then takes them.
+
+    Tracing (torch.fx) must show that all that comes of an output treats channels alike (activations, batch norms,
+    pools, flattening) and ends in crossbar layers of one group. Sums, concatenations, the network's own output and all
+    that cannot be traced need the natural order. Where a module cannot be traced, its children are looked at.
+    """
+    return dict(_foldable(model, ""))
+
+
+def next_order(order: Tensor, inputs: int) -> Tensor:
+    """The order of a consumer's ``inputs`` for a producer's ``order`` of outputs (outputs,).
+
+    Each output is as many of them in a row: the kernel's elements of a convolution, the map's after flattening.
+    """
+    spread = inputs // len(order)
+    return (order[:, None] * spread + torch.arange(spread, device=order.device)).flatten()
+
+
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
+        """Crossbar layers, and what torch takes for one."""
+        return isinstance(module, CrossbarLayer) or super().is_leaf_module(module, module_qualified_name)
+
+
+def _foldable(module: nn.Module, prefix: str) -> Iterator[tuple[str, Folds]]:
+    if isinstance(module, CrossbarLayer):
+        return
+    try:
+        graph = _Tracer().trace(module)
+    except Exception:  # tracing runs the model's own code, which may raise anything
+        for name, child in module.named_children():
+            yield from _foldable(child, f"{prefix}{name}.")
+        return
+    modules = dict(module.named_modules())
+    calls: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[node.target] = calls.get(node.target, 0) + 1
+    for node in graph.nodes:
+        layer = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(layer, CrossbarLayer) or calls[node.target] > 1:
+            continue
+        form: Form = "map" if isinstance(layer, CrossbarConv) else "vector"
+        found = _consumers(node, form, modules)
+        if found and all(calls[name] == 1 for name in found):
+            yield prefix + node.target, Folds(tuple(prefix + name for name in found))
+
+
+def _consumers(node: torch.fx.Node, form: Form, modules: Mapping[str, nn.Module]) -> list[str] | None:
+    """Names of the crossbar layers that everything ends in; None where something needs the natural order."""
+    found: list[str] = []
+    for user in node.users:
+        if user.args[:1] != (node,) or sum(argument is node for argument in user.all_input_nodes) != 1:
+            return None
+        module = modules.get(str(user.target)) if user.op == "call_module" else None
+        if isinstance(module, CrossbarLayer):
+            fits = isinstance(module, CrossbarConv) if form == "map" else isinstance(module, CrossbarLinear)
+            if not fits or module.packing.groups != 1:
+                return None
+            found.append(str(user.target))
+            continue
+        after = _form_after(user, module, form)
+        below = None if after is None else _consumers(user, after, modules)
+        if below is None:
+            return None
+        found += below
+    return found or None
+
+
+def _form_after(user: torch.fx.Node, module: nn.Module | None, form: Form) -> Form | None:
+    """Where channels are after an operation; None where it does not treat them alike."""
+    if user.op == "call_module":
+        kinds = (*_ELEMENTWISE, *_BY_CHANNEL) if form == "map" else (*_ELEMENTWISE, nn.BatchNorm1d)
+        if isinstance(module, kinds):
+            return form
+        flat = isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
+        return "vector" if flat and form == "map" else None
+    if user.target in _FUNCTIONS or user.target in _METHODS or (user.target in _POOLS and form == "map"):
+        return form
+    if form == "vector":
+        return None
+    if user.target in (torch.flatten, "flatten"):
+        given = _arguments(user, "start_dim", "end_dim")
+        return "vector" if (given.get("start_dim"), given.get("end_dim", -1)) == (1, -1) else None
+    if user.target in (torch.mean, "mean"):
+        given = _arguments(user, "dim", "keepdim")
+        if given.get("dim") not in ((2, 3), [2, 3], (-2, -1), [-2, -1], (-1, -2), [-1, -2]):
+            return None
+        return "map" if given.get("keepdim", False) else "vector"
+    return None
+
+
+def _arguments(user: torch.fx.Node, *names: str) -> dict[str, Any]:
+    """What a call is given beside its tensor, by name."""
+    return dict(zip(names, user.args[1:], strict=False)) | dict(user.kwargs)

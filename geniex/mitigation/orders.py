@@ -1,0 +1,84 @@
+"""Orders of outputs, word lines and bit lines, from what matters and from what is programmed."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from geniex.errors import InputError
+from geniex.mapping import Architecture, TileLayout
+from geniex.simulator import CrossbarMatrix
+
+Rows = Literal["natural", "mdm"]
+Bits = Literal["natural", "reversed", "msb_near", "lsb_near", "dense_near"]
+
+
+def check_order(name: str, value: object, kinds: object) -> None:
+    """Raise ``InputError`` unless ``value`` is one of a Literal's."""
+    if value not in get_args(kinds):
+        raise InputError(name, repr(value), f"it must be one of {', '.join(get_args(kinds))}")
+
+
+def nearness(layout: TileLayout) -> Tensor:
+    """How many outputs lie nearer to the drivers on the same tile, for each place (outputs,)."""
+    return torch.arange(layout.outputs) % layout.architecture.outputs_per_tile
+
+
+def ranked(scores: Tensor, layout: TileLayout) -> Tensor:
+    """The order of outputs (outputs,) that puts the highest ``scores`` (outputs,) nearest the drivers.
+
+    The first outputs of all column tiles come before their second ones. Equal scores keep their order.
+    """
+    places = nearness(layout).argsort(stable=True)
+    order = torch.empty(layout.outputs, dtype=torch.int64)
+    order[places] = scores.cpu().argsort(descending=True, stable=True)
+    return order
+
+
+def row_order(matrix: CrossbarMatrix, rows: Rows) -> Tensor | None:
+    """The order of inputs (inputs,): "mdm" puts word lines nearer to the sense side the more conductance they have.
+
+    MDM (2025) sorts rows by their active cells' Manhattan distance to the rails. A cell's distance along its word line
+    is the same for all orders of rows, so that the sum of conductances decides. Word lines nearest the sense
+    side in all row tiles come before their second ones.
+    """
+    if rows == "natural":
+        return None
+    layout, tile_rows = matrix.layout, matrix.architecture.tile[0]
+    content = matrix.conductances.double().sum((1, 2, 4)).flatten()[: layout.inputs].cpu()  # of each word line
+    here = layout.arrangement.inputs
+    if here is not None:
+        content = torch.empty_like(content).scatter_(0, here.cpu(), content)
+    places = (torch.arange(layout.inputs) % tile_rows).argsort(descending=True, stable=True)
+    order = torch.empty(layout.inputs, dtype=torch.int64)
+    order[places] = content.argsort(descending=True, stable=True)
+    return order
+
+
+def line_order(matrix: CrossbarMatrix, bits: Bits) -> Tensor | None:
+    """The order of a tile's bit lines (cols,).
+
+    "natural" has each output's slices side by side, most significant first, "reversed" least significant first (as MDM
+    does); "msb_near" has the most significant slices of all outputs nearest the drivers, "lsb_near" the least
+    significant ones; "dense_near" the bit lines with the most conductance over all tiles (WAGONN's aim: ones where
+    the drop is least). Bias and reference columns stay where they are.
+    """
+    if bits == "natural":
+        return None
+    arch = matrix.architecture
+    groups = torch.arange(arch.outputs_per_tile * arch.slices).reshape(-1, arch.slices)
+    if bits == "dense_near":
+        data = groups.flatten()
+        content = matrix.layout.off_lines(matrix.conductances).double().sum((0, 1, 2, 3))[: len(data)].cpu()
+        chosen = data[content.argsort(descending=True, stable=True)]
+    else:
+        by_slice = groups if bits in ("natural", "msb_near") else groups.flip(1)
+        chosen = (by_slice if bits == "reversed" else by_slice.T).flatten()
+    return _with_rest(chosen, arch)
+
+
+def _with_rest(chosen: Tensor, architecture: Architecture) -> Tensor:
+    """The chosen order of the first bit lines, the others in place."""
+    return torch.cat([chosen, torch.arange(len(chosen), architecture.tile[1])])

@@ -1,0 +1,320 @@
+"""Remapping: kernels, word lines and bit lines put where wires hurt least, without retraining, in one call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geniex.config import Config, check_positive_int, check_seed
+from geniex.emulator import Emulator
+from geniex.errors import InputError
+from geniex.mapping import Arrangement
+from geniex.mitigation.assignment import assigned, expected_change, place_effects
+from geniex.mitigation.folding import foldable, next_order
+from geniex.mitigation.observe import Batch, hooked, mean_loss, observe
+from geniex.mitigation.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
+from geniex.mitigation.sensitivity import MEASURES, Scores, matrices_of, sensitivity, split_outputs
+from geniex.simulator import CrossbarMatrix, crossbar_layers, on_ideal
+from geniex.simulator.exchange import check_converted
+
+Method = Literal["none", "srs", "drs", "assignment"]
+Progress = Callable[[str, int, int], None]
+"""Called with a layer's name, the layers done and the layers to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remapping(Config):
+    """How a network's matrices are put onto their tiles."""
+
+    method: Method = "assignment"
+    """How outputs are ordered. "none": as they come. "srs": by one ranking from the clean network, the highest scores
+    nearest the drivers (X-CHANGR's static remapping). "drs": layer by layer, each ranked with the layers before it
+    mapped and their non-ideal outputs in place (its dynamic one). "assignment": layer by layer, where the loss is
+    expected to be least."""
+    measure: str = "taylor"
+    """What "srs" and "drs" rank by: "taylor", "gradient_variance", "leave_one_out", "l1" or "random"."""
+    rows: Rows = "natural"
+    """Order of word lines: "natural" (or the folded order), or "mdm", by their conductance."""
+    bits: Bits = "natural"
+    """Order of a tile's bit lines: "natural", "reversed", "msb_near", "lsb_near" or "dense_near"."""
+    fold: bool = True
+    """Wire the next layer's word lines in the order of outputs, where that is legal, instead of undoing it."""
+    sweeps: int = 1
+    """How often "assignment" goes over all layers."""
+    places: int = 8
+    """Places at which "assignment" reads each output."""
+    seed: int = 0
+    """Of the measure "random"."""
+
+    def __post_init__(self) -> None:
+        check_order("method", self.method, Method)
+        check_order("rows", self.rows, Rows)
+        check_order("bits", self.bits, Bits)
+        if self.measure not in (*MEASURES, "random"):
+            raise InputError("measure", repr(self.measure), f"it must be one of {', '.join((*MEASURES, 'random'))}")
+        check_positive_int("sweeps", self.sweeps)
+        check_positive_int("places", self.places)
+        check_seed(self.seed)
+
+
+REMAPPINGS: dict[str, Remapping] = {
+    "none": Remapping(method="none"),
+    "random": Remapping(method="srs", measure="random"),
+    "l1": Remapping(method="srs", measure="l1"),
+    "srs": Remapping(method="srs"),
+    "drs": Remapping(method="drs"),
+    "assignment": Remapping(),
+    "mdm": Remapping(method="none", rows="mdm", bits="reversed"),
+    "wagonn": Remapping(method="none", bits="dense_near"),
+}
+"""The remappings that studies compare, by name."""
+
+
+@dataclass(frozen=True)
+class RemappedLayer:
+    """Where one layer's outputs went."""
+
+    name: str
+    moved: int
+    """Outputs that are not where they were."""
+    outputs: int
+    undone: str
+    """How their order is undone: "next layer" (word lines wired in it), "outputs" (digitally), "" where none moved."""
+    consumers: tuple[str, ...] = ()
+    """The layers whose word lines are wired in it."""
+    expected: float | None = None
+    """Change of the mean loss that the assignment expected of this layer; None for other methods."""
+
+
+@dataclass(frozen=True)
+class Remapped:
+    """What ``remap`` made."""
+
+    model: nn.Module = field(repr=False, compare=False)
+    """The converted model with its arrays rearranged."""
+    remapping: Remapping
+    layers: tuple[RemappedLayer, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the model."""
+        return {"remapping": self.remapping.to_dict(), "layers": [asdict(layer) for layer in self.layers]}
+
+
+def remap(
+    model: nn.Module,
+    remapping: Remapping | str,
+    calibration: tuple[Tensor, Tensor] | Batch,
+    *,
+    progress: Progress | None = None,
+) -> Remapped:
+    """A converted ``model`` with kernels, word lines and bit lines in other places; what it computes stays the same.
+
+    On ideal crossbars the result is the same to the bit wherever no ADC clips and no accumulator cuts off; on real ones
+    wires then take less from what matters. The original is untouched. An output's slices move as a group, all row tiles
+    of a matrix share its order.
+
+    Args:
+        model: what ``convert`` returned (also varied, loaded or trainable).
+        remapping: a ``Remapping``, or the name of one in ``REMAPPINGS``.
+        calibration: training images (count, ...) and labels (count,) by which outputs are judged.
+        progress: called as layers are done.
+
+    >>> from geniex import IdealEmulator, convert, presets
+    >>> net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    >>> images, labels = torch.rand(16, 8), torch.arange(16) % 3
+    >>> converted = convert(net, presets["geniex-16"].architecture(), IdealEmulator(), calibration=images)
+    >>> remapped = remap(converted, "srs", (images, labels))
+    >>> torch.equal(remapped.model(images), converted(images))
+    True
+    >>> [layer.undone for layer in remapped.layers]
+    ['next layer', 'outputs']
+    """
+    check_converted(model)
+    if isinstance(remapping, str):
+        if remapping not in REMAPPINGS:
+            raise InputError("remapping", repr(remapping), f"it must be a Remapping or one of {', '.join(REMAPPINGS)}")
+        remapping = REMAPPINGS[remapping]
+    batch = calibration if isinstance(calibration, Batch) else Batch(*calibration)
+    return _Remapper(model, remapping, batch, progress or (lambda name, done, whole: None)).run()
+
+
+class _Remapper:
+    """One remapping under way: ``self.model`` is what it has come to."""
+
+    def __init__(self, model: nn.Module, remapping: Remapping, batch: Batch, say: Progress) -> None:
+        self.model, self.remapping, self.batch, self.say = copy.deepcopy(model), remapping, batch, say
+        self.layers = crossbar_layers(self.model)
+        self.names = _called(self.model, batch)
+        found = foldable(self.model) if remapping.fold else {}
+        self.folds = {name: folds for name, folds in found.items() if len(self.layers[name].matrices) == 1}
+        self.natural = {name: [m.layout.arrangement for m in matrices_of(x)] for name, x in self.layers.items()}
+        self.from_before: dict[str, Tensor] = {}
+        """Orders of inputs that come from the layers before."""
+        self.expected: dict[str, float] = {}
+
+    def run(self) -> Remapped:
+        """All layers, in the order in which they are called."""
+        method = self.remapping.method
+        if method == "assignment":
+            self._assign()
+        elif method == "drs":
+            self._dynamic()
+        else:
+            scores: Scores = {}
+            if method == "srs":
+                scores = self._scores(on_ideal(self.model), tuple(self.names))
+            for done, name in enumerate(self.names, start=1):
+                self._arrange(name, scores.get(name))
+                self.say(name, done, len(self.names))
+        return Remapped(self.model, self.remapping, tuple(self._report(name) for name in self.names))
+
+    def _dynamic(self) -> None:
+        """Layers not mapped yet are ideal, those mapped are what they are."""
+        emulators = {name: [m.emulator for m in matrices_of(layer)] for name, layer in self.layers.items()}
+        self.model = on_ideal(self.model)
+        self.layers = crossbar_layers(self.model)
+        for done, name in enumerate(self.names, start=1):
+            scores = self._scores(self.model, (name,))[name]
+            self._arrange(name, scores, emulators[name])
+            self.say(name, done, len(self.names))
+        for name in self.layers.keys() - set(self.names):
+            self._put(name, self.natural[name], emulators[name])
+
+    def _scores(self, model: nn.Module, names: tuple[str, ...]) -> Scores:
+        return sensitivity(model, self.remapping.measure, self.batch, layers=names, seed=self.remapping.seed)
+
+    def _arrange(self, name: str, scores: Tensor | None, emulators: list[Emulator] | None = None) -> None:
+        layer = self.layers[name]
+        orders: list[Tensor | None] = [None] * len(matrices_of(layer))
+        if scores is not None:
+            parts = split_outputs(layer, scores)
+            orders = [ranked(part, m.layout) for part, m in zip(parts, matrices_of(layer), strict=True)]
+        self._put(name, self._arrangements(name, orders), emulators)
+        self._pass_on(name)
+
+    def _assign(self) -> None:
+        """The whole network on its crossbars, each layer in turn; a change that raises the loss is taken back."""
+        for name in self.names:
+            orders: list[Tensor | None] = [None] * len(matrices_of(self.layers[name]))
+            self._put(name, self._arrangements(name, orders))
+        before, steps = mean_loss(self.model, self.batch), self.remapping.sweeps * len(self.names)
+        for done, name in enumerate(self.names * self.remapping.sweeps, start=1):
+            old = [m.layout.arrangement for m in matrices_of(self.layers[name])]
+            orders, expected = self._best_orders(name)
+            self._put(name, self._arrangements(name, orders))
+            followers = self._rewired(name)
+            after = mean_loss(self.model, self.batch)
+            if after <= before:
+                before, self.expected[name] = after, expected
+            else:
+                self._put(name, old)
+                self._restore(followers)
+                self._pass_on(name)
+            self.say(name, done, steps)
+
+    def _best_orders(self, name: str) -> tuple[list[Tensor | None], float]:
+        layer = self.layers[name]
+        effects: list[list[Tensor]] = [[] for _ in matrices_of(layer)]
+        for part in self.batch.parts():
+            seen = observe(self.model, part, (name,))[name]
+            fields, gradients = layer.packing.split(seen.inputs), split_outputs(layer, seen.gradients)
+            if layer.output_gain is not None:
+                gradients = split_outputs(layer, seen.gradients * layer.output_gain)
+            for k, matrix in enumerate(matrices_of(layer)):
+                with torch.no_grad():
+                    effects[k].append(place_effects(matrix, fields[k], gradients[k], self.remapping.places))
+        orders, expected = list[Tensor | None](), 0.0
+        for found, matrix in zip(effects, matrices_of(layer), strict=True):
+            near, whole = nearness(matrix.layout), torch.cat(found)
+            order = assigned(whole, near)
+            orders.append(order)
+            expected += expected_change(whole, near, order)
+        return orders, expected
+
+    def _arrangements(self, name: str, orders: list[Tensor | None]) -> list[Arrangement]:
+        """With outputs in these orders, word lines and bit lines as the remapping has them."""
+        made = []
+        for matrix, order, natural in zip(matrices_of(self.layers[name]), orders, self.natural[name], strict=True):
+            rows, lines = row_order(matrix, self.remapping.rows), line_order(matrix, self.remapping.bits)
+            inputs = rows if rows is not None else self.from_before.get(name, natural.inputs)
+            made.append(
+                Arrangement(
+                    order if order is not None else natural.outputs,
+                    inputs,
+                    lines if lines is not None else natural.lines,
+                )
+            )
+        return made
+
+    def _put(self, name: str, arrangements: list[Arrangement], emulators: list[Emulator] | None = None) -> None:
+        layer = self.layers[name]
+        for k, (matrix, arrangement) in enumerate(zip(matrices_of(layer), arrangements, strict=True)):
+            if emulators is not None:
+                matrix.emulator = emulators[k]
+            if emulators is not None or matrix.layout.arrangement != arrangement:
+                matrix.arrange(arrangement, self._vectors(name, k, matrix))
+
+    def _vectors(self, name: str, index: int, matrix: CrossbarMatrix) -> Tensor | None:
+        """Inputs that choose ADC ranges anew, where they must be."""
+        arch = matrix.architecture
+        if arch.adc_range != "calibrated" or arch.adc_granularity == "layer":
+            return None
+        seen: list[Tensor] = []
+        layer = self.layers[name]
+        with torch.no_grad(), hooked([(layer, lambda layer, args, output: seen.append(layer.matrix_inputs(args[0])))]):
+            self.model(self.batch.images[:16])
+        return layer.packing.split(seen[0])[index][:64]
+
+    def _pass_on(self, name: str) -> None:
+        """Tell the layers after it in which order its outputs come."""
+        order = self._order(name)
+        for consumer in self.folds[name].consumers if name in self.folds else ():
+            if order is None:
+                self.from_before.pop(consumer, None)
+            else:
+                self.from_before[consumer] = next_order(order, self.layers[consumer].packing.inputs)
+
+    def _rewired(self, name: str) -> dict[str, list[Arrangement]]:
+        """Put the layers after it onto their word lines in its order; returns how they were."""
+        self._pass_on(name)
+        old: dict[str, list[Arrangement]] = {}
+        for consumer in self.folds[name].consumers if name in self.folds else ():
+            matrices = matrices_of(self.layers[consumer])
+            old[consumer] = [m.layout.arrangement for m in matrices]
+            self._put(consumer, self._arrangements(consumer, [m.layout.arrangement.outputs for m in matrices]))
+        return old
+
+    def _restore(self, arrangements: dict[str, list[Arrangement]]) -> None:
+        for name, old in arrangements.items():
+            self._put(name, old)
+
+    def _order(self, name: str) -> Tensor | None:
+        """Of all outputs of a layer of one group; None is the natural one."""
+        return matrices_of(self.layers[name])[0].layout.arrangement.outputs
+
+    def _report(self, name: str) -> RemappedLayer:
+        layer, moved, outputs = self.layers[name], 0, 0
+        for matrix in matrices_of(layer):
+            order, outputs = matrix.layout.arrangement.outputs, outputs + matrix.layout.outputs
+            moved += 0 if order is None else int((order.cpu() != torch.arange(len(order))).sum())
+        consumers = self.folds[name].consumers if moved and name in self.folds else ()
+        folded = bool(consumers) and self.remapping.rows == "natural"
+        undone = ("next layer" if folded else "outputs") if moved else ""
+        return RemappedLayer(name, moved, outputs, undone, consumers if folded else (), self.expected.get(name))
+
+
+def _called(model: nn.Module, batch: Batch) -> list[str]:
+    """The crossbar layers that the model calls, in the order of their first calls."""
+    names: list[str] = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda layer, args, output: None if name in names else names.append(name)
+
+    with torch.no_grad(), hooked((layer, note(name)) for name, layer in crossbar_layers(model).items()):
+        model(batch.images[:1])
+    return names
