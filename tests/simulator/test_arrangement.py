@@ -128,6 +128,8 @@ def test_a_trained_weight_is_programmed_where_a_programmed_one_would_be_put(
         made(emulator, **scheme, weight_scale="channel", trainable=trainable) for trainable in (False, True)
     )
     for matrix in (fixed, trained):
+        with torch.no_grad():
+            matrix(X)
         matrix.arrange(shuffled())
     assert torch.equal(trained.conductances, fixed.conductances)
     assert torch.equal(trained(X), fixed(X))  # programs it once more, for the gradient
@@ -260,6 +262,8 @@ def test_finer_adc_ranges_are_chosen_anew_by_vectors(granularity: str, trainable
         with pytest.raises(InputError, match=r"^vectors: got .*inputs"):
             wired.arrange(shuffled(), wrong)
         assert all(torch.equal(value, old[name]) for name, value in wired.state_dict().items()), "nothing has moved"
+    with pytest.raises(InputError, match=rf"^vectors: got .*{INPUTS} inputs each"):
+        wired.calibrate_adc(VECTORS[:, 1:])
     before, step = ideal(VECTORS), wired.adc_step
     assert step is not None
     # Ranges follow the columns: one of a tile's own outputs, on any of its bit lines, is read as before.
@@ -275,10 +279,12 @@ def test_finer_adc_ranges_are_chosen_anew_by_vectors(granularity: str, trainable
     assert torch.equal(step, wired.adc_step)  # type: ignore[arg-type]
 
 
-def test_one_adc_range_for_all_needs_no_vectors() -> None:
-    matrix = made("linear", adc_bits=5, adc_range="calibrated", inputs=seen(VECTORS))
+@pytest.mark.parametrize("vectors", [None, VECTORS[:3]])
+@pytest.mark.parametrize("adc_range", ["unit", "full_scale", "calibrated"])
+def test_one_adc_range_for_all_stays(adc_range: str, vectors: Tensor | None) -> None:
+    matrix = made("linear", adc_bits=5, adc_range=adc_range, inputs=seen(VECTORS))
     step = matrix.adc_step
-    matrix.arrange(shuffled())
+    matrix.arrange(shuffled(), vectors)
     assert matrix.adc_step is step
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import ConversionError, InputError
-from geniex.mapping import OFFSETS, Architecture, Arrangement
+from geniex.mapping import OFFSETS, Architecture, Arrangement, ConductanceWindow
 from geniex.simulator import (
     CrossbarMatrix,
     convert,
@@ -114,6 +114,18 @@ def test_another_emulator_reads_the_same_arrays(name: str, trainable: bool, netw
     assert torch.equal(model(IMAGES), before)
     assert not torch.equal(other(IMAGES), before)
     assert torch.equal(emulated_by(other, crossbar_matrices(model)["head.matrices.0"].emulator)(IMAGES), before)
+
+
+def test_a_surrogate_is_bound_to_each_layers_drive_and_window(network: nn.Module) -> None:
+    """As ``convert`` binds it, and the caller's stays as it was."""
+    surrogate = SurrogateEmulator("physics-fast", WIRED)
+    bound_to = surrogate.surrogate
+    arch = ARCH.replace(window=ConductanceWindow(50e3, 10.0), v_max=0.2, stream_bits=1)
+    other = emulated_by(converted(network, "linear", arch, per_layer={"head": ARCH}), surrogate)
+    windows = {matrix.emulator.surrogate.window for matrix in crossbar_matrices(other).values()}  # type: ignore[attr-defined]
+    assert windows == {arch.window, ARCH.window}
+    assert torch.equal(other(IMAGES), converted(network, "physics", arch, per_layer={"head": ARCH})(IMAGES))
+    assert surrogate.surrogate is bound_to
 
 
 def test_scales_ranges_and_varied_cells_stay(network: nn.Module) -> None:
