@@ -20,9 +20,13 @@ VERBS = {
     "evaluate": "compare surrogates and analytic models with a sweep's exact currents",
     "fit": "train the small CNN that the studies use",
     "predict": "predict a network's accuracy on crossbars, stage by stage",
+    "remap": "move kernels to where wires hurt least; accuracy before and after, beside controls",
     "finetune": "train a network on the crossbars that it will run on",
     "bench": "time and check geniex beside its rivals, in one run",
 }
+
+_CONFIGURED = ("remap",)
+"""Verbs whose options may come from a YAML file."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,7 +74,9 @@ def _run(verb: str, argv: list[str]) -> int:
     name = f"geniex {verb}"
     try:
         options = verb_parser(verb).instantiate(parsed(verb, argv))
-        _function(verb)(**options.as_dict())
+        told = options.as_dict()
+        told.pop("config", None)
+        _function(verb)(**told)
     except jsonargparse.ArgumentError as error:
         return _refuse(name, f"{_plain(str(error))} (options: {name} --help)")
     except KeyboardInterrupt:
@@ -111,9 +117,22 @@ def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
     return out
 
 
+def _with_shipped(argv: list[str]) -> list[str]:
+    """``argv`` with the names of shipped configurations made paths, where no such file is at hand."""
+    from geniex.study.configs import found
+
+    out = list(argv)
+    for k, word in enumerate(out):
+        if word.startswith("--config="):
+            out[k] = f"--config={found(word.removeprefix('--config='))}"
+        elif k and out[k - 1] == "--config":
+            out[k] = found(word)
+    return out
+
+
 def parsed(verb: str, argv: list[str]) -> jsonargparse.Namespace:
     """The options that ``argv`` gives a verb; ``jsonargparse.ArgumentError`` where it does not know one."""
-    return verb_parser(verb).parse_args(_spelled(argv, _function(verb)))
+    return verb_parser(verb).parse_args(_with_shipped(_spelled(argv, _function(verb))))
 
 
 def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
@@ -121,6 +140,8 @@ def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(prog=f"geniex {verb}", description=VERBS[verb], exit_on_error=False)
+    if verb in _CONFIGURED:
+        parser.add_argument("--config", action="config", help="YAML file of options, or a shipped one's name")
     parser.add_function_arguments(_function(verb), as_group=False, as_positional=True)
     return parser
 

@@ -14,16 +14,19 @@ from geniex.plotting.prediction import (
     plot_pareto,
     plot_predicted,
 )
+from geniex.plotting.remapping import plot_layer_checks, plot_recovered
 
 __all__ = [
     "plot_density",
     "plot_error_bins",
     "plot_error_histogram",
     "plot_ir_drop",
+    "plot_layer_checks",
     "plot_layer_nf",
     "plot_nf",
     "plot_pareto",
     "plot_predicted",
+    "plot_recovered",
     "plot_stages",
     "save_plot",
 ]

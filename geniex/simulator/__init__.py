@@ -1,5 +1,6 @@
 """Whole networks on crossbars: converters, tiled matrix products, layers, ``convert``."""
 
+from geniex.simulator.arranging import arranged, arrangements
 from geniex.simulator.convert import convert
 from geniex.simulator.digital import digital_copy
 from geniex.simulator.dry import dry_run
@@ -31,6 +32,8 @@ __all__ = [
     "InputStatistics",
     "LayerReport",
     "LayerRule",
+    "arranged",
+    "arrangements",
     "convert",
     "crossbar_layers",
     "crossbar_matrices",

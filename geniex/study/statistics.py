@@ -16,6 +16,9 @@ from geniex.circuit.figures import relative_error
 TAIL = 0.999
 """The quantile that is reported beside RMS and maximum."""
 
+_DRAWN_AT_ONCE = 10_000_000
+"""Samples that a bootstrap draws at once, for its memory."""
+
 
 @dataclass(frozen=True)
 class CurrentErrors:
@@ -83,13 +86,20 @@ def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int =
     """
     generator = torch.Generator().manual_seed(seed)
     above, below = above.double().cpu(), below.double().cpu()
-    chosen = torch.randint(len(above), (draws, len(above)), generator=generator)
-    totals = below[chosen].sum(-1)
-    if (totals <= 0).any():
-        return math.nan, math.nan
-    ratios = above[chosen].sum(-1) / totals
+    ratios = torch.empty(0, dtype=torch.float64)
+    for part in torch.arange(draws).split(max(1, _DRAWN_AT_ONCE // len(above))):
+        chosen = torch.randint(len(above), (len(part), len(above)), generator=generator)
+        totals = below[chosen].sum(-1)
+        if (totals <= 0).any():
+            return math.nan, math.nan
+        ratios = torch.cat([ratios, above[chosen].sum(-1) / totals])
     low, high = torch.quantile(ratios, ratios.new_tensor([0.025, 0.975])).tolist()
     return low, high
+
+
+def bootstrap_mean(values: Tensor, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile-bootstrap interval of the mean of ``values`` (samples,)."""
+    return bootstrap_ratio(values, torch.ones_like(values), draws, seed)
 
 
 def mean_interval(values: Tensor) -> tuple[float, float]:

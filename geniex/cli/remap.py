@@ -1,0 +1,189 @@
+"""``geniex remap``: what remapping brings back of the accuracy that wires cost, beside controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.markup import escape
+
+from geniex.cli._bench_tables import plain_table
+from geniex.cli._console import report_console
+from geniex.cli._files import check_file, check_folder, write_json
+from geniex.cli._remap_report import checked_rows, difference_rows, layer_header, notes, row_cells, row_header
+from geniex.cli.predict import Bars
+from geniex.config import check_seed
+from geniex.errors import InputError, MissingDependencyError
+from geniex.mapping import Offset
+from geniex.mitigation import REMAPPINGS
+from geniex.networks import load_images, load_network
+from geniex.preset import presets
+from geniex.study.html import html_table, markdown_page, write_page
+from geniex.study.remapping import RemapSetting, RemapStudy, study_remapping
+
+
+def remap(
+    network: list[str] | None = None,
+    data: str = "fashion-mnist",
+    preset: str = "wire-128-harsh",
+    surrogate: str = "physics-fast",
+    method: list[str] | None = None,
+    control: list[str] | None = None,
+    combined: list[str] | None = None,
+    fine_tuned: list[str] | None = None,
+    images: int | None = 1000,
+    combined_images: int | None = None,
+    calibration_images: int = 128,
+    steps: int = 20,
+    circuit_positions: int = 0,
+    weight_bits: int = 8,
+    input_bits: int = 6,
+    slice_bits: int = 4,
+    stream_bits: int = 5,
+    adc_bits: int | None = 14,
+    adc_range: Literal["unit", "full_scale", "calibrated"] = "full_scale",
+    offset: Offset = "analog_difference",
+    seed: int = 0,
+    data_root: Path | None = None,
+    out: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Move kernels to where wires hurt least, and tell what accuracy that brings back, beside controls.
+
+    Args:
+        network: a shipped network, or the path of a checkpoint; give the option once for each training of one
+            architecture; fashion-vgg-0 if not at all.
+        data: the data set whose test images are classified and whose training images mappings are judged by.
+        preset: the crossbar, its conductance window and its drive.
+        surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar.
+        method: a mapping to compare: none, random, l1, srs, drs, assignment, mdm or wagonn; all but the last two if not
+            given at all; none is always there.
+        control: gain (and offset of each output), batch_norm (refitted) or fine_tuning; the first two if not given.
+        combined: a method to combine with the controls; all that are compared if not given.
+        fine_tuned: a method to combine with fine-tuning, which takes longest; none if not given.
+        images: test images, drawn with ``seed``; null is all.
+        combined_images: how many of them, the first ones, rows with a control see; null is all of them.
+        calibration_images: training images that mappings are judged by, at most 256.
+        steps: steps of fine-tuning.
+        circuit_positions: inputs of each layer of the first network on which the exact circuit checks the order of
+            methods; 0 leaves it out.
+        weight_bits: bits of a weight, sign included.
+        input_bits: bits of an input, sign included.
+        slice_bits: bits of a weight that one cell holds.
+        stream_bits: bits of an input that one read applies.
+        adc_bits: bits of the ADC; null never clips.
+        adc_range: what its codes span: as many counts (unit), the largest ideal count, or those of calibration.
+        offset: how the current of level 0 is removed.
+        seed: of the choice of images and of random orders.
+        data_root: folder of the data set, where the default has it not.
+        out: folder for report.html, report.md, report.json and figures; results are kept there as they come, so that
+            the same command goes on where it was killed, and commands of one network each may fill it side by side.
+        json: file for the machine-readable report alone.
+    """
+    if preset not in presets:
+        raise InputError("preset", repr(preset), f"presets are {', '.join(presets)}")
+    check_seed(seed)
+    check_file("json", json)
+    check_folder("out", out)
+    methods = _methods(method)
+    architecture = presets[preset].architecture(
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        slice_bits=slice_bits,
+        stream_bits=stream_bits,
+        adc_bits=adc_bits,
+        adc_range=adc_range,
+        offset=offset,
+    )
+    setting = RemapSetting(
+        preset=presets[preset],
+        architecture=architecture,
+        surrogate=surrogate,
+        methods={name: REMAPPINGS[name] for name in methods},
+        controls=["gain", "batch_norm"] if control is None else control,
+        combined=methods if combined is None else combined,
+        fine_tuned=fine_tuned or [],
+        images=images,
+        combined_images=combined_images,
+        calibration_images=calibration_images,
+        steps=steps,
+        circuit_positions=circuit_positions,
+        seed=seed,
+    )
+    names = network or ["fashion-vgg-0"]
+    models: dict[str, Any] = {Path(name).name: load_network(name) for name in names}
+    if len(models) < len(names):
+        raise InputError("network", names, "each needs a name of its own")
+    training, tests = (load_images(data, train=train, root=data_root) for train in (True, False))
+    for name, model in models.items():
+        if tests.shape != model.input_shape:
+            raise InputError("data", f"{data!r} of shape {tests.shape}", f"{name} takes images of {model.input_shape}")
+    with Bars() as bars:
+        study = study_remapping(
+            models, training, tests, setting, work=None if out is None else out / "kept", progress=bars.update
+        )
+    title = f"Remapping: {', '.join(models)} on {data}, {preset}"
+    _print(study, title)
+    details = {"asked": {"network": names, "data": data, "preset": preset}} | study.to_dict()
+    write_json(json, details)
+    if out is not None:
+        _write(study, title, details, out)
+        print(f"report: {out / 'report.html'}")
+
+
+def _methods(given: list[str] | None) -> list[str]:
+    names = [n for n in REMAPPINGS if n not in ("mdm", "wagonn")] if given is None else given
+    for name in names:
+        if name not in REMAPPINGS:
+            raise InputError("method", repr(name), f"methods are {', '.join(REMAPPINGS)}")
+    return list(dict.fromkeys(["none", *names]))
+
+
+def _tables(study: RemapStudy) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Title, header and rows of each table."""
+    tables = [("over all networks", row_header(), [row_cells(row) for row in study.rows])]
+    tables.append(("differences in accuracy, points", ("mapping", "above", "points"), difference_rows(study)))
+    if len(study.by_network) > 1:
+        for name, rows in study.by_network.items():
+            tables.append((name, row_header(), [row_cells(row) for row in rows]))
+    if study.circuit:
+        tables.append(("output errors, layer by layer", layer_header(), checked_rows(study)))
+    return tables
+
+
+def _print(study: RemapStudy, title: str) -> None:
+    console = report_console()
+    console.print(title, highlight=False, markup=False)
+    for name, header, rows in _tables(study):
+        table = plain_table(escape(name), header[:1], header[1:])
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for note in notes(study):
+        console.print(note, highlight=False, markup=False)
+
+
+def _write(study: RemapStudy, title: str, details: dict[str, Any], out: Path) -> None:
+    write_json(out / "report.json", details)
+    tables = _tables(study)
+    text = markdown_page(title, notes(study), [(header, rows) for _, header, rows in tables])
+    (out / "report.md").write_text(text, encoding="utf-8")
+    told, figures = notes(study), []
+    try:
+        figures = _figures(details, out)
+    except MissingDependencyError as error:
+        told.append(f"No figures: {error}")
+    write_page(
+        out / "report.html", title, told, [html_table(header, rows) for _, header, rows in tables], figures, details
+    )
+
+
+def _figures(details: dict[str, Any], out: Path) -> list[Path]:
+    from geniex.plotting import plot_layer_checks, plot_recovered, save_plot
+
+    made = []
+    if any(row["recovered"] is not None for row in details["rows"]):
+        made.append(save_plot(plot_recovered(details["rows"]), out / "recovered.png"))
+    if details["circuit"]:
+        made.append(save_plot(plot_layer_checks(details["circuit"]), out / "layers.png"))
+    return made

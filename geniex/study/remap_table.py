@@ -1,0 +1,102 @@
+"""The tables of a remapping study: accuracies, shares of the drop that are back, differences in pairs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geniex.study.statistics import bootstrap_mean, bootstrap_ratio, mean_interval
+
+Right = Mapping[str, Mapping[str, Tensor]]
+"""Which images (images,) are classified rightly, by network and row."""
+
+
+@dataclass(frozen=True)
+class RemapRow:
+    """One mapping with one control or none, over all networks."""
+
+    method: str
+    """"float", "ideal", or a mapping."""
+    control: str | None
+    networks: int
+    images: int
+    """Of each network."""
+    accuracy: float
+    """Mean over the networks."""
+    accuracy_low: float | None
+    accuracy_high: float | None
+    """Ends of its 95 % interval over the networks, by Student's t; None for one network."""
+    drop: float | None = None
+    """Accuracy lost from ideal tiles to this row, on the same images."""
+    recovered: float | None = None
+    """Share that is back of what is lost by "none" from ideal tiles, mean over networks; None where nothing is lost."""
+    recovered_low: float | None = None
+    recovered_high: float | None = None
+    """Ends of its 95 % interval over the networks."""
+    images_low: float | None = None
+    images_high: float | None = None
+    """Ends of its 95 % bootstrap interval over the images of all networks: these networks, other images."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What one mapping's accuracy is above another's, on the same images and networks."""
+
+    method: str
+    other: str
+    mean: float
+    low: float
+    high: float
+    """Ends of the 95 % bootstrap interval over the images."""
+    networks_low: float | None
+    networks_high: float | None
+    """Ends of the 95 % interval over the networks; None for one."""
+
+
+def summarised(right: Right, cells: Sequence[tuple[str, str | None]]) -> tuple[RemapRow, ...]:
+    """A row for float, ideal tiles and each (method, control)."""
+    return tuple(_row(right, method, control) for method, control in (("float", None), ("ideal", None), *cells))
+
+
+def differences(right: Right, methods: Sequence[str]) -> tuple[Difference, ...]:
+    """Of every two methods, the later one above the earlier one."""
+    out = []
+    for other, method in itertools.combinations(methods, 2):
+        apart = [(found[method].double() - found[other].double()) for found in right.values()]
+        means = torch.stack([x.mean() for x in apart])
+        low, high = bootstrap_mean(torch.cat(apart))
+        out.append(Difference(method, other, float(means.mean()), low, high, *_over(means)))
+    return tuple(out)
+
+
+def _row(right: Right, method: str, control: str | None) -> RemapRow:
+    label = method if control is None else f"{method} + {control}"
+    own = [found[label].double() for found in right.values()]
+    shares = torch.stack([x.mean() for x in own])
+    row = RemapRow(method, control, len(own), len(own[0]), float(shares.mean()), *_over(shares))
+    if method in ("float", "ideal"):
+        return row
+    ideal = [found["ideal"][: len(x)].double() for found, x in zip(right.values(), own, strict=True)]
+    before = [found["none"][: len(x)].double() for found, x in zip(right.values(), own, strict=True)]
+    drop = float(torch.stack([(a - b).mean() for a, b in zip(ideal, own, strict=True)]).mean())
+    lost = torch.stack([(a - b).mean() for a, b in zip(ideal, before, strict=True)])
+    told = {"drop": drop}
+    if label != "none" and bool((lost > 0).all()):
+        back = torch.stack([(a - b).mean() for a, b in zip(own, before, strict=True)])
+        low, high = _over(back / lost)
+        told |= {"recovered": float((back / lost).mean())}
+        pooled = bootstrap_ratio(torch.cat(own) - torch.cat(before), torch.cat(ideal) - torch.cat(before))
+        told |= {"images_low": pooled[0], "images_high": pooled[1]} if math.isfinite(sum(pooled)) else {}
+        if low is not None and high is not None:
+            told |= {"recovered_low": low, "recovered_high": high}
+    return RemapRow(**(vars(row) | told))
+
+
+def _over(values: Tensor) -> tuple[float | None, float | None]:
+    """The interval of the mean over networks; none for one."""
+    return mean_interval(values) if len(values) > 1 else (None, None)

@@ -1,0 +1,340 @@
+"""What remapping brings back of the accuracy that wires cost, beside controls, alone and combined, over networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geniex import __version__
+from geniex.config import check_positive_int, check_seed
+from geniex.emulator import IdealEmulator, SurrogateEmulator
+from geniex.emulator.identity import identity
+from geniex.errors import InputError
+from geniex.files import write_atomically
+from geniex.mapping import Architecture, Arrangement
+from geniex.mitigation import Batch, Remapping, calibrate_outputs, fine_tune, refit_batch_norm, remap
+from geniex.networks import ImageSet
+from geniex.networks.train import AugmentedBatches, FitConfig
+from geniex.preset import Preset
+from geniex.simulator import arranged, arrangements, convert
+from geniex.study.logits import LogitStore, Network, digest
+from geniex.study.remap_circuit import LayerCheck, check_layers
+from geniex.study.remap_table import Difference, RemapRow, differences, summarised
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the part done and the whole."""
+
+CONTROLS = ("gain", "batch_norm", "fine_tuning")
+"""What a mapping is compared and combined with."""
+_CALIBRATION = 256
+"""Training images that choose the input ranges and refit the controls."""
+_BATCH = 50
+"""Images read at once; those of a step of fine-tuning are as many."""
+_RATE = 1e-3
+"""First learning rate of fine-tuning."""
+
+
+@dataclass(frozen=True)
+class RemapStudy:
+    """What ``study_remapping`` found."""
+
+    rows: tuple[RemapRow, ...]
+    """Over all networks, one a mapping and control."""
+    by_network: dict[str, tuple[RemapRow, ...]]
+    differences: tuple[Difference, ...]
+    """Between mappings, over the same images and networks."""
+    circuit: tuple[LayerCheck, ...]
+    """Per-layer output errors, by the surrogate and by the exact circuit; empty where none was asked for."""
+    configuration: dict[str, Any] = field(repr=False)
+
+    def row(self, method: str, control: str | None = None) -> RemapRow:
+        """One row."""
+        for row in self.rows:
+            if (row.method, row.control) == (method, control):
+                return row
+        raise InputError("method", repr((method, control)), f"rows are {[(r.method, r.control) for r in self.rows]}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemapSetting:
+    """All that a remapping study is about beside the networks."""
+
+    preset: Preset
+    architecture: Architecture
+    surrogate: str
+    methods: Mapping[str, Remapping]
+    """By name; "none", the mapping as it comes, must be there."""
+    controls: Sequence[str] = ("gain", "batch_norm")
+    """Of ``CONTROLS``: each beside "none" and beside the methods in ``combined``."""
+    combined: Sequence[str] = ()
+    """Methods that are combined with the controls."""
+    fine_tuned: Sequence[str] = ()
+    """Of these, those combined with fine-tuning too, which takes longest."""
+    images: int | None = None
+    """Test images; None is all."""
+    combined_images: int | None = None
+    """Test images, the first ones, for rows with a control; None is as many as for others."""
+    calibration_images: int = 128
+    """Training images that mappings are judged by."""
+    steps: int = 20
+    """Of fine-tuning."""
+    circuit_positions: int = 0
+    """Sampled inputs of each layer of the first network that the exact circuit is solved for; 0 leaves it out."""
+    seed: int = 0
+    """Of all choices of images."""
+
+    def __post_init__(self) -> None:
+        if "none" not in self.methods:
+            raise InputError("methods", list(self.methods), "'none' must be there, or nothing is known of the drop")
+        for name, given, allowed in (
+            ("controls", self.controls, CONTROLS),
+            ("combined", self.combined, tuple(self.methods)),
+            ("fine_tuned", self.fine_tuned, tuple(self.methods)),
+        ):
+            for value in given:
+                if value not in allowed:
+                    raise InputError(name, repr(value), f"it must be one of {', '.join(allowed)}")
+        for name in ("images", "combined_images"):
+            if getattr(self, name) is not None:
+                check_positive_int(name, getattr(self, name))
+        check_positive_int("calibration_images", self.calibration_images, maximum=_CALIBRATION)
+        check_positive_int("steps", self.steps)
+        if not isinstance(self.circuit_positions, int) or self.circuit_positions < 0:
+            raise InputError("circuit_positions", self.circuit_positions, "a whole number, 0 for none")
+        check_seed(self.seed)
+
+    def cells(self) -> list[tuple[str, str | None]]:
+        """Every mapping and control, in the order of the table."""
+        plain: list[tuple[str, str | None]] = [(method, None) for method in self.methods]
+        with_control = [m for m in self.methods if m == "none" or m in self.combined]
+        for control in self.controls:
+            tuned = [m for m in self.methods if m in ("none", *self.fine_tuned)]
+            plain += [(m, control) for m in (tuned if control == "fine_tuning" else with_control)]
+        return plain
+
+
+def study_remapping(
+    networks: Mapping[str, nn.Module],
+    training: ImageSet,
+    tests: ImageSet,
+    setting: RemapSetting,
+    *,
+    work: Path | None = None,
+    progress: Progress | None = None,
+) -> RemapStudy:
+    """What mappings and controls bring back of the accuracy lost between ideal tiles and those with wires.
+
+    Every row has the share of the drop that is back, over the networks and over the images, and mappings are compared
+    in pairs on the same images. With ``work`` logits and mappings are kept in that folder as they come: a killed study
+    goes on, and studies of one network each in processes of their own fill one folder for all.
+
+    Args:
+        networks: classifiers by name, e.g. several trainings of one architecture.
+        training: images that calibration and fine-tuning draw from.
+        tests: images that are classified.
+        setting: circuit, number formats, methods, controls.
+        work: folder of kept results.
+        progress: called as things are done.
+    """
+    if not networks:
+        raise InputError("networks", "none", "give at least one")
+    say = progress or (lambda what, done, whole: None)
+    count = len(tests) if setting.images is None else setting.images
+    chosen = tests if count == len(tests) else tests.subset(count, setting.seed)
+    calibration = training.subset(min(_CALIBRATION, len(training)), setting.seed)
+    right: dict[str, dict[str, Tensor]] = {}
+    checks: tuple[LayerCheck, ...] = ()
+    for name, network in networks.items():
+        one = _OneNetwork(name, network, training, chosen, calibration, setting, work, say)
+        right[name] = one.run()
+        if setting.circuit_positions and not checks:
+            checks = one.checked()
+    cells = setting.cells()
+    return RemapStudy(
+        summarised(right, cells),
+        {name: summarised({name: found}, cells) for name, found in right.items()},
+        differences(right, list(setting.methods)),
+        checks,
+        _configuration(setting, list(networks), len(chosen)),
+    )
+
+
+class _OneNetwork:
+    """All rows of one network."""
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        training: ImageSet,
+        tests: ImageSet,
+        calibration: ImageSet,
+        setting: RemapSetting,
+        work: Path | None,
+        say: Progress,
+    ) -> None:
+        self.name, self.network, self.training, self.setting, self.work, self.say = (
+            name,
+            network.eval(),
+            training,
+            setting,
+            work,
+            say,
+        )
+        self.images, self.labels = tests.batch(torch.arange(len(tests)))
+        self.calibration = calibration.batch(torch.arange(len(calibration)))
+        self.emulator = SurrogateEmulator(setting.surrogate, setting.preset.crossbar)
+        self.store = LogitStore(work)
+        told = [identity(self.emulator)[0], setting.architecture.to_dict(), setting.seed, __version__]
+        self.key = digest(dict(network.state_dict()), repr(network), *self.calibration, told)
+        self._base: nn.Module | None = None
+        self._mapped: dict[str, nn.Module] = {}
+
+    def run(self) -> dict[str, Tensor]:
+        """Which images are classified rightly (images,), bool, by row."""
+        setting = self.setting
+        ideal = partial(convert, self.network, setting.architecture, IdealEmulator(), calibration=self.calibration[0])
+        right = {
+            "float": self._right("float", [], lambda: self.network, None),
+            "ideal": self._right("ideal", [], ideal, None),
+        }
+        for method, control in setting.cells():
+            label = row_label(method, control)
+            told = [setting.methods[method].to_dict(), setting.calibration_images, control]
+            told += [setting.steps] if control == "fine_tuning" else []
+            limit = None if control is None else setting.combined_images
+            right[label] = self._right(label, told, partial(self._built, method, control), limit)
+        return right
+
+    def checked(self) -> tuple[LayerCheck, ...]:
+        """Per-layer output errors of each mapping, by the surrogate and by the exact circuit."""
+        batch = Batch(self.calibration[0][:32], self.calibration[1][:32])
+        told = [list(self.setting.methods), [m.to_dict() for m in self.setting.methods.values()]]
+        path = self._kept("circuit", [told, self.setting.circuit_positions, self.setting.calibration_images])
+        if path is not None and path.is_file():
+            return tuple(LayerCheck(**row) for row in json.loads(path.read_bytes()))
+        models = {method: self._remapped(method, keep=True) for method in self.setting.methods}
+        found = check_layers(
+            models,
+            self.setting.preset.crossbar,
+            batch,
+            positions=self.setting.circuit_positions,
+            seed=self.setting.seed,
+            progress=lambda done, whole: self.say("exact circuit", done, whole),
+        )
+        if path is not None:
+            write_atomically(path, json.dumps([asdict(check) for check in found], indent=1).encode())
+        return found
+
+    def _right(self, label: str, told: list[Any], build: Callable[[], nn.Module], limit: int | None) -> Tensor:
+        images = self.images if limit is None else self.images[:limit]
+        what = f"{self.name}, {label}"
+        key = digest(self.key, told, images)
+
+        def ready() -> Network:
+            with torch.no_grad():
+                model = build()
+
+            def network(images: Tensor) -> Tensor:
+                with torch.no_grad():
+                    return model(images)
+
+            return network
+
+        logits = self.store.run(what, key, ready, images, _BATCH, partial(self.say, what))
+        return logits.values.argmax(-1) == self.labels[: len(images)]
+
+    def _built(self, method: str, control: str | None) -> nn.Module:
+        if control == "fine_tuning":
+            return self._fine_tuned(method)
+        model = self._remapped(method)
+        if control == "gain":
+            return calibrate_outputs(model, self.calibration[0])
+        return refit_batch_norm(model, self.calibration[0]) if control == "batch_norm" else model
+
+    def _converted(self, **options: Any) -> nn.Module:
+        arch, images = self.setting.architecture, self.calibration[0]
+        return convert(self.network, arch, self.emulator, calibration=images, **options)
+
+    def _remapped(self, method: str, keep: bool = False) -> nn.Module:
+        """The network as a method maps it; the last one is remembered, its places are kept on disk."""
+        if method in self._mapped:
+            return self._mapped[method]
+        if not keep:
+            self._mapped.clear()
+        if self._base is None:
+            self._base = self._converted()
+        remapping = self.setting.methods[method]
+        path = self._kept("places", [remapping.to_dict(), self.setting.calibration_images])
+        if path is not None and path.is_file():
+            told = json.loads(path.read_bytes())
+            model = arranged(self._base, {name: Arrangement.of(**places) for name, places in told.items()})
+        else:
+            count = self.setting.calibration_images
+            batch = Batch(self.calibration[0][:count], self.calibration[1][:count])
+            made = remap(
+                self._base,
+                remapping,
+                batch,
+                progress=lambda n, done, whole: self.say(f"{self.name}, {method}: mapping", done, whole),
+            )
+            model = made.model
+            if path is not None:
+                told = {name: places.to_dict() for name, places in arrangements(model).items()}
+                write_atomically(path, json.dumps(told).encode())
+        self._mapped[method] = model
+        return model
+
+    def _fine_tuned(self, method: str) -> nn.Module:
+        places = arrangements(self._remapped(method))
+        model = arranged(self._converted(trainable=True), places)
+        settings = FitConfig(batch=_BATCH, seed=self.setting.seed)
+        fine_tune(
+            model,
+            AugmentedBatches(self.training, settings),
+            steps=self.setting.steps,
+            learning_rate=_RATE,
+            gradients="ideal",
+            progress=lambda done, whole, loss: self.say(f"{self.name}, {method}: fine-tuning", done, whole),
+        )
+        return model
+
+    def _kept(self, what: str, told: list[Any]) -> Path | None:
+        return None if self.work is None else self.work / f"{what}-{digest(self.key, told)[:16]}.json"
+
+
+def row_label(method: str, control: str | None) -> str:
+    """What a row is called."""
+    return method if control is None else f"{method} + {control}"
+
+
+def _configuration(setting: RemapSetting, networks: list[str], images: int) -> dict[str, Any]:
+    return {
+        "geniex_version": __version__,
+        "torch_version": torch.__version__,
+        "networks": networks,
+        "preset": setting.preset.to_dict(),
+        "architecture": setting.architecture.to_dict(),
+        "surrogate": setting.surrogate,
+        "methods": {name: remapping.to_dict() for name, remapping in setting.methods.items()},
+        "controls": list(setting.controls),
+        "combined": list(setting.combined),
+        "fine_tuned": list(setting.fine_tuned),
+        "images": images,
+        "combined_images": setting.combined_images,
+        "calibration_images": setting.calibration_images,
+        "steps": setting.steps,
+        "circuit_positions": setting.circuit_positions,
+        "seed": setting.seed,
+    }
