@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -21,6 +20,7 @@ from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
 from geniex.mapping import Offset
 from geniex.networks import ImageSet, load_images, load_network
+from geniex.networks.images import MovedBatches
 from geniex.preset import presets
 from geniex.study.html import html_table, markdown_page, write_page
 from geniex.study.predict import Prediction, predict_accuracy
@@ -90,7 +90,7 @@ def predict(
     tests, training = (load_images(data, train=train, root=data_root) for train in (False, True))
     if tests.shape != model.input_shape:
         raise InputError("data", f"{data!r} of shape {tests.shape}", f"{network} takes images of {model.input_shape}")
-    loader = _Moved(_chosen(tests, images, seed), where)
+    loader = MovedBatches(_chosen(tests, images, seed), where)
     calibration = next(iter(_chosen(training, 128, seed)))[0].to(where)
     with Bars() as bars:
         report = predict_accuracy(
@@ -112,17 +112,6 @@ def predict(
     if out is not None:
         _write(report, title, details, out)
         print(f"report: {out / 'report.html'}")
-
-
-class _Moved:
-    """A loader whose batches are on a device."""
-
-    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
-        self._loader, self._device = loader, device
-
-    def __iter__(self) -> Any:
-        for images, labels in self._loader:
-            yield images.to(self._device), labels.to(self._device)
 
 
 def _chosen(images: ImageSet, count: int, seed: int) -> DataLoader[Any]:

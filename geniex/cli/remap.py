@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from geniex.cli._bench_tables import plain_table
 from geniex.cli._console import report_console
+from geniex.cli._device import checked_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.cli._remap_report import checked_rows, difference_rows, layer_header, notes, row_cells, row_header
 from geniex.cli.predict import Bars
@@ -44,6 +45,7 @@ def remap(
     adc_range: Literal["unit", "full_scale", "calibrated"] = "full_scale",
     offset: Offset = "analog_difference",
     seed: int = 0,
+    device: str = "cpu",
     data_root: Path | None = None,
     out: Path | None = None,
     json: Path | None = None,
@@ -75,6 +77,7 @@ def remap(
         adc_range: what its codes span: as many counts (unit), the largest ideal count, or those of calibration.
         offset: how the current of level 0 is removed.
         seed: of the choice of images and of random orders.
+        device: where to compute, such as cpu or cuda.
         data_root: folder of the data set, where the default has it not.
         out: folder for report.html, report.md, report.json and figures; results are kept there as they come, so that
             the same command goes on where it was killed, and commands of one network each may fill it side by side.
@@ -85,7 +88,7 @@ def remap(
     check_seed(seed)
     check_file("json", json)
     check_folder("out", out)
-    methods = _methods(method)
+    where, methods = checked_device(device), _methods(method)
     architecture = presets[preset].architecture(
         weight_bits=weight_bits,
         input_bits=input_bits,
@@ -118,13 +121,12 @@ def remap(
     for name, model in models.items():
         if tests.shape != model.input_shape:
             raise InputError("data", f"{data!r} of shape {tests.shape}", f"{name} takes images of {model.input_shape}")
+    kept = None if out is None else out / "kept"
     with Bars() as bars:
-        study = study_remapping(
-            models, training, tests, setting, work=None if out is None else out / "kept", progress=bars.update
-        )
+        study = study_remapping(models, training, tests, setting, device=where, work=kept, progress=bars.update)
     title = f"Remapping: {', '.join(models)} on {data}, {preset}"
     _print(study, title)
-    details = {"asked": {"network": names, "data": data, "preset": preset}} | study.to_dict()
+    details = {"asked": {"network": names, "data": data, "preset": preset, "device": device}} | study.to_dict()
     write_json(json, details)
     if out is not None:
         _write(study, title, details, out)

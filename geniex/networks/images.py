@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,17 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
             raise InputError("count", count, f"the set holds {len(self)} images")
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
         return ImageSet(self.pixels[chosen], self.labels[chosen], self.full_scale)
+
+
+class MovedBatches:
+    """Batches of another loader, moved to a device."""
+
+    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.loader:
+            yield images.to(self.device), labels.to(self.device)
 
 
 def data_root() -> Path:

@@ -95,12 +95,12 @@ def _tau(pairs: list[tuple[float, float]]) -> float:
 
 
 def _by(layer: CrossbarLayer, emulator: Emulator, vectors: Tensor) -> Tensor:
-    """What the layer's arrays give when another emulator reads them."""
-    copied = copy.deepcopy(layer)
+    """What the layer's arrays give when another emulator reads them, in float64."""
+    copied = copy.deepcopy(layer).double()
     for matrix in matrices_of(copied):
         matrix.emulator = emulator
         matrix.reprogram()
-    return copied.product(vectors)
+    return copied.product(vectors.double())
 
 
 def _errors(given: Tensor, ideal: Tensor, weights: Tensor) -> tuple[float, float]:

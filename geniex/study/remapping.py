@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from geniex.files import write_atomically
 from geniex.mapping import Architecture, Arrangement
 from geniex.mitigation import Batch, Remapping, calibrate_outputs, fine_tune, refit_batch_norm, remap
 from geniex.networks import ImageSet
+from geniex.networks.images import MovedBatches
 from geniex.networks.train import AugmentedBatches, FitConfig
 from geniex.preset import Preset
 from geniex.simulator import arranged, arrangements, convert
@@ -130,6 +132,7 @@ def study_remapping(
     tests: ImageSet,
     setting: RemapSetting,
     *,
+    device: torch.device | str = "cpu",
     work: Path | None = None,
     progress: Progress | None = None,
 ) -> RemapStudy:
@@ -144,6 +147,7 @@ def study_remapping(
         training: images that calibration and fine-tuning draw from.
         tests: images that are classified.
         setting: circuit, number formats, methods, controls.
+        device: where to compute.
         work: folder of kept results.
         progress: called as things are done.
     """
@@ -156,7 +160,7 @@ def study_remapping(
     right: dict[str, dict[str, Tensor]] = {}
     checks: tuple[LayerCheck, ...] = ()
     for name, network in networks.items():
-        one = _OneNetwork(name, network, training, chosen, calibration, setting, work, say)
+        one = _OneNetwork(name, network, training, chosen, calibration, setting, torch.device(device), work, say)
         right[name] = one.run()
         if setting.circuit_positions and not checks:
             checks = one.checked()
@@ -181,19 +185,14 @@ class _OneNetwork:
         tests: ImageSet,
         calibration: ImageSet,
         setting: RemapSetting,
+        device: torch.device,
         work: Path | None,
         say: Progress,
     ) -> None:
-        self.name, self.network, self.training, self.setting, self.work, self.say = (
-            name,
-            network.eval(),
-            training,
-            setting,
-            work,
-            say,
-        )
-        self.images, self.labels = tests.batch(torch.arange(len(tests)))
-        self.calibration = calibration.batch(torch.arange(len(calibration)))
+        self.name, self.training, self.setting, self.work, self.say = name, training, setting, work, say
+        self.network, self.device = copy.deepcopy(network).eval().to(device), device
+        self.images, self.labels = (x.to(device) for x in tests.batch(torch.arange(len(tests))))
+        self.calibration = [x.to(device) for x in calibration.batch(torch.arange(len(calibration)))]
         self.emulator = SurrogateEmulator(setting.surrogate, setting.preset.crossbar)
         self.store = LogitStore(work)
         told = [identity(self.emulator)[0], setting.architecture.to_dict(), setting.seed, __version__]
@@ -253,7 +252,7 @@ class _OneNetwork:
             return network
 
         logits = self.store.run(what, key, ready, images, _BATCH, partial(self.say, what))
-        return logits.values.argmax(-1) == self.labels[: len(images)]
+        return (logits.values.argmax(-1) == self.labels[: len(images)]).cpu()
 
     def _built(self, method: str, control: str | None) -> nn.Module:
         if control == "fine_tuning":
@@ -302,7 +301,7 @@ class _OneNetwork:
         settings = FitConfig(batch=_BATCH, seed=self.setting.seed)
         fine_tune(
             model,
-            AugmentedBatches(self.training, settings),
+            MovedBatches(AugmentedBatches(self.training, settings), self.device),
             steps=self.setting.steps,
             learning_rate=_RATE,
             gradients="ideal",
