@@ -23,6 +23,9 @@ from geniex.study.html import html_table, markdown_page, write_page
 from geniex.study.remapping import RemapSetting, RemapStudy, study_remapping
 
 
+_METHODS = ["none", "random", "l1", "srs", "drs", "drs_displacement", "assignment"]
+
+
 def remap(
     network: list[str] | None = None,
     data: str = "fashion-mnist",
@@ -34,7 +37,7 @@ def remap(
     fine_tuned: list[str] | None = None,
     images: int | None = 1000,
     combined_images: int | None = None,
-    calibration_images: int = 128,
+    calibration_images: int = 256,
     steps: int = 20,
     circuit_positions: int = 0,
     weight_bits: int = 8,
@@ -58,8 +61,9 @@ def remap(
         data: the data set whose test images are classified and whose training images mappings are judged by.
         preset: the crossbar, its conductance window and its drive.
         surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar.
-        method: a mapping to compare: none, random, l1, srs, drs, assignment, mdm or wagonn; all but the last two if not
-            given at all; none is always there.
+        method: a mapping to compare: none, random, l1, srs, drs, srs_displacement, drs_displacement, assignment,
+            assignment_mdm, mdm or wagonn; give the option once for each; default: none, random, l1, srs, drs,
+            drs_displacement and assignment; none is always there.
         control: gain (and offset of each output), batch_norm (refitted) or fine_tuning; the first two if not given.
         combined: a method to combine with the controls; all that are compared if not given.
         fine_tuned: a method to combine with fine-tuning, which takes longest; none if not given.
@@ -134,7 +138,7 @@ def remap(
 
 
 def _methods(given: list[str] | None) -> list[str]:
-    names = [n for n in REMAPPINGS if n not in ("mdm", "wagonn")] if given is None else given
+    names = _METHODS if given is None else given
     for name in names:
         if name not in REMAPPINGS:
             raise InputError("method", repr(name), f"methods are {', '.join(REMAPPINGS)}")

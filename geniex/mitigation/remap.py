@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from geniex.config import Config, check_positive_int, check_seed
-from geniex.emulator import Emulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
-from geniex.mitigation.assignment import assigned, expected_change, place_effects
+from geniex.mitigation.assignment import assigned, expected_change
 from geniex.mitigation.folding import foldable, next_order
 from geniex.mitigation.observe import Batch, hooked, mean_loss, observe
 from geniex.mitigation.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
-from geniex.mitigation.sensitivity import MEASURES, Scores, matrices_of, sensitivity, split_outputs
+from geniex.mitigation.places import RANGE_VECTORS, has_own_ranges, has_places
+from geniex.mitigation.sensitivity import MEASURES, Scores, effects, matrices_of, sensitivity, split_outputs
 from geniex.simulator import CrossbarMatrix, crossbar_layers, on_ideal
 from geniex.simulator.exchange import check_converted
 
@@ -33,11 +33,11 @@ class Remapping(Config):
 
     method: Method = "assignment"
     """How outputs are ordered. "none": as they come. "srs": by one ranking from the clean network, the highest scores
-    nearest the drivers (X-CHANGR's static remapping). "drs": layer by layer, each ranked with the layers before it
-    mapped and their non-ideal outputs in place (its dynamic one). "assignment": layer by layer, where the loss is
+    nearest the drivers (X-CHANGR's static remapping). "drs": layer by layer, each ranked on the crossbars with the
+    layers before it mapped (its dynamic one). "assignment": layer by layer, where the loss is
     expected to be least."""
     measure: str = "taylor"
-    """What "srs" and "drs" rank by: "taylor", "gradient_variance", "leave_one_out", "l1" or "random"."""
+    """What "srs" and "drs" rank by: "taylor", "gradient_variance", "displacement", "leave_one_out", "l1" or "random"."""
     rows: Rows = "natural"
     """Order of word lines: "natural" (or the folded order), or "mdm", by their conductance."""
     bits: Bits = "natural"
@@ -46,7 +46,7 @@ class Remapping(Config):
     """Wire the next layer's word lines in the order of outputs, where that is legal, instead of undoing it."""
     sweeps: int = 1
     """How often "assignment" goes over all layers."""
-    places: int = 8
+    places: int = 4
     """Places at which "assignment" reads each output."""
     seed: int = 0
     """Of the measure "random"."""
@@ -68,7 +68,10 @@ REMAPPINGS: dict[str, Remapping] = {
     "l1": Remapping(method="srs", measure="l1"),
     "srs": Remapping(method="srs"),
     "drs": Remapping(method="drs"),
+    "srs_displacement": Remapping(method="srs", measure="displacement"),
+    "drs_displacement": Remapping(method="drs", measure="displacement"),
     "assignment": Remapping(),
+    "assignment_mdm": Remapping(rows="mdm", bits="reversed"),
     "mdm": Remapping(method="none", rows="mdm", bits="reversed"),
     "wagonn": Remapping(method="none", bits="dense_near"),
 }
@@ -139,8 +142,10 @@ def remap(
         if remapping not in REMAPPINGS:
             raise InputError("remapping", repr(remapping), f"it must be a Remapping or one of {', '.join(REMAPPINGS)}")
         remapping = REMAPPINGS[remapping]
-    batch = calibration if isinstance(calibration, Batch) else Batch(*calibration)
-    return _Remapper(model, remapping, batch, progress or (lambda name, done, whole: None)).run()
+    if not isinstance(remapping, Remapping):
+        allowed = f"it must be a Remapping or one of {', '.join(REMAPPINGS)}"
+        raise InputError("remapping", type(remapping).__name__, allowed)
+    return _Remapper(model, remapping, Batch.of(calibration), progress or (lambda name, done, whole: None)).run()
 
 
 class _Remapper:
@@ -150,8 +155,10 @@ class _Remapper:
         self.model, self.remapping, self.batch, self.say = copy.deepcopy(model), remapping, batch, say
         self.layers = crossbar_layers(self.model)
         self.names = _called(self.model, batch)
+        self.placed = [name for name in self.names if has_places(self.layers[name])]
+        """The layers whose outputs can be ordered."""
         found = foldable(self.model) if remapping.fold else {}
-        self.folds = {name: folds for name, folds in found.items() if len(self.layers[name].matrices) == 1}
+        self.folds = {name: folds for name, folds in found.items() if self._one_order(name, *folds.consumers)}
         self.natural = {name: [m.layout.arrangement for m in matrices_of(x)] for name, x in self.layers.items()}
         self.from_before: dict[str, Tensor] = {}
         """Orders of inputs that come from the layers before."""
@@ -167,34 +174,30 @@ class _Remapper:
         else:
             scores: Scores = {}
             if method == "srs":
-                scores = self._scores(on_ideal(self.model), tuple(self.names))
+                scores = self._scores(on_ideal(self.model), self.model, tuple(self.placed))
             for done, name in enumerate(self.names, start=1):
                 self._arrange(name, scores.get(name))
                 self.say(name, done, len(self.names))
         return Remapped(self.model, self.remapping, tuple(self._report(name) for name in self.names))
 
     def _dynamic(self) -> None:
-        """Layers not mapped yet are ideal, those mapped are what they are."""
-        emulators = {name: [m.emulator for m in matrices_of(layer)] for name, layer in self.layers.items()}
-        self.model = on_ideal(self.model)
-        self.layers = crossbar_layers(self.model)
+        """Every layer ranked on the crossbars as they are, the layers before it already mapped."""
         for done, name in enumerate(self.names, start=1):
-            scores = self._scores(self.model, (name,))[name]
-            self._arrange(name, scores, emulators[name])
+            scores = self._scores(self.model, self.model, (name,)) if name in self.placed else {}
+            self._arrange(name, scores.get(name))
             self.say(name, done, len(self.names))
-        for name in self.layers.keys() - set(self.names):
-            self._put(name, self.natural[name], emulators[name])
 
-    def _scores(self, model: nn.Module, names: tuple[str, ...]) -> Scores:
-        return sensitivity(model, self.remapping.measure, self.batch, layers=names, seed=self.remapping.seed)
+    def _scores(self, model: nn.Module, arrays: nn.Module, names: tuple[str, ...]) -> Scores:
+        told = self.remapping
+        return sensitivity(model, told.measure, self.batch, arrays=arrays, layers=names, seed=told.seed)
 
-    def _arrange(self, name: str, scores: Tensor | None, emulators: list[Emulator] | None = None) -> None:
+    def _arrange(self, name: str, scores: Tensor | None) -> None:
         layer = self.layers[name]
         orders: list[Tensor | None] = [None] * len(matrices_of(layer))
         if scores is not None:
             parts = split_outputs(layer, scores)
             orders = [ranked(part, m.layout) for part, m in zip(parts, matrices_of(layer), strict=True)]
-        self._put(name, self._arrangements(name, orders), emulators)
+        self._put(name, self._arrangements(name, orders))
         self._pass_on(name)
 
     def _assign(self) -> None:
@@ -202,8 +205,8 @@ class _Remapper:
         for name in self.names:
             orders: list[Tensor | None] = [None] * len(matrices_of(self.layers[name]))
             self._put(name, self._arrangements(name, orders))
-        before, steps = mean_loss(self.model, self.batch), self.remapping.sweeps * len(self.names)
-        for done, name in enumerate(self.names * self.remapping.sweeps, start=1):
+        before, steps = mean_loss(self.model, self.batch), self.remapping.sweeps * len(self.placed)
+        for done, name in enumerate(self.placed * self.remapping.sweeps, start=1):
             old = [m.layout.arrangement for m in matrices_of(self.layers[name])]
             orders, expected = self._best_orders(name)
             self._put(name, self._arrangements(name, orders))
@@ -219,18 +222,14 @@ class _Remapper:
 
     def _best_orders(self, name: str) -> tuple[list[Tensor | None], float]:
         layer = self.layers[name]
-        effects: list[list[Tensor]] = [[] for _ in matrices_of(layer)]
+        found: list[list[Tensor]] = [[] for _ in matrices_of(layer)]
         for part in self.batch.parts():
             seen = observe(self.model, part, (name,))[name]
-            fields, gradients = layer.packing.split(seen.inputs), split_outputs(layer, seen.gradients)
-            if layer.output_gain is not None:
-                gradients = split_outputs(layer, seen.gradients * layer.output_gain)
-            for k, matrix in enumerate(matrices_of(layer)):
-                with torch.no_grad():
-                    effects[k].append(place_effects(matrix, fields[k], gradients[k], self.remapping.places))
+            for k, effect in enumerate(effects(layer, layer, seen, self.remapping.places)):
+                found[k].append(effect)
         orders, expected = list[Tensor | None](), 0.0
-        for found, matrix in zip(effects, matrices_of(layer), strict=True):
-            near, whole = nearness(matrix.layout), torch.cat(found)
+        for parts, matrix in zip(found, matrices_of(layer), strict=True):
+            near, whole = nearness(matrix.layout), torch.cat(parts)
             order = assigned(whole, near)
             orders.append(order)
             expected += expected_change(whole, near, order)
@@ -238,37 +237,28 @@ class _Remapper:
 
     def _arrangements(self, name: str, orders: list[Tensor | None]) -> list[Arrangement]:
         """With outputs in these orders, word lines and bit lines as the remapping has them."""
-        made = []
+        made, kind = [], self.remapping.rows if has_places(self.layers[name]) else "natural"
         for matrix, order, natural in zip(matrices_of(self.layers[name]), orders, self.natural[name], strict=True):
-            rows, lines = row_order(matrix, self.remapping.rows), line_order(matrix, self.remapping.bits)
+            outputs, rows = natural.outputs if order is None else order, row_order(matrix, kind)
+            lines = line_order(matrix, self.remapping.bits, outputs)
             inputs = rows if rows is not None else self.from_before.get(name, natural.inputs)
-            made.append(
-                Arrangement(
-                    order if order is not None else natural.outputs,
-                    inputs,
-                    lines if lines is not None else natural.lines,
-                )
-            )
+            made.append(Arrangement(outputs, inputs, natural.lines if lines is None else lines))
         return made
 
-    def _put(self, name: str, arrangements: list[Arrangement], emulators: list[Emulator] | None = None) -> None:
-        layer = self.layers[name]
-        for k, (matrix, arrangement) in enumerate(zip(matrices_of(layer), arrangements, strict=True)):
-            if emulators is not None:
-                matrix.emulator = emulators[k]
-            if emulators is not None or matrix.layout.arrangement != arrangement:
+    def _put(self, name: str, arrangements: list[Arrangement]) -> None:
+        for k, (matrix, arrangement) in enumerate(zip(matrices_of(self.layers[name]), arrangements, strict=True)):
+            if matrix.layout.arrangement != arrangement:
                 matrix.arrange(arrangement, self._vectors(name, k, matrix))
 
     def _vectors(self, name: str, index: int, matrix: CrossbarMatrix) -> Tensor | None:
         """Inputs that choose ADC ranges anew, where they must be."""
-        arch = matrix.architecture
-        if arch.adc_range != "calibrated" or arch.adc_granularity == "layer":
+        if not has_own_ranges(matrix):
             return None
         seen: list[Tensor] = []
         layer = self.layers[name]
         with torch.no_grad(), hooked([(layer, lambda layer, args, output: seen.append(layer.matrix_inputs(args[0])))]):
             self.model(self.batch.images[:16])
-        return layer.packing.split(seen[0])[index][:64]
+        return layer.packing.split(seen[0])[index][:RANGE_VECTORS]
 
     def _pass_on(self, name: str) -> None:
         """Tell the layers after it in which order its outputs come."""
@@ -296,6 +286,11 @@ class _Remapper:
     def _order(self, name: str) -> Tensor | None:
         """Of all outputs of a layer of one group; None is the natural one."""
         return matrices_of(self.layers[name])[0].layout.arrangement.outputs
+
+    def _one_order(self, producer: str, *consumers: str) -> bool:
+        """Whether the producer's outputs have one order, and the consumers' word lines can be wired in it."""
+        one = len(self.layers[producer].matrices) == 1
+        return one and all(has_places(self.layers[name]) for name in (producer, *consumers))
 
     def _report(self, name: str) -> RemappedLayer:
         layer, moved, outputs = self.layers[name], 0, 0

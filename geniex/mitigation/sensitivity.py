@@ -9,20 +9,26 @@ from torch import Tensor, nn
 
 from geniex.errors import InputError
 from geniex.mitigation.observe import Batch, Observation, hooked, mean_loss, observe
+from geniex.mitigation.places import at_places, has_places, place_effects
 from geniex.simulator import CrossbarLayer, CrossbarMatrix, crossbar_layers, on_ideal, programmed_weight
+from geniex.simulator.exchange import check_converted
 from geniex.variation.base import seeded
 
 Scores = dict[str, Tensor]
 """By layer, float64 (groups * outputs,): the more, the more an output matters."""
-Measure = Callable[[nn.Module, Batch, tuple[str, ...]], Scores]
-"""Scores of the named layers of a converted model, judged on a batch."""
+Measure = Callable[[nn.Module, nn.Module, Batch, tuple[str, ...]], Scores]
+"""Scores of the named layers of a converted model, judged on a batch; the second model has the arrays that err."""
+
+_PLACES = 4
+"""Places at which errors are taken."""
 
 
 def sensitivity(
     model: nn.Module,
     measure: str | Measure,
-    calibration: Batch,
+    calibration: tuple[Tensor, Tensor] | Batch,
     *,
+    arrays: nn.Module | None = None,
     layers: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> Scores:
@@ -32,33 +38,47 @@ def sensitivity(
     measure                   score of an output
     ========================  =====================================================================================
     "taylor"                  sum over its weights of |w dL/dw|, L the mean loss (Molchanov et al., 2017)
-    "gradient_variance"       mean squared dL/dy times the variance of the error that its crossbars make now
+    "gradient_variance"       mean squared dL/dy times the variance of its error, over places on its tile
+    "displacement"            rise of the loss with its distance from the drivers, by its own error (see ``assigned``)
     "leave_one_out"           rise of the loss where all its weights are 0: one forward pass an output
     "l1"                      sum of |w|
     "random"                  a draw from ``seed``
     ========================  =====================================================================================
 
     Args:
-        model: what ``convert`` returned. "Clean" scores are those of ``on_ideal(model)``.
-        measure: one of those, or a function of model, batch and layer names.
+        model: what ``convert`` returned, which gives L, its gradients and the layers' inputs. "Clean" scores are those
+            of ``on_ideal(model)``.
+        measure: one of those, or a function of model, arrays, batch and layer names.
         calibration: training images and labels that L is of.
-        layers: names of the crossbar layers to score; None is all. A layer that is never called is left out.
+        arrays: the same model on the crossbars whose errors count, where ``model`` is not: "gradient_variance" and
+            "displacement" read its layers.
+        layers: names of the crossbar layers to score; None is all but unrolled convolutions, whose outputs have a place
+            for each position. A layer that is never called has no gradients, and is left out where they count.
         seed: of "random".
     """
-    known = crossbar_layers(model)
-    names = tuple(known) if layers is None else tuple(layers)
+    check_converted(model)
+    known, calibration = crossbar_layers(model), Batch.of(calibration)
+    placed = [name for name, layer in known.items() if has_places(layer)]
+    names = tuple(placed if layers is None else layers)
     for name in names:
-        if name not in known:
-            raise InputError("layers", repr(name), f"crossbar layers are {', '.join(map(repr, known))}")
+        if name not in placed:
+            allowed = f"crossbar layers with one place for each output are {', '.join(map(repr, placed))}"
+            raise InputError("layers", repr(name), allowed)
+    arrays = model if arrays is None else arrays
+    check_converted(arrays)
+    if {name: layer.packing for name, layer in crossbar_layers(arrays).items()} != {
+        n: x.packing for n, x in known.items()
+    }:
+        raise InputError("arrays", type(arrays).__name__, "it must have the model's layers, packed as there")
     if callable(measure):
-        return measure(model, calibration, names)
+        return measure(model, arrays, calibration, names)
     if measure == "random":
         return {
             name: torch.rand(_outputs(known[name]), generator=seeded(seed, name), dtype=torch.float64) for name in names
         }
     if measure not in MEASURES:
         raise InputError("measure", repr(measure), f"it must be one of {', '.join((*MEASURES, 'random'))}")
-    return MEASURES[measure](model, calibration, names)
+    return MEASURES[measure](model, arrays, calibration, names)
 
 
 def layer_weights(layer: CrossbarLayer) -> list[Tensor]:
@@ -76,13 +96,22 @@ def split_outputs(layer: CrossbarLayer, values: Tensor) -> tuple[Tensor, ...]:
     return values.split([matrix.layout.outputs for matrix in matrices_of(layer)], dim=-1)
 
 
-def errors(layer: CrossbarLayer, ideal: CrossbarLayer, inputs: Tensor) -> Tensor:
-    """What ``layer`` gives more than ``ideal`` (..., groups * outputs) for the same vectors (..., groups * inputs)."""
-    with torch.no_grad():
-        return layer.product(inputs) - ideal.product(inputs)
+def product_gradients(layer: CrossbarLayer, seen: Observation) -> Tensor:
+    """Of each image's loss by what the matrices give, before the layer's gain."""
+    return seen.gradients if layer.output_gain is None else seen.gradients * layer.output_gain
 
 
-def _taylor(model: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
+def effects(layer: CrossbarLayer, arrays: CrossbarLayer, seen: Observation, samples: int) -> list[Tensor]:
+    """``place_effects`` of each matrix of ``arrays``, where d is 0 for what ``layer`` gives for the same inputs."""
+    fields, gradients = arrays.packing.split(seen.inputs), split_outputs(arrays, product_gradients(layer, seen))
+    clean = matrices_of(layer)
+    return [
+        place_effects(matrix, fields[k], gradients[k], samples, None if layer is arrays else clean[k](fields[k]))
+        for k, matrix in enumerate(matrices_of(arrays))
+    ]
+
+
+def _taylor(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
     layers, gradients = crossbar_layers(model), dict[str, list[Tensor]]()
     for part in batch.parts():
         for name, seen in observe(model, part, names).items():
@@ -101,20 +130,21 @@ def _taylor(model: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
 def _weight_gradients(layer: CrossbarLayer, seen: Observation) -> list[Tensor]:
     """Of the loss by each matrix' weights (outputs, inputs), float64."""
     fields = layer.packing.split(seen.inputs.flatten(0, 1).double())
-    outputs = split_outputs(layer, seen.gradients.flatten(0, 1).double())
+    outputs = split_outputs(layer, product_gradients(layer, seen).flatten(0, 1).double())
     return [g.T @ x for g, x in zip(outputs, fields, strict=True)]
 
 
-def _gradient_variance(model: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
-    layers, ideal = crossbar_layers(model), crossbar_layers(on_ideal(model))
+@torch.no_grad()
+def _gradient_variance(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
+    layers, real, ideal = (crossbar_layers(m) for m in (model, arrays, on_ideal(arrays)))
     moments: dict[str, Tensor] = {}
     vectors: dict[str, int] = {}
     for part in batch.parts():
         for name, seen in observe(model, part, names).items():
-            error = errors(layers[name], ideal[name], seen.inputs).double()
-            found = torch.stack([x.sum((0, 1)) for x in (seen.gradients.double().square(), error, error.square())])
+            gradients = product_gradients(layers[name], seen).double()
+            found = torch.stack([gradients.square().sum((0, 1)), *_error_moments(real[name], ideal[name], seen)])
             moments[name] = moments.get(name, torch.zeros_like(found)) + found
-            vectors[name] = vectors.get(name, 0) + error[..., 0].numel()
+            vectors[name] = vectors.get(name, 0) + seen.inputs[..., 0].numel()
     out: Scores = {}
     for name, sums in moments.items():
         gradient, mean, square = sums / vectors[name]
@@ -122,7 +152,36 @@ def _gradient_variance(model: nn.Module, batch: Batch, names: tuple[str, ...]) -
     return out
 
 
-def _leave_one_out(model: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
+def _error_moments(layer: CrossbarLayer, ideal: CrossbarLayer, seen: Observation) -> tuple[Tensor, Tensor]:
+    """Sums over vectors (groups * outputs,) of the errors and their squares, means over places."""
+    fields, first, second = layer.packing.split(seen.inputs), list[Tensor](), list[Tensor]()
+    for field, matrix, clean in zip(fields, matrices_of(layer), matrices_of(ideal), strict=True):
+        wanted = clean(field)
+        found = [(given - wanted).double() for _, given in at_places(matrix, field, _PLACES)]
+        first.append(torch.stack([error.sum((0, 1)) for error in found]).mean(0))
+        second.append(torch.stack([error.square().sum((0, 1)) for error in found]).mean(0))
+    return torch.cat(first), torch.cat(second)
+
+
+def _displacement(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
+    layers, real = crossbar_layers(model), crossbar_layers(arrays)
+    costs: dict[str, list[Tensor]] = {}
+    for part in batch.parts():
+        for name, seen in observe(model, part, names).items():
+            found = [(d + d.square() / 2).sum(0) for d in effects(layers[name], real[name], seen, _PLACES)]
+            costs[name] = [a + b for a, b in zip(costs[name], found, strict=True)] if name in costs else found
+    return {
+        name: torch.cat([_slope(cost) for cost in found]).cpu() / len(batch.images) for name, found in costs.items()
+    }
+
+
+def _slope(cost: Tensor) -> Tensor:
+    """Of the least-squares line through each output's cost (outputs, nearness), times the tile's length."""
+    places = torch.linspace(-0.5, 0.5, cost.shape[1], dtype=cost.dtype, device=cost.device)
+    return cost @ places / places.square().sum() if len(places) > 1 else torch.zeros_like(cost[:, 0])
+
+
+def _leave_one_out(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
     layers, before = crossbar_layers(model), mean_loss(model, batch)
     out: Scores = {}
     for name in names:
@@ -145,7 +204,7 @@ def _without(output: int) -> Callable[..., Tensor]:
     return hook
 
 
-def _l1(model: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
+def _l1(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
     layers = crossbar_layers(model)
     return {name: torch.cat([w.abs().sum(1) for w in layer_weights(layers[name])]).cpu() for name in names}
 
@@ -157,6 +216,7 @@ def _outputs(layer: CrossbarLayer) -> int:
 MEASURES: dict[str, Measure] = {
     "taylor": _taylor,
     "gradient_variance": _gradient_variance,
+    "displacement": _displacement,
     "leave_one_out": _leave_one_out,
     "l1": _l1,
 }

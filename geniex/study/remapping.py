@@ -87,7 +87,7 @@ class RemapSetting:
     """Test images; None is all."""
     combined_images: int | None = None
     """Test images, the first ones, for rows with a control; None is as many as for others."""
-    calibration_images: int = 128
+    calibration_images: int = 256
     """Training images that mappings are judged by."""
     steps: int = 20
     """Of fine-tuning."""
