@@ -66,9 +66,10 @@ def notes(study: RemapStudy) -> list[str]:
         " images. Recovered: the share of it that is back; in parentheses 95 % intervals over the networks (Student's"
         " t), beside them those over images (bootstrap), which hold for these networks alone.",
         "Mappings: none, as outputs come; random and l1, controls; srs, one ranking of all layers by |w dL/dw| on"
-        " the clean network; drs, the same layer by layer on the crossbars, with the layers before mapped; *_displacement,"
-        " ranked by the rise of the loss with an output's distance from the drivers instead; assignment, layer by layer"
-        " by the loss expected of every output at every place; mdm and wagonn, word lines and bit lines by conductance;"
+        " the clean network; drs, the same layer by layer on the crossbars, with the layers before mapped;"
+        " *_displacement, ranked by the rise of the loss with an output's distance from the drivers instead;"
+        " assignment, layer by layer by the loss expected of every output at every place;"
+        " mdm and wagonn, word lines and bit lines by conductance;"
         " assignment_mdm, both. Nothing is retrained.",
         "Controls, each alone (mapping none) and with mappings: gains and offsets of each output fitted to ideal tiles;"
         f" batch norms refitted on the crossbars; {told['steps']} steps of fine-tuning on the crossbars. The first two"

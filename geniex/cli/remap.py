@@ -22,7 +22,6 @@ from geniex.preset import presets
 from geniex.study.html import html_table, markdown_page, write_page
 from geniex.study.remapping import RemapSetting, RemapStudy, study_remapping
 
-
 _METHODS = ["none", "random", "l1", "srs", "drs", "drs_displacement", "assignment"]
 
 

@@ -37,7 +37,7 @@ class Remapping(Config):
     layers before it mapped (its dynamic one). "assignment": layer by layer, where the loss is
     expected to be least."""
     measure: str = "taylor"
-    """What "srs" and "drs" rank by: "taylor", "gradient_variance", "displacement", "leave_one_out", "l1" or "random"."""
+    """What "srs" and "drs" rank by: a measure of ``sensitivity``, or "random"."""
     rows: Rows = "natural"
     """Order of word lines: "natural" (or the folded order), or "mdm", by their conductance."""
     bits: Bits = "natural"
