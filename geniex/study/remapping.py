@@ -37,8 +37,10 @@ CONTROLS = ("gain", "batch_norm", "fine_tuning")
 """What a mapping is compared and combined with."""
 _CALIBRATION = 256
 """Training images that choose the input ranges and refit the controls."""
-_BATCH = 50
-"""Images read at once; those of a step of fine-tuning are as many."""
+_BATCH = 250
+"""Images read at once."""
+_STEP = 50
+"""Images of a step of fine-tuning."""
 _RATE = 1e-3
 """First learning rate of fine-tuning."""
 
@@ -298,7 +300,7 @@ class _OneNetwork:
     def _fine_tuned(self, method: str) -> nn.Module:
         places = arrangements(self._remapped(method))
         model = arranged(self._converted(trainable=True), places)
-        settings = FitConfig(batch=_BATCH, seed=self.setting.seed)
+        settings = FitConfig(batch=_STEP, seed=self.setting.seed)
         fine_tune(
             model,
             MovedBatches(AugmentedBatches(self.training, settings), self.device),
