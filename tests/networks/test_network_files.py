@@ -18,6 +18,7 @@ from geniex.networks import (
     shipped_networks,
 )
 from geniex.networks.train import accuracy
+from geniex.shipped import shipped_file
 
 
 @pytest.fixture
@@ -112,15 +113,27 @@ def test_shipped_networks_are_told_by_their_names(monkeypatch: pytest.MonkeyPatc
     assert shipped_networks() == ["fashion-cnn", "fashion-vgg-10", "fashion-vgg-2"]
 
 
-def test_shipped_network_is_as_accurate_as_its_card_says() -> None:
-    info = network_info("fashion-cnn")
-    assert info["accuracy"] >= 0.90
+def test_the_study_networks_ship() -> None:
+    studied = [f"{kind}-{seed}" for kind in ("fashion-resnet20", "fashion-vgg") for seed in range(3)]
+    assert set(studied) <= set(shipped_networks())
+    for name in studied:
+        assert network_info(name)["accuracy"] >= 0.91
+        assert network_info(name)["settings"]["seed"] == int(name[-1])
+        assert shipped_file(f"{name}.safetensors").stat().st_size < 5e6
+
+
+@pytest.mark.parametrize(
+    "name", ["fashion-cnn", "fashion-vgg-0", "fashion-vgg-1", "fashion-vgg-2", "fashion-resnet20-2"]
+)
+def test_shipped_network_is_as_accurate_as_its_card_says(name: str) -> None:
+    info = network_info(name)
     if find_images("fashion-mnist") is None:
         pytest.skip("needs Fashion-MNIST")
     images = load_images("fashion-mnist", train=False).subset(2000, seed=0)
     # Four standard errors of a share estimated on 2000 of the 10000 images.
-    assert abs(accuracy(load_network("fashion-cnn"), images) - info["accuracy"]) < 0.025
-    assert accuracy(load_network("fashion-cnn"), images) >= 0.89
+    assert abs(accuracy(load_network(name), images) - info["accuracy"]) < 0.025
+    card = shipped_file(f"{name.rstrip('012').rstrip('-')}.md").read_text()
+    assert f"{100 * info['accuracy']:.2f}" in card
 
 
 def test_shipped_network_survives_eight_bits() -> None:

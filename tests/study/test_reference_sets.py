@@ -60,8 +60,9 @@ def solved_natively(data: SweepFile | SweepIndex, folder: Path) -> SweepFile | S
 def assert_same_arrays(one: SweepFile | SweepIndex, other: SweepFile | SweepIndex) -> None:
     for a, b in zip(*((data,) if isinstance(data, SweepFile) else data.files for data in (one, other)), strict=True):
         (g, v, i), (same_g, same_v, near_i) = a.read(0, a.tiles), b.read(0, b.tiles)
-        assert torch.equal(g, same_g)
-        assert torch.equal(v, same_v)
+        # Log-uniform windows go through exp, whose last bits are the processor's.
+        torch.testing.assert_close(g, same_g, rtol=1e-12, atol=0)
+        torch.testing.assert_close(v, same_v, rtol=1e-12, atol=0)
         assert not torch.equal(i, near_i)
 
 
