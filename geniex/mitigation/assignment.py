@@ -18,15 +18,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geniex.errors import MissingDependencyError
-
 
 def assigned(effects: Tensor, near: Tensor) -> Tensor:
     """The order of outputs (outputs,) of least cost, for d (images, outputs, nearness) and each place's nearness."""
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise MissingDependencyError("scipy", "remapping by assignment", "pip install scipy") from error
+    from scipy.optimize import linear_sum_assignment
 
     at_places = effects[:, :, near]  # (images, outputs, places)
     cost = (at_places + at_places.square() / 2).mean(0)

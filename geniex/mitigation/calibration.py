@@ -28,6 +28,9 @@ def calibrate_outputs(model: nn.Module, images: Tensor, *, offset: bool = True) 
         offset: whether to fit offsets too.
     """
     check_converted(model)
+    for name, layer in crossbar_layers(model).items():
+        if layer.output_gain is not None:
+            raise InputError("model", f"layer {name!r}, calibrated before", "calibrate the model that had no gains yet")
     _check_images(images)
     wanted = _outputs(on_ideal(model), images)
     fitted, done = copy.deepcopy(model), set[str]()
@@ -86,8 +89,7 @@ def _fit(layer: CrossbarLayer, given: Tensor, wanted: Tensor, offset: bool) -> N
     power = centred.square().sum(0)
     still = power <= 1e-12 * given.square().sum(0).clamp(min=1e-30)
     gain = torch.where(still, 1.0, (centred * (wanted - means[1])).sum(0) / torch.where(still, 1.0, power))
-    before = 1.0 if layer.output_gain is None else layer.output_gain.double()
-    layer.output_gain = (before * gain).to(dtype)
+    layer.output_gain = gain.to(dtype)
     if offset:
         shift = (means[1] - gain * means[0]).to(dtype)
         layer.bias = nn.Parameter(shift + bias)
@@ -101,7 +103,7 @@ def _outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     def watch(name: str) -> Callable[..., None]:
         def hook(layer: CrossbarLayer, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.setdefault(name, layer.output_vectors(output))
+            seen.setdefault(name, layer.output_vectors(output.clone()))  # the network may go on in place
 
         return hook
 

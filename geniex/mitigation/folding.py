@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniex.simulator import CrossbarConv, CrossbarLayer, CrossbarLinear
+from geniex.simulator import CrossbarConv, CrossbarLayer, CrossbarLinear, crossbar_layers
 
 _ELEMENTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Tanh),
     *(nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Identity, nn.Dropout),
 )
-_BY_CHANNEL = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout2d, nn.Dropout3d),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-)
+_BY_CHANNEL = {
+    1: (nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
+    2: (nn.BatchNorm2d, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    3: (nn.BatchNorm3d, nn.Dropout3d, nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
+}
+"""For maps of so many dimensions; a pool of more dimensions would take channels for one of them."""
 _FUNCTIONS = (
     F.relu,
     torch.relu,
@@ -36,10 +36,11 @@ _FUNCTIONS = (
     torch.tanh,
 )
 _METHODS = ("relu", "relu_", "sigmoid", "tanh", "contiguous")
-_POOLS = (F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_POOLS = {1: (F.max_pool1d, F.avg_pool1d), 2: (F.max_pool2d, F.avg_pool2d), 3: (F.max_pool3d, F.avg_pool3d)}
 
-Form = Literal["map", "vector"]
-"""Channels in dimension 1 with a map behind them, or in a last dimension that may hold several positions each."""
+_VECTOR = 0
+"""Channels are in the last dimension, which may hold several positions each; in dimension 1 where a map of so many
+dimensions is behind them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,14 @@ def foldable(model: nn.Module) -> dict[str, Folds]:
     pools, flattening) and ends in crossbar layers of one group. Sums, concatenations, the network's own output and all
     that cannot be traced need the natural order. Where a module cannot be traced, its children are looked at.
     """
-    return dict(_foldable(model, ""))
+    graphs: dict[nn.Module, int] = {}
+    found = dict(_foldable(model, "", graphs))
+    known = crossbar_layers(model)
+    # A layer that several graphs call has more to it than any one of them shows.
+    shared = {name for name, layer in known.items() if graphs.get(layer, 0) > 1}
+    return {
+        name: folds for name, folds in found.items() if name in known and shared.isdisjoint((name, *folds.consumers))
+    }
 
 
 def next_order(order: Tensor, inputs: int) -> Tensor:
@@ -75,31 +83,33 @@ class _Tracer(torch.fx.Tracer):
         return isinstance(module, CrossbarLayer) or super().is_leaf_module(module, module_qualified_name)
 
 
-def _foldable(module: nn.Module, prefix: str) -> Iterator[tuple[str, Folds]]:
+def _foldable(module: nn.Module, prefix: str, graphs: dict[nn.Module, int]) -> Iterator[tuple[str, Folds]]:
     if isinstance(module, CrossbarLayer):
         return
     try:
         graph = _Tracer().trace(module)
     except Exception:  # tracing runs the model's own code, which may raise anything
         for name, child in module.named_children():
-            yield from _foldable(child, f"{prefix}{name}.")
+            yield from _foldable(child, f"{prefix}{name}.", graphs)
         return
     modules = dict(module.named_modules())
     calls: dict[str, int] = {}
     for node in graph.nodes:
         if node.op == "call_module":
             calls[node.target] = calls.get(node.target, 0) + 1
+    for layer in {modules[name] for name in calls}:
+        graphs[layer] = graphs.get(layer, 0) + 1
     for node in graph.nodes:
         layer = modules.get(node.target) if node.op == "call_module" else None
         if not isinstance(layer, CrossbarLayer) or calls[node.target] > 1:
             continue
-        form: Form = "map" if isinstance(layer, CrossbarConv) else "vector"
+        form = layer.geometry.dims if isinstance(layer, CrossbarConv) else _VECTOR
         found = _consumers(node, form, modules)
         if found and all(calls[name] == 1 for name in found):
             yield prefix + node.target, Folds(tuple(prefix + name for name in found))
 
 
-def _consumers(node: torch.fx.Node, form: Form, modules: Mapping[str, nn.Module]) -> list[str] | None:
+def _consumers(node: torch.fx.Node, form: int, modules: Mapping[str, nn.Module]) -> list[str] | None:
     """Names of the crossbar layers that everything ends in; None where something needs the natural order."""
     found: list[str] = []
     for user in node.users:
@@ -107,7 +117,7 @@ def _consumers(node: torch.fx.Node, form: Form, modules: Mapping[str, nn.Module]
             return None
         module = modules.get(str(user.target)) if user.op == "call_module" else None
         if isinstance(module, CrossbarLayer):
-            fits = isinstance(module, CrossbarConv) if form == "map" else isinstance(module, CrossbarLinear)
+            fits = isinstance(module, CrossbarConv if form else CrossbarLinear)
             if not fits or module.packing.groups != 1:
                 return None
             found.append(str(user.target))
@@ -120,26 +130,27 @@ def _consumers(node: torch.fx.Node, form: Form, modules: Mapping[str, nn.Module]
     return found or None
 
 
-def _form_after(user: torch.fx.Node, module: nn.Module | None, form: Form) -> Form | None:
+def _form_after(user: torch.fx.Node, module: nn.Module | None, form: int) -> int | None:
     """Where channels are after an operation; None where it does not treat them alike."""
     if user.op == "call_module":
-        kinds = (*_ELEMENTWISE, *_BY_CHANNEL) if form == "map" else (*_ELEMENTWISE, nn.BatchNorm1d)
-        if isinstance(module, kinds):
+        by_channel = _BY_CHANNEL[form] if form else (nn.BatchNorm1d,)
+        if isinstance(module, (*_ELEMENTWISE, *by_channel)):
             return form
         flat = isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
-        return "vector" if flat and form == "map" else None
-    if user.target in _FUNCTIONS or user.target in _METHODS or (user.target in _POOLS and form == "map"):
+        return _VECTOR if flat and form else None
+    if user.target in _FUNCTIONS or user.target in _METHODS or (form and user.target in _POOLS[form]):
         return form
-    if form == "vector":
+    if not form:
         return None
     if user.target in (torch.flatten, "flatten"):
         given = _arguments(user, "start_dim", "end_dim")
-        return "vector" if (given.get("start_dim"), given.get("end_dim", -1)) == (1, -1) else None
+        return _VECTOR if (given.get("start_dim"), given.get("end_dim", -1)) == (1, -1) else None
     if user.target in (torch.mean, "mean"):
-        given = _arguments(user, "dim", "keepdim")
-        if given.get("dim") not in ((2, 3), [2, 3], (-2, -1), [-2, -1], (-1, -2), [-1, -2]):
+        given, whole = _arguments(user, "dim", "keepdim"), range(2, form + 2)
+        dim = given.get("dim")
+        if not isinstance(dim, list | tuple) or sorted(d % (form + 2) for d in dim) != [*whole]:
             return None
-        return "map" if given.get("keepdim", False) else "vector"
+        return form if given.get("keepdim", False) else _VECTOR
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,15 @@ class Batch:
         if not good or self.labels.shape != self.images.shape[:1] or self.labels.is_floating_point():
             shapes = " and ".join(str(tuple(getattr(x, "shape", ()))) for x in (self.images, self.labels))
             raise InputError("calibration", f"images and labels {shapes}", "at least one image, and one label for each")
+
+    @classmethod
+    def of(cls, calibration: object) -> Batch:
+        """A pair (images, labels) as a batch, and a batch as it is."""
+        if isinstance(calibration, Batch):
+            return calibration
+        if not isinstance(calibration, Sequence) or len(calibration) != 2:
+            raise InputError("calibration", type(calibration).__name__, "it must be a pair: images and labels")
+        return cls(*calibration)
 
     def parts(self, size: int = BATCH) -> Iterator[Batch]:
         """Smaller batches."""
@@ -73,10 +82,11 @@ def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) 
     def watch(name: str) -> Callable[..., Tensor]:
         def hook(layer: CrossbarLayer, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             watched = output if output.requires_grad else output.detach().requires_grad_()
-            seen = [args[0].detach(), watched.detach(), torch.zeros_like(watched)]
+            # What the network does in place, it does to copies of what is kept.
+            seen = [args[0].detach().clone(), watched.detach(), torch.zeros_like(watched)]
             calls[name].append(seen)
             watched.register_hook(lambda gradient: seen.__setitem__(2, gradient))
-            return watched
+            return watched.clone()
 
         return hook
 

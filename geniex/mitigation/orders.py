@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from geniex.errors import InputError
-from geniex.mapping import Architecture, TileLayout
+from geniex.mapping import Architecture, Arrangement, TileLayout
 from geniex.simulator import CrossbarMatrix
 
 Rows = Literal["natural", "mdm"]
@@ -57,8 +58,8 @@ def row_order(matrix: CrossbarMatrix, rows: Rows) -> Tensor | None:
     return order
 
 
-def line_order(matrix: CrossbarMatrix, bits: Bits) -> Tensor | None:
-    """The order of a tile's bit lines (cols,).
+def line_order(matrix: CrossbarMatrix, bits: Bits, outputs: Tensor | None = None) -> Tensor | None:
+    """The order of a tile's bit lines (cols,) for an order of ``outputs`` (outputs,), None being the natural one.
 
     "natural" has each output's slices side by side, most significant first, "reversed" least significant first (as MDM
     does); "msb_near" has the most significant slices of all outputs nearest the drivers, "lsb_near" the least
@@ -71,7 +72,11 @@ def line_order(matrix: CrossbarMatrix, bits: Bits) -> Tensor | None:
     groups = torch.arange(arch.outputs_per_tile * arch.slices).reshape(-1, arch.slices)
     if bits == "dense_near":
         data = groups.flatten()
-        content = matrix.layout.off_lines(matrix.conductances).double().sum((0, 1, 2, 3))[: len(data)].cpu()
+        layout, device = matrix.layout, matrix.conductances.device
+        there = Arrangement(None if outputs is None else outputs.to(device), layout.arrangement.inputs)
+        moved = dataclasses.replace(layout, arrangement=there)
+        cells = layout.relocated(layout.off_lines(matrix.conductances), moved)
+        content = cells.double().sum((0, 1, 2, 3))[: len(data)].cpu()
         chosen = data[content.argsort(descending=True, stable=True)]
     else:
         by_slice = groups if bits in ("natural", "msb_near") else groups.flip(1)
