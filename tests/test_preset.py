@@ -15,6 +15,7 @@ from geniex.preset import presets
         ("harsh-64", 64, 500, 100, 5, 5, 20e3, 10, 0.5),
         ("yale-64", 64, 1e3, 1e3, 5, 10, 20e3, 10, 0.25),
         ("wire-128", 128, 0, 0, 2, 2, 20e3, 10, 0.25),
+        ("wire-128-harsh", 128, 0, 0, 2.5, 2.5, 20e3, 10, 0.25),
     ],
 )
 def test_values_are_the_sources(
@@ -32,5 +33,5 @@ def test_values_are_the_sources(
 
 
 def test_every_preset_is_held_to_its_source() -> None:
-    assert set(presets) == {"geniex-16", "geniex-32", "geniex-64", "harsh-64", "yale-64", "wire-128"}
+    assert set(presets) == {"geniex-16", "geniex-32", "geniex-64", "harsh-64", "yale-64", "wire-128", "wire-128-harsh"}
     assert all(preset.source for preset in presets.values())

@@ -223,8 +223,8 @@ class _OneNetwork:
         batch = Batch(self.calibration[0][:32], self.calibration[1][:32])
         told = [list(self.setting.methods), [m.to_dict() for m in self.setting.methods.values()]]
         path = self._kept("circuit", [told, self.setting.circuit_positions, self.setting.calibration_images])
-        if path is not None and path.is_file():
-            return tuple(LayerCheck(**row) for row in json.loads(path.read_bytes()))
+        if (kept := _read(path)) is not None:
+            return tuple(LayerCheck(**row) for row in kept)
         models = {method: self._remapped(method, keep=True) for method in self.setting.methods}
         found = check_layers(
             models,
@@ -278,9 +278,8 @@ class _OneNetwork:
             self._base = self._converted()
         remapping = self.setting.methods[method]
         path = self._kept("places", [remapping.to_dict(), self.setting.calibration_images])
-        if path is not None and path.is_file():
-            told = json.loads(path.read_bytes())
-            model = arranged(self._base, {name: Arrangement.of(**places) for name, places in told.items()})
+        if (kept := _read(path)) is not None:
+            model = arranged(self._base, {name: Arrangement.of(**places) for name, places in kept.items()})
         else:
             count = self.setting.calibration_images
             batch = Batch(self.calibration[0][:count], self.calibration[1][:count])
@@ -313,6 +312,14 @@ class _OneNetwork:
 
     def _kept(self, what: str, told: list[Any]) -> Path | None:
         return None if self.work is None else self.work / f"{what}-{digest(self.key, told)[:16]}.json"
+
+
+def _read(path: Path | None) -> Any | None:
+    """What a JSON file holds; one that is missing or torn is as good as none."""
+    try:
+        return None if path is None else json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def row_label(method: str, control: str | None) -> str:

@@ -119,22 +119,9 @@ def mean_interval(values: Tensor) -> tuple[float, float]:
 
 def student_quantile(freedom: int, coverage: float = 0.95) -> float:
     """The t that Student's distribution of ``freedom`` degrees keeps within with probability ``coverage``."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_within(middle, freedom) < coverage else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
+    from scipy.special import stdtrit
 
-
-def _student_within(angle: float, freedom: int) -> float:
-    """P(|t| < sqrt(freedom) tan(angle)), by Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = term if freedom > 1 else 0.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= (k - 1) / k * math.cos(angle) ** 2
-        total += term
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return float(stdtrit(freedom, (1 + coverage) / 2))
 
 
 def _finite(value: float) -> float | None:

@@ -1,0 +1,102 @@
+"""Per-layer output errors against the exact circuit's, and the order of mappings against SciPy's."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from geniex.circuit import Crossbar
+from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
+from geniex.mapping import Architecture
+from geniex.mitigation import Batch, remap
+from geniex.simulator import convert, emulated_by, on_ideal
+from geniex.study.remap_circuit import LayerCheck, check_layers, same_order
+
+CROSSBAR = Crossbar(8, 8, r_source=100.0, r_sink=50.0, r_wire=10.0)
+ARCH = Architecture(tile=(8, 8), weight_bits=6, input_bits=6, slice_bits=5, stream_bits=5, adc_range="full_scale")
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    return Batch(torch.rand(6, 1, 6, 6, generator=generator), torch.arange(6) % 4)
+
+
+@pytest.fixture(scope="module")
+def converted(batch: Batch) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4)).eval()
+    base = convert(network, ARCH, LinearEmulator(CROSSBAR), calibration=batch.images)
+    return {"none": base, "random": remap(base, "random", batch).model}
+
+
+def test_errors_are_those_of_layers_on_each_model_of_the_crossbar(
+    converted: dict[str, nn.Module], batch: Batch
+) -> None:
+    checks = check_layers(converted, CROSSBAR, batch, positions=10**6, tol=1e-8)
+    assert [(c.layer, c.method) for c in checks] == [(n, m) for n in ("0", "3") for m in converted]
+    ideal, gradients = _clean(converted["none"], batch)
+    patches = nn.functional.unfold(batch.images, 3).transpose(1, 2).flatten(0, 1)
+    for check, model in zip(checks[:2], converted.values(), strict=True):
+        assert check.positions == 96
+        with torch.no_grad():
+            surrogate = model[0].product(patches)
+            exact = _on_circuit(model, batch)[0].product(patches.double())
+        for given, plain, weighted in (
+            (surrogate, check.surrogate, check.surrogate_weighted),
+            (exact, check.circuit, check.circuit_weighted),
+        ):
+            error = (given - ideal).double()
+            assert plain == pytest.approx(float(error.norm() / ideal.double().norm()), rel=1e-5)
+            weights = gradients.double().square().mean(0).sqrt()
+            assert weighted == pytest.approx(float((error * weights).norm() / (ideal * weights).norm()), rel=1e-5)
+        assert check.surrogate != pytest.approx(check.circuit, rel=1e-3)  # linear cells are not sinh ones
+
+
+def _clean(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The first layer's ideal outputs and each image's loss gradient by them (vectors, outputs), by autograd alone."""
+    clean = on_ideal(model)
+    maps = clean[0](batch.images).detach().requires_grad_()
+    loss = nn.functional.cross_entropy(clean[1:](maps), batch.labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, maps)
+    return tuple(x.flatten(2).transpose(1, 2).flatten(0, 1) for x in (maps.detach(), gradient))
+
+
+def _on_circuit(model: nn.Module, batch: Batch) -> nn.Module:
+    """The same arrays on the exact circuit."""
+    return emulated_by(copy.deepcopy(model).double(), CircuitEmulator(CROSSBAR, tol=1e-8))
+
+
+def test_the_same_inputs_are_sampled_for_all_mappings(converted: dict[str, nn.Module], batch: Batch) -> None:
+    one, other = (check_layers(converted, CROSSBAR, batch, positions=5, seed=seed) for seed in (0, 1))
+    assert one == check_layers(converted, CROSSBAR, batch, positions=5, seed=0)
+    assert one[0].surrogate != other[0].surrogate
+    # Were they not, two copies of one mapping would have two errors.
+    twice = check_layers({"a": converted["none"], "b": converted["none"]}, CROSSBAR, batch, positions=5)
+    assert twice[0].circuit == twice[1].circuit
+
+
+def test_ideal_tiles_have_no_error_but_the_circuit_has(batch: Batch) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).eval()
+    ideal = convert(network, ARCH, IdealEmulator(), calibration=batch.images)
+    (check,) = check_layers({"none": ideal}, CROSSBAR, batch, positions=6)
+    assert check.surrogate == 0
+    assert check.circuit > 0.01
+
+
+def test_one_order_is_kendalls_tau() -> None:
+    first, second = [0.3, 0.1, 0.4, 0.15, 0.2], [0.2, 0.12, 0.5, 0.3, 0.1]
+    checks = tuple(LayerCheck("fc", str(k), 9, 0, 0, a, b) for k, (a, b) in enumerate(zip(first, second, strict=True)))
+    assert same_order(checks)["fc"] == pytest.approx(stats.kendalltau(first, second).statistic)
+    assert same_order(checks[:1]) == {"fc": 1.0}
+
+
+def test_progress_counts_layers(converted: dict[str, nn.Module], batch: Batch) -> None:
+    seen: list[tuple[int, int]] = []
+    check_layers(converted, CROSSBAR, batch, positions=2, progress=lambda done, whole: seen.append((done, whole)))
+    assert seen == [(1, 2), (2, 2)]
