@@ -60,12 +60,13 @@ def foldable(model: nn.Module) -> dict[str, Folds]:
     """
     graphs: dict[nn.Module, int] = {}
     found = dict(_foldable(model, "", graphs))
-    known = crossbar_layers(model)
-    # A layer that several graphs call has more to it than any one of them shows.
-    shared = {name for name, layer in known.items() if graphs.get(layer, 0) > 1}
-    return {
-        name: folds for name, folds in found.items() if name in known and shared.isdisjoint((name, *folds.consumers))
-    }
+    known, modules = crossbar_layers(model), dict(model.named_modules(remove_duplicate=False))
+
+    def told(*names: str) -> bool:
+        """A layer that several graphs call has more to it than any one of them shows."""
+        return all(name in known and graphs[modules[name]] == 1 for name in names)
+
+    return {name: folds for name, folds in found.items() if told(name, *folds.consumers)}
 
 
 def next_order(order: Tensor, inputs: int) -> Tensor:
