@@ -89,8 +89,6 @@ def remap(
     if preset not in presets:
         raise InputError("preset", repr(preset), f"presets are {', '.join(presets)}")
     check_seed(seed)
-    check_file("json", json)
-    check_folder("out", out)
     where, methods = checked_device(device), _methods(method)
     architecture = presets[preset].architecture(
         weight_bits=weight_bits,
@@ -124,6 +122,10 @@ def remap(
     for name, model in models.items():
         if tests.shape != model.input_shape:
             raise InputError("data", f"{data!r} of shape {tests.shape}", f"{name} takes images of {model.input_shape}")
+    if images is not None and images > len(tests):
+        raise InputError("images", images, f"give 1 to {len(tests)}, the test images that there are, or null for all")
+    check_file("json", json)
+    check_folder("out", out)
     kept = None if out is None else out / "kept"
     with Bars() as bars:
         study = study_remapping(models, training, tests, setting, device=where, work=kept, progress=bars.update)

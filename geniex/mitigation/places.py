@@ -12,7 +12,7 @@ from geniex.mapping import Arrangement, Unrolling
 from geniex.mitigation.orders import nearness
 from geniex.simulator import CrossbarLayer, CrossbarMatrix
 
-RANGE_VECTORS = 64
+_RANGE_VECTORS = 64
 """Inputs by which ADC ranges of tiles or columns are chosen anew where outputs have moved."""
 
 
@@ -24,6 +24,12 @@ def has_places(layer: CrossbarLayer) -> bool:
 def has_own_ranges(matrix: CrossbarMatrix) -> bool:
     """Whether its tiles or columns have calibrated ADC ranges of their own, which go with what is on them."""
     return matrix.architecture.adc_range == "calibrated" and matrix.architecture.adc_granularity != "layer"
+
+
+def range_vectors(fields: Tensor) -> Tensor:
+    """Some of ``fields`` (..., inputs) by which to choose ADC ranges (count, inputs), from all over them."""
+    vectors = fields.flatten(0, -2)
+    return vectors[:: -(-len(vectors) // _RANGE_VECTORS)]
 
 
 @torch.no_grad()
@@ -39,7 +45,7 @@ def at_places(matrix: CrossbarMatrix, fields: Tensor, samples: int) -> Iterator[
     order = torch.arange(layout.outputs) if order is None else order.cpu()
     probe, vectors = copy.deepcopy(matrix), None
     if has_own_ranges(matrix):
-        vectors = fields.flatten(0, -2)[:RANGE_VECTORS]
+        vectors = range_vectors(fields)
     for k in range(min(samples, per_tile)):
         moved = _moved(order, per_tile, round(k * per_tile / min(samples, per_tile)))
         if k:
@@ -54,7 +60,7 @@ def place_effects(
     """d (images, outputs, nearness): what each output adds to each image's loss, were it so near to the drivers.
 
     To first order: the sum over an image's vectors of the gradient times what the output gives more there than
-    ``reference``. Each output is read at ``samples`` places; between them d is interpolated.
+    ``reference``. Each output is read at ``samples`` places; d is on the line through them.
 
     Args:
         matrix: as it is now.
@@ -69,7 +75,7 @@ def place_effects(
         at.append(near)
         effects.append(((given - reference) * gradients).sum(1).double())
     per_tile = min(matrix.layout.outputs, matrix.architecture.outputs_per_tile)
-    return _interpolated(torch.stack(at), torch.stack(effects), per_tile)
+    return _line(torch.stack(at), torch.stack(effects), per_tile)
 
 
 def _moved(order: Tensor, per_tile: int, by: int) -> Tensor:
@@ -77,18 +83,15 @@ def _moved(order: Tensor, per_tile: int, by: int) -> Tensor:
     return torch.cat([part.roll(by) for part in order.split(per_tile)])
 
 
-def _interpolated(at: Tensor, effects: Tensor, per_tile: int) -> Tensor:
+def _line(at: Tensor, effects: Tensor, per_tile: int) -> Tensor:
     """Effects (images, outputs, per_tile) of those (samples, images, outputs) at nearnesses (samples, outputs).
 
-    Linear in between; beyond the first and last sample as they are there.
+    On each output's least-squares line: wires take more the farther an output lies, so that whatever else differs
+    between places is what the other outputs beside it make of them, and would be fitted to these images alone.
     """
-    if len(at) == 1:
-        return effects[0][..., None].expand(*effects.shape[1:], per_tile)
-    ordered, which = at.T.contiguous().double().sort(dim=1)  # (outputs, samples)
-    values = effects.permute(2, 1, 0).gather(2, which[:, None].expand(-1, effects.shape[1], -1))
-    wanted = torch.arange(per_tile, dtype=torch.float64, device=at.device).expand(len(ordered), -1).contiguous()
-    above = torch.searchsorted(ordered, wanted).clamp(1, ordered.shape[1] - 1)
-    low, high = ordered.gather(1, above - 1), ordered.gather(1, above)
-    share = ((wanted - low) / (high - low).clamp(min=1)).clamp(0, 1)[:, None]
-    below, beyond = (values.gather(2, k[:, None].expand(-1, values.shape[1], -1)) for k in (above - 1, above))
-    return torch.lerp(below, beyond, share).transpose(0, 1)
+    at = at.double()
+    apart = at - at.mean(0)
+    spread = apart.square().sum(0)
+    slope = (effects * apart[:, None]).sum(0) / torch.where(spread > 0, spread, 1.0)  # (images, outputs)
+    places = torch.arange(per_tile, dtype=torch.float64, device=at.device) - at.mean(0)[:, None]
+    return effects.mean(0)[..., None] + slope[..., None] * places

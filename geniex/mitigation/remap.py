@@ -17,7 +17,7 @@ from geniex.mitigation.assignment import assigned, expected_change
 from geniex.mitigation.folding import foldable, next_order
 from geniex.mitigation.observe import Batch, hooked, mean_loss, observe
 from geniex.mitigation.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
-from geniex.mitigation.places import RANGE_VECTORS, has_own_ranges, has_places
+from geniex.mitigation.places import has_own_ranges, has_places, range_vectors
 from geniex.mitigation.sensitivity import MEASURES, Scores, effects, matrices_of, sensitivity, split_outputs
 from geniex.simulator import CrossbarMatrix, crossbar_layers, on_ideal
 from geniex.simulator.exchange import check_converted
@@ -207,16 +207,15 @@ class _Remapper:
             self._put(name, self._arrangements(name, orders))
         before, steps = mean_loss(self.model, self.batch), self.remapping.sweeps * len(self.placed)
         for done, name in enumerate(self.placed * self.remapping.sweeps, start=1):
-            old = [m.layout.arrangement for m in matrices_of(self.layers[name])]
+            old = {layer: self._state(layer) for layer in (name, *self._followers(name))}
             orders, expected = self._best_orders(name)
             self._put(name, self._arrangements(name, orders))
-            followers = self._rewired(name)
+            self._rewire_after(name)
             after = mean_loss(self.model, self.batch)
             if after <= before:
                 before, self.expected[name] = after, expected
             else:
-                self._put(name, old)
-                self._restore(followers)
+                self._restore(old)
                 self._pass_on(name)
             self.say(name, done, steps)
 
@@ -230,9 +229,11 @@ class _Remapper:
         orders, expected = list[Tensor | None](), 0.0
         for parts, matrix in zip(found, matrices_of(layer), strict=True):
             near, whole = nearness(matrix.layout), torch.cat(parts)
-            order = assigned(whole, near)
-            orders.append(order)
-            expected += expected_change(whole, near, order)
+            own, order = matrix.layout.arrangement.outputs, assigned(whole, near)
+            now = torch.arange(len(near)) if own is None else own.cpu()
+            change = expected_change(whole, near, order) - expected_change(whole, near, now)
+            orders.append(order if change < 0 else own)
+            expected += min(change, 0.0)
         return orders, expected
 
     def _arrangements(self, name: str, orders: list[Tensor | None]) -> list[Arrangement]:
@@ -258,30 +259,37 @@ class _Remapper:
         layer = self.layers[name]
         with torch.no_grad(), hooked([(layer, lambda layer, args, output: seen.append(layer.matrix_inputs(args[0])))]):
             self.model(self.batch.images[:16])
-        return layer.packing.split(seen[0])[index][:RANGE_VECTORS]
+        return range_vectors(layer.packing.split(seen[0])[index])
 
     def _pass_on(self, name: str) -> None:
         """Tell the layers after it in which order its outputs come."""
         order = self._order(name)
-        for consumer in self.folds[name].consumers if name in self.folds else ():
+        for consumer in self._followers(name):
             if order is None:
                 self.from_before.pop(consumer, None)
             else:
                 self.from_before[consumer] = next_order(order, self.layers[consumer].packing.inputs)
 
-    def _rewired(self, name: str) -> dict[str, list[Arrangement]]:
-        """Put the layers after it onto their word lines in its order; returns how they were."""
+    def _rewire_after(self, name: str) -> None:
+        """Put the layers after it onto their word lines in its order."""
         self._pass_on(name)
-        old: dict[str, list[Arrangement]] = {}
-        for consumer in self.folds[name].consumers if name in self.folds else ():
-            matrices = matrices_of(self.layers[consumer])
-            old[consumer] = [m.layout.arrangement for m in matrices]
-            self._put(consumer, self._arrangements(consumer, [m.layout.arrangement.outputs for m in matrices]))
-        return old
+        for consumer in self._followers(name):
+            outputs = [m.layout.arrangement.outputs for m in matrices_of(self.layers[consumer])]
+            self._put(consumer, self._arrangements(consumer, outputs))
 
-    def _restore(self, arrangements: dict[str, list[Arrangement]]) -> None:
-        for name, old in arrangements.items():
-            self._put(name, old)
+    def _state(self, name: str) -> list[tuple[Arrangement, Tensor | None]]:
+        """Where a layer's matrices are, and their ADC ranges."""
+        return [(m.layout.arrangement, m.adc_step) for m in matrices_of(self.layers[name])]
+
+    def _restore(self, states: dict[str, list[tuple[Arrangement, Tensor | None]]]) -> None:
+        for name, state in states.items():
+            self._put(name, [arrangement for arrangement, _ in state])
+            for matrix, (_, step) in zip(matrices_of(self.layers[name]), state, strict=True):
+                matrix.adc_step = step
+
+    def _followers(self, name: str) -> tuple[str, ...]:
+        """The layers whose word lines are wired in its order of outputs."""
+        return self.folds[name].consumers if name in self.folds else ()
 
     def _order(self, name: str) -> Tensor | None:
         """Of all outputs of a layer of one group; None is the natural one."""
@@ -297,7 +305,7 @@ class _Remapper:
         for matrix in matrices_of(layer):
             order, outputs = matrix.layout.arrangement.outputs, outputs + matrix.layout.outputs
             moved += 0 if order is None else int((order.cpu() != torch.arange(len(order))).sum())
-        consumers = self.folds[name].consumers if moved and name in self.folds else ()
+        consumers = self._followers(name) if moved else ()
         folded = bool(consumers) and self.remapping.rows == "natural"
         undone = ("next layer" if folded else "outputs") if moved else ""
         return RemappedLayer(name, moved, outputs, undone, consumers if folded else (), self.expected.get(name))
