@@ -62,7 +62,7 @@ def refit_batch_norm(model: nn.Module, images: Tensor) -> nn.Module:
     """
     _check_images(images)
     refitted = copy.deepcopy(model)
-    norms = [m for m in refitted.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = _batch_norms(refitted)
     if not norms:
         raise InputError("model", "no batch norm with running statistics", "convert the network before folding them")
     if len(images) < 2:
@@ -77,6 +77,16 @@ def refit_batch_norm(model: nn.Module, images: Tensor) -> nn.Module:
         norm.train(training)
         norm.momentum = momentum
     return refitted
+
+
+def has_batch_norms(model: nn.Module) -> bool:
+    """Whether ``model`` has a batch norm with running statistics."""
+    return bool(_batch_norms(model))
+
+
+def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return [norm for norm in norms if norm.track_running_stats]
 
 
 def _fit(layer: CrossbarLayer, given: Tensor, wanted: Tensor, offset: bool) -> None:

@@ -123,7 +123,7 @@ def _consumers(node: torch.fx.Node, form: int, modules: Mapping[str, nn.Module])
                 return None
             found.append(str(user.target))
             continue
-        after = _form_after(user, module, form)
+        after = form_after(user, module, form)
         below = None if after is None else _consumers(user, after, modules)
         if below is None:
             return None
@@ -131,7 +131,7 @@ def _consumers(node: torch.fx.Node, form: int, modules: Mapping[str, nn.Module])
     return found or None
 
 
-def _form_after(user: torch.fx.Node, module: nn.Module | None, form: int) -> int | None:
+def form_after(user: torch.fx.Node, module: nn.Module | None, form: int) -> int | None:
     """Where channels are after an operation; None where it does not treat them alike."""
     if user.op == "call_module":
         by_channel = _BY_CHANNEL[form] if form else (nn.BatchNorm1d,)

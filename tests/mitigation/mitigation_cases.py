@@ -27,7 +27,7 @@ ARCH = Architecture(tile=(ROWS, COLS), weight_bits=6, input_bits=6, slice_bits=3
 """Two slices: seven outputs of differential weights on a tile."""
 FINE = ARCH.replace(input_bits=24, input_frac_bits=17, stream_bits=4, adc_bits=None, accumulator_bits=None)
 """Inputs of up to 64 that are all but continuous, so that a float network can stand beside; weights are as coarse."""
-WIRED = Crossbar(ROWS, COLS, r_wire_row=40.0, r_wire_col=25.0, r_source=200.0)
+WIRED = Crossbar(ROWS, COLS, r_wire_row=200.0, r_wire_col=90.0, r_source=300.0)
 
 
 class ReadIdeal(IdealEmulator):

@@ -1,0 +1,187 @@
+"""Which layers of a network share channels: what must go together when channels are removed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.fx
+from torch import nn
+
+from geniex.errors import InputError
+from geniex.mitigation.folding import form_after
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""What has a matrix."""
+_NORM = nn.modules.batchnorm._BatchNorm
+_SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, torch.add, torch.mul)
+_SUM_METHODS = ("add", "add_", "sub", "sub_", "mul", "mul_")
+
+
+@dataclass
+class Space:
+    """Channels that are the same ones wherever they appear: of sums, of all that treats channels alike."""
+
+    channels: int = 0
+    producers: list[str] = field(default_factory=list)
+    """Layers whose outputs they are."""
+    consumers: list[str] = field(default_factory=list)
+    """Layers whose inputs they are; a linear layer may have several inputs for each, in a row."""
+    followers: list[str] = field(default_factory=list)
+    """Batch norms and depthwise convolutions, which have them as inputs and as outputs."""
+    outside: bool = False
+    """Whether they are the network's input or output, of which nothing can be taken."""
+    mixed: bool = False
+    """Whether something that is not known to treat them alike sees them: they cannot be removed, only be 0."""
+
+    @property
+    def removable(self) -> bool:
+        """Whether any of its channels can be removed."""
+        return not (self.outside or self.mixed) and bool(self.producers)
+
+
+def channel_spaces(network: nn.Module) -> list[Space]:
+    """The spaces of ``network``, in the order of its layers; each layer's outputs and inputs are in one each.
+
+    Tracing (torch.fx) shows what becomes of each layer's outputs. Activations, batch norms, pools, flattening, means
+    over maps and depthwise convolutions keep channels apart, sums (shortcuts) join the channels of what they add; all
+    other operations mix.
+
+    Raises:
+        InputError: the network cannot be traced.
+    """
+    return _Spaces(network).found()
+
+
+class _Spaces:
+    """Spaces as they are joined, by what has them: names of nodes, and of layers' inputs and outputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.modules = dict(network.named_modules())
+        self.joined: dict[str, str] = {}
+        self.spaces: dict[str, Space] = {}
+        self.forms: dict[torch.fx.Node, int | None] = {}
+        """In how many dimensions of maps channels are; 0 of vectors; None is not known."""
+        for name, module in self.modules.items():
+            if type(module) in LAYERS:
+                self._add_layer(name, module)
+        try:
+            graph = torch.fx.Tracer().trace(network)
+        except Exception as error:  # tracing runs the network's own code, which may raise anything
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            allowed = f"its channels are not known, because torch.fx cannot trace it ({why}): use 'xcs' or 'xrs'"
+            raise InputError("network", type(network).__name__, allowed) from error
+        for node in graph.nodes:
+            self._visit(node)
+        for names in _shared(self.modules):  # one tensor, several layers: each alone cannot be changed
+            for name in names:
+                for side in ("out", "in"):
+                    self._space(f"{side}:{name}").mixed = True
+
+    def found(self) -> list[Space]:
+        """Each space once."""
+        roots = dict.fromkeys(self._root(key) for key in self.spaces)
+        return [self.spaces[root] for root in roots if self.spaces[root].producers or self.spaces[root].consumers]
+
+    def _add_layer(self, name: str, module: nn.Module) -> None:
+        linear, groups = isinstance(module, nn.Linear), getattr(module, "groups", 1)
+        outputs = module.out_features if linear else module.out_channels
+        inputs = module.in_features if linear else module.in_channels
+        out, into = f"out:{name}", f"in:{name}"
+        if groups > 1 and groups == inputs == outputs:
+            self.spaces[out] = Space(channels=int(outputs), followers=[name])
+            self.joined[into] = out
+            return
+        self.spaces[out] = Space(channels=int(outputs), producers=[name], mixed=groups > 1)
+        # How many channels make a linear layer's inputs, who produces them tells.
+        self.spaces[into] = Space(channels=0 if linear else int(inputs), consumers=[name], mixed=groups > 1)
+
+    def _visit(self, node: torch.fx.Node) -> None:
+        key, inputs = node.name, [n for n in node.all_input_nodes if self.forms.get(n, -1) != -1 or n in self.forms]
+        key = f"node:{key}"
+        if node.op in ("placeholder", "get_attr"):
+            self.spaces[key], self.forms[node] = Space(outside=True), None
+            owner = str(node.target).rpartition(".")[0]
+            for side in ("out", "in") if f"out:{owner}" in self.spaces else ():
+                self._space(f"{side}:{owner}").mixed = True
+            return
+        if node.op == "output":
+            for source in inputs:
+                self._space(f"node:{source.name}").outside = True
+            return
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if module is not None and type(module) in LAYERS:
+            self._call_layer(node, str(node.target), module, key)
+            return
+        self.spaces[key] = Space()
+        for source in inputs:
+            self._join(key, f"node:{source.name}")
+        form = self._form(node, module, inputs)
+        self.forms[node] = form
+        if form is None:
+            self._space(key).mixed = True
+        elif isinstance(module, _NORM):
+            self._space(key).followers.append(str(node.target))
+
+    def _form(self, node: torch.fx.Node, module: nn.Module | None, inputs: list[torch.fx.Node]) -> int | None:
+        """Where channels are after an operation that treats them alike; None after any other."""
+        forms = [self.forms[source] for source in inputs]
+        if not forms or None in forms:
+            return None
+        sums = node.target in _SUMS or (node.op == "call_method" and node.target in _SUM_METHODS)
+        if sums:
+            same = all(isinstance(a, torch.fx.Node | int | float) for a in (*node.args, *node.kwargs.values()))
+            return forms[0] if same and len(set(forms)) == 1 else None
+        if len(inputs) != 1 or node.args[:1] != (inputs[0],):
+            return None
+        return form_after(node, module, forms[0])  # type: ignore[arg-type]
+
+    def _call_layer(self, node: torch.fx.Node, name: str, module: nn.Module, key: str) -> None:
+        form = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)  # type: ignore[arg-type]
+        source = node.args[0] if node.args else None
+        self.forms[node] = form
+        self.spaces[key] = Space()
+        self._join(f"out:{name}", key)
+        if not isinstance(source, torch.fx.Node) or len(node.all_input_nodes) != 1:
+            self._space(f"in:{name}").mixed = self._space(key).mixed = True
+            return
+        known = self.forms.get(source)
+        self._join(f"in:{name}", f"node:{source.name}")
+        if known != form:
+            self._space(f"in:{name}").mixed = True
+
+    def _join(self, one: str, other: str) -> None:
+        a, b = self._root(one), self._root(other)
+        if a == b:
+            return
+        first, second = self.spaces[a], self.spaces[b]
+        if first.channels and second.channels and first.channels != second.channels:
+            first.mixed = True  # broadcast, or behind something that mixes
+        first.channels = first.channels or second.channels
+        for name in ("producers", "consumers", "followers"):
+            mine = getattr(first, name)
+            mine += [layer for layer in getattr(second, name) if layer not in mine]
+        first.outside |= second.outside
+        first.mixed |= second.mixed
+        self.joined[b] = a
+        del self.spaces[b]
+
+    def _root(self, key: str) -> str:
+        while key in self.joined:
+            key = self.joined[key]
+        return key
+
+    def _space(self, key: str) -> Space:
+        return self.spaces[self._root(key)]
+
+
+def _shared(modules: dict[str, nn.Module]) -> Iterator[list[str]]:
+    """Names of layers that have a parameter in common."""
+    owners: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    known = {name for name, module in modules.items() if type(module) in LAYERS}
+    yield from ([n for n in names if n in known] for names in owners.values() if len(names) > 1)
