@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.markup import escape
+from torch import nn
 
 from geniex.cli._bench_tables import plain_table
 from geniex.cli._console import report_console
@@ -17,6 +19,7 @@ from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
 from geniex.mapping import Offset
 from geniex.mitigation import REMAPPINGS
+from geniex.mitigation.calibration import has_batch_norms
 from geniex.networks import load_images, load_network
 from geniex.preset import presets
 from geniex.study.html import html_table, markdown_page, write_page
@@ -63,7 +66,8 @@ def remap(
         method: a mapping to compare: none, random, l1, srs, drs, srs_displacement, drs_displacement, assignment,
             assignment_mdm, mdm or wagonn; give the option once for each; default: none, random, l1, srs, drs,
             drs_displacement and assignment; none is always there.
-        control: gain (and offset of each output), batch_norm (refitted) or fine_tuning; the first two if not given.
+        control: gain (and offset of each output), batch_norm (refitted) or fine_tuning; the first two if not given, the
+            second where all networks have batch norms.
         combined: a method to combine with the controls; all that are compared if not given.
         fine_tuned: a method to combine with fine-tuning, which takes longest; none if not given.
         images: test images, drawn with ``seed``; null is all.
@@ -99,12 +103,16 @@ def remap(
         adc_range=adc_range,
         offset=offset,
     )
+    names = network or ["fashion-vgg-0"]
+    models: dict[str, Any] = {Path(name).name: load_network(name) for name in names}
+    if len(models) < len(names):
+        raise InputError("network", names, "each needs a name of its own")
     setting = RemapSetting(
         preset=presets[preset],
         architecture=architecture,
         surrogate=surrogate,
         methods={name: REMAPPINGS[name] for name in methods},
-        controls=["gain", "batch_norm"] if control is None else control,
+        controls=_controls(models) if control is None else control,
         combined=methods if combined is None else combined,
         fine_tuned=fine_tuned or [],
         images=images,
@@ -114,10 +122,6 @@ def remap(
         circuit_positions=circuit_positions,
         seed=seed,
     )
-    names = network or ["fashion-vgg-0"]
-    models: dict[str, Any] = {Path(name).name: load_network(name) for name in names}
-    if len(models) < len(names):
-        raise InputError("network", names, "each needs a name of its own")
     training, tests = (load_images(data, train=train, root=data_root) for train in (True, False))
     for name, model in models.items():
         if tests.shape != model.input_shape:
@@ -136,6 +140,10 @@ def remap(
     if out is not None:
         _write(study, title, details, out)
         print(f"report: {out / 'report.html'}")
+
+
+def _controls(models: Mapping[str, nn.Module]) -> list[str]:
+    return ["gain", "batch_norm"] if all(has_batch_norms(model) for model in models.values()) else ["gain"]
 
 
 def _methods(given: list[str] | None) -> list[str]:

@@ -21,6 +21,7 @@ from geniex.errors import InputError
 from geniex.files import write_atomically
 from geniex.mapping import Architecture, Arrangement
 from geniex.mitigation import Batch, Remapping, calibrate_outputs, fine_tune, refit_batch_norm, remap
+from geniex.mitigation.calibration import has_batch_norms
 from geniex.networks import ImageSet
 from geniex.networks.images import MovedBatches
 from geniex.networks.train import AugmentedBatches, FitConfig
@@ -155,6 +156,9 @@ def study_remapping(
     """
     if not networks:
         raise InputError("networks", "none", "give at least one")
+    bare = [name for name, network in networks.items() if not has_batch_norms(network)]
+    if "batch_norm" in setting.controls and bare:
+        raise InputError("controls", "'batch_norm'", f"{', '.join(bare)} has no batch norm to refit")
     say = progress or (lambda what, done, whole: None)
     count = len(tests) if setting.images is None else setting.images
     chosen = tests if count == len(tests) else tests.subset(count, setting.seed)

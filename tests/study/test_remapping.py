@@ -215,6 +215,13 @@ def test_what_cannot_be_studied_is_told(make: Callable[[], object], told: str) -
         make()
 
 
+def test_batch_norms_are_missed_before_any_work(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(InputError, match="controls: got 'batch_norm'; bare has no batch norm to refit"):
+        study_remapping({"bare": network}, images(True), images(False), setting(), work=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_rows_that_are_not_there_are_told(study: RemapStudy) -> None:
     with pytest.raises(InputError, match=r"method: got \('mdm', None\); rows are \[\('float', None\)"):
         study.row("mdm")
