@@ -15,7 +15,7 @@ from geniex.emulator import LinearEmulator
 from geniex.mapping import Architecture, Arrangement, TileLayout
 from geniex.mitigation.assignment import assigned, expected_change
 from geniex.mitigation.orders import nearness
-from geniex.mitigation.places import at_places, has_own_ranges, place_effects
+from geniex.mitigation.places import at_places, has_own_ranges, place_effects, range_vectors
 from geniex.simulator import CrossbarMatrix, InputStatistics
 
 TILES = Architecture(tile=(4, 6), weight_bits=5, slice_bits=2, stream_bits=2, input_bits=5)
@@ -92,6 +92,17 @@ def test_products_of_outputs_are_made_use_of() -> None:
     assert {order[0], order[3]} == {0, 1}, "two places are nearest"
     assert change_by_hand(effects, order) == pytest.approx(least_by_hand(effects), abs=1e-12)
     assert change_by_hand(effects, order) == pytest.approx(-0.18, abs=1e-7)
+
+
+@pytest.mark.parametrize(("stay", "back"), [(1.0, 5.0), (5.0, 1.0)])
+def test_more_than_two_outputs_are_exchanged_at_once(stay: float, back: float) -> None:
+    """Any exchange of two makes it worse, but one place on for all of them costs nothing; errors of mean 0."""
+    effects = torch.zeros(6, 3, 3, dtype=torch.float64)
+    for output in range(3):
+        cost = torch.zeros(3, dtype=torch.float64)
+        cost[output], cost[output - 1] = stay, back
+        effects[2 * output, output], effects[2 * output + 1, output] = cost.sqrt(), -cost.sqrt()
+    assert assigned(effects, near_of(3)).tolist() == [2, 0, 1]
 
 
 def test_one_place_and_one_output() -> None:
@@ -200,6 +211,14 @@ def test_the_law_of_the_effects_is_the_change_that_a_small_move_makes() -> None:
     change = (made(fields) - before)[:, 0, 1].double()
     torch.testing.assert_close(d[:, 1, 0], change * torch.tensor([1.0, -3.0]))
     assert not d[:, [0, 2]].any()
+
+
+@pytest.mark.parametrize(("count", "step"), [(1, 1), (63, 1), (64, 1), (65, 2), (200, 4)])
+def test_ranges_are_chosen_by_some_vectors_from_all_over(count: int, step: int) -> None:
+    vectors = torch.arange(2.0 * count).reshape(count, 2)
+    for fields in (vectors, vectors[None], vectors[:, None]):
+        assert torch.equal(range_vectors(fields), vectors[::step])
+    assert len(range_vectors(vectors)) <= 64
 
 
 @pytest.mark.parametrize(

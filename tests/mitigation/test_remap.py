@@ -19,12 +19,15 @@ from mitigation_cases import (
 )
 from torch import nn
 
+from geniex.circuit import Crossbar
+from geniex.emulator import LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import REMAPPINGS, Remapped, RemappedLayer, Remapping, remap, sensitivity
 from geniex.mitigation.folding import next_order
 from geniex.simulator import convert, crossbar_layers, crossbar_matrices, on_ideal
 
+WIDE = Crossbar(32, 14, r_wire=20.0)
 COMBINED = {
     "all orders": Remapping(method="drs", measure="l1", rows="mdm", bits="lsb_near"),
     "dense": Remapping(method="srs", measure="random", bits="dense_near", seed=1),
@@ -231,6 +234,18 @@ def test_each_group_is_ranked_on_its_own_tiles() -> None:
 
 
 # Folding
+
+
+def test_outputs_of_several_matrices_have_no_one_order_to_fold() -> None:
+    data = batch("vgg", 6)
+    plain = nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 4, 4), nn.Flatten())
+    options: Any = {"calibration": data.images, "layout": "dense"}, {"calibration": data.images}
+    arrays = ARCH.replace(tile=(32, 14)), LinearEmulator(WIDE)
+    dense, packed = (remap(convert(plain, *arrays, **told), "random", data) for told in options)
+    assert [layer.undone for layer in dense.layers] == ["outputs", "outputs"]
+    assert [layer.undone for layer in packed.layers] == ["next layer", "outputs"]
+    assert places(dense.model)[-1].inputs is None
+    assert places(packed.model)[-1].inputs is not None
 
 
 def test_consumers_are_wired_in_their_producers_order() -> None:
