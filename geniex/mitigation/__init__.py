@@ -1,20 +1,27 @@
-"""What brings accuracy back that crossbars cost: remapping, calibration, fine-tuning."""
+"""What brings accuracy back that crossbars cost: remapping, calibration, pruning, fine-tuning."""
 
 from geniex.mitigation.calibration import calibrate_outputs, refit_batch_norm
 from geniex.mitigation.finetune import fine_tune
 from geniex.mitigation.observe import Batch
+from geniex.mitigation.pruning import Pruned, PrunedLayer, prune
 from geniex.mitigation.remap import REMAPPINGS, Remapped, RemappedLayer, Remapping, remap
 from geniex.mitigation.sensitivity import sensitivity
+from geniex.mitigation.weight_cut import weight_cut, weight_full_scales
 
 __all__ = [
     "REMAPPINGS",
     "Batch",
+    "Pruned",
+    "PrunedLayer",
     "Remapped",
     "RemappedLayer",
     "Remapping",
     "calibrate_outputs",
     "fine_tune",
+    "prune",
     "refit_batch_norm",
     "remap",
     "sensitivity",
+    "weight_cut",
+    "weight_full_scales",
 ]

@@ -55,6 +55,22 @@ def channel_spaces(network: nn.Module) -> list[Space]:
     return _Spaces(network).found()
 
 
+def layer_inputs(module: nn.Module) -> int:
+    """Input channels or features of a layer or a batch norm."""
+    for name in ("in_features", "in_channels", "num_features"):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    raise InputError("module", type(module).__name__, "it must be a layer or a batch norm")
+
+
+def layer_outputs(module: nn.Module) -> int:
+    """Output channels or features of a layer or a batch norm."""
+    for name in ("out_features", "out_channels", "num_features"):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    raise InputError("module", type(module).__name__, "it must be a layer or a batch norm")
+
+
 class _Spaces:
     """Spaces as they are joined, by what has them: names of nodes, and of layers' inputs and outputs."""
 
@@ -62,6 +78,7 @@ class _Spaces:
         self.modules = dict(network.named_modules())
         self.joined: dict[str, str] = {}
         self.spaces: dict[str, Space] = {}
+        self.called: set[str] = set()
         self.forms: dict[torch.fx.Node, int | None] = {}
         """In how many dimensions of maps channels are; 0 of vectors; None is not known."""
         for name, module in self.modules.items():
@@ -75,37 +92,42 @@ class _Spaces:
             raise InputError("network", type(network).__name__, allowed) from error
         for node in graph.nodes:
             self._visit(node)
+        known = {name for name in self.modules if f"out:{name}" in self.spaces or f"out:{name}" in self.joined}
+        for name in known - self.called:  # what it is for cannot be seen
+            self._space(f"out:{name}").outside = self._space(f"in:{name}").outside = True
         for names in _shared(self.modules):  # one tensor, several layers: each alone cannot be changed
-            for name in names:
-                for side in ("out", "in"):
-                    self._space(f"{side}:{name}").mixed = True
+            for name in known.intersection(names):
+                self._space(f"out:{name}").mixed = self._space(f"in:{name}").mixed = True
 
     def found(self) -> list[Space]:
         """Each space once."""
-        roots = dict.fromkeys(self._root(key) for key in self.spaces)
-        return [self.spaces[root] for root in roots if self.spaces[root].producers or self.spaces[root].consumers]
+        spaces = [space for space in self.spaces.values() if space.producers or space.consumers]
+        for space in spaces:
+            for name in (*space.consumers, *space.followers):
+                inputs = layer_inputs(self.modules[name])
+                space.mixed |= not space.outside and bool(inputs % max(space.channels, 1))
+        return spaces
 
     def _add_layer(self, name: str, module: nn.Module) -> None:
         linear, groups = isinstance(module, nn.Linear), getattr(module, "groups", 1)
-        outputs = module.out_features if linear else module.out_channels
-        inputs = module.in_features if linear else module.in_channels
+        outputs, inputs = layer_outputs(module), layer_inputs(module)
         out, into = f"out:{name}", f"in:{name}"
         if groups > 1 and groups == inputs == outputs:
-            self.spaces[out] = Space(channels=int(outputs), followers=[name])
+            self.spaces[out] = Space(channels=outputs, followers=[name])
             self.joined[into] = out
             return
-        self.spaces[out] = Space(channels=int(outputs), producers=[name], mixed=groups > 1)
+        self.spaces[out] = Space(channels=outputs, producers=[name], mixed=groups > 1)
         # How many channels make a linear layer's inputs, who produces them tells.
-        self.spaces[into] = Space(channels=0 if linear else int(inputs), consumers=[name], mixed=groups > 1)
+        self.spaces[into] = Space(channels=0 if linear else inputs, consumers=[name], mixed=groups > 1)
 
     def _visit(self, node: torch.fx.Node) -> None:
-        key, inputs = node.name, [n for n in node.all_input_nodes if self.forms.get(n, -1) != -1 or n in self.forms]
-        key = f"node:{key}"
+        key, inputs = f"node:{node.name}", node.all_input_nodes
         if node.op in ("placeholder", "get_attr"):
-            self.spaces[key], self.forms[node] = Space(outside=True), None
+            outside = node.op == "placeholder"
+            self.spaces[key], self.forms[node] = Space(outside=outside, mixed=not outside), None
             owner = str(node.target).rpartition(".")[0]
-            for side in ("out", "in") if f"out:{owner}" in self.spaces else ():
-                self._space(f"{side}:{owner}").mixed = True
+            if type(self.modules.get(owner)) in LAYERS:
+                self._space(f"out:{owner}").mixed = self._space(f"in:{owner}").mixed = True
             return
         if node.op == "output":
             for source in inputs:
@@ -142,6 +164,7 @@ class _Spaces:
         form = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)  # type: ignore[arg-type]
         source = node.args[0] if node.args else None
         self.forms[node] = form
+        self.called.add(name)
         self.spaces[key] = Space()
         self._join(f"out:{name}", key)
         if not isinstance(source, torch.fx.Node) or len(node.all_input_nodes) != 1:
@@ -178,10 +201,9 @@ class _Spaces:
 
 
 def _shared(modules: dict[str, nn.Module]) -> Iterator[list[str]]:
-    """Names of layers that have a parameter in common."""
+    """Names of modules that have a parameter in common."""
     owners: dict[int, list[str]] = {}
     for name, module in modules.items():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(name)
-    known = {name for name, module in modules.items() if type(module) in LAYERS}
-    yield from ([n for n in names if n in known] for names in owners.values() if len(names) > 1)
+    yield from (names for names in owners.values() if len(names) > 1)

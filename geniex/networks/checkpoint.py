@@ -5,36 +5,55 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from geniex.errors import CheckpointError, InputError
 from geniex.files import write_atomically
+from geniex.networks.constraint import Constraint
+from geniex.networks.widths import Widths, layer_widths, set_widths
 from geniex.networks.zoo import NETWORKS, Network, network_kind
 from geniex.shipped import shipped_file, shipped_names
 
 FORMAT, SCHEMA_VERSION = "geniex-network", 1
+_VARIANT = r"(-\d+)?(-(cf|xcs|xrs))?(-wct)?"
+"""After the architecture in a shipped network's name: which training, how it was pruned, whether weights are cut."""
+_MASK = "#mask."
+"""Before the name of the parameter that a stored mask is of: no parameter begins so."""
 
 
-def save_network(name: str, network: Network, path: Path, info: dict[str, Any]) -> tuple[Path, Path]:
+def save_network(
+    name: str,
+    network: Network,
+    path: Path,
+    info: dict[str, Any],
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+) -> tuple[Path, Path]:
     """Write a network to ``<path>.safetensors`` and ``<path>.json``, each whole or not at all; returns both paths.
 
     Args:
-        name: its architecture, a key of ``NETWORKS``.
+        name: its architecture, a key of ``NETWORKS``; layers may have other widths, which the JSON file then tells.
         network: the network in the form that is stored: of "fashion-cnn", its batch norms folded.
         path: the files' common stem.
         info: JSON-ready facts about it, such as its accuracy and training settings.
+        masks: of pruned parameters, by their names: bool, False where the parameter is always 0.
     """
-    network_kind(name)
-    weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in network.state_dict().items()})
+    Constraint(masks=masks or {}).check(network)
+    tensors = network.state_dict() | {_MASK + key: mask for key, mask in (masks or {}).items()}
+    weights = safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()})
+    widths = _other_widths(name, network)
     description = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "network": name,
+        **({"widths": widths} if widths else {}),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "info": info,
     }
@@ -56,19 +75,34 @@ def load_network(name_or_path: str | Path) -> Network:
         InputError: neither a file nor a shipped name; the message lists the shipped ones.
         CheckpointError: a file is missing, damaged, or of another format.
     """
-    weights_path, _ = _located(name_or_path)
-    description = _description(name_or_path)
-    weights = _read(weights_path)
-    if hashlib.sha256(weights).hexdigest() != description["sha256"]:
-        raise CheckpointError(f"{weights_path} is damaged or belongs to another JSON file: train or fetch it again")
+    weights_path, json_path = _located(name_or_path)
+    description, tensors = _description(name_or_path), _tensors(name_or_path)
     # The initial weights are overwritten: to draw them must not move the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
         network = NETWORKS[description["network"]].stored()
     try:
-        network.load_state_dict(safetensors.torch.load(weights))
-    except (safetensors.SafetensorError, RuntimeError) as error:
+        set_widths(network, description.get("widths", {}))
+    except (InputError, AttributeError) as error:
+        raise CheckpointError(f"{json_path} has widths that no {description['network']} has: {error}") from error
+    try:
+        network.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(_MASK)})
+    except RuntimeError as error:
         raise CheckpointError(f"{weights_path} does not hold a {description['network']}: {error}") from error
     return network.eval()
+
+
+def network_masks(name_or_path: str | Path) -> dict[str, Tensor]:
+    """The masks that were saved with the network, by the names of its parameters: bool, False where one is always 0.
+
+    A network that was not pruned, or by C/F alone, has none. Arguments and errors as of ``load_network``.
+    """
+    tensors = _tensors(name_or_path)
+    return {key.removeprefix(_MASK): mask for key, mask in tensors.items() if key.startswith(_MASK)}
+
+
+def network_name(name_or_path: str | Path) -> str:
+    """The architecture of the saved network, a key of ``NETWORKS``."""
+    return _description(name_or_path)["network"]
 
 
 def network_info(name_or_path: str | Path) -> dict[str, Any]:
@@ -79,7 +113,29 @@ def network_info(name_or_path: str | Path) -> dict[str, Any]:
 def shipped_networks() -> list[str]:
     """The names of the trained networks that ship, sorted."""
     stems = (name.removesuffix(".json") for name in shipped_names(".json"))
-    return sorted(stem for stem in stems if any(re.fullmatch(rf"{kind}(-\d+)?", stem) for kind in NETWORKS))
+    return sorted(stem for stem in stems if any(re.fullmatch(rf"{kind}{_VARIANT}", stem) for kind in NETWORKS))
+
+
+def _other_widths(name: str, network: Network) -> Widths:
+    """The widths that ``network`` has and its architecture has not; none of a network for another task."""
+    with torch.random.fork_rng(devices=[]):
+        usual = network_kind(name).stored()
+    if (network.input_shape, network.classes) != (usual.input_shape, usual.classes):
+        return {}
+    known = layer_widths(usual)
+    return {layer: sizes for layer, sizes in layer_widths(network).items() if sizes != known.get(layer, sizes)}
+
+
+def _tensors(name_or_path: str | Path) -> dict[str, Tensor]:
+    """All tensors of the weights' file."""
+    weights_path, _ = _located(name_or_path)
+    description, weights = _description(name_or_path), _read(weights_path)
+    if hashlib.sha256(weights).hexdigest() != description["sha256"]:
+        raise CheckpointError(f"{weights_path} is damaged or belongs to another JSON file: train or fetch it again")
+    try:
+        return safetensors.torch.load(weights)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{weights_path} does not hold a {description['network']}: {error}") from error
 
 
 def _paths(path: Path) -> tuple[Path, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from geniex.config import Config, check_number, check_positive_int, check_seed
 from geniex.errors import InputError
+from geniex.networks.constraint import Constraint
 from geniex.networks.images import ImageSet
 from geniex.networks.zoo import Network, network_kind
 from geniex.quiet import quiet_lightning
@@ -48,7 +50,13 @@ class FitConfig(Config):
             raise InputError("shift", repr(self.shift), "it must be a whole number of pixels, at least 0")
 
 
-def train_network(name: str, images: ImageSet, config: FitConfig, progress: bool = False) -> Network:
+def train_network(
+    name: str,
+    images: ImageSet,
+    config: FitConfig,
+    progress: bool = False,
+    device: torch.device | str | None = None,
+) -> Network:
     """The network ``name`` trained on ``images``, in eval mode on the CPU, in the form that is stored.
 
     Args:
@@ -56,28 +64,45 @@ def train_network(name: str, images: ImageSet, config: FitConfig, progress: bool
         images: training images of the network's input shape.
         config: the training's settings.
         progress: show a progress bar.
+        device: where to train; None takes the fastest that there is.
     """
     kind = network_kind(name)
-    if len(images) < config.batch:
-        raise InputError("batch", config.batch, f"the set holds only {len(images)} images")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = kind.make()
-    if images.shape != network.input_shape:
-        raise InputError("images", f"shape {images.shape}", f"{name} takes {network.input_shape}")
-    if (highest := int(images.labels.max())) >= network.classes:
-        raise InputError("images", f"label {highest}", f"{name} tells {network.classes} classes apart")
-    with quiet_lightning():
-        trainer = lightning.Trainer(
-            max_epochs=config.epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-            callbacks=[RichProgressBar()] if progress else None,
-        )
-        trainer.fit(_Fit(network, config), AugmentedBatches(images, config))
-    return kind.finish(network.cpu().eval())
+    _check_images(name, network, images, config)
+    _fit(network, images, config, Constraint(), progress, device)
+    return kind.finish(network)
+
+
+def retrain_network(
+    network: Network,
+    images: ImageSet,
+    config: FitConfig,
+    *,
+    constraint: Constraint | None = None,
+    progress: bool = False,
+    device: torch.device | str | None = None,
+) -> Network:
+    """A copy of a trained ``network``, trained further on ``images``, in eval mode on the CPU; its form stays.
+
+    With a ``constraint`` this is the fine-tuning of pruned and of weight-constrained networks (Bhattacharjee et al.,
+    DATE 2022): masked weights are put back to 0, and weights beyond their limit onto it, after each optimiser step.
+
+    Args:
+        network: any of the zoo's, with batch norms or without, of any widths.
+        images: training images of its input shape.
+        config: the training's settings; the rate should peak lower than that of a first training.
+        constraint: what holds from the beginning, and after every step.
+        progress: show a progress bar.
+        device: where to train; None takes the fastest that there is.
+    """
+    constraint = constraint or Constraint()
+    constraint.check(network)
+    _check_images(type(network).__name__, network, images, config)
+    trained = copy.deepcopy(network)
+    _fit(trained, images, config, constraint, progress, device)
+    return trained
 
 
 def accuracy(network: nn.Module, images: ImageSet, batch: int = 1000) -> float:
@@ -88,6 +113,50 @@ def accuracy(network: nn.Module, images: ImageSet, batch: int = 1000) -> float:
             pixels, labels = images.batch(indices)
             right += int((network(pixels).argmax(-1) == labels).sum())
     return right / len(images)
+
+
+def _check_images(name: str, network: Network, images: ImageSet, config: FitConfig) -> None:
+    if len(images) < config.batch:
+        raise InputError("batch", config.batch, f"the set holds only {len(images)} images")
+    if images.shape != network.input_shape:
+        raise InputError("images", f"shape {images.shape}", f"{name} takes {network.input_shape}")
+    if (highest := int(images.labels.max())) >= network.classes:
+        raise InputError("images", f"label {highest}", f"{name} tells {network.classes} classes apart")
+
+
+def _fit(
+    network: nn.Module,
+    images: ImageSet,
+    config: FitConfig,
+    constraint: Constraint,
+    progress: bool,
+    device: torch.device | str | None,
+) -> None:
+    """Train ``network`` in place; it ends in eval mode on the CPU."""
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            **_hardware(device),
+            max_epochs=config.epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            callbacks=[RichProgressBar()] if progress else None,
+        )
+        network.train()  # one that was trained before comes in eval mode, which Lightning keeps
+        trainer.fit(_Fit(network, config, constraint), AugmentedBatches(images, config))
+    network.cpu().eval()
+    constraint.enforce(network)
+
+
+def _hardware(device: torch.device | str | None) -> dict[str, Any]:
+    """What Lightning calls a device; one of them, because the batches are not made to be shared."""
+    if device is None:
+        return {"accelerator": "auto", "devices": 1}
+    where = torch.device(device)
+    if where.type == "cpu":
+        return {"accelerator": "cpu", "devices": 1}
+    return {"accelerator": where.type, "devices": 1 if where.index is None else [where.index]}
 
 
 class AugmentedBatches:
@@ -121,9 +190,17 @@ def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator
 
 
 class _Fit(lightning.LightningModule):
-    def __init__(self, network: nn.Module, config: FitConfig) -> None:
+    def __init__(self, network: nn.Module, config: FitConfig, constraint: Constraint) -> None:
         super().__init__()
-        self.network, self.config = network, config
+        self.network, self.config, self.constraint = network, config, constraint
+
+    def on_train_start(self) -> None:
+        self.constraint = self.constraint.to(self.device)
+        self.constraint.enforce(self.network)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # One optimiser step a batch.
+        self.constraint.enforce(self.network)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Prunes the VGG networks of the studies by channels (cf), tile columns (xcs) and tile rows (xrs), and cuts the weights
+# of the pruned and of the unpruned ones (wct): 21 networks of 3 epochs each, about 100 minutes of one core.
+# DEVICE=cuda trains on a GPU, SEEDS="0" one training's alone; what is in OPTIONS is passed on (OPTIONS="--images 512").
+#
+# The first layer's 3x3 kernels of one channel are 0.1 % of the weights and all that sees the image: xcs and xrs leave
+# them whole, or 7 of 9 pixels would be gone. So does xcs the last layer (4 %), or most classes would have no weight.
+# Tiles have 128 word lines and 64 outputs: 128 bit lines at two 4-bit slices a weight, as the studies convert them.
+set -eu
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+geniex=${GENIEX:-.venv/bin/geniex}
+out=${OUT:-models}
+fit() {
+  # shellcheck disable=SC2086
+  "$geniex" fit --device "${DEVICE:-cpu}" --epochs "${EPOCHS:-3}" --tile 128 --tile_outputs 64 "$@" ${OPTIONS:-}
+}
+for seed in ${SEEDS:-0 1 2}; do
+  vgg=fashion-vgg-$seed
+  fit --start "$vgg" --w_cut 0.5 --seed "$seed" --out "$out/$vgg-wct"
+  for method in cf xcs xrs; do
+    case $method in
+      cf) skip= ;;
+      xcs) skip="--skip features.0 --skip classifier" ;;
+      xrs) skip="--skip features.0" ;;
+    esac
+    # shellcheck disable=SC2086
+    fit --start "$vgg" --prune "$method" $skip --sparsity 0.8 --seed "$seed" --out "$out/$vgg-$method"
+    fit --start "$out/$vgg-$method" --w_cut 0.5 --seed "$seed" --out "$out/$vgg-$method-wct"
+  done
+done
