@@ -60,12 +60,9 @@ def test_constraints_hold_after_every_step(monkeypatch: pytest.MonkeyPatch) -> N
     def watched(module: Any, args: Any) -> None:
         """Before each forward pass but the first: a step has been made, and nothing of it is undone since."""
         if module.training:
-            masked = [
-                float(module.get_parameter(name).detach()[~mask].abs().max()) for name, mask in held.masks.items()
-            ]
-            over = [
-                float(module.get_parameter(name).detach().abs().max()) - limit for name, limit in held.limits.items()
-            ]
+            values = {name: value.detach().abs() for name, value in module.named_parameters()}
+            masked = [float(values[name][~mask].max()) for name, mask in held.masks.items()]
+            over = [float(values[name].max()) - limit for name, limit in held.limits.items()]
             seen.append((max(masked), max(over)))
 
     net.register_forward_pre_hook(watched)
@@ -151,7 +148,7 @@ def test_devices_are_what_lightning_calls_them() -> None:
     assert training._hardware("cuda:1") == {"accelerator": "cuda", "devices": [1]}
 
 
-def test_a_step_under_constraints_runs_where_the_network_is() -> None:
+def test_constraints_are_enforced_where_the_network_is() -> None:
     """No GPU is here: fake tensors tell what would meet on two devices."""
     with FakeTensorMode():
         with torch.device("cuda"):
@@ -159,7 +156,6 @@ def test_a_step_under_constraints_runs_where_the_network_is() -> None:
         here = Constraint(masks={"classifier.weight": torch.ones(10, 1152) > 0}, limits={"features.0.weight": 0.1})
         there = here.to("cuda")
         assert there.masks["classifier.weight"].device.type == "cuda"
-        net(torch.zeros(2, 1, 28, 28, device="cuda")).square().sum().backward()
-        torch.optim.AdamW(net.parameters()).step()
+        assert net(torch.zeros(2, 1, 28, 28, device="cuda")).device.type == "cuda"
         for held in (there, here):  # masks that were left behind are taken along
             held.enforce(net)
