@@ -65,12 +65,11 @@ def notes(study: RemapStudy) -> list[str]:
         f"Drop: accuracy on ideal tiles less that on tiles with wires, as {told['surrogate']} has them, on the same"
         " images. Recovered: the share of it that is back; in parentheses 95 % intervals over the networks (Student's"
         " t), beside them those over images (bootstrap), which hold for these networks alone.",
-        "Mappings: none, as outputs come; random and l1, controls; srs, one ranking of all layers by |w dL/dw| on"
-        " the clean network; drs, the same layer by layer on the crossbars, with the layers before mapped;"
-        " *_displacement, ranked by the rise of the loss with an output's distance from the drivers instead;"
-        " assignment, layer by layer by the loss expected of every output at every place;"
-        " mdm and wagonn, word lines and bit lines by conductance;"
-        " assignment_mdm, both. Nothing is retrained.",
+        "Mappings: none, as outputs come; random and l1, controls; srs, one ranking of all layers by how much the loss"
+        " rises with an output's distance from the drivers, judged on the crossbars before anything is moved; drs, the"
+        " same layer by layer, with the layers before mapped; *_taylor, ranked by |w dL/dw| instead (srs_taylor: on the"
+        " clean network); assignment, layer by layer by the loss expected of every output at every place; mdm and"
+        " wagonn, word lines and bit lines by conductance; assignment_mdm, both. Nothing is retrained.",
         "Controls, each alone (mapping none) and with mappings: gains and offsets of each output fitted to ideal tiles;"
         f" batch norms refitted on the crossbars; {told['steps']} steps of fine-tuning on the crossbars. The first two"
         f" see 256 training images, mappings {told['calibration_images']}.",

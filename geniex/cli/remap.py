@@ -25,7 +25,7 @@ from geniex.preset import presets
 from geniex.study.html import html_table, markdown_page, write_page
 from geniex.study.remapping import RemapSetting, RemapStudy, study_remapping
 
-_METHODS = ["none", "random", "l1", "srs", "drs", "drs_displacement", "assignment"]
+_METHODS = ["none", "random", "l1", "srs", "drs", "assignment"]
 
 
 def remap(
@@ -63,9 +63,9 @@ def remap(
         data: the data set whose test images are classified and whose training images mappings are judged by.
         preset: the crossbar, its conductance window and its drive.
         surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar.
-        method: a mapping to compare: none, random, l1, srs, drs, srs_displacement, drs_displacement, assignment,
-            assignment_mdm, mdm or wagonn; give the option once for each; default: none, random, l1, srs, drs,
-            drs_displacement and assignment; none is always there.
+        method: a mapping to compare: none, random, l1, srs, drs, srs_taylor, drs_taylor, assignment, assignment_mdm,
+            mdm or wagonn; give the option once for each; default: none, random, l1, srs, drs and assignment; none is
+            always there.
         control: gain (and offset of each output), batch_norm (refitted) or fine_tuning; the first two if not given, the
             second where all networks have batch norms.
         combined: a method to combine with the controls; all that are compared if not given.

@@ -18,7 +18,7 @@ from geniex.mitigation.folding import foldable, next_order
 from geniex.mitigation.observe import Batch, hooked, mean_loss, observe
 from geniex.mitigation.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
 from geniex.mitigation.places import has_own_ranges, has_places, range_vectors
-from geniex.mitigation.sensitivity import MEASURES, Scores, effects, matrices_of, sensitivity, split_outputs
+from geniex.mitigation.sensitivity import MEASURES, OF_ERRORS, Scores, effects, matrices_of, sensitivity, split_outputs
 from geniex.simulator import CrossbarMatrix, crossbar_layers, on_ideal
 from geniex.simulator.exchange import check_converted
 
@@ -32,11 +32,11 @@ class Remapping(Config):
     """How a network's matrices are put onto their tiles."""
 
     method: Method = "assignment"
-    """How outputs are ordered. "none": as they come. "srs": by one ranking from the clean network, the highest scores
-    nearest the drivers (X-CHANGR's static remapping). "drs": layer by layer, each ranked on the crossbars with the
-    layers before it mapped (its dynamic one). "assignment": layer by layer, where the loss is
-    expected to be least."""
-    measure: str = "taylor"
+    """How outputs are ordered. "none": as they come. "srs": by one ranking from the clean network (for measures of
+    errors: the one on crossbars), the highest scores nearest the drivers (X-CHANGR's static remapping). "drs": layer
+    by layer, each ranked on the crossbars with the layers before it mapped (its dynamic one). "assignment": layer by
+    layer, where the loss is expected to be least."""
+    measure: str = "displacement"
     """What "srs" and "drs" rank by: a measure of ``sensitivity``, or "random"."""
     rows: Rows = "natural"
     """Order of word lines: "natural" (or the folded order), or "mdm", by their conductance."""
@@ -68,8 +68,8 @@ REMAPPINGS: dict[str, Remapping] = {
     "l1": Remapping(method="srs", measure="l1"),
     "srs": Remapping(method="srs"),
     "drs": Remapping(method="drs"),
-    "srs_displacement": Remapping(method="srs", measure="displacement"),
-    "drs_displacement": Remapping(method="drs", measure="displacement"),
+    "srs_taylor": Remapping(method="srs", measure="taylor"),
+    "drs_taylor": Remapping(method="drs", measure="taylor"),
     "assignment": Remapping(),
     "assignment_mdm": Remapping(rows="mdm", bits="reversed"),
     "mdm": Remapping(method="none", rows="mdm", bits="reversed"),
@@ -174,7 +174,9 @@ class _Remapper:
         else:
             scores: Scores = {}
             if method == "srs":
-                scores = self._scores(on_ideal(self.model), self.model, tuple(self.placed))
+                # What the crossbars' errors do is only to be seen on them, before anything is moved.
+                judged = self.model if self.remapping.measure in OF_ERRORS else on_ideal(self.model)
+                scores = self._scores(judged, self.model, tuple(self.placed))
             for done, name in enumerate(self.names, start=1):
                 self._arrange(name, scores.get(name))
                 self.say(name, done, len(self.names))

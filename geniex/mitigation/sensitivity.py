@@ -221,3 +221,6 @@ MEASURES: dict[str, Measure] = {
     "l1": _l1,
 }
 """The measures that are computed, by name."""
+
+OF_ERRORS = ("gradient_variance", "displacement")
+"""Those that judge errors of crossbars, which ideal ones have not."""

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,15 +85,17 @@ def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int =
 
     NaN where a draw's sum(below) is not above 0: there is no such ratio then.
     """
-    generator = torch.Generator().manual_seed(seed)
-    above, below = above.double().cpu(), below.double().cpu()
+    generator = np.random.default_rng(seed)
+    # Samples that are the same are drawn together: images are right or wrong, thousands of them in a few kinds.
+    kinds, counts = torch.stack([above, below], 1).double().cpu().unique(dim=0, return_counts=True)
+    shares = counts.double().numpy() / len(above)
     ratios = torch.empty(0, dtype=torch.float64)
-    for part in torch.arange(draws).split(max(1, _DRAWN_AT_ONCE // len(above))):
-        chosen = torch.randint(len(above), (len(part), len(above)), generator=generator)
-        totals = below[chosen].sum(-1)
-        if (totals <= 0).any():
+    for part in torch.arange(draws).split(max(1, _DRAWN_AT_ONCE // len(kinds))):
+        drawn = torch.from_numpy(generator.multinomial(len(above), shares, size=len(part))).double()
+        totals = drawn @ kinds
+        if (totals[:, 1] <= 0).any():
             return math.nan, math.nan
-        ratios = torch.cat([ratios, above[chosen].sum(-1) / totals])
+        ratios = torch.cat([ratios, totals[:, 0] / totals[:, 1]])
     low, high = torch.quantile(ratios, ratios.new_tensor([0.025, 0.975])).tolist()
     return low, high
 

@@ -25,6 +25,7 @@ from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import REMAPPINGS, Remapped, RemappedLayer, Remapping, remap, sensitivity
 from geniex.mitigation.folding import next_order
+from geniex.mitigation.sensitivity import OF_ERRORS
 from geniex.simulator import convert, crossbar_layers, crossbar_matrices, on_ideal
 
 WIDE = Crossbar(32, 14, r_wire=20.0)
@@ -183,11 +184,12 @@ def filled(order: list[int], per_tile: int = 7) -> list[int]:
 
 
 @pytest.mark.parametrize("measure", ["taylor", "gradient_variance", "displacement", "leave_one_out", "l1", "random"])
-def test_srs_ranks_by_the_clean_networks_scores(measure: str) -> None:
+def test_srs_ranks_by_the_clean_networks_scores_and_by_errors_on_crossbars(measure: str) -> None:
     data = batch("mlp", 20)
     model = converted("mlp")
     found = outputs_of(remap(model, Remapping(method="srs", measure=measure, seed=2), data).model)
-    scores = sensitivity(on_ideal(model), measure, data, arrays=model, seed=2)
+    judged = model if measure in OF_ERRORS else on_ideal(model)
+    scores = sensitivity(judged, measure, data, arrays=model, seed=2)
     assert list(found) == ["0", "2", "4"]
     for name, order in found.items():
         ranking = [float(scores[name][k]) for k in filled(order)]

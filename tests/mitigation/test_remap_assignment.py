@@ -121,7 +121,7 @@ def test_adc_ranges_of_their_own_are_chosen_anew_layer_by_layer(granularity: str
         x = after[name](layer(x)).detach()
 
 
-@pytest.mark.parametrize("way", ["srs", "drs", "assignment", "drs_displacement"])
+@pytest.mark.parametrize("way", ["srs", "drs", "assignment", "drs_taylor"])
 def test_every_method_works_with_ranges_of_their_own(way: str) -> None:
     arch = ARCH.replace(adc_bits=6, adc_range="calibrated", adc_granularity="column")
     data = batch("vgg", 5)

@@ -26,7 +26,7 @@ SMALL = Preset(
     Crossbar(64, 64, r_source=0.0, r_sink=0.0, r_wire=10.0), ConductanceWindow(20e3, 10.0), 0.25, "wires, for tests"
 )
 ARCH = SMALL.architecture(weight_bits=8, input_bits=6, slice_bits=4, stream_bits=5, adc_range="full_scale")
-METHODS = ("none", "random", "srs", "drs_displacement", "assignment")
+METHODS = ("none", "random", "srs", "drs_taylor", "assignment")
 
 
 def images(train: bool) -> ImageSet:
