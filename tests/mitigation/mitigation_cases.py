@@ -130,6 +130,8 @@ def network(name: str) -> Any:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 assert module.running_mean is not None
                 assert module.running_var is not None
+                assert module.num_batches_tracked is not None
+                module.num_batches_tracked.fill_(7)  # as after training
                 module.running_mean.normal_(0, 0.3)
                 module.running_var.uniform_(0.3, 1.5)
                 nn.init.uniform_(module.weight, 0.5, 2.0)

@@ -235,6 +235,16 @@ def test_each_group_is_ranked_on_its_own_tiles() -> None:
     assert next((x.name, x.undone) for x in found.layers if x.moved) == ("0", "outputs"), "two matrices are not folded"
 
 
+@pytest.mark.parametrize("way", ["dense", "wagonn"])
+def test_bit_lines_lie_by_the_conductance_that_they_have_in_the_end(way: str) -> None:
+    """Whichever outputs have come onto them."""
+    found = remap(converted("vgg"), EVERY[way], batch("vgg", 6)).model
+    for matrix in crossbar_matrices(found).values():
+        sums = matrix.conductances.double().sum((0, 1, 2, 3))
+        assert bool((sums.diff() <= 1e-12).all())
+        assert sums[0] > 1.01 * sums[-1]
+
+
 # Folding
 
 
