@@ -18,11 +18,12 @@ from geniex.mitigation.folding import foldable, next_order
 from geniex.mitigation.observe import Batch, hooked, mean_loss, observe
 from geniex.mitigation.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
 from geniex.mitigation.places import has_own_ranges, has_places, range_vectors
+from geniex.mitigation.rearrangement import Direction, Granularity, can_be_sorted, column_order
 from geniex.mitigation.sensitivity import MEASURES, OF_ERRORS, Scores, effects, matrices_of, sensitivity, split_outputs
 from geniex.simulator import CrossbarMatrix, crossbar_layers, on_ideal
 from geniex.simulator.exchange import check_converted
 
-Method = Literal["none", "srs", "drs", "assignment"]
+Method = Literal["none", "srs", "drs", "assignment", "rearrange"]
 Progress = Callable[[str, int, int], None]
 """Called with a layer's name, the layers done and the layers to do."""
 
@@ -35,7 +36,8 @@ class Remapping(Config):
     """How outputs are ordered. "none": as they come. "srs": by one ranking from the clean network (for measures of
     errors: the one on crossbars), the highest scores nearest the drivers (X-CHANGR's static remapping). "drs": layer
     by layer, each ranked on the crossbars with the layers before it mapped (its dynamic one). "assignment": layer by
-    layer, where the loss is expected to be least."""
+    layer, where the loss is expected to be least. "rearrange": sorted by their conductance and then cut into tiles (R
+    of Bhattacharjee et al., DATE 2022): the first ones fill the first tile."""
     measure: str = "displacement"
     """What "srs" and "drs" rank by: a measure of ``sensitivity``, or "random"."""
     rows: Rows = "natural"
@@ -48,6 +50,10 @@ class Remapping(Config):
     """How often "assignment" goes over all layers."""
     places: int = 4
     """Places at which "assignment" reads each output."""
+    direction: Direction = "descending"
+    """Of "rearrange": which columns come first, those with the most conductance or those with the least."""
+    granularity: Granularity = "layer"
+    """Of "rearrange": one order for a layer, or one for each row of its tiles, undone before rows are added."""
     seed: int = 0
     """Of the measure "random"."""
 
@@ -55,6 +61,10 @@ class Remapping(Config):
         check_order("method", self.method, Method)
         check_order("rows", self.rows, Rows)
         check_order("bits", self.bits, Bits)
+        check_order("direction", self.direction, Direction)
+        check_order("granularity", self.granularity, Granularity)
+        if self.granularity == "row_tile" and self.rows != "natural":
+            raise InputError("rows", repr(self.rows), "it must be 'natural' where each row of tiles has its own order")
         if self.measure not in (*MEASURES, "random"):
             raise InputError("measure", repr(self.measure), f"it must be one of {', '.join((*MEASURES, 'random'))}")
         check_positive_int("sweeps", self.sweeps)
@@ -71,6 +81,10 @@ REMAPPINGS: dict[str, Remapping] = {
     "srs_taylor": Remapping(method="srs", measure="taylor"),
     "drs_taylor": Remapping(method="drs", measure="taylor"),
     "assignment": Remapping(),
+    "rearrange": Remapping(method="rearrange"),
+    "rearrange_ascending": Remapping(method="rearrange", direction="ascending"),
+    "rearrange_row_tile": Remapping(method="rearrange", granularity="row_tile"),
+    "rearrange_row_tile_ascending": Remapping(method="rearrange", direction="ascending", granularity="row_tile"),
     "assignment_mdm": Remapping(rows="mdm", bits="reversed"),
     "mdm": Remapping(method="none", rows="mdm", bits="reversed"),
     "wagonn": Remapping(method="none", bits="dense_near"),
@@ -117,9 +131,9 @@ def remap(
 ) -> Remapped:
     """A converted ``model`` with kernels, word lines and bit lines in other places; what it computes stays the same.
 
-    On ideal crossbars the result is the same to the bit wherever no ADC clips and no accumulator cuts off; on real ones
-    wires then take less from what matters. The original is untouched. An output's slices move as a group, all row tiles
-    of a matrix share its order.
+    On ideal crossbars the result is the same to the bit wherever no ADC clips or rounds and no accumulator cuts off; on
+    real ones wires then take less from what matters. The original is untouched. An output's slices move as a group, all
+    row tiles of a matrix share its order.
 
     Args:
         model: what ``convert`` returned (also varied, loaded or trainable).
@@ -157,7 +171,8 @@ class _Remapper:
         self.names = _called(self.model, batch)
         self.placed = [name for name in self.names if has_places(self.layers[name])]
         """The layers whose outputs can be ordered."""
-        found = foldable(self.model) if remapping.fold else {}
+        one = remapping.granularity == "layer" or remapping.method != "rearrange"
+        found = foldable(self.model) if remapping.fold and one else {}
         self.folds = {name: folds for name, folds in found.items() if self._one_order(name, *folds.consumers)}
         self.natural = {name: [m.layout.arrangement for m in matrices_of(x)] for name, x in self.layers.items()}
         self.from_before: dict[str, Tensor] = {}
@@ -171,6 +186,8 @@ class _Remapper:
             self._assign()
         elif method == "drs":
             self._dynamic()
+        elif method == "rearrange":
+            self._rearrange()
         else:
             scores: Scores = {}
             if method == "srs":
@@ -187,6 +204,17 @@ class _Remapper:
         for done, name in enumerate(self.names, start=1):
             scores = self._scores(self.model, self.model, (name,)) if name in self.placed else {}
             self._arrange(name, scores.get(name))
+            self.say(name, done, len(self.names))
+
+    def _rearrange(self) -> None:
+        """Every layer sorted by its conductances; where there is no one order there is none to pass on."""
+        for done, name in enumerate(self.names, start=1):
+            matrices, told = matrices_of(self.layers[name]), self.remapping
+            orders: list[Tensor | None] = [None] * len(matrices)
+            if all(can_be_sorted(matrix) for matrix in matrices):
+                orders = [column_order(matrix, told.direction, told.granularity) for matrix in matrices]
+            self._put(name, self._arrangements(name, orders))
+            self._pass_on(name)
             self.say(name, done, len(self.names))
 
     def _scores(self, model: nn.Module, arrays: nn.Module, names: tuple[str, ...]) -> Scores:
@@ -306,7 +334,8 @@ class _Remapper:
         layer, moved, outputs = self.layers[name], 0, 0
         for matrix in matrices_of(layer):
             order, outputs = matrix.layout.arrangement.outputs, outputs + matrix.layout.outputs
-            moved += 0 if order is None else int((order.cpu() != torch.arange(len(order))).sum())
+            if order is not None:
+                moved += int((order.cpu().reshape(-1, order.shape[-1]) != torch.arange(order.shape[-1])).any(0).sum())
         consumers = self._followers(name) if moved else ()
         folded = bool(consumers) and self.remapping.rows == "natural"
         undone = ("next layer" if folded else "outputs") if moved else ""
