@@ -12,7 +12,10 @@ from geniex.mapping.layouts import (
     kernel_weight,
     kernels,
 )
+from geniex.mapping.squeezed_tiles import SqueezedTiles, squeezed
 from geniex.mapping.tiles import Location, TileLayout
+from geniex.mapping.unrolled_tiles import UnrolledTiles
+from geniex.mapping.unrolling import Packing, Unrolling, checked_size
 from geniex.mapping.window import ConductanceWindow
 
 __all__ = [
@@ -26,9 +29,15 @@ __all__ = [
     "Layout",
     "Location",
     "Offset",
+    "Packing",
+    "SqueezedTiles",
     "TileLayout",
+    "UnrolledTiles",
+    "Unrolling",
     "check_layout",
+    "checked_size",
     "im2col",
     "kernel_weight",
     "kernels",
+    "squeezed",
 ]

@@ -17,14 +17,16 @@ class Arrangement:
     """Which input, output and bit line is at each place; None is the natural order.
 
     What a matrix computes stays the same: inputs are put onto their word lines, and outputs back into their order. All
-    row tiles of a matrix share the order of outputs, all column tiles that of inputs, and all tiles that of bit lines.
+    row tiles of a matrix share the order of outputs, unless each is given one, all column tiles that of inputs, and all
+    tiles that of bit lines.
 
     >>> Arrangement.of(outputs=[2, 0, 1]).outputs
     tensor([2, 0, 1])
     """
 
     outputs: Tensor | None = None
-    """int64 (outputs,): the output at each place. Places fill a column tile from the drivers on, then the next one."""
+    """int64 (outputs,), or one of each row of tiles (row_tiles, outputs): the output at each place. Places fill a
+    column tile from the drivers on, then the next one. Where rows differ, sums are put back before rows are added."""
     inputs: Tensor | None = None
     """int64 (inputs,): the input on each word line. The last word line of a tile is nearest the sense side."""
     lines: Tensor | None = None
@@ -33,24 +35,31 @@ class Arrangement:
     @classmethod
     def of(
         cls,
-        outputs: Sequence[int] | Tensor | None = None,
+        outputs: Sequence[int] | Sequence[Sequence[int]] | Tensor | None = None,
         inputs: Sequence[int] | Tensor | None = None,
         lines: Sequence[int] | Tensor | None = None,
     ) -> Self:
         """An arrangement of permutations; raises ``InputError`` for what is none."""
-        return cls(*(_permutation(*named) for named in (("outputs", outputs), ("inputs", inputs), ("lines", lines))))
+        return cls(_permutations("outputs", outputs), _permutation("inputs", inputs), _permutation("lines", lines))
 
     @property
     def natural(self) -> bool:
         """Whether everything lies in its natural order."""
         return self.outputs is None and self.inputs is None and self.lines is None
 
-    def check(self, *, outputs: int, inputs: int, cols: int) -> None:
-        """Raise ``InputError`` unless it is one of a matrix of this size on tiles of ``cols`` bit lines."""
+    @property
+    def by_row(self) -> bool:
+        """Whether each row of tiles has an order of outputs of its own."""
+        return self.outputs is not None and self.outputs.dim() == 2
+
+    def check(self, *, outputs: int, inputs: int, cols: int, rows: int = 1) -> None:
+        """Raise ``InputError`` unless it is one of a matrix of this size on ``rows`` of tiles of ``cols`` bit lines."""
+        if self.outputs is not None and self.outputs.dim() == 2 and len(self.outputs) != rows:
+            raise InputError("outputs", f"{len(self.outputs)} orders", f"one, or one for each of {rows} rows of tiles")
         for name, size in (("outputs", outputs), ("inputs", inputs), ("lines", cols)):
             order = getattr(self, name)
-            if order is not None and len(order) != size:
-                raise InputError(name, f"an order of {len(order)}", f"the matrix has {size}")
+            if order is not None and order.shape[-1] != size:
+                raise InputError(name, f"an order of {order.shape[-1]}", f"the matrix has {size}")
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Arrangement:
         """With ``function`` applied to each order."""
@@ -69,23 +78,54 @@ class Arrangement:
         return {name: None if getattr(self, name) is None else getattr(self, name).tolist() for name in names}
 
     def to_numbers(self) -> list[int]:
-        """For each order how many follow, then those: 0 is the natural one."""
-        return [n for order in self.to_dict().values() for n in ([0] if order is None else [len(order), *order])]
+        """For each order how many follow, then those: 0 is the natural one, -n announces n orders and their length."""
+        return [n for order in (self.outputs, self.inputs, self.lines) for n in _numbers(order)]
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[int]) -> Self:
         """What ``to_numbers`` told; nothing is the natural order."""
-        orders, rest = [], list(numbers)
-        while rest:
-            count = rest[0]
-            orders.append(rest[1 : count + 1] or None)
-            rest = rest[count + 1 :]
-        return cls.of(*orders)
+        return cls.read_numbers(numbers)[0]
+
+    @classmethod
+    def read_numbers(cls, numbers: Sequence[int]) -> tuple[Self, list[int]]:
+        """What ``to_numbers`` told, and the numbers that come after it."""
+        orders: list[Any] = []
+        rest = list(numbers)
+        while rest and len(orders) < 3:
+            count, rest = rest[0], rest[1:]
+            if count < 0:
+                width, rest = rest[0], rest[1:]
+                orders.append([rest[k * width : (k + 1) * width] for k in range(-count)])
+                rest = rest[-count * width :]
+            else:
+                orders.append(rest[:count] or None)
+                rest = rest[count:]
+        return cls.of(*orders), rest
 
 
 def inverse(order: Tensor) -> Tensor:
-    """The permutation that undoes ``order``: the place of each thing."""
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    """The permutation that undoes ``order``, along its last dimension: the place of each thing."""
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, places)
+
+
+def _numbers(order: Tensor | None) -> list[int]:
+    if order is None:
+        return [0]
+    head = [len(order)] if order.dim() == 1 else [-len(order), order.shape[1]]
+    return head + order.flatten().tolist()
+
+
+def _permutations(name: str, order: Any) -> Tensor | None:
+    """One permutation, or several of as many."""
+    try:
+        given = None if order is None else torch.as_tensor(order)
+    except (TypeError, ValueError, RuntimeError):
+        given = None  # told below
+    if given is None or given.dim() != 2:
+        return _permutation(name, order)
+    rows = [_permutation(name, row) for row in given]
+    return torch.stack([row for row in rows if row is not None]) if rows else _permutation(name, order)
 
 
 def _permutation(name: str, order: Sequence[int] | Tensor | None) -> Tensor | None:

@@ -1,4 +1,7 @@
-"""Layouts of layers as matrices: receptive fields as rows (im2col), groups side by side (block-diagonal)."""
+"""Layouts of layers as matrices: receptive fields as rows (im2col), groups side by side (block-diagonal).
+
+``Unrolling`` has the third one, "sparse", and ``squeezed`` what becomes of pruned matrices, "squeezed".
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from torch import Tensor, nn
 
 from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
+from geniex.mapping.tiles import TileLayout
 
-Layout = Literal["dense", "block_diagonal"]
+Layout = Literal["dense", "block_diagonal", "sparse", "squeezed"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
@@ -100,7 +104,7 @@ def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
     Features run as ``conv.weight.flatten(1)`` does: channel, then kernel, its last dimension fastest.
     """
     dims = geometry.dims
-    x = F.pad(_spaced(x, geometry.spacing), geometry.padding, mode=geometry.padding_mode)
+    x = padded_maps(x, geometry)
     for dim, (k, stride, dilation) in enumerate(
         zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True), start=2
     ):
@@ -110,6 +114,11 @@ def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
     order = [0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims)]
     features = x.shape[1] * math.prod(geometry.kernel)
     return x.permute(order).reshape(x.shape[0], math.prod(size), features), size
+
+
+def padded_maps(x: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Maps (batch, channels, ...) with zeros between their elements, and padding around, where there is any."""
+    return F.pad(_spaced(x, geometry.spacing), geometry.padding, mode=geometry.padding_mode)
 
 
 def kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
@@ -148,10 +157,15 @@ class GroupPacking:
     def of(cls, groups: int, inputs: int, outputs: int, architecture: Architecture, layout: Layout) -> Self:
         """The packing of ``groups`` matrices (outputs, inputs): as many on one array as fit whole."""
         check_layout(layout)
-        if architecture.weight_bits == 1:
-            layout = "dense"  # one bit is a sign, there is no 0 to put between groups
+        if architecture.weight_bits == 1 or layout == "sparse":
+            layout = "dense"  # one bit is a sign, there is no 0 to put between groups; only convolutions are unrolled
         fitting = min(architecture.tile[0] // inputs, architecture.outputs_per_tile // outputs, groups)
         return cls(groups, inputs, outputs, 1 if layout == "dense" else max(1, fitting))
+
+    @property
+    def features(self) -> int:
+        """Inputs of all groups."""
+        return self.groups * self.inputs
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -163,6 +177,10 @@ class GroupPacking:
     def weights(self) -> int:
         """Weights in all, without the zeros between groups."""
         return self.groups * self.inputs * self.outputs
+
+    def layouts(self, architecture: Architecture) -> list[TileLayout]:
+        """Each block on its tiles."""
+        return [TileLayout(architecture, inputs=inputs, outputs=outputs) for outputs, inputs in self.shapes]
 
     def blocks(self, weight: Tensor) -> list[Tensor]:
         """The matrices to program (outputs, inputs) of groups' weights (groups, outputs, inputs)."""
@@ -180,6 +198,10 @@ class GroupPacking:
     def split(self, fields: Tensor) -> tuple[Tensor, ...]:
         """The inputs of each block, of all groups' (..., groups * inputs)."""
         return fields.split(self.per_block * self.inputs, -1)
+
+    def joined(self, products: Sequence[Tensor]) -> Tensor:
+        """Outputs (..., groups * outputs) of the blocks' products."""
+        return products[0] if len(products) == 1 else torch.cat(list(products), -1)
 
 
 def _spaced(x: Tensor, spacing: tuple[int, ...]) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,9 +16,12 @@ from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
 from geniex.mapping.arrangement import Arrangement, inverse
 
+Digits = Callable[[Tensor], Tensor]
+"""What stores weights (outputs, inputs): levels (arrays, outputs, inputs, slices)."""
+
 
 class Location(NamedTuple):
-    """Where one weight lies: its tile in the grid, and there its word line and its bit lines, MSB first."""
+    """Where one weight lies: its tile, as tensors of tiles have them, its word line and its bit lines, MSB first."""
 
     row_tile: int
     col_tile: int
@@ -39,7 +44,8 @@ class TileLayout:
     arrangement: Arrangement = field(default_factory=Arrangement)
 
     def __post_init__(self) -> None:
-        self.arrangement.check(outputs=self.outputs, inputs=self.inputs, cols=self.architecture.tile[1])
+        cols = self.architecture.tile[1]
+        self.arrangement.check(outputs=self.outputs, inputs=self.inputs, cols=cols, rows=self.order_rows)
 
     @property
     def row_tiles(self) -> int:
@@ -47,9 +53,29 @@ class TileLayout:
         return math.ceil(self.inputs / self.architecture.tile[0])
 
     @property
+    def order_rows(self) -> int:
+        """Rows of tiles, each of which may have an order of outputs of its own."""
+        return self.row_tiles
+
+    @property
     def col_tiles(self) -> int:
         """Tiles that share an input."""
         return math.ceil(self.outputs / self.architecture.outputs_per_tile)
+
+    @property
+    def stack(self) -> tuple[int, int]:
+        """The leading dimensions that tensors of tiles have for the grid: its rows and its columns."""
+        return self.row_tiles, self.col_tiles
+
+    @property
+    def grid(self) -> str:
+        """Its tiles, for people."""
+        return f"{self.row_tiles}x{self.col_tiles}"
+
+    @property
+    def tile_outputs(self) -> int:
+        """Outputs of all tiles, each counted on every tile that it is on."""
+        return self.row_tiles * self.outputs
 
     @property
     def utilisation(self) -> float:
@@ -58,6 +84,16 @@ class TileLayout:
         cells = self.row_tiles * self.col_tiles * rows * cols
         return self.inputs * self.outputs * self.architecture.slices / cells
 
+    def levels(self, weight: Tensor, digits: Digits, bias: Tensor | None) -> Tensor:
+        """Levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight`` (outputs, inputs), lines in natural order.
+
+        ``bias`` as ``place`` takes it.
+        """
+        weight = _taken(weight, self.arrangement.inputs, 1)
+        # By row tiles, because the integers on the way are float64.
+        blocks = weight.split(self.architecture.tile[0], dim=1)
+        return torch.cat([row.place(digits(block), bias) for row, block in zip(self._rows(), blocks, strict=True)])
+
     def place(self, digits: Tensor, bias: Tensor | None = None) -> Tensor:
         """Slices (arrays, outputs, inputs, slices) as levels (row_tiles, arrays, col_tiles, rows, cols).
 
@@ -65,6 +101,9 @@ class TileLayout:
         their natural order: ``onto_lines`` puts them where they lie.
         """
         arch, (rows, cols) = self.architecture, self.architecture.tile
+        if self.arrangement.by_row:
+            parts = _taken(digits, self.arrangement.inputs, 2).split(rows, dim=2)
+            return torch.cat([row.place(part, bias) for row, part in zip(self._rows(), parts, strict=True)])
         digits = _taken(_taken(digits, self.arrangement.outputs, 1), self.arrangement.inputs, 2)
         arrays, per_tile = digits.shape[0], arch.outputs_per_tile
         pad_in = self.row_tiles * rows - self.inputs
@@ -88,6 +127,39 @@ class TileLayout:
         """(..., row_tiles, rows) as (..., inputs), as ``split_inputs`` was given them."""
         return _back(x.flatten(-2)[..., : self.inputs], self.arrangement.inputs)
 
+    def joined(self, numbers: Tensor) -> Tensor:
+        """The matrix (arrays, outputs, inputs) of its parts on tiles (row_tiles, arrays, col_tiles, rows, outputs)."""
+        by_row = self._in_order(numbers.movedim(3, 2).flatten(-2)) if self.arrangement.by_row else None
+        whole = self.join_outputs(numbers.permute(1, 0, 3, 2, 4)) if by_row is None else by_row.movedim(0, 1)
+        return self.join_inputs(whole.movedim(-1, 1))
+
+    def add_tiles(self, sums: Tensor, at: slice | None = None) -> Tensor:
+        """Sums (vectors, row_tiles, col_tiles, outputs) of tiles, those ``at``, added (vectors, col_tiles, outputs)."""
+        if not self.arrangement.by_row:
+            return sums.sum(1)
+        return self._padded(self._in_order(sums.flatten(2).movedim(1, 0), at).sum(0))
+
+    def weighted(self, split: Tensor, weights: Tensor) -> Tensor:
+        """Products (vectors, col_tiles, outputs) of inputs (vectors, row_tiles, rows) as ``split_inputs`` gives them.
+
+        ``weights`` are (row_tiles, rows, col_tiles, outputs).
+        """
+        if self.arrangement.by_row:
+            weights = self._padded(self._in_order(weights.flatten(2)))
+        return (split.flatten(1) @ weights.flatten(0, 1).flatten(1)).unflatten(1, weights.shape[2:])
+
+    def by_output(self, gain: Tensor) -> Tensor:
+        """A gain of each row of the weight, or of all (), as one of each output."""
+        return gain
+
+    def digital(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What ideal numbers give: (vectors, outputs) for inputs (vectors, inputs) and the weight."""
+        return x @ weight.T
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
+        """With ``function`` applied to all orders."""
+        return dataclasses.replace(self, arrangement=self.arrangement.moved(function))
+
     def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
         """What is on tiles (row_tiles, arrays, col_tiles, rows, cols) of this layout, put where ``new`` has it.
 
@@ -97,6 +169,7 @@ class TileLayout:
         where = here.new_zeros(self.inputs * self.outputs * self.architecture.slices + 1)
         where = where.scatter_(0, here.flatten(), torch.arange(here.numel(), device=here.device))
         by_array = cells.movedim(1, 0)
+        by_array = by_array.reshape(len(by_array), *there.shape)
         moved = by_array.flatten(1)[:, where[there.flatten()]].reshape(by_array.shape)
         return torch.where(there == 0, by_array, moved).movedim(0, 1)
 
@@ -104,6 +177,10 @@ class TileLayout:
         """The number, from 1, of the slice of a weight in each cell (row_tiles, col_tiles, rows, cols); 0 is none."""
         shape = (1, self.outputs, self.inputs, self.architecture.slices)
         return self.place(torch.arange(1, math.prod(shape) + 1, device=device).reshape(shape))[:, 0]
+
+    def to_numbers(self) -> list[int]:
+        """What of it a file must tell beside the architecture and the sizes."""
+        return self.arrangement.to_numbers()
 
     def slices_of(self, columns: Tensor) -> Tensor:
         """Bit lines (..., col_tiles, cols) as (..., col_tiles, outputs per tile, slices)."""
@@ -118,7 +195,12 @@ class TileLayout:
 
     def join_outputs(self, x: Tensor) -> Tensor:
         """(..., col_tiles, outputs per tile) as (..., outputs), in their natural order."""
-        return _back(x.flatten(-2)[..., : self.outputs], self.arrangement.outputs)
+        order = None if self.arrangement.by_row else self.arrangement.outputs  # by rows it is that order already
+        return _back(x.flatten(-2)[..., : self.outputs], order)
+
+    def by_row(self, x: Tensor) -> Tensor:
+        """What each output has on each row of tiles (rows, outputs), of places' (row_tiles, col_tiles, places)."""
+        return self._in_order(x.flatten(1)) if self.arrangement.by_row else self.join_outputs(x)
 
     def onto_lines(self, columns: Tensor) -> Tensor:
         """Bit lines (..., cols) in the order in which they lie on a tile, from their natural order."""
@@ -135,10 +217,30 @@ class TileLayout:
                 raise InputError(name, value, f"the matrix has {size} {name}s, from 0")
         orders = self.arrangement
         row_tile, row = divmod(_place(input, orders.inputs), self.architecture.tile[0])
-        col_tile, place = divmod(_place(output, orders.outputs), self.architecture.outputs_per_tile)
+        of_row = orders.outputs[row_tile] if orders.by_row and orders.outputs is not None else orders.outputs
+        col_tile, place = divmod(_place(output, of_row), self.architecture.outputs_per_tile)
         first = place * self.architecture.slices
         lines = (_place(first + k, orders.lines) for k in range(self.architecture.slices))
         return Location(row_tile, col_tile, row, tuple(lines))
+
+    def _rows(self) -> Iterator[TileLayout]:
+        """Each row of tiles as a layout of its own, of the inputs on it."""
+        size, order = self.architecture.tile[0], self.arrangement.outputs
+        for k, start in enumerate(range(0, self.inputs, size)):
+            own = order[k] if self.arrangement.by_row and order is not None else order
+            yield TileLayout(self.architecture, min(size, self.inputs - start), self.outputs, Arrangement(own))
+
+    def _in_order(self, x: Tensor, at: slice | None = None) -> Tensor:
+        """Of places (rows of tiles, those ``at``, ..., places) in each row's order: natural (rows, ..., outputs)."""
+        assert self.arrangement.outputs is not None
+        places = inverse(self.arrangement.outputs)[slice(None) if at is None else at]
+        index = places.reshape(len(places), *[1] * (x.dim() - 2), -1)
+        return x.gather(-1, index.expand(*x.shape[:-1], -1))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Natural outputs (..., outputs) as (..., col_tiles, outputs per tile)."""
+        per_tile = self.architecture.outputs_per_tile
+        return F.pad(x, (0, self.col_tiles * per_tile - self.outputs)).unflatten(-1, (self.col_tiles, per_tile))
 
 
 def _taken(x: Tensor, order: Tensor | None, dim: int) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from geniex.mapping import Arrangement, Unrolling
+from geniex.mapping import Arrangement, SqueezedTiles, Unrolling
 from geniex.mitigation.orders import nearness
 from geniex.simulator import CrossbarLayer, CrossbarMatrix
 
@@ -17,8 +17,14 @@ _RANGE_VECTORS = 64
 
 
 def has_places(layer: CrossbarLayer) -> bool:
-    """Whether each output has one place, which may be another; in an unrolled convolution each position has its own."""
-    return not isinstance(layer.packing, Unrolling)
+    """Whether each output has one place, which may be another.
+
+    In an unrolled convolution each position has its own, on squeezed tiles and where rows of tiles have orders of their
+    own each row.
+    """
+    layouts = [matrix.layout for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix)]
+    apart = any(isinstance(layout, SqueezedTiles) or layout.arrangement.by_row for layout in layouts)
+    return not (isinstance(layer.packing, Unrolling) or apart)
 
 
 def has_own_ranges(matrix: CrossbarMatrix) -> bool:

@@ -17,7 +17,7 @@ def weight_full_scales(network: nn.Module) -> dict[str, float]:
     """The largest |weight| of every linear layer and convolution of ``network``, by name.
 
     What conductances are scaled by, were the network converted as it is: take it before weights are cut, and convert
-    with it afterwards, ``convert(..., weight_full_scale=scales)``.
+    with it afterwards, ``convert(..., per_layer=...)`` with a ``LayerRule(weight_full_scale=scale)`` for each.
     """
     layers = {name: module for name, module in network.named_modules() if type(module) in LAYERS}
     return {name: float(matrix_of(module).abs().max()) for name, module in layers.items()}

@@ -43,11 +43,11 @@ def accumulate(total: Tensor, architecture: Architecture, frac_bits: int) -> Ten
     return held * 2.0**-architecture.accumulator_frac_bits
 
 
-def signed_sum(held: Tensor) -> Tensor:
+def signed_sum(held: Tensor, layout: TileLayout, at: slice | None = None) -> Tensor:
     """Products (inputs, col_tiles, outputs) of what the accumulators hold, as ``shift_add`` lays them out.
 
-    The negative pass and W- are subtracted, then row tiles are added.
+    The negative pass and W- are subtracted, then row tiles are added: all of them, or those ``at``.
     """
     signed = held[0] - held[1] if held.shape[0] == 2 else held[0]
     signed = signed[:, :, 0] - signed[:, :, 1] if signed.shape[2] == 2 else signed[:, :, 0]
-    return signed.sum(1)
+    return layout.add_tiles(signed, at)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.mapping import GroupPacking
-from geniex.simulator.plan import PlannedLayer
+from geniex.mapping import Packing, Unrolling
+from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.ranges import InputStatistics
 
 Calibration = Tensor | Iterable[Tensor] | Callable[[nn.Module], object] | None
@@ -21,44 +20,52 @@ _MOST_VECTORS = 2048
 
 
 def calibrated(
-    model: nn.Module, layers: Sequence[PlannedLayer], calibration: Calibration
-) -> dict[int, list[InputStatistics]]:
-    """Statistics for each matrix of each layer that ``model`` calls on the calibration inputs, by the module's id."""
+    model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], calibration: Calibration
+) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, list[InputStatistics]]]:
+    """The ``plan`` for the maps that there are, and statistics for each matrix of each layer, by the module's id.
+
+    Of layers that ``model`` does not call on the calibration inputs there are none.
+    """
     seen: dict[int, list[InputStatistics]] = {}
+    sized: dict[int, PlannedLayer] = {}
     generator = torch.Generator().manual_seed(0)
 
     def watched(layer: PlannedLayer) -> Callable[..., None]:
-        packing = layer.packing
-
         def watch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             given = args[0] if args else kwargs["input"]
+            now = sized[id(module)] = sized.get(id(module), layer).sized(given)
             if id(module) not in seen:
-                seen[id(module)] = [InputStatistics() for _ in packing.shapes]
-            for x in layer.pieces(given.detach()):
-                _add(seen[id(module)], packing, layer.kind.fields_of(module, x), generator)
+                seen[id(module)] = [InputStatistics() for _ in now.packing.shapes]
+            for x in now.pieces(given.detach()):
+                _add(seen[id(module)], now.packing, now.vectors_of(x), generator)
 
         return watch
 
-    with _hooked((layer.module, "pre", watched(layer)) for layer in layers):
+    with _hooked((layer.module, "pre", watched(layer)) for layer in _on_crossbars(plan)):
         run_calibration(model, calibration)
-    return seen
+    return _with_sizes(plan, sized), seen
 
 
-def counted(model: nn.Module, layers: Sequence[PlannedLayer], example: Tensor) -> dict[int, int]:
-    """How many vectors each layer's matrices see for the batch ``example``, by the module's id."""
+def counted(
+    model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], example: Tensor
+) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, int]]:
+    """The ``plan`` for the maps that there are, and how many vectors each layer's matrices see for ``example``."""
     vectors: dict[int, int] = {}
+    sized: dict[int, PlannedLayer] = {}
 
     def watched(layer: PlannedLayer) -> Callable[..., None]:
-        channels = layer.packing.groups * layer.packing.outputs
-
-        def watch(module: nn.Module, args: Any, output: Tensor) -> None:
-            vectors[id(module)] = vectors.get(id(module), 0) + output.numel() // channels
+        def watch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
+            now = sized[id(module)] = sized.get(id(module), layer).sized(args[0] if args else kwargs["input"])
+            packing = now.packing
+            channels = packing.groups * packing.outputs
+            count = output.numel() // (channels * packing.positions if isinstance(packing, Unrolling) else channels)
+            vectors[id(module)] = vectors.get(id(module), 0) + count
 
         return watch
 
-    with _hooked((layer.module, "post", watched(layer)) for layer in layers):
+    with _hooked((layer.module, "post", watched(layer)) for layer in _on_crossbars(plan)):
         run_calibration(model, example)
-    return vectors
+    return _with_sizes(plan, sized), vectors
 
 
 def run_calibration(model: nn.Module, calibration: Calibration) -> None:
@@ -77,7 +84,17 @@ def run_calibration(model: nn.Module, calibration: Calibration) -> None:
             model(batch)
 
 
-def _add(seen: list[InputStatistics], packing: GroupPacking, fields: Tensor, generator: torch.Generator) -> None:
+def _on_crossbars(plan: Sequence[PlannedLayer | DigitalLayer]) -> list[PlannedLayer]:
+    return [layer for layer in plan if isinstance(layer, PlannedLayer)]
+
+
+def _with_sizes(
+    plan: Sequence[PlannedLayer | DigitalLayer], sized: dict[int, PlannedLayer]
+) -> list[PlannedLayer | DigitalLayer]:
+    return [sized.get(id(layer.module), layer) if isinstance(layer, PlannedLayer) else layer for layer in plan]
+
+
+def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generator: torch.Generator) -> None:
     """Add vectors (count, groups * inputs): a sample of them, and those with the least and the greatest value."""
     if not fields.numel():
         return
@@ -98,7 +115,7 @@ def _hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> Iter
     handles = [
         module.register_forward_pre_hook(hook, with_kwargs=True)
         if kind == "pre"
-        else module.register_forward_hook(hook)
+        else module.register_forward_hook(hook, with_kwargs=True)
         for module, kind, hook in hooks
     ]
     try:

@@ -46,8 +46,12 @@ def convert(
         calibration: a batch of inputs, or several, or a function that runs the model it is given; each layer's input
             range is taken from it, which is needed where the architecture leaves ``input_frac_bits`` None. A layer
             that is not called then stays digital.
-        layout: of grouped convolutions: "block_diagonal" puts as many groups on one array as fit, "dense" gives
-            each arrays of its own.
+        layout: of convolutions, all of which compute the same integers. "dense": receptive fields one after the other,
+            each group on arrays of its own. "block_diagonal": the same, but as many groups on one array as fit.
+            "sparse": unrolled (a Toeplitz matrix), all positions at once on arrays of their own; for maps of the one
+            size that calibration or ``LayerRule(map_size=)`` tells. Linear layers are the same in all of these.
+            "squeezed": block-diagonal without the rows and columns that are 0, of the matrix or of each tile, whichever
+            takes the fewest arrays (T, for pruned networks; see ``geniex.mapping.squeezed``).
         fold: put batch norms into the convolutions before them, see ``fold_batch_norm``. Off by default: layers keep
             their names and weights, and where all channels share one scale a folded weight has fewer significant
             bits. On for hardware that cannot scale digitally.
@@ -63,7 +67,7 @@ def convert(
     """
     check_emulator(emulator, architecture)
     converted, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold)
-    seen = calibrated(converted, [layer for layer in plan if isinstance(layer, PlannedLayer)], calibration)
+    plan, seen = calibrated(converted, plan, calibration)
     if calibration is not None:
         plan = without_uncalled(plan, set(seen))
     emulators, options = OwnEmulators(emulator), {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}

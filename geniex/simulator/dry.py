@@ -13,7 +13,7 @@ from geniex.mapping import Architecture, Layout
 from geniex.simulator.calibrate import counted
 from geniex.simulator.convert import prepared, without_uncalled
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.plan import DigitalLayer, PlannedLayer
+from geniex.simulator.plan import DigitalLayer
 from geniex.simulator.programming import OwnEmulators, check_emulator, placeholder
 from geniex.simulator.report import (
     ConversionReport,
@@ -49,7 +49,7 @@ def dry_run(
         emulator: the crossbar's physics.
         per_layer: exceptions.
         example: a batch of inputs; with it the report counts the vectors and reads of one of them.
-        layout: of grouped convolutions.
+        layout: of convolutions; "sparse" needs the ``example``, or sizes by rule.
         fold: put batch norms into the convolutions before them.
         dtype: of conductances, voltages and currents.
     """
@@ -57,7 +57,7 @@ def dry_run(
     copied, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold)
     vectors: dict[int, int] = {}
     if example is not None:
-        vectors = counted(copied, [layer for layer in plan if isinstance(layer, PlannedLayer)], example)
+        plan, vectors = counted(copied, plan, example)
         plan = without_uncalled(plan, set(vectors))
     probes, seconds, reports = _Probes(emulator, dtype), 0.0, list[LayerReport]()
     for layer in plan:

@@ -43,6 +43,20 @@ def check_converted(model: nn.Module) -> None:
 
 def programmed_weight(matrix: CrossbarMatrix) -> Tensor:
     """The weight (outputs, inputs), float64, that the conductances of ``matrix`` stand for on ideal crossbars."""
+    layout, parts = matrix.layout, matrix.layout.joined(programmed_integers(matrix))  # (arrays, outputs, inputs)
+    whole = parts[0] - parts[1] if len(parts) == 2 else parts[0]
+    weight = whole * 2.0**-matrix.weight_frac_bits
+    return (
+        weight if matrix.weight_gain is None else weight * layout.by_output(matrix.weight_gain).double().reshape(-1, 1)
+    )
+
+
+def programmed_integers(matrix: CrossbarMatrix) -> Tensor:
+    """The integers that the cells stand for on ideal crossbars, where they lie; float64.
+
+    (row_tiles, arrays, col_tiles, rows, outputs per tile), in the order of the arrangement; no whole numbers where
+    conductances were measured or varied.
+    """
     arch, layout, window = matrix.architecture, matrix.layout, matrix.architecture.window
     with torch.no_grad():
         programmed = matrix._current()[0].example  # of a trainable matrix, the weight as it is now
@@ -52,8 +66,4 @@ def programmed_weight(matrix: CrossbarMatrix) -> Tensor:
     slices = layout.slices_of(levels)  # (row_tiles, arrays, col_tiles, rows, outputs per tile, slices)
     if arch.bias_cols:
         slices = slices - layout.bias_of(levels)[..., None, :]
-    numbers = layout.join_outputs((slices @ slice_weights(arch, slices)).permute(1, 0, 3, 2, 4))
-    parts = layout.join_inputs(numbers.movedim(-1, 1))  # (arrays, outputs, inputs)
-    whole = parts[0] - parts[1] if len(parts) == 2 else parts[0]
-    weight = whole * 2.0**-matrix.weight_frac_bits
-    return weight if matrix.weight_gain is None else weight * matrix.weight_gain.double().reshape(-1, 1)
+    return slices @ slice_weights(arch, slices)

@@ -10,11 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geniex.circuit.validate import has_values
 from geniex.emulator import Emulator
 from geniex.errors import InputError
-from geniex.mapping import Architecture, ConvGeometry, GroupPacking, Layout, im2col, kernel_weight, kernels
+from geniex.mapping import (
+    Architecture,
+    ConvGeometry,
+    GroupPacking,
+    Layout,
+    Packing,
+    SqueezedTiles,
+    TileLayout,
+    Unrolling,
+    im2col,
+    kernel_weight,
+    kernels,
+    squeezed,
+)
 from geniex.simulator.matrix import CrossbarMatrix, Reads
-from geniex.simulator.ranges import InputStatistics
+from geniex.simulator.ranges import FullScale, InputStatistics
 
 Inputs = InputStatistics | float | None
 
@@ -26,11 +40,15 @@ class CrossbarLayer(nn.Module, ABC):
         module: the torch layer; its weights are programmed, its bias copied.
         architecture: fixed point, slices, streams, converters.
         emulator: the crossbar's physics.
-        layout: "block_diagonal" puts as many groups on one array as fit, "dense" gives each arrays of its own.
+        layout: "block_diagonal" puts as many groups on one array as fit, "dense" gives each arrays of its own, "sparse"
+            unrolls a convolution, so that all its positions are one read, "squeezed" leaves out zero rows and columns.
+        map_size: spatial size of the input, which "sparse" needs.
         inputs: what calibration saw, for all matrices or one for each; see ``CrossbarMatrix``.
         dtype: of conductances, voltages and currents.
         trainable: keep the weights as parameters; see ``CrossbarMatrix``.
         checkpoint: whether a backward pass programs and reads again; see ``CrossbarMatrix``.
+        weight_full_scale: what weights are scaled by, one magnitude or one for each of all groups' outputs; see
+            ``CrossbarMatrix``.
     """
 
     def __init__(
@@ -40,23 +58,41 @@ class CrossbarLayer(nn.Module, ABC):
         emulator: Emulator,
         *,
         layout: Layout = "block_diagonal",
+        map_size: Sequence[int] | None = None,
         inputs: Inputs | Sequence[Inputs] = None,
         dtype: torch.dtype | None = None,
         trainable: bool = False,
         checkpoint: bool = False,
+        weight_full_scale: FullScale | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
-        self.packing = self.packed(module, architecture, layout)
+        self.packing = self.packed(module, architecture, layout, map_size)
         weight = self.weight_of(module)
         blocks = self.packing.blocks(weight)
+        layouts = tile_layouts(self.packing, blocks, architecture, layout)
         given = inputs if isinstance(inputs, Sequence) else [inputs] * len(blocks)
-        trained: Sequence[bool | Tensor] = self._trained(weight) if trainable else [False] * len(blocks)
+        options: dict[str, Any] = {"dtype": dtype, "checkpoint": checkpoint}
+        trained: Sequence[bool | Tensor] = self._trained(weight, layouts) if trainable else [False] * len(blocks)
         self.matrices = nn.ModuleList(
             CrossbarMatrix(
-                block, architecture, emulator, inputs=seen, dtype=dtype, trainable=which, checkpoint=checkpoint
+                block,
+                architecture,
+                emulator,
+                inputs=seen,
+                trainable=which,
+                layout=tiles,
+                weight_full_scale=scale,
+                **options,
             )
-            for block, seen, which in zip(blocks, given, trained, strict=True)
+            for block, seen, which, tiles, scale in zip(
+                blocks,
+                given,
+                trained,
+                layouts,
+                _by_block(weight_full_scale, blocks),
+                strict=True,
+            )
         )
         bias = module.bias
         self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
@@ -95,7 +131,9 @@ class CrossbarLayer(nn.Module, ABC):
         """The vectors (count, groups * outputs) of a layer output, one for each of ``matrix_inputs``."""
 
     @classmethod
-    def packed(cls, module: nn.Module, architecture: Architecture, layout: Layout) -> GroupPacking:
+    def packed(
+        cls, module: nn.Module, architecture: Architecture, layout: Layout, map_size: Sequence[int] | None = None
+    ) -> Packing:
         """How the layer's matrices lie on arrays."""
         groups, outputs, inputs = cls.weight_of(module).shape
         return GroupPacking.of(groups, inputs, outputs, architecture, layout)
@@ -129,21 +167,28 @@ class CrossbarLayer(nn.Module, ABC):
         return [matrix.reads(part) for matrix, part in self._parts(fields)]
 
     def product(self, fields: Tensor) -> Tensor:
-        """The layer's outputs (..., groups * outputs) for fields (..., groups * inputs)."""
-        if fields.dim() and fields.shape[-1] == self.packing.groups * self.packing.inputs:
+        """The layer's outputs (..., groups * outputs) for fields (..., groups * inputs).
+
+        Of an unrolled convolution they are (..., positions, groups * outputs) for whole maps (..., features).
+        """
+        if fields.dim() and fields.shape[-1] == self.packing.features:
             out = [matrix(part) for matrix, part in self._parts(fields)]
         else:
             out = [self.matrices[0](fields)]  # it tells what is wrong
-        joined = out[0] if len(out) == 1 else torch.cat(out, -1)
+        joined = self.packing.joined(out)
         if self.output_gain is not None:
             joined = joined * self.output_gain
         return joined if self.bias is None else joined + self.bias
 
-    def _trained(self, weight: Tensor) -> Sequence[bool | Tensor]:
-        """Of each matrix, which weights are trained: not the zeros between groups."""
-        if self.packing.per_block == 1:
+    def _trained(self, weight: Tensor, layouts: Sequence[TileLayout]) -> Sequence[bool | Tensor]:
+        """Of each matrix, which weights are trained: not the zeros between groups, nor those that are on no tile."""
+        if self.packing.per_block == 1 and self.layout != "squeezed":
             return [True] * len(self.packing.shapes)
-        return self.packing.blocks(torch.ones_like(weight, dtype=torch.bool))
+        masks = self.packing.blocks(torch.ones_like(weight, dtype=torch.bool))
+        return [
+            mask & tiles.held.to(mask.device) if isinstance(tiles, SqueezedTiles) else mask
+            for mask, tiles in zip(masks, layouts, strict=True)
+        ]
 
     def _parts(self, fields: Tensor) -> Iterator[tuple[CrossbarMatrix, Tensor]]:
         """Each matrix with its inputs."""
@@ -201,9 +246,12 @@ class CrossbarLinear(CrossbarLayer):
 
 
 class CrossbarConv(CrossbarLayer):
-    """A convolution of one to three dimensions on crossbars (im2col): one kernel a group of bit lines.
+    """A convolution of one to three dimensions on crossbars: a kernel a group of bit lines, a position a read (im2col).
 
-    Each position of the output is one read.
+    In the layout "sparse" every output of every position has bit lines of its own, and a map is one read. It takes maps
+    of the size ``map_size`` alone, and about (positions / outputs on a tile) times (kernel / word lines) tiles: the
+    parts of an image that a tile sees overlap little. Sums are the same integers; where ADCs clip or accumulators cut
+    off, other tiles do it elsewhere.
     """
 
     def __init__(
@@ -227,8 +275,24 @@ class CrossbarConv(CrossbarLayer):
         """The receptive fields (count, in_channels * kernel)."""
         return _fields(x, ConvGeometry.of(module))
 
+    @classmethod
+    def packed(
+        cls, module: Any, architecture: Architecture, layout: Layout, map_size: Sequence[int] | None = None
+    ) -> Packing:
+        """How the layer's matrices lie on arrays."""
+        if layout != "sparse":
+            return super().packed(module, architecture, layout)
+        if map_size is None:
+            allowed = (
+                "layout 'sparse' unrolls for maps of one size: calibrate, or give LayerRule(map_size=(rows, cols))"
+            )
+            raise InputError("map_size", None, allowed)
+        return Unrolling.of(module, architecture, map_size)
+
     def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The receptive fields (count, in_channels * kernel)."""
+        """The receptive fields (count, in_channels * kernel); of an unrolled one the whole maps (count, features)."""
+        if isinstance(self.packing, Unrolling):
+            return self.packing.vectors(x if x.dim() > self.geometry.dims + 1 else x[None])
         return _fields(x, self.geometry)
 
     @property
@@ -248,7 +312,12 @@ class CrossbarConv(CrossbarLayer):
     def _convolved(self, x: Tensor, geometry: ConvGeometry) -> Tensor:
         if x.dim() == geometry.dims + 1:
             return self._convolved(x[None], geometry)[0]
-        fields, size = im2col(x, geometry)
+        if isinstance(self.packing, Unrolling):
+            if geometry != self.geometry:
+                raise InputError("output_size", "not the default", "an unrolled convolution gives maps of one size")
+            fields, size = self.packing.vectors(x), self.packing.output_size
+        else:
+            fields, size = im2col(x, geometry)
         return self.product(fields).transpose(1, 2).unflatten(2, size)
 
 
@@ -259,6 +328,30 @@ class CrossbarConvTranspose(CrossbarConv):
         """(batch, out_channels, ...) for (batch, in_channels, ...); ``output_size`` as torch's layer takes it."""
         geometry = self.geometry if output_size is None else self.geometry.to_size(input.shape, output_size)
         return self._convolved(input, geometry)
+
+
+def tile_layouts(
+    packing: Packing, blocks: Sequence[Tensor], architecture: Architecture, layout: Layout
+) -> list[TileLayout]:
+    """Where each of ``blocks`` lies; where they have no values, none of them is known to be 0 and can be left out."""
+    if layout != "squeezed" or not all(has_values(block) for block in blocks):
+        return packing.layouts(architecture)
+    return [squeezed(block.detach() != 0, architecture) for block in blocks]
+
+
+def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[FullScale | None]:
+    """The full scale of each block of outputs."""
+    if not isinstance(full_scale, tuple):
+        return [full_scale] * len(blocks)
+    outputs = sum(len(block) for block in blocks)
+    if len(full_scale) != outputs:
+        allowed = f"one, or one for each of {outputs} outputs"
+        raise InputError("weight_full_scale", f"{len(full_scale)} numbers", allowed)
+    parts, rest = [], full_scale
+    for block in blocks:
+        parts.append(rest[: len(block)])
+        rest = rest[len(block) :]
+    return list(parts)
 
 
 def _without_values(module: nn.Module) -> nn.Module:

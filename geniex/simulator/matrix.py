@@ -14,11 +14,11 @@ from geniex.circuit import shared_matmul
 from geniex.circuit.validate import check_conductances, has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.errors import InputError
-from geniex.mapping import Architecture, Arrangement, Location, TileLayout
+from geniex.mapping import Architecture, Arrangement, Location, SqueezedTiles, TileLayout
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
 from geniex.simulator.programmed import Programmed, shortened
-from geniex.simulator.ranges import InputStatistics, input_scale, weight_scale
+from geniex.simulator.ranges import FullScale, InputStatistics, check_weight, input_scale, weight_scale
 from geniex.simulator.reading import Reader
 from geniex.simulator.readout import calibrated_step, full_scale_step, stream_voltages
 from geniex.simulator.recompute import program_lean
@@ -63,6 +63,10 @@ class CrossbarMatrix(nn.Module):
             always 0. Scales stay those of the first weight.
         checkpoint: keep no intermediate values of programming and reading for the backward pass, which does both
             once more instead, reading one chunk of inputs at a time.
+        layout: how the weight lies on tiles; None is as a matrix. ``UnrolledTiles`` lays kernels out, (channels, inputs
+            of a group), and then there are more outputs and inputs than the weight has.
+        weight_full_scale: the magnitude that the largest integer stands for, or one for each output with the
+            architecture's ``weight_scale`` "channel"; None takes the weight's own. What is beyond clips.
 
     >>> from geniex.emulator import IdealEmulator
     >>> weight = torch.tensor([[0.5, -0.25]])
@@ -94,18 +98,21 @@ class CrossbarMatrix(nn.Module):
         dtype: torch.dtype | None = None,
         trainable: bool | Tensor = False,
         checkpoint: bool = False,
+        layout: TileLayout | None = None,
+        weight_full_scale: FullScale | None = None,
     ) -> None:
         super().__init__()
-        _check_weight(weight)
+        check_weight(weight)
         emulator.check(architecture)
         self.architecture, self.emulator, self.checkpoint = architecture, emulator, checkpoint
         self.weight = nn.Parameter(weight.detach().clone()) if trainable is not False else None
         self.register_buffer("weight_mask", trainable if isinstance(trainable, Tensor) else None)
         self._programmed_state = self._weight_state
         self._programmed_weight: Tensor | None = None
-        self.layout = TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
+        layout = layout or TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
+        self.layout = layout.moved(lambda index: index if weight.is_meta else index.to(weight.device))
         with torch.no_grad():
-            self.weight_frac_bits, weight_gain = weight_scale(architecture, weight)
+            self.weight_frac_bits, weight_gain = weight_scale(architecture, weight, weight_full_scale)
             self.input_frac_bits, input_gain = input_scale(architecture, inputs)
             self.non_negative = isinstance(inputs, InputStatistics) and inputs.non_negative
             """Whether inputs are taken to have no sign, whatever they are."""
@@ -218,7 +225,8 @@ class CrossbarMatrix(nn.Module):
             if self.weight is not None and self.gradients == "ideal" and torch.is_grad_enabled():
                 with torch.no_grad():
                     value = self._product(flat)
-                product = straight_through(value, flat.to(value) @ self._masked(self.weight).to(value).T)
+                exact = self.layout.digital(flat.to(value), self._masked(self.weight).to(value))
+                product = straight_through(value, exact)
             else:
                 product = self._product(flat)
         return product.reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
@@ -233,7 +241,7 @@ class CrossbarMatrix(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
-        grid = f"{self.layout.row_tiles}x{self.layout.col_tiles} tiles of {self.architecture.tile}"
+        grid = f"{self.layout.grid} tiles of {self.architecture.tile}"
         return f"{self.layout.inputs} -> {self.layout.outputs}, {grid}, {self.emulator.name}"
 
     def clip_weight(self) -> None:
@@ -255,7 +263,8 @@ class CrossbarMatrix(nn.Module):
         tiles, codes = self._current()
         product = self._reader(codes).product(self._integers(flat), tiles)
         # Two float32 gains have an exact product in float64, so that the result is rounded once.
-        gains = [gain.double() for gain in (self.weight_gain, self.input_gain) if gain is not None]
+        by_output = None if self.weight_gain is None else self.layout.by_output(self.weight_gain)
+        gains = [gain.double() for gain in (by_output, self.input_gain) if gain is not None]
         return product * math.prod(gains) if gains else product
 
     def _current(self) -> tuple[Programmed, Tensor | None]:
@@ -321,34 +330,31 @@ class CrossbarMatrix(nn.Module):
 
     def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``, bit lines in their natural order."""
-        arch, places = self.architecture, self.layout.arrangement
-        by_rows = dataclasses.replace(places, inputs=None, lines=None)
-        weight = weight if places.inputs is None else weight[:, places.inputs]
+        arch = self.architecture
         bias = bias_digits(arch, weight).to(dtype) if arch.bias_cols else None
         # Gains are one for all, or one for each output.
         gain = None if self.weight_gain is None else self.weight_gain.reshape(-1, 1)
-        parts = []
-        # By row tiles, because the integers on the way are float64.
-        for block in weight.split(arch.tile[0], dim=1):
-            scaled = block if gain is None else block.double() / gain
-            digits = weight_digits(scaled, arch, self.weight_frac_bits).to(dtype)
-            layout = TileLayout(arch, inputs=block.shape[1], outputs=block.shape[0], arrangement=by_rows)
-            parts.append(layout.place(digits, bias))
-        return torch.cat(parts)
+
+        def digits(part: Tensor) -> Tensor:
+            scaled = part if gain is None else part.double() / gain
+            return weight_digits(scaled, arch, self.weight_frac_bits).to(dtype)
+
+        return self.layout.levels(weight, digits, bias)
 
     def _moved(self, arrangement: Arrangement) -> Arrangement:
         return arrangement.moved(lambda order: order.to(self.conductances.device))
 
     def get_extra_state(self) -> Tensor:
         """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing."""
-        places = self.layout.arrangement.to_numbers()
+        places = self.layout.to_numbers()
         return torch.tensor([self.weight_frac_bits, self.input_frac_bits, self.non_negative, *places])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over what a saved matrix knew."""
         self.weight_frac_bits, self.input_frac_bits, non_negative, *places = state.tolist()
         self.non_negative = bool(non_negative)
-        self.layout = dataclasses.replace(self.layout, arrangement=self._moved(Arrangement.from_numbers(places)))
+        layout = SqueezedTiles.from_numbers(self.layout, places)
+        self.layout = layout.moved(lambda index: index.to(self.conductances.device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarMatrix:
         moved: dict[int, Tensor] = {}
@@ -363,7 +369,7 @@ class CrossbarMatrix(nn.Module):
 
         array = map_tensors(self.tiles.array, move)
         super()._apply(move, recurse)
-        self.layout = dataclasses.replace(self.layout, arrangement=self.layout.arrangement.moved(move))
+        self.layout = self.layout.moved(move)
         self.tiles = self._shortened(self.conductances, array, self.codes)
         return self
 
@@ -387,12 +393,3 @@ def _towards_zero(value: Tensor, dtype: torch.dtype) -> Tensor:
     """``value`` rounded to ``dtype``, to no larger magnitude."""
     near = value.to(dtype)
     return torch.where(near.abs() > value.abs(), torch.nextafter(near, torch.zeros_like(near)), near)
-
-
-def _check_weight(weight: Tensor) -> None:
-    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
-        raise InputError("weight", getattr(weight, "shape", type(weight)), "a floating (outputs, inputs) matrix")
-    if weight.numel() == 0:
-        raise InputError("weight", tuple(weight.shape), "it must hold at least one weight")
-    if has_values(weight) and not torch.isfinite(weight).all():
-        raise InputError("weight", "NaN or infinity", "every weight must be finite")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from geniex.errors import ConversionError
-from geniex.mapping import Architecture, GroupPacking, Layout
+from geniex.errors import ConversionError, InputError
+from geniex.mapping import Architecture, Layout, Packing, TileLayout, Unrolling
 from geniex.simulator.attention import PROJECTIONS, leave_fast_path, project_attention
-from geniex.simulator.layers import CROSSBAR_LAYERS, CrossbarConv, CrossbarLayer
-from geniex.simulator.rules import Rules
+from geniex.simulator.layers import CROSSBAR_LAYERS, CrossbarConv, CrossbarLayer, tile_layouts
+from geniex.simulator.ranges import FullScale
+from geniex.simulator.rules import Choice, Rules
 
 _NO_PRODUCT = (
     nn.modules.batchnorm._NormBase,
@@ -34,7 +35,41 @@ class PlannedLayer:
     kind: type[CrossbarLayer]
     architecture: Architecture
     layout: Layout
-    packing: GroupPacking
+    packing: Packing
+    """Of a layer that is to be unrolled, but for no size as yet, as if it were dense."""
+    map_size: tuple[int, ...] | None = None
+    """For which a convolution is unrolled."""
+    weight_full_scale: FullScale | None = None
+    """What its weights are scaled by, where that is given."""
+
+    @property
+    def layouts(self) -> list[TileLayout]:
+        """Its matrices on their tiles."""
+        blocks = self.packing.blocks(self.kind.weight_of(self.module)) if self.layout == "squeezed" else []
+        return tile_layouts(self.packing, blocks, self.architecture, self.layout)
+
+    @property
+    def unsized(self) -> bool:
+        """Whether it is to be unrolled and nothing has told the size of its maps."""
+        return self.layout == "sparse" and self.map_size is None
+
+    def sized(self, x: Tensor) -> PlannedLayer:
+        """Unrolled for maps such as ``x``, if it is to be unrolled; they must be of the size that is known."""
+        if self.layout != "sparse":
+            return self
+        size = tuple(x.shape[-len(self.module.kernel_size) :])  # type: ignore[arg-type]
+        if self.map_size not in (None, size):
+            both = f"maps of {self.map_size} and of {size}"
+            raise ConversionError(f"layer {self.name!r}: layout 'sparse' is for maps of one size, it has {both}")
+        if self.map_size == size:
+            return self
+        return replace(self, map_size=size, packing=_packed(self, size))
+
+    def vectors_of(self, x: Tensor) -> Tensor:
+        """The vectors (count, inputs of all matrices) that the matrices of the torch layer see for its input."""
+        if isinstance(self.packing, Unrolling):
+            return self.packing.vectors(x if x.dim() > self.packing.geometry.dims + 1 else x[None])
+        return self.kind.fields_of(self.module, x)
 
     def pieces(self, x: Tensor) -> Iterator[Tensor]:
         """A batch of inputs in pieces whose vectors fit into memory: receptive fields overlap."""
@@ -103,12 +138,38 @@ def _planned(model: nn.Module, rules: Rules) -> Iterator[PlannedLayer | DigitalL
         if choice.architecture is None:
             yield DigitalLayer(name, module, "by rule")
         elif kind is not None:
-            packing = kind.packed(module, choice.architecture, choice.layout)
-            yield PlannedLayer(name, module, kind, choice.architecture, choice.layout, packing)
+            yield _planned_layer(name, module, kind, choice)
         elif choice.pattern == name and not any(True for _ in module.children()):
             raise ConversionError(f"per_layer[{name!r}]: {type(module).__name__} cannot run on crossbars")
         else:
             yield DigitalLayer(name, module, _reason(module))
+
+
+def _planned_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choice: Choice) -> PlannedLayer:
+    assert choice.architecture is not None
+    layout, size, by_name = choice.layout, choice.map_size, choice.pattern == name
+    if layout == "sparse" and not issubclass(kind, CrossbarConv):
+        if by_name:
+            raise ConversionError(f"per_layer[{name!r}]: a {type(module).__name__} has no positions to unroll")
+        layout = "dense"
+    if size is not None and layout != "sparse":
+        if by_name:
+            raise ConversionError(f"per_layer[{name!r}]: map_size is of convolutions in the layout 'sparse'")
+        size = None
+    # Without a size a stand-in: what is unrolled then learns it from the inputs.
+    dense = kind.packed(module, choice.architecture, "dense")
+    scale = choice.weight_full_scale
+    start = PlannedLayer(name, module, kind, choice.architecture, layout, dense, weight_full_scale=scale)
+    if layout == "sparse" and size is None:
+        return start
+    return replace(start, map_size=size, packing=_packed(start, size))
+
+
+def _packed(layer: PlannedLayer, size: tuple[int, ...] | None) -> Packing:
+    try:
+        return layer.kind.packed(layer.module, layer.architecture, layer.layout, size)
+    except InputError as error:
+        raise ConversionError(f"layer {layer.name!r}: {error}") from error
 
 
 def _crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:

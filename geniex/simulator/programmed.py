@@ -68,10 +68,10 @@ def shortened(
     lossless = arch.accumulator_bits is None
     if whole:
         largest = _largest_sum(weights, arch)
-        if largest * layout.row_tiles > _EXACT:
+        if largest * layout.stack[0] > _EXACT:
             return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
         lossless = _passes_on(largest, frac_bits, arch)
-    return Programmed(conductances, array, None, weights, lossless, (True,) * layout.row_tiles)
+    return Programmed(conductances, array, None, weights, lossless, (True,) * layout.stack[0])
 
 
 def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, frac_bits: int) -> Tensor:
@@ -80,12 +80,11 @@ def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, frac_bits
     arch, weights = layout.architecture, tiles.weights
     if tiles.lossless:
         signed = weights[:, :, 0] - weights[:, :, 1] if weights.shape[2] == 2 else weights[:, :, 0]
-        product = layout.split_inputs(integers).flatten(1) @ signed.flatten(0, 1).flatten(1)
-        return product.unflatten(1, signed.shape[2:]) * 2.0**-frac_bits
+        return layout.weighted(layout.split_inputs(integers), signed) * 2.0**-frac_bits
     parts = torch.stack([integers, -integers]).clamp(min=0) if arch.passes == 2 else integers[None]
     split = layout.split_inputs(parts)  # (passes, inputs, row_tiles, rows)
     totals = torch.einsum("pirk,rkz->pirz", split, weights.flatten(2)).unflatten(-1, weights.shape[2:])
-    return signed_sum(accumulate(totals, arch, frac_bits))
+    return signed_sum(accumulate(totals, arch, frac_bits), layout)
 
 
 def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple[bool, ...]:

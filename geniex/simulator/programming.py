@@ -53,7 +53,14 @@ def build(
     try:
         emulator = emulators.own(layer.architecture, weight.device)
         return layer.kind(
-            layer.module, layer.architecture, emulator, layout=layer.layout, inputs=inputs, **options
+            layer.module,
+            layer.architecture,
+            emulator,
+            layout=layer.layout,
+            map_size=layer.map_size,
+            weight_full_scale=layer.weight_full_scale,
+            inputs=inputs,
+            **options,
         ).eval()
     except (ConversionError, InputError) as error:
         raise ConversionError(f"layer {layer.name!r}: {error}") from error

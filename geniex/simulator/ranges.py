@@ -17,6 +17,10 @@ _OCTAVES = 10
 """How far below the largest magnitude the range of least squared error is looked for."""
 
 
+FullScale = float | tuple[float, ...]
+"""The largest magnitude of a matrix' weights, or of each output's."""
+
+
 class Scale(NamedTuple):
     """What an integer stands for: integer * 2^-frac_bits * gain."""
 
@@ -117,20 +121,53 @@ def input_scale(architecture: Architecture, inputs: InputStatistics | float | No
     return candidates[errors.index(min(errors))]
 
 
-def weight_scale(architecture: Architecture, weight: Tensor) -> Scale:
-    """The scale of ``weight`` (outputs, inputs)."""
+def weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullScale | None = None) -> Scale:
+    """The scale of ``weight`` (outputs, inputs), by its largest magnitudes, or by ``full_scale`` in their place."""
     frac_bits, top = architecture.weight_frac_bits, architecture.weight_range[1]
     magnitude = weight.detach().abs()
+    given = None if full_scale is None else _full_scale(architecture, weight, full_scale)
     if architecture.weight_scale == "power_of_two":
         if frac_bits is None:
-            if not has_values(weight):
+            if given is None and not has_values(weight):
                 raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
-            frac_bits = fitting_frac_bits(float(magnitude.max()), top)
+            frac_bits = fitting_frac_bits(float(magnitude.max() if given is None else given), top)
         return Scale(frac_bits, None)
     if frac_bits is None:
         frac_bits = max(top, 1).bit_length()
     largest = magnitude.amax() if architecture.weight_scale == "tensor" else magnitude.amax(1)
-    return Scale(frac_bits, gain(largest, top, frac_bits))
+    return Scale(frac_bits, gain(largest if given is None else given.to(largest).expand_as(largest), top, frac_bits))
+
+
+def check_weight(weight: Tensor) -> None:
+    """Raise ``InputError`` unless ``weight`` is a finite matrix."""
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+        raise InputError("weight", getattr(weight, "shape", type(weight)), "a floating (outputs, inputs) matrix")
+    if weight.numel() == 0:
+        raise InputError("weight", tuple(weight.shape), "it must hold at least one weight")
+    if has_values(weight) and not torch.isfinite(weight).all():
+        raise InputError("weight", "NaN or infinity", "every weight must be finite")
+
+
+def check_full_scale(full_scale: object, name: str = "weight_full_scale") -> None:
+    """Raise ``InputError`` unless ``full_scale`` is a magnitude, or a tuple of one for each output."""
+    for value in full_scale if isinstance(full_scale, tuple) and full_scale else (full_scale,):
+        check_number(name, value, low=0.0, open_low=True)
+
+
+def _full_scale(architecture: Architecture, weight: Tensor, full_scale: FullScale) -> Tensor:
+    """The given magnitude (), or those of each output (outputs,), on the CPU."""
+    check_full_scale(full_scale)
+    if architecture.weight_scale == "power_of_two" and architecture.weight_frac_bits is not None:
+        allowed = f"the architecture's weight_frac_bits={architecture.weight_frac_bits} are the scale: give one of both"
+        raise InputError("weight_full_scale", full_scale, allowed)
+    if isinstance(full_scale, tuple):
+        if architecture.weight_scale != "channel":
+            allowed = f"one number: outputs share a scale with weight_scale={architecture.weight_scale!r}"
+            raise InputError("weight_full_scale", f"{len(full_scale)} numbers", allowed)
+        if len(full_scale) != len(weight):
+            allowed = f"one, or one for each of {len(weight)} outputs"
+            raise InputError("weight_full_scale", f"{len(full_scale)} numbers", allowed)
+    return torch.tensor(full_scale, dtype=torch.float64)
 
 
 def _scale(architecture: Architecture, largest: float, frac_bits: int | None) -> Scale:

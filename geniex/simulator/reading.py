@@ -21,6 +21,8 @@ from geniex.simulator.streams import stream_reads
 
 _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
 """Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
+_MOST_GAPS = 16
+"""Between runs of row tiles that are read: beyond, what is in the gaps costs less than another round."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,18 @@ class Reader:
         return analog_counts(currents, levels, None if self.codes is None else self.codes[at], arch)
 
     def row_tiles(self, count: int, live: Sequence[bool] | None = None) -> list[slice]:
-        """All row tiles, or those that are ``live``, in runs of at most ``count``."""
+        """All row tiles, or those that are ``live`` and what lies in between, in runs of at most ``count``."""
         runs: list[slice] = []
-        for k, alive in enumerate((True,) * self.layout.row_tiles if live is None else live):
+        live = (True,) * self.layout.stack[0] if live is None else live
+        for k, alive in enumerate(live):
             if not alive:
                 continue
             if runs and runs[-1].stop == k and k - runs[-1].start < count:
                 runs[-1] = slice(runs[-1].start, k + 1)
             else:
                 runs.append(slice(k, k + 1))
+        if len(runs) > len(live) // count + 1 + _MOST_GAPS:
+            return self.row_tiles(count, [runs[0].start <= k < runs[-1].stop for k in range(len(live))])
         return runs
 
     def chunk(self, count: int, tiles: Programmed) -> tuple[int, int]:
@@ -89,11 +94,11 @@ class Reader:
         budget = _WORKSPACE_BYTES.get(device, 256 << 20)
         reads = 1 if tiles.weights is not None else arch.passes * arch.streams
         # Levels are cut from float64 integers, for all row tiles at once.
-        drives = reads * layout.row_tiles * arch.tile[0] * (16 + item)
+        drives = reads * layout.stack[0] * arch.tile[0] * (16 + item)
         columns = (6 if self.step is None else 12) * arch.tile[1]  # of currents and counts, some in float64
-        per_tile = reads * arch.arrays * layout.col_tiles * (columns + self.emulator.floats_per_read) * item
+        per_tile = reads * arch.arrays * layout.stack[1] * (columns + self.emulator.floats_per_read) * item
         inputs = max(1, min(count, budget // drives, budget // per_tile))
-        return inputs, max(1, min(layout.row_tiles, budget // (per_tile * inputs)))
+        return inputs, max(1, min(layout.stack[0], budget // (per_tile * inputs)))
 
     def _read(self, integers: Tensor, tiles: Programmed, row_tiles: int) -> Tensor:
         """Products (inputs, col_tiles, outputs), so many row tiles at a time."""
@@ -118,4 +123,4 @@ class Reader:
         arch = self.layout.architecture
         step = self.step if self.step is None or len(self.step) == 1 else self.step[at]
         counts = digitised(self.analog(levels, tiles, at), step, arch)
-        return signed_sum(accumulate(shift_add(counts, place, self.layout), arch, self.frac_bits))
+        return signed_sum(accumulate(shift_add(counts, place, self.layout), arch, self.frac_bits), self.layout, at)

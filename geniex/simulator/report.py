@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from geniex.circuit.validate import has_values
 from geniex.emulator import map_tensors
-from geniex.errors import InputError
-from geniex.mapping import Architecture, ConductanceWindow, TileLayout
+from geniex.errors import ConversionError, InputError
+from geniex.mapping import Architecture, ConductanceWindow, Packing, SqueezedTiles, TileLayout
 from geniex.simulator.layers import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
@@ -46,6 +47,8 @@ class LayerReport:
     col_tiles: int = 0
     arrays: int = 0
     """Arrays in all, of every sign."""
+    grid_arrays: int = 0
+    """Arrays as if none were left out: of those that hold zeros alone by an unrolled convolution, or by squeezing."""
     utilisation: float = 0.0
     """Share of its arrays' bit lines times word lines that hold a slice of a weight."""
     bytes: int = 0
@@ -60,6 +63,11 @@ class LayerReport:
     histogram: Histogram | None = None
     """None where nothing was programmed."""
 
+    @property
+    def compression(self) -> float:
+        """Arrays as if none were left out, over arrays."""
+        return self.grid_arrays / self.arrays if self.arrays else 1.0
+
 
 @dataclass(frozen=True)
 class ConversionReport:
@@ -73,6 +81,11 @@ class ConversionReport:
     def arrays(self) -> int:
         """Arrays in all."""
         return sum(layer.arrays for layer in self.layers)
+
+    @property
+    def compression(self) -> float:
+        """Arrays as if none were left out, over arrays: the compression rate of a squeezed network."""
+        return sum(layer.grid_arrays for layer in self.layers) / self.arrays if self.arrays else 1.0
 
     @property
     def utilisation(self) -> float:
@@ -142,8 +155,11 @@ def folded_report(norm: str, conv: str) -> LayerReport:
 def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
     """The report of a layer that goes onto crossbars."""
     arch, packing = layer.architecture, layer.packing
-    tiles = [TileLayout(arch, inputs=inputs, outputs=outputs) for outputs, inputs in packing.shapes]
-    count = sum(tile.row_tiles * tile.col_tiles for tile in tiles)
+    if layer.unsized:
+        allowed = "an unrolled convolution needs the size of its maps: give an example, or LayerRule(map_size=)"
+        raise ConversionError(f"layer {layer.name!r}: {allowed}")
+    tiles = layer.layouts
+    count = sum(math.prod(tile.stack) for tile in tiles)
     rows, cols = arch.tile
     return LayerReport(
         layer.name,
@@ -153,9 +169,16 @@ def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
         row_tiles=tiles[0].row_tiles,
         col_tiles=tiles[0].col_tiles,
         arrays=count * arch.arrays,
-        utilisation=packing.weights * arch.slices / (count * rows * cols),
+        grid_arrays=sum(tile.row_tiles * tile.col_tiles for tile in tiles) * arch.arrays,
+        utilisation=_weights_on(tiles, packing) * arch.slices / (count * rows * cols),
         **costs,
     )
+
+
+def _weights_on(tiles: Sequence[TileLayout], packing: Packing) -> int:
+    """Weights that have cells: without the zeros between groups, or what squeezing left out."""
+    squeezed = [layout for layout in tiles if isinstance(layout, SqueezedTiles)]
+    return sum(int(layout.held.sum()) for layout in squeezed) if squeezed else packing.weights
 
 
 def built_report(layer: PlannedLayer, built: CrossbarLayer) -> LayerReport:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from geniex.errors import ConversionError, InputError
-from geniex.mapping import Architecture, Layout, check_layout
+from geniex.mapping import Architecture, Layout, check_layout, checked_size
+from geniex.simulator.ranges import FullScale, check_full_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +17,25 @@ class LayerRule:
 
     architecture: Architecture | None = None
     layout: Layout | None = None
+    map_size: tuple[int, ...] | None = None
+    """Spatial size of the input maps of a convolution in the layout "sparse"; None takes it from the calibration."""
+    weight_full_scale: FullScale | None = None
+    """The magnitude that the highest conductances stand for, or, with the architecture's ``weight_scale`` "channel",
+    one for each output; None takes the largest of the weights there are. Weights beyond clip. Give that of before where
+    training has cut weights (WCT, see ``geniex.mitigation.weight_cut``), or they are spread over the window again."""
 
     def __post_init__(self) -> None:
         if self.architecture is not None and not isinstance(self.architecture, Architecture):
             raise InputError("LayerRule.architecture", repr(self.architecture), "it must be an Architecture")
         if self.layout is not None:
             check_layout(self.layout)
+        if self.map_size is not None:
+            sizes = tuple(self.map_size) if isinstance(self.map_size, (tuple, list)) else (self.map_size,)
+            object.__setattr__(self, "map_size", checked_size(sizes, len(sizes)))
+        if self.weight_full_scale is not None:
+            given = self.weight_full_scale
+            object.__setattr__(self, "weight_full_scale", tuple(given) if isinstance(given, list) else given)
+            check_full_scale(self.weight_full_scale, "LayerRule.weight_full_scale")
 
 
 PerLayer = Mapping[str, Architecture | LayerRule | None]
@@ -35,8 +49,10 @@ class Choice:
     architecture: Architecture | None
     """None keeps it digital."""
     layout: Layout
+    map_size: tuple[int, ...] | None
     pattern: str | None
     """The rule that decided; None where none did."""
+    weight_full_scale: FullScale | None = None
 
 
 class Rules:
@@ -76,7 +92,9 @@ class Rules:
     def _merged(self, rule: LayerRule | None, pattern: str | None) -> Choice:
         layout = (rule.layout if rule else None) or self.default.layout
         assert layout is not None
-        return Choice((rule.architecture or self.default.architecture) if rule else None, layout, pattern)
+        size = rule.map_size if rule else None
+        architecture = (rule.architecture or self.default.architecture) if rule else None
+        return Choice(architecture, layout, size, pattern, rule.weight_full_scale if rule else None)
 
 
 def _checked(name: str, rule: object) -> LayerRule | None:

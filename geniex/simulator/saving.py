@@ -18,7 +18,7 @@ from geniex.emulator import Emulator, IdealEmulator
 from geniex.emulator.identity import Identity, emulator_of, identity, same_emulator
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically
-from geniex.mapping import Architecture, GroupPacking
+from geniex.mapping import Architecture, Packing, Unrolling
 from geniex.simulator.convert import prepared
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
@@ -78,7 +78,11 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
     head, tensors = _read(*checkpoint_paths(path))
     report = ConversionReport.from_dict(head["report"])
     rules = {
-        name: LayerRule(architecture=Architecture.from_dict(told["architecture"]), layout=told["layout"])
+        name: LayerRule(
+            architecture=Architecture.from_dict(told["architecture"]),
+            layout=told["layout"],
+            map_size=told.get("map_size"),
+        )
         for name, told in head["layers"].items()
     }
     fold = any(layer.where == "folded" for layer in report.layers)
@@ -122,6 +126,7 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
             "weight": _shape(layer.packing),
             "architecture": matrix.architecture.to_dict(),
             "layout": layer.layout,
+            "map_size": list(layer.packing.size) if isinstance(layer.packing, Unrolling) else None,
             "emulator": known[id(matrix.emulator)],
             "trainable": layer.trainable,
             "calibrated": layer.output_gain is not None,
@@ -130,7 +135,7 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
     return layers, emulators
 
 
-def _shape(packing: GroupPacking) -> list[int]:
+def _shape(packing: Packing) -> list[int]:
     """(groups, outputs, inputs), as JSON has it."""
     return [packing.groups, packing.outputs, packing.inputs]
 
@@ -187,9 +192,8 @@ def _unprogrammed(layer: PlannedLayer, emulator: Emulator, told: dict[str, Any])
     module = copy.deepcopy(layer.module).to("meta")
     inputs = [placeholder(inputs) for _, inputs in layer.packing.shapes]
     trainable, calibrated = told.get("trainable", False), told.get("calibrated", False)
-    built = layer.kind(
-        module, valueless, IdealEmulator(), layout=layer.layout, inputs=inputs, trainable=trainable
-    ).eval()
+    options: dict[str, Any] = {"layout": layer.layout, "map_size": layer.map_size, "trainable": trainable}
+    built = layer.kind(module, valueless, IdealEmulator(), inputs=inputs, **options).eval()
     emulator.check(arch)
     if calibrated:
         outputs = layer.packing.groups * layer.packing.outputs

@@ -190,7 +190,7 @@ def test_an_order_given_back_by_its_inverse_is_none() -> None:
         [-1, 0, 1],
         [0.0, 1.0, 2.0],
         [True, False],
-        [[0, 1], [1, 0]],
+        [[[0, 1], [1, 0]]],
         torch.tensor(0),
         torch.tensor([1j]),
         torch.arange(300).to(torch.uint8),

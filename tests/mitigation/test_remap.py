@@ -345,7 +345,7 @@ def test_remappings_survive_json(way: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "best"}, r"method: got 'best'; it must be one of none, srs, drs, assignment$"),
+        ({"method": "best"}, r"method: got 'best'; it must be one of none, srs, drs, assignment, rearrange$"),
         ({"rows": "msb_near"}, r"rows: got 'msb_near'; it must be one of natural, mdm$"),
         ({"bits": "mdm"}, r"bits: got 'mdm'; it must be one of natural, reversed, msb_near, lsb_near, dense_near$"),
         ({"measure": "l2"}, r"measure: got 'l2'; it must be one of taylor, .*, l1, random$"),

@@ -1,0 +1,170 @@
+"""Tiles of an unrolled convolution: those of the grid that hold a weight, in a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geniex.errors import InputError
+from geniex.mapping.arrangement import Arrangement
+from geniex.mapping.tiles import Digits, Location, TileLayout
+
+if TYPE_CHECKING:
+    from geniex.mapping.unrolling import Unrolling
+
+_CELLS_AT_ONCE = 1 << 21
+"""Outputs times word lines whose levels are put together at once."""
+
+
+@dataclass(frozen=True)
+class UnrolledTiles(TileLayout):
+    """The grid of a matrix that is mostly 0, of which tiles without a weight are left out.
+
+    Programmed tensors have the tiles that there are, row tile by row tile, in their first dimension and 1 in that of
+    column tiles. Word lines and bit lines are otherwise as of ``TileLayout``; inputs and outputs keep their order, and
+    what is between weights on a tile holds the weight 0.
+    """
+
+    unrolling: Unrolling = None  # type: ignore[assignment]
+    row_of: Tensor = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    """Each tile's row in the grid, int64 (tiles,)."""
+    col_of: Tensor = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    """Each tile's column in the grid, int64 (tiles,)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.arrangement.inputs is not None or self.arrangement.outputs is not None:
+            allowed = "an unrolled convolution keeps inputs and outputs by position: only bit lines can be moved"
+            raise InputError("arrangement", "an order of inputs or outputs", allowed)
+        if self.row_of is None:
+            for name, index in zip(("row_of", "col_of"), np.nonzero(self._used()), strict=True):
+                object.__setattr__(self, name, torch.tensor(index, device="cpu"))
+
+    @property
+    def stack(self) -> tuple[int, int]:
+        """Tiles with a weight, in one column."""
+        return len(self.row_of), 1
+
+    @property
+    def tile_outputs(self) -> int:
+        """Outputs of all tiles, each counted on every tile that it is on."""
+        per_tile = self.architecture.outputs_per_tile
+        used = self._used()
+        return int(used.sum()) * per_tile - int(used[:, -1].sum()) * (self.col_tiles * per_tile - self.outputs)
+
+    @property
+    def grid(self) -> str:
+        """Its tiles, for people."""
+        return f"{self.stack[0]} of {super().grid}"
+
+    def levels(self, weight: Tensor, digits: Digits, bias: Tensor | None) -> Tensor:
+        """Levels (tiles, arrays, 1, rows, cols) of kernels (groups * outputs, inputs of a group)."""
+        stored, zero = digits(weight).flatten(1, 2), digits(weight.new_zeros(1, 1))[:, :1, 0]
+        choices = torch.cat([stored, zero, torch.zeros_like(zero)], dim=1)  # last a cell without input or output
+        at_once = max(1, _CELLS_AT_ONCE // (self.architecture.tile[0] * self.architecture.outputs_per_tile))
+        taps = torch.tensor(self.unrolling.taps, device=weight.device, dtype=torch.int64)
+        rows, cols = (index.to(weight.device).split(at_once) for index in (self.row_of, self.col_of))
+        return torch.cat([self._placed(choices, taps, r, c, bias) for r, c in zip(rows, cols, strict=True)])
+
+    def split_inputs(self, x: Tensor) -> Tensor:
+        """Features (..., inputs) as each tile sees them (..., tiles, rows)."""
+        return super().split_inputs(x).index_select(-2, self.row_of)
+
+    def add_tiles(self, sums: Tensor, at: slice | None = None) -> Tensor:
+        """Sums (vectors, tiles, 1, outputs) of the tiles ``at``, added by column (vectors, col_tiles, outputs)."""
+        total = sums.new_zeros(len(sums), self.col_tiles, sums.shape[-1])
+        return total.index_add(1, self.col_of if at is None else self.col_of[at], sums[:, :, 0])
+
+    def weighted(self, split: Tensor, weights: Tensor) -> Tensor:
+        """Products (vectors, col_tiles, outputs) of (vectors, tiles, rows) and weights (tiles, rows, 1, outputs)."""
+        return self.add_tiles(torch.einsum("vtr,tro->vto", split, weights[:, :, 0])[:, :, None])
+
+    def by_output(self, gain: Tensor) -> Tensor:
+        """A gain of each channel (channels,), or of all (), as one of each output."""
+        return gain.repeat(self.unrolling.positions) if gain.dim() else gain
+
+    def digital(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What ideal numbers give: (vectors, outputs) for inputs (vectors, inputs) and kernels."""
+        found = self.unrolling
+        sites = torch.tensor(found.sites_of_fields, device=x.device)
+        by_site = F.pad(x.unflatten(-1, (found.sites, found.channels)), (0, 0, 0, 1))
+        fields = by_site.index_select(1, sites.flatten()).unflatten(1, sites.shape)  # (v, positions, kernel, channels)
+        fields = fields.unflatten(-1, (found.groups, -1)).permute(0, 1, 3, 4, 2).flatten(3)
+        return torch.einsum("vpgi,goi->vpgo", fields, found.unblocked([weight])).flatten(1)
+
+    def joined(self, numbers: Tensor) -> Tensor:
+        """The matrix (arrays, outputs, inputs) whose parts (tiles, arrays, 1, rows, outputs) are on the tiles."""
+        whole = numbers.new_zeros(self.row_tiles, self.col_tiles, *numbers.shape[1:])
+        whole[self.row_of, self.col_of] = numbers
+        return super().joined(whole.transpose(1, 3)[:, 0].transpose(1, 2))
+
+    def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
+        """What is on the tiles: with bit lines in natural order all is where it was."""
+        return cells
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
+        """With ``function`` applied to all orders and indices."""
+        row_of, col_of = function(self.row_of), function(self.col_of)
+        return dataclasses.replace(self, arrangement=self.arrangement.moved(function), row_of=row_of, col_of=col_of)
+
+    def locate(self, output: int, input: int) -> Location:
+        """Where the cell from ``input`` to ``output`` lies: ``row_tile`` is the tile's number, ``col_tile`` 0."""
+        grid = TileLayout(self.architecture, self.inputs, self.outputs, Arrangement(lines=self.arrangement.lines))
+        there = grid.locate(output, input)
+        found = torch.nonzero((self.row_of == there.row_tile) & (self.col_of == there.col_tile)).flatten().tolist()
+        if not found:
+            raise InputError("input", input, f"no array has it together with output {output}: only zeros are there")
+        return there._replace(row_tile=found[0], col_tile=0)
+
+    def _used(self) -> Any:
+        """bool (row_tiles, col_tiles): whether a tile has a weight."""
+        found, (rows, _), per_tile = self.unrolling, self.architecture.tile, self.architecture.outputs_per_tile
+        position, site = np.nonzero(found.taps >= 0)
+        group = np.arange(found.groups)
+        ins, outs = found.channels // found.groups, found.outputs
+        row = _tiles_of(site[:, None] * found.channels + group * ins, ins, rows)
+        col = _tiles_of(position[:, None] * found.groups * outs + group * outs, outs, per_tile)
+        used = np.zeros((self.row_tiles, self.col_tiles), bool)
+        used[row[..., :, None], col[..., None, :]] = True
+        return used
+
+    def _placed(self, choices: Tensor, taps: Tensor, row: Tensor, col: Tensor, bias: Tensor | None) -> Tensor:
+        """Levels (tiles, arrays, 1, rows, cols) of the tiles at ``row``, ``col`` of the grid."""
+        arch, (rows, cols) = self.architecture, self.architecture.tile
+        input = row[:, None] * rows + torch.arange(rows, device=row.device)
+        output = col[:, None] * arch.outputs_per_tile + torch.arange(arch.outputs_per_tile, device=row.device)
+        which = self._choice(taps, input[:, :, None], output[:, None, :], choices.shape[1] - 2)
+        x = choices.index_select(1, which.flatten()).unflatten(1, which.shape)  # (arrays, tiles, rows, outputs, slices)
+        x = F.pad(x.flatten(-2).transpose(0, 1), (0, arch.data_cols - arch.outputs_per_tile * arch.slices))
+        if bias is not None:
+            columns = bias * (input < self.inputs)[..., None]
+            x = torch.cat([x, columns[:, None].expand(*x.shape[:-1], -1)], dim=-1)
+        return F.pad(x, (0, cols - x.shape[-1]))[:, :, None]
+
+    def _choice(self, taps: Tensor, input: Tensor, output: Tensor, weights: int) -> Tensor:
+        """For inputs and outputs, which broadcast: the number of the weight between them.
+
+        ``weights`` stands for the weight 0, one more for a word line or an output that does not exist.
+        """
+        found = self.unrolling
+        exists = (input < self.inputs) & (output < self.outputs)
+        site, channel = input.clamp(max=self.inputs - 1) // found.channels, input % found.channels
+        of_all = found.groups * found.outputs
+        position, kernel = output.clamp(max=self.outputs - 1) // of_all, output % of_all
+        tap, ins = taps[position, site], found.channels // found.groups
+        seen = (tap >= 0) & (channel // ins == kernel // found.outputs)
+        number = kernel * found.inputs + channel % ins * (found.inputs // ins) + tap
+        return torch.where(exists, torch.where(seen, number, weights), weights + 1)
+
+
+def _tiles_of(first: Any, count: int, size: int) -> Any:
+    """The tiles (..., most) of ``size`` that ``count`` lines from ``first`` on lie on; the last one may be repeated."""
+    low, high = first // size, (first + count - 1) // size
+    return np.minimum(low[..., None] + np.arange(int((high - low).max()) + 1), high[..., None])

@@ -1,0 +1,218 @@
+"""A convolution of maps of one size unrolled: one matrix (Toeplitz) from all inputs to all outputs at all positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geniex.errors import InputError
+from geniex.mapping.architecture import Architecture
+from geniex.mapping.layouts import ConvGeometry, GroupPacking, kernels, padded_maps
+from geniex.mapping.tiles import TileLayout
+from geniex.mapping.unrolled_tiles import UnrolledTiles
+
+
+@dataclass(frozen=True)
+class Unrolling:
+    """The matrix of a convolution from a whole map to a whole map, and what of it is not 0.
+
+    Inputs and outputs run by position, a position's channels side by side: what a position sees then lies on few
+    tiles. Inputs that no position sees have no word line. Neither has zero padding; the copies that other padding modes
+    make are inputs of their own, because two weights on one cell would be another integer. Where inputs are a sign
+    alone, padding is +1 as in the other layouts, and has word lines too.
+
+    Everything about the structure is NumPy's: it has values where tensors have none.
+    """
+
+    geometry: ConvGeometry
+    size: tuple[int, ...]
+    """Of the maps, without batch and channels."""
+    groups: int
+    inputs: int
+    """Of one group's kernels: channels times kernel."""
+    outputs: int
+    """Channels of one group."""
+    padded: bool
+    """Whether padding, and zeros between inputs, are inputs."""
+
+    @classmethod
+    def of(cls, conv: nn.modules.conv._ConvNd, architecture: Architecture, size: Sequence[int]) -> Self:
+        """The unrolling of a torch convolution, transposed or not, for maps of ``size``.
+
+        Raises:
+            InputError: a size that the convolution does not take, or weights that have no 0.
+        """
+        if architecture.weight_bits == 1 and architecture.weight_scheme == "differential":
+            raise InputError(
+                "layout", "'sparse'", "weights of one bit are a sign, there is no 0 to unroll with: use 'dense'"
+            )
+        groups, outputs, inputs = kernels(conv).shape
+        geometry = ConvGeometry.of(conv)
+        sign_alone = architecture.input_bits == 1 and architecture.streaming == "passes"
+        padded = geometry.padding_mode != "constant" or sign_alone
+        found = cls(geometry, checked_size(size, geometry.dims), groups, inputs, outputs, padded)
+        if min(found.output_size) < 1:
+            raise InputError("map size", found.size, f"a kernel of {geometry.kernel} must fit on the padded map")
+        return found
+
+    @property
+    def channels(self) -> int:
+        """Input channels of all groups."""
+        return self.groups * self.inputs // math.prod(self.geometry.kernel)
+
+    @property
+    def per_block(self) -> int:
+        """Groups of which one alone decides what its weights are: zeros between them are no weights."""
+        return 1
+
+    @cached_property
+    def output_size(self) -> tuple[int, ...]:
+        """Of the maps that come out."""
+        return tuple(len(table) for table in self._lines)
+
+    @property
+    def positions(self) -> int:
+        """Of the maps that come out."""
+        return math.prod(self.output_size)
+
+    @property
+    def features(self) -> int:
+        """Inputs of the matrix."""
+        return self.sites * self.channels
+
+    @property
+    def sites(self) -> int:
+        """Positions of the inputs that some output sees."""
+        return math.prod(len(seen) for seen in self._seen)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(outputs, inputs) of the one matrix."""
+        return [(self.positions * self.groups * self.outputs, self.features)]
+
+    @property
+    def weights(self) -> int:
+        """Cells' worth of weights in the matrix: the products of one image, without the zeros in between."""
+        return math.prod(int((line >= 0).sum()) for line in self._lines) * self.channels * self.outputs
+
+    @cached_property
+    def taps(self) -> Any:
+        """Which of a kernel's elements leads from each site to each position, int32 (positions, sites); -1 is none."""
+        taps = np.zeros((1, 1), np.int32)
+        for line, seen, width in zip(self._lines, self._seen, self.geometry.kernel, strict=True):
+            here = line[:, seen]
+            both = (taps[:, None, :, None] >= 0) & (here[None, :, None, :] >= 0)
+            joined = np.where(both, taps[:, None, :, None] * width + here[None, :, None, :], -1)
+            taps = joined.reshape(len(taps) * len(here), -1).astype(np.int32)
+        return taps
+
+    @cached_property
+    def sites_of_fields(self) -> Any:
+        """The site at each of a position's kernel elements, int64 (positions, kernel); the number of sites is none."""
+        found = np.full((self.positions, math.prod(self.geometry.kernel)), self.sites)
+        position, site = np.nonzero(self.taps >= 0)
+        found[position, self.taps[position, site]] = site
+        return found
+
+    def layouts(self, architecture: Architecture) -> list[TileLayout]:
+        """The matrix on its tiles."""
+        outputs, inputs = self.shapes[0]
+        return [UnrolledTiles(architecture, inputs=inputs, outputs=outputs, unrolling=self)]
+
+    def blocks(self, weight: Tensor) -> list[Tensor]:
+        """The kernels (groups * outputs, inputs of a group) of groups' weights (groups, outputs, inputs)."""
+        return [weight.flatten(0, 1)]
+
+    def unblocked(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Groups' weights (groups, outputs, inputs) of ``blocks``."""
+        return blocks[0].unflatten(0, (self.groups, self.outputs))
+
+    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of the one matrix."""
+        return (vectors,)
+
+    def joined(self, products: Sequence[Tensor]) -> Tensor:
+        """Outputs (..., positions, groups * outputs) of the matrix' product."""
+        return products[0].unflatten(-1, (self.positions, self.groups * self.outputs))
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """The matrix' inputs (batch, features) of maps (batch, channels, *size)."""
+        if tuple(x.shape[2:]) != self.size:
+            allowed = f"this convolution is unrolled for maps of {self.size}: convert it with such images, or densely"
+            raise InputError("input", f"maps of {tuple(x.shape[2:])}", allowed)
+        x = padded_maps(x, self.geometry) if self.padded else x
+        for dim, seen in enumerate(self._seen, start=2):
+            x = _taken(x, dim, seen)
+        return x.flatten(2).transpose(1, 2).flatten(1)
+
+    @cached_property
+    def _lines(self) -> tuple[Any, ...]:
+        """For each dimension (outputs, inputs) which element of the kernel leads from one to the other; -1 is none."""
+        padding, dims = self.geometry.padding, self.geometry.dims
+        ends = [padding[2 * (dims - 1 - dim) : 2 * (dims - dim)] for dim in range(dims)]
+        return tuple(
+            _line(size, kernel, stride, dilation, spacing, before, after, padded=self.padded)
+            for size, kernel, stride, dilation, spacing, (before, after) in zip(
+                self.size,
+                self.geometry.kernel,
+                self.geometry.stride,
+                self.geometry.dilation,
+                self.geometry.spacing,
+                ends,
+                strict=True,
+            )
+        )
+
+    @cached_property
+    def _seen(self) -> tuple[Any, ...]:
+        """For each dimension which inputs some output sees."""
+        return tuple(np.flatnonzero((line >= 0).any(0)) for line in self._lines)
+
+
+Packing = GroupPacking | Unrolling
+"""How a layer's weights become matrices."""
+
+
+def checked_size(size: Sequence[int], dims: int) -> tuple[int, ...]:
+    """``size`` as the spatial size of maps; raises ``InputError`` unless it is ``dims`` positive whole numbers."""
+    given = tuple(size) if isinstance(size, Sequence) else (size,)
+    if len(given) != dims or not all(type(n) is int and n > 0 for n in given):
+        raise InputError("map size", size, f"it must be the {dims} whole numbers of a map without batch and channels")
+    return given
+
+
+def _line(
+    size: int, kernel: int, stride: int, dilation: int, spacing: int, before: int, after: int, *, padded: bool
+) -> Any:
+    """int32 (outputs, inputs) of one dimension: the kernel's element between them, or -1."""
+    spread = (size - 1) * spacing + 1
+    outputs = max(0, (spread + before + after - dilation * (kernel - 1) - 1) // stride + 1)
+    at = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation
+    if padded:  # every place of the padded map is an input
+        inside, inputs = np.ones_like(at, bool), spread + before + after
+    else:
+        at, inputs = at - before, size
+        inside = (at >= 0) & (at < spread) & (at % spacing == 0)
+        at = at // spacing
+    table = np.full((outputs, max(0, inputs)), -1, np.int32)
+    rows, elements = np.nonzero(inside)
+    table[rows, at[rows, elements]] = elements
+    return table
+
+
+def _taken(x: Tensor, dim: int, indices: Any) -> Tensor:
+    """``x`` at ``indices`` of ``dim``: a view where they are equally spaced."""
+    first, count = int(indices[0]), len(indices)
+    steps = np.diff(indices)
+    if count == 1 or (steps == steps[0]).all():
+        step = 1 if count == 1 else int(steps[0])
+        at = [slice(None)] * dim + [slice(first, int(indices[-1]) + 1, step)]
+        return x[tuple(at)]
+    return x.index_select(dim, torch.tensor(indices, device=x.device))
