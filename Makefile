@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml
 	  echo "geniex needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1 || true);" \
 	       "name another one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[spice,plot,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[spice,plot,parquet,dev]"
 	@touch $@
 
 # Packages are installed one by one, so that one which this distribution lacks does not cost the others.

@@ -56,3 +56,7 @@ class CheckpointError(GeniexError, ValueError):
 
 class ConversionError(GeniexError, ValueError):
     """A model cannot be put onto crossbars as asked."""
+
+
+class StudyError(GeniexError, RuntimeError):
+    """Cells of a study have no result."""

@@ -21,6 +21,7 @@ VERBS = {
     "fit": "train the small CNN that the studies use",
     "predict": "predict a network's accuracy on crossbars, stage by stage",
     "remap": "move kernels to where wires hurt least; accuracy before and after, beside controls",
+    "study": "accuracy and costs of networks over a grid of crossbars; resumes where it was stopped",
     "finetune": "train a network on the crossbars that it will run on",
     "bench": "time and check geniex beside its rivals, in one run",
 }
@@ -75,7 +76,8 @@ def _run(verb: str, argv: list[str]) -> int:
     try:
         options = verb_parser(verb).instantiate(parsed(verb, argv))
         told = options.as_dict()
-        told.pop("config", None)
+        if verb in _CONFIGURED:
+            told.pop("config", None)
         _function(verb)(**told)
     except jsonargparse.ArgumentError as error:
         return _refuse(name, f"{_plain(str(error))} (options: {name} --help)")

@@ -15,8 +15,12 @@ from geniex.plotting.prediction import (
     plot_predicted,
 )
 from geniex.plotting.remapping import plot_layer_checks, plot_recovered
+from geniex.plotting.study import Measured, pareto_front, plot_along, plot_panels, plot_tradeoff
 
 __all__ = [
+    "Measured",
+    "pareto_front",
+    "plot_along",
     "plot_density",
     "plot_error_bins",
     "plot_error_histogram",
@@ -24,9 +28,11 @@ __all__ = [
     "plot_layer_checks",
     "plot_layer_nf",
     "plot_nf",
+    "plot_panels",
     "plot_pareto",
     "plot_predicted",
     "plot_recovered",
     "plot_stages",
+    "plot_tradeoff",
     "save_plot",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from geniex.errors import MissingDependencyError, SweepError
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
 
+_Answer = TypeVar("_Answer")
 Run = tuple[SweepConfig, int, int]
 """Tiles from the first number up to the second."""
 _RETRIES = 3
@@ -38,6 +39,20 @@ def solve_on_ray(
         MissingDependencyError: Ray is not installed.
         SweepError: there is no cluster at ``RAY_ADDRESS``.
     """
+    yield from run_on_ray(solve, runs, at_once, recycle)
+
+
+def run_on_ray(
+    work: Callable[..., _Answer | str],
+    runs: Sequence[tuple[Any, ...]],
+    at_once: int | None,
+    recycle: int | None = None,
+    gpus: float = 0.0,
+) -> Iterator[tuple[int, _Answer | str]]:
+    """The positions of ``runs`` as they are done, each with what ``work(*run)`` gave, or why its worker died.
+
+    As ``solve_on_ray``, of anything picklable; ``gpus`` is what each run takes of one.
+    """
     ray = _ray()
     connects = not ray.is_initialized()
     if connects:
@@ -45,7 +60,8 @@ def solve_on_ray(
             ray.init(log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SweepError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
-    remote = ray.remote(num_cpus=1, max_retries=_RETRIES, max_calls=recycle or 0)(solve)
+    options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES, "max_calls": recycle or 0}
+    remote = ray.remote(**options)(work)
     running: dict[Any, int] = {}
     queue = iter(range(len(runs)))
     try:
@@ -66,7 +82,7 @@ def solve_on_ray(
             ray.shutdown()
 
 
-def _answer(ray: Any, ref: Any) -> TileData | str:
+def _answer(ray: Any, ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError:

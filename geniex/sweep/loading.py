@@ -68,7 +68,7 @@ def load_sweep(path: str | Path) -> SweepConfig | SweepSet:
     """What a YAML file describes: a set of sweeps where it has ``shapes``, else one."""
     path = Path(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=YamlLoader)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError("config", path, "no such file; sweeps that ship are in spice_data/") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -93,11 +93,11 @@ def _set(data: dict[str, Any]) -> SweepSet:
     return _built(SweepSet, "config", own | {"common": _sweep(data)})
 
 
-class _Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML 1.1, except that 100e3 is a number and not a string."""
 
 
-_Loader.add_implicit_resolver(
+YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 

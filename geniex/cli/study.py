@@ -1,0 +1,121 @@
+"""``geniex study``: what accuracy networks have, and what they cost, over a grid of crossbars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape
+
+from geniex.cli._bench_tables import plain_table
+from geniex.cli._console import report_console
+from geniex.cli._device import checked_device
+from geniex.cli._files import check_file, check_folder, write_json
+from geniex.cli.predict import Bars
+from geniex.errors import InputError, StudyError
+from geniex.study.explore import Study, StudyPlan, StudySpec, planned, run_study
+from geniex.study.explore.fields import flattened
+from geniex.study.explore.pictures import short_title
+from geniex.study.explore.report import notes, summary_table
+from geniex.sweep.loading import YamlLoader
+from geniex.sweep.run import Executor
+
+
+def study(
+    config: Path,
+    out: Path | None = None,
+    workers: int | None = None,
+    executor: Executor = "local",
+    device: str = "cpu",
+    set: list[str] | None = None,
+    plan: bool = False,
+    data_root: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Put networks on crossbars at every cell of a grid of settings; accuracy, costs, tables, figures; resumes.
+
+    Args:
+        config: YAML file of a study, or a shipped one's name: geniex-size-ron-onoff.yaml, geniex-precision-slices.yaml,
+            sparse-xbar.yaml, dense-sparse.yaml.
+        out: folder for table.csv, table.parquet, summary.csv, report.html, report.md, report.json and figures; results
+            are kept there as they come, so that the same command goes on where it was killed, and tries again what
+            failed; default: the configuration's name, in the current directory.
+        workers: processes of one thread each, 1 if not given; on a Ray cluster jobs under way, two a processor if not.
+        executor: local processes, or the Ray cluster at RAY_ADDRESS, if not one on this machine.
+        device: where each process computes, such as cpu or cuda.
+        set: a setting of all cells instead of the file's, as NAME=VALUE, such as images=100; give the option once for
+            each.
+        plan: check all settings and say what would run, without running it.
+        data_root: folder of the data set, where the default has it not.
+        json: file for the machine-readable report alone.
+    """
+    changes = _changes(set or [])
+    check_file("json", json)
+    checked_device(device)
+    spec = StudySpec.of(config, changes)
+    if plan:
+        _tell(planned(spec, device=device, data_root=data_root))
+        return
+    target = Path(config.stem) if out is None else out
+    planned(spec, device=device, data_root=data_root)  # nothing is written for a study that cannot be
+    check_folder("out", target)
+    with Bars() as bars:
+        found = run_study(
+            spec,
+            target,
+            workers=workers,
+            executor=executor,
+            device=device,
+            data_root=data_root,
+            progress=lambda done, whole: bars.update("jobs", done, whole),
+        )
+    _print(found)
+    write_json(json, found.to_dict())
+    print(f"report: {target / 'report.html'}")
+    for missing in found.missing:
+        print(missing)
+    if found.failed:
+        first = found.failed[0]
+        raise StudyError(
+            f"{len(found.failed)} of {len(found.rows)} runs have no result; the others are in {target}, and the same"
+            f" command tries again; the first: {first['error']}"
+        )
+
+
+def _changes(given: list[str]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError("set", repr(text), "it must be NAME=VALUE, such as images=100")
+        try:
+            changes[name.strip()] = yaml.load(value, Loader=YamlLoader)
+        except yaml.YAMLError:
+            raise InputError("set", repr(text), "its value is not readable as YAML") from None
+    flattened(changes)
+    return changes
+
+
+def _tell(plan: StudyPlan) -> None:
+    title = escape(f"{plan.spec.title}: {len(plan.cells)} cells")
+    table = plain_table(title, ("part",), [short_title(name) for name in plan.spec.axes])
+    table.add_column("networks", justify="right")
+    table.add_column("draws", justify="right")
+    for cell in plan.cells:
+        labels = (str(cell.labels[name]) for name in plan.spec.axes)
+        settings = cell.settings
+        table.add_row(*map(escape, (cell.part, *labels)), str(len(settings.networks)), str(settings.draws))
+    report_console().print(table)
+    print(f"{len(plan.jobs)} jobs, references and all; nothing was run")
+
+
+def _print(found: Study) -> None:
+    console = report_console()
+    header, rows = summary_table(found)
+    table = plain_table(escape(found.title), header[: len(found.axes)], header[len(found.axes) :])
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    for note in notes(found):
+        console.print(note, highlight=False, markup=False)

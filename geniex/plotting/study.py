@@ -1,0 +1,188 @@
+"""Pictures of design-space studies: accuracy along what was varied, and against what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from geniex.errors import InputError
+from geniex.plotting.axes import GREY, MARKERS, SERIES, framed, on_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WIDE = 3.0
+"""Values whose largest is more than so many times the smallest have a logarithmic axis."""
+_ACROSS = 3
+"""Panels side by side."""
+_BROAD = 24
+"""Letters below an axis that still stand side by side."""
+_NAMED = 12
+"""Points of fronts that are named in one picture; more names would hide each other."""
+
+
+class Measured(NamedTuple):
+    """An accuracy and its interval, fractions, at a place of an axis or at a cost."""
+
+    at: float | str
+    accuracy: float
+    low: float
+    high: float
+
+
+Lines = Mapping[str, Sequence[Measured]]
+"""What is compared, by name, each along the axis."""
+
+
+def plot_along(
+    lines: Lines, axis: str, title: str = "Accuracy", dotted: Lines | None = None, ax: Axes | None = None
+) -> Axes:
+    """Accuracy, percent, along what was varied, with its intervals.
+
+    Numbers lie at their places, on a logarithmic axis where they span more than a factor of 3; words side by side.
+
+    Args:
+        lines: what is compared, by name, each along the axis.
+        axis: what was varied, with its unit.
+        title: of the picture.
+        dotted: lines to compare with, without intervals.
+        ax: where to draw; None makes a new figure.
+    """
+    if not any(lines.values()):
+        raise InputError("lines", "no point", "there is nothing to draw")
+    ax = on_axes(ax, 6.0, 4.0)
+    _draw_along(ax, lines, dotted or {})
+    ax.legend(frameon=False, fontsize=8.5)
+    return framed(ax, title, axis, "accuracy, %")
+
+
+def plot_panels(
+    panels: Mapping[str, tuple[Lines, Lines]], axis: str, title: str = "Accuracy", legend: str | None = None
+) -> Axes:
+    """The first of several pictures as of ``plot_along``, side by side on a new figure, with one legend and one scale.
+
+    Args:
+        panels: lines and dotted lines, by the name of the panel.
+        axis: what was varied, with its unit.
+        title: above all of them.
+        legend: what the lines differ in.
+    """
+    if not panels or not any(any(lines.values()) for lines, _ in panels.values()):
+        raise InputError("panels", "no point", "there is nothing to draw")
+    across = min(_ACROSS, len(panels))
+    down = math.ceil(len(panels) / across)
+    first = on_axes(None, 1.4 + 3.0 * across, 0.9 + 2.5 * down)
+    figure = first.figure
+    first.remove()
+    grid = figure.subplots(down, across, sharey=True, squeeze=False)
+    every = list(grid.flatten())
+    names: dict[str, int] = {}
+    for lines, _ in panels.values():
+        for name in lines:
+            names.setdefault(name, len(names))
+    for ax, (name, (lines, dotted)) in zip(every, panels.items(), strict=False):
+        _draw_along(ax, lines, dotted, names)
+        framed(ax, name, axis, "accuracy, %" if ax in grid[:, 0] else "")
+        ax.title.set_fontsize(9)
+    for ax in every[len(panels) :]:
+        ax.set_visible(False)
+    handles = {
+        label: h for ax in every[: len(panels)] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=8.5, title=legend
+    )
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11)
+    return every[0]
+
+
+def pareto_front(points: Mapping[str, Measured]) -> list[str]:
+    """The names of those points that no other beats in accuracy without costing more, cheapest first."""
+    front, best = list[str](), -math.inf
+    for name, point in sorted(points.items(), key=lambda item: (item[1].at, -item[1].accuracy)):
+        if point.accuracy > best:
+            front.append(name)
+            best = point.accuracy
+    return front
+
+
+def plot_tradeoff(groups: Mapping[str, Mapping[str, Measured]], cost: str, title: str, ax: Axes | None = None) -> Axes:
+    """Accuracy, percent, against a cost on a logarithmic axis; a line joins each group's own Pareto front.
+
+    Args:
+        groups: points by name, by the group that gives them their colour.
+        cost: what ``at`` of the points is, with its unit; above 0.
+        title: of the picture.
+        ax: where to draw; None makes a new figure. Points on a front are filled, and named while there is room.
+    """
+    points = [point for group in groups.values() for point in group.values()]
+    if not points:
+        raise InputError("groups", "no point", "there is nothing to draw")
+    if not all(isinstance(point.at, int | float) and point.at > 0 for point in points):
+        raise InputError("groups", "a cost that is not above 0", "the axis is logarithmic")
+    ax = on_axes(ax, 8.4, 4.8)
+    named = 0
+    for k, (name, group) in enumerate(groups.items()):
+        front = pareto_front(group)
+        colour = SERIES[k % len(SERIES)]
+        style = {"color": colour, "marker": MARKERS[k % len(MARKERS)], "markersize": 5}
+        line = [group[point] for point in front]
+        x, y = [p.at for p in line], [100 * p.accuracy for p in line]
+        ax.plot(x, y, linewidth=0.9, drawstyle="steps-post", label=name, **style)  # type: ignore[arg-type]
+        ax.errorbar(x, y, yerr=_bars(line), fmt="none", ecolor=colour, elinewidth=0.6)
+        rest = [point for key, point in group.items() if key not in front]
+        x, y = [p.at for p in rest], [100 * p.accuracy for p in rest]
+        ax.plot(x, y, linestyle="none", markerfacecolor="none", **style)  # type: ignore[arg-type]
+        for point in front[: max(0, _NAMED - named)]:
+            place, offset = (group[point].at, 100 * group[point].accuracy), (4, -8 - 7 * (named % 3))
+            ax.annotate(point, place, offset, textcoords="offset points", fontsize=6.5, color=GREY)
+            named += 1
+    ax.set_xscale("log")
+    ax.figure.legend(loc="outside right upper", frameon=False, fontsize=8.5, title="filled: on the front")
+    return framed(ax, title, cost, "accuracy, %")
+
+
+def _draw_along(ax: Axes, lines: Lines, dotted: Lines, order: Mapping[str, int] | None = None) -> None:
+    values = list(dict.fromkeys(p.at for own in (*lines.values(), *dotted.values()) for p in own))
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    places = {value: float(value) if numeric else k for k, value in enumerate(values)}
+    for k, (name, own) in enumerate(lines.items()):
+        series = (k if order is None else order[name]) % len(SERIES)
+        shown = sorted(own, key=lambda p: places[p.at])
+        x, colour = [places[p.at] for p in shown], SERIES[series]
+        below, above = _bars(shown)
+        y = [100 * p.accuracy for p in shown]
+        ax.plot(x, y, f"{MARKERS[series]}-", color=colour, markersize=4, linewidth=1, label=name)
+        if numeric:  # areas hide each other less than bars at the same places do
+            ends = [[a - b for a, b in zip(y, below, strict=True)], [a + b for a, b in zip(y, above, strict=True)]]
+            ax.fill_between(x, ends[0], ends[1], color=colour, alpha=0.12, linewidth=0)
+        else:
+            ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=0.8, capsize=2)
+    for name, own in dotted.items():
+        shown = sorted(own, key=lambda p: places[p.at])
+        x, y = [places[p.at] for p in shown], [100 * p.accuracy for p in shown]
+        ax.plot(x, y, ":", color=GREY, linewidth=1, label=name)
+    if numeric and min(places.values()) > 0 and max(places.values()) > _WIDE * min(places.values()):
+        ax.set_xscale("log")
+        ax.minorticks_off()
+    ticks = sorted(places.values())
+    names = {place: short_number(value) for value, place in places.items()}
+    slant = 30 if sum(map(len, names.values())) > _BROAD else 0
+    ax.set_xticks(ticks, [names[x] for x in ticks], rotation=slant, ha="right" if slant else "center")
+
+
+def short_number(value: object) -> str:
+    """A value in few characters: 300k, 0.05; words as they are.
+
+    >>> short_number(300e3), short_number(2.5), short_number("linear")
+    ('300k', '2.5', 'linear')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value / 1e3:g}k" if abs(value) >= 1e4 else f"{value:g}"
+
+
+def _bars(shown: Sequence[Measured]) -> list[list[float]]:
+    below = [max(0.0, 100 * (p.accuracy - p.low)) for p in shown]
+    return [below, [max(0.0, 100 * (p.high - p.accuracy)) for p in shown]]

@@ -1,0 +1,239 @@
+"""One job of a study: a network put onto crossbars at one cell's settings, and what it classifies rightly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.errors import GeniexError
+from geniex.mapping import ConductanceWindow
+from geniex.mitigation import REMAPPINGS, Batch, calibrate_outputs, fine_tune, prune, refit_batch_norm, remap
+from geniex.networks import ImageSet, load_images, load_network, network_info
+from geniex.networks.images import MovedBatches
+from geniex.networks.train import AugmentedBatches, FitConfig
+from geniex.simulator import LayerRule, arranged, arrangements, convert, vary
+from geniex.study.explore.counts import counted
+from geniex.study.explore.settings import CellSettings
+from geniex.surrogate import load_surrogate
+from geniex.variation import derived_seed
+
+_BATCH = 250
+"""Images of one forward pass."""
+_STEP = 50
+"""Images of a step of fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network at one cell's settings and one draw of its devices, or as it is in floating point."""
+
+    settings: CellSettings
+    network: str
+    draw: int
+    floating: bool
+    """Whether the network stays off crossbars."""
+    key: str
+    """Digest of everything that the result depends on."""
+    device: str
+    data_root: Path | None
+
+    @property
+    def name(self) -> str:
+        """For progress and for files."""
+        return f"{'float-' if self.floating else ''}{Path(self.network).name}"
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a job sees."""
+
+    tests: Tensor
+    """(count, C, H, W)."""
+    labels: Tensor
+    calibration: Batch
+
+
+def run_job(job: Job) -> dict[str, Any] | str:
+    """The result of a job, JSON-ready, or why there is none."""
+    try:
+        with _one_thread():
+            return _result(job)
+    except GeniexError as error:
+        return str(error)
+    except Exception as error:  # whatever torch or a network raises is this cell's alone; the others go on
+        return f"{type(error).__name__}: {error}".strip()
+
+
+def emulator_of(settings: CellSettings) -> Emulator:
+    """The emulator that a cell asks for, for its crossbar."""
+    if settings.emulator == "ideal":
+        return IdealEmulator()
+    if settings.emulator == "linear":
+        return LinearEmulator(settings.crossbar)
+    if settings.emulator == "circuit":
+        return CircuitEmulator(settings.crossbar)
+    return SurrogateEmulator(_surrogate(settings.emulator), settings.crossbar)
+
+
+def prepared_network(settings: CellSettings, name: str) -> nn.Module:
+    """The network, pruned where the settings say so."""
+    network: nn.Module = load_network(name)
+    if settings.prune is None:
+        return network
+    asked = settings.prune
+    return prune(
+        network,
+        asked.method,
+        asked.sparsity,
+        tile=asked.tile or settings.architecture,
+        criterion=asked.criterion,
+        scope=asked.scope,
+        skip=asked.skip,
+    ).model
+
+
+def full_scales(name: str) -> dict[str, LayerRule]:
+    """The rules that keep the conductance scales of a network whose weights training has cut (WCT)."""
+    scales = network_info(name).get("weight_full_scale") or {}
+    return {layer: LayerRule(weight_full_scale=scale) for layer, scale in scales.items()}
+
+
+def on_ideal_tiles(settings: CellSettings) -> CellSettings:
+    """The cell whose accuracy ``settings`` lose from: ideal tiles, devices as asked for, nothing mitigated.
+
+    There the window and the drive cancel, so that all cells of one architecture share it.
+    """
+    arch = settings.architecture.replace(window=ConductanceWindow(100e3, 6.0), v_max=0.25)
+    rows, cols = arch.tile
+    plain = type(settings.crossbar)(rows, cols)
+    return settings.replace(
+        emulator="ideal",
+        crossbar=plain,
+        architecture=arch,
+        variations=None,
+        mitigation=(),
+        fine_tuning_steps=1,
+        draws=1,
+    )
+
+
+@lru_cache(maxsize=4)
+def images_of(data: str, images: int | None, calibration: int, seed: int, device: str, root: Path | None) -> Images:
+    """Test images, drawn so that fewer are the first of more, and calibration images, on ``device``."""
+    training, tests = _image_set(data, True, root), _image_set(data, False, root)
+    chosen = tests if images is None else tests.subset(images, seed)
+    drawn = training.subset(min(calibration, len(training)), seed)
+    (x, y), (cx, cy) = ([t.to(device) for t in s.batch(torch.arange(len(s)))] for s in (chosen, drawn))
+    return Images(x, y, Batch(cx, cy))
+
+
+def images_for(job: Job) -> Images:
+    """The images of a job."""
+    s = job.settings
+    return images_of(s.data, s.images, s.calibration_images, s.seed, job.device, job.data_root)
+
+
+@lru_cache(maxsize=4)
+def _image_set(data: str, train: bool, root: Path | None) -> ImageSet:
+    return load_images(data, train=train, root=root)
+
+
+@lru_cache(maxsize=8)
+def _surrogate(name: str) -> Any:
+    return load_surrogate(name)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # The order in which threads add changes the last bits: with one, results do not depend on the workers.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _result(job: Job) -> dict[str, Any]:
+    began = time.perf_counter()
+    images = images_for(job)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(job.settings.seed, "cell", job.draw))
+        network = prepared_network(job.settings, job.network).to(job.device)
+        model, counts = (network.eval(), {}) if job.floating else _converted(job, network, images)
+        right = _right(model, images)
+    return {
+        "right": "".join("1" if x else "0" for x in right.tolist()),
+        **counts,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _right(model: nn.Module, images: Images) -> Tensor:
+    """Which images are classified rightly (images,), bool."""
+    with torch.no_grad():
+        logits = [model(part) for part in images.tests.split(_BATCH)]
+    return torch.cat(logits).argmax(-1) == images.labels
+
+
+def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, Any]]:
+    """The network on crossbars, mitigated and with varied devices, and what it takes.
+
+    Remapping and training know the circuit but not the devices' deviations; gains and batch norms are fitted to the
+    crossbars as they are.
+    """
+    settings = job.settings
+    model = _remapped(settings, network, job.network, images.calibration)
+    if "fine_tuning" in settings.mitigation:
+        model = _fine_tuned(job, network, model, images.calibration)
+    counts = counted(model, network, settings, full_scales(job.network), images.tests)
+    if settings.variations is not None:
+        model = vary(model, settings.variations, derived_seed(settings.seed, "draw", job.draw))
+    if "gain" in settings.mitigation:
+        model = calibrate_outputs(model, images.calibration.images)
+    if "batch_norm" in settings.mitigation:
+        model = refit_batch_norm(model, images.calibration.images)
+    return model, counts
+
+
+def _convert(settings: CellSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:
+    return convert(
+        network,
+        settings.architecture,
+        emulator_of(settings),
+        per_layer=full_scales(name),
+        calibration=calibration.images,
+        layout=settings.layout,
+        fold=settings.fold,
+        **options,
+    )
+
+
+def _remapped(settings: CellSettings, network: nn.Module, name: str, calibration: Batch) -> nn.Module:
+    with torch.no_grad():
+        model = _convert(settings, network, name, calibration)
+    if settings.remapping == "none":
+        return model
+    return remap(model, REMAPPINGS[settings.remapping].replace(seed=settings.seed), calibration).model
+
+
+def _fine_tuned(job: Job, network: nn.Module, mapped: nn.Module, calibration: Batch) -> nn.Module:
+    settings = job.settings
+    model = _convert(settings, network, job.network, calibration, trainable=True)
+    if settings.remapping != "none":
+        model = arranged(model, arrangements(mapped))
+    batches = AugmentedBatches(
+        _image_set(settings.data, True, job.data_root), FitConfig(batch=_STEP, seed=settings.seed)
+    )
+    moved = MovedBatches(batches, torch.device(job.device))
+    fine_tune(model, moved, steps=settings.fine_tuning_steps, gradients="ideal")
+    return model

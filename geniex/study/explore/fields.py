@@ -1,0 +1,162 @@
+"""Every setting that a study may fix or vary, by its dotted name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from geniex.circuit import Crossbar
+from geniex.config import Config
+from geniex.errors import InputError
+from geniex.mapping import Architecture, ConductanceWindow
+from geniex.variation import (
+    ConductanceSpread,
+    Drift,
+    FiniteStates,
+    LevelSpread,
+    ProgrammingError,
+    RangeSpread,
+    ReadNoise,
+    Retention,
+    StuckCells,
+    StuckLines,
+)
+
+Flat = dict[str, Any]
+"""Settings by dotted names."""
+
+PLAIN = (
+    "network",
+    "data",
+    "images",
+    "calibration_images",
+    "preset",
+    "tile",
+    "v_max",
+    "emulator",
+    "layout",
+    "fold",
+    "mitigation",
+    "fine_tuning_steps",
+    "seed",
+    "draws",
+)
+"""Settings that stand for themselves."""
+STEPS: dict[str, type[Config]] = {
+    "finite_states": FiniteStates,
+    "conductance_spread": ConductanceSpread,
+    "range_spread": RangeSpread,
+    "level_spread": LevelSpread,
+    "programming_error": ProgrammingError,
+    "stuck_cells": StuckCells,
+    "stuck_lines": StuckLines,
+    "drift": Drift,
+    "retention": Retention,
+    "read_noise": ReadNoise,
+}
+"""What can happen to devices, in the order in which it does."""
+_ELSEWHERE = {
+    "architecture.tile": "tile",
+    "architecture.window": "window.r_on and window.on_off",
+    "architecture.v_max": "v_max",
+}
+"""Fields of an architecture that the crossbar and its cells decide."""
+
+
+def _of(kind: type[Config]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind))  # type: ignore[arg-type]
+
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "crossbar": _of(Crossbar),
+    "window": _of(ConductanceWindow),
+    "architecture": tuple(name for name in _of(Architecture) if f"architecture.{name}" not in _ELSEWHERE),
+    "variation": tuple(STEPS),
+    "prune": ("method", "sparsity", "tile", "criterion", "scope", "skip"),
+    **{f"variation.{name}": _of(kind) for name, kind in STEPS.items()},
+}
+"""Members of the settings that have some. A cell's depend on what cell it is."""
+WHOLE = ("variation", "prune", "crossbar.cell", *(f"variation.{name}" for name in STEPS))
+"""Groups that may be given as one value, too: null, or a name."""
+
+
+def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
+    """Settings by dotted names, from mappings of mappings or of dotted names; all names are known ones.
+
+    Raises:
+        InputError: an unknown name, with those that there are; or one that is given twice.
+    """
+    out: Flat = {}
+    for key, value in given.items():
+        name = f"{above}.{_spelled(key)}" if above else _spelled(key)
+        check_name(name)
+        inner = _is_group(name) and isinstance(value, Mapping)
+        if _is_group(name) and name not in WHOLE and not inner:
+            raise InputError(name, repr(value), f"it must be a mapping of {', '.join(GROUPS[name])}")
+        for found, single in (flattened(value, name) if inner else {name: value}).items():
+            if found in out:
+                raise InputError(found, repr(single), "it is given twice")
+            out[found] = single
+    _check_wholes(out)
+    return out
+
+
+def overridden(base: Flat, changes: Flat) -> Flat:
+    """``base`` with ``changes``: a group given as one value replaces its members, and a member a group that is null."""
+    out = dict(base)
+    for name in changes:
+        out = {known: value for known, value in out.items() if not known.startswith(f"{name}.")}
+    for name in changes:
+        for group in _groups_around(name):
+            if group in out and out[group] is None:
+                del out[group]
+    out |= changes
+    _check_wholes(out)
+    return out
+
+
+def check_name(name: str) -> None:
+    """Raise ``InputError`` unless ``name`` is a setting; it tells which there are."""
+    if name in _ELSEWHERE:
+        raise InputError(name, "a field that the crossbar decides", f"set {_ELSEWHERE[name]}")
+    group, _, member = name.rpartition(".")
+    if group == "crossbar.cell" and member:  # its fields depend on the cell, which checks them
+        return
+    if group and not _is_group(group):
+        check_name(group)
+        raise InputError(name, "an unknown field", f"{group} has no fields")
+    allowed = GROUPS[group] if group else (*PLAIN, *(name for name in GROUPS if "." not in name))
+    if member not in allowed:
+        raise unknown(name, member, allowed)
+
+
+def unknown(name: str, member: str, allowed: Iterable[str]) -> InputError:
+    """The error for a ``member`` that is none of those ``allowed``; it suggests the nearest."""
+    names = tuple(allowed)
+    near = difflib.get_close_matches(member, names, 1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return InputError(name, "an unknown field", f"{guess}fields are {', '.join(names)}")
+
+
+def _spelled(key: object) -> str:
+    # YAML 1.1 reads the bare words on and off as booleans.
+    return {True: "on", False: "off"}[key] if isinstance(key, bool) else str(key)
+
+
+def _is_group(name: str) -> bool:
+    return name in GROUPS or name == "crossbar.cell"
+
+
+def _groups_around(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:k]) for k in range(1, len(parts))]
+
+
+def _check_wholes(flat: Flat) -> None:
+    for name, value in flat.items():
+        for group in _groups_around(name):
+            if group in flat:
+                given = f"{value!r}, while {group} is {flat[group]!r}"
+                raise InputError(name, given, f"give {group} as a mapping of its fields, or as one value")

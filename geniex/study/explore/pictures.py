@@ -1,0 +1,130 @@
+"""The pictures of a study: accuracy along each axis, and against each cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geniex.plotting import Measured, plot_panels, plot_tradeoff, save_plot
+from geniex.plotting.study import short_number
+from geniex.study.explore.table import Row, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TITLES = {
+    "tile": "tile, word lines and bit lines",
+    "window.r_on": "R_on, ohm",
+    "window.on_off": "on/off ratio",
+    "crossbar.r_wire": "wire resistance, ohm",
+    "v_max": "drive, V",
+    "variation.finite_states.states": "conductance states",
+    "variation.range_spread.sigma_on": "spread of R_on and R_off",
+    "variation.conductance_spread.sigma": "spread of conductances",
+    "variation.stuck_cells.off": "share of cells stuck at G_off",
+    "variation.stuck_cells.on": "share of cells stuck at G_on",
+}
+_COSTS = {
+    "arrays": "arrays",
+    "reads": "reads of arrays, an image",
+    "adc_conversions": "ADC conversions, an image",
+    "static_energy": "static energy of the arrays, J an image",
+}
+_COLOURS = 8
+"""Lines in one picture."""
+_MOST_PANELS = 9
+
+
+def axis_title(name: str) -> str:
+    """What an axis is called in pictures and tables."""
+    return _TITLES.get(name, name.rpartition(".")[2].replace("_", " "))
+
+
+def short_title(name: str) -> str:
+    """The same without units."""
+    return axis_title(name).partition(",")[0]
+
+
+def save_pictures(study: Study, folder: Path) -> list[Path]:
+    """The paths of the PNG files written to ``folder``, which exists; none where no cell has a result."""
+    return [save_plot(ax, folder / f"{name}.png") for name, ax in _pictures(study)]
+
+
+def _pictures(study: Study) -> Iterator[tuple[str, Axes]]:
+    done = [row for row in study.summary if row["accuracy"] is not None]
+    parts = list(dict.fromkeys(row.get("part", "") for row in done))
+    for part in parts:
+        rows = [row for row in done if row.get("part", "") == part]
+        varied = [name for name in study.axes if len({row[name] for row in rows}) > 1]
+        numbers = [name for name in varied if not any(isinstance(row[name], str) for row in rows)]
+        for axis in numbers or varied:  # words tell lines apart, where there is something to draw them along
+            stem = "-".join(_file_name(word) for word in ("accuracy", part, axis) if word)
+            yield stem, _along(rows, varied, axis, part)
+    for cost, title in _COSTS.items():
+        known = [row for row in done if row[cost]]
+        if len({row[cost] for row in known}) > 1:
+            yield f"pareto-{cost}", _against(study, known, cost, title)
+
+
+def _along(rows: Sequence[Row], varied: Sequence[str], axis: str, part: str) -> Axes:
+    others = _free(rows, varied, axis)
+    hue = _hue(rows, others)
+    rest = [name for name in others if name != hue]
+    panels: dict[str, tuple[dict[str, list[Measured]], dict[str, list[Measured]]]] = {}
+    for row in rows:
+        lines, dotted = panels.setdefault(_named(row, rest), ({}, {}))
+        lines.setdefault("accuracy" if hue is None else str(row[hue]), []).append(_measured(row[axis], row))
+        ideal = row["ideal_accuracy"]
+        if ideal is not None and all(p.at != row[axis] for p in dotted.get("ideal tiles", [])):
+            dotted.setdefault("ideal tiles", []).append(Measured(row[axis], ideal, ideal, ideal))
+    title = f"{part}: accuracy" if part else "Accuracy"
+    if len(panels) > _MOST_PANELS:
+        title += f" (the first {_MOST_PANELS} of {len(panels)} panels)"
+    legend = None if hue is None else short_title(hue)
+    return plot_panels(dict(list(panels.items())[:_MOST_PANELS]), axis_title(axis), title, legend)
+
+
+def _free(rows: Sequence[Row], varied: Sequence[str], axis: str) -> list[str]:
+    """The other axes, without those that go in step with this one or with an earlier one."""
+    free: list[str] = []
+    for name in varied:
+        if name != axis and not any(_in_step(rows, name, other) for other in (axis, *free)):
+            free.append(name)
+    return free
+
+
+def _in_step(rows: Sequence[Row], one: str, other: str) -> bool:
+    pairs = {(row[one], row[other]) for row in rows}
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+def _hue(rows: Sequence[Row], others: Sequence[str]) -> str | None:
+    """The axis that tells lines apart: one of words, else the one of fewest values."""
+    counts = {name: len({row[name] for row in rows}) for name in others}
+    fit = [name for name in others if counts[name] <= _COLOURS]
+    words = [name for name in fit if any(isinstance(row[name], str) for row in rows)]
+    return next(iter(words or sorted(fit, key=lambda name: counts[name])), None)
+
+
+def _against(study: Study, rows: Sequence[Row], cost: str, title: str) -> Axes:
+    varied = [name for name in study.axes if len({row[name] for row in rows}) > 1]
+    hue = "part" if "part" in rows[0] else _hue(rows, varied)
+    groups: dict[str, dict[str, Measured]] = {}
+    for k, row in enumerate(rows):
+        group = groups.setdefault("all" if hue is None else str(row[hue]), {})
+        name = ", ".join(short_number(row[axis]) for axis in varied if axis != hue) or str(k)
+        group[name] = _measured(row[cost], row)
+    return plot_tradeoff(groups, title, f"Accuracy against {title.partition(',')[0]}")
+
+
+def _measured(at: Any, row: Row) -> Measured:
+    return Measured(at, row["accuracy"], row["low"], row["high"])
+
+
+def _named(row: Row, names: Sequence[str]) -> str:
+    return ", ".join(f"{short_title(name)} {short_number(row[name])}" for name in names)
+
+
+def _file_name(word: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in word).strip("-")

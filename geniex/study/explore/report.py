@@ -1,0 +1,226 @@
+"""What a study leaves in its folder: tables, one page to read, figures."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from geniex.errors import MissingDependencyError
+from geniex.files import write_atomically
+from geniex.plotting.study import short_number
+from geniex.study.explore.pictures import save_pictures, short_title
+from geniex.study.explore.table import Row, Study, columns
+from geniex.study.html import html_table, markdown_page, write_page
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""A header and rows of text."""
+_FOLDED = 40
+"""Rows from which a table is folded away on the page."""
+
+
+def write_study(study: Study, folder: Path) -> list[str]:
+    """Write table.csv, table.parquet, summary.csv, report.html, report.md, report.json and the figures to ``folder``.
+
+    Returns what could not be written, for want of an optional package, each in a line.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "table.csv", csv_text(study.rows).encode())
+    write_atomically(folder / "summary.csv", csv_text(study.summary).encode())
+    write_atomically(folder / "report.json", (json.dumps(study.to_dict(), indent=1) + "\n").encode())
+    missing, figures = list[str](), list[Path]()
+    try:
+        write_atomically(folder / "table.parquet", parquet_bytes(study.rows))
+    except MissingDependencyError as error:
+        missing.append(f"no Parquet: {error}")
+    try:
+        figures = save_pictures(study, folder)
+    except MissingDependencyError as error:
+        missing.append(f"no figures: {error}")
+    told = [*notes(study), *missing]
+    tables = {"What was varied": varied_table(study), "Summary": summary_table(study), "Every run": run_table(study)}
+    text = markdown_page(study.title, told, list(tables.values()))
+    write_atomically(folder / "report.md", text.encode())
+    parts = [_on_page(title, table) for title, table in tables.items()]
+    write_page(folder / "report.html", study.title, told, parts, figures, study.configuration["asked"])
+    return missing
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """A table as CSV with a header; floats in full, nothing where there is no value."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def parquet_bytes(rows: Sequence[Row]) -> bytes:
+    """A table as a Parquet file; columns of numbers and words are words.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError("pyarrow", "Parquet tables", "pip install 'geniex[parquet]'") from error
+    data = {name: _of_one_kind([row[name] for row in rows]) for name in columns(rows)}
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(data), file)
+    return file.getvalue()
+
+
+def notes(study: Study) -> list[str]:
+    """What a reader has to know."""
+    told = [study.about] if study.about else []
+    told += _findings(study)
+    units = {row["interval"] for row in study.summary} - {None}
+    over = {"networks": "over networks (Student's t)", "draws": "over draws (Student's t)", "images": "over images"}
+    ends = " or ".join(over[unit] for unit in sorted(units))
+    told.append(
+        f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Drop: accuracy on ideal tiles of the same"
+        " architecture, without variations or mitigation, less the accuracy here, on the same images."
+    )
+    if study.baseline:
+        which = ", ".join(f"{short_title(name)} {value}" for name, value in study.baseline.items())
+        told.append(
+            f"Above baseline: accuracy less that of the cell with {which}, alike in all else, on the same images,"
+            " trainings and draws in pairs."
+        )
+    if study.failed:
+        first = study.failed[0]
+        told.append(
+            f"{len(study.failed)} of {len(study.rows)} runs have no result; the same command tries them again. The"
+            f" first: {_told(study, first)}: {first['error']}"
+        )
+    return told
+
+
+def varied_table(study: Study) -> Table:
+    """The axes and their values, part by part."""
+    rows: list[tuple[str, ...]] = []
+    parts = list(dict.fromkeys(row.get("part", "") for row in study.summary))
+    for part in parts:
+        own = [row for row in study.summary if row.get("part", "") == part]
+        for name in study.axes:
+            values = list(dict.fromkeys(_text(row[name]) for row in own))
+            if len(values) > 1 or len(parts) == 1:
+                rows.append((*([part] if len(parts) > 1 else []), name, ", ".join(values)))
+    return (*(["part"] if len(parts) > 1 else []), "setting", "values"), rows
+
+
+def summary_table(study: Study) -> Table:
+    """One row a cell; columns without any value are left out."""
+    head: dict[str, Callable[[Row], str]] = {}
+    if study.summary and "part" in study.summary[0]:
+        head["part"] = lambda row: str(row["part"])
+    for axis in study.axes:
+        head[short_title(axis)] = lambda row, axis=axis: _text(row[axis])  # type: ignore[misc]
+    body: dict[str, Callable[[Row], str]] = {
+        "accuracy, %": lambda row: (
+            _between(row, "accuracy", "") + (f" ({row['failed']} failed)" if row["failed"] else "")
+        ),
+        "ideal, %": lambda row: _percent(row["ideal_accuracy"]),
+        "drop, points": lambda row: _between(row, "drop", "drop_"),
+    }
+    if study.baseline:
+        body["above baseline"] = lambda row: _between(row, "difference", "difference_", "+.2f")
+    body |= {
+        "arrays": lambda row: _number(row["arrays"], ",.0f"),
+        "reads": lambda row: _number(row["reads"], ",.0f"),
+        "conversions": lambda row: _number(row["adc_conversions"], ",.0f"),
+        "energy, uJ": lambda row: _number(row["static_energy"], ".3g", 1e6),
+        "s": lambda row: _number(row["seconds"], ".0f"),
+    }
+    shown = {name: [cell(row) for row in study.summary] for name, cell in (head | body).items()}
+    kept = {name: cells for name, cells in shown.items() if name in head or set(cells) != {"-"}}
+    return tuple(kept), [tuple(row) for row in zip(*kept.values(), strict=True)]
+
+
+def run_table(study: Study) -> Table:
+    """One row a network and draw."""
+    part = ("part",) if study.rows and "part" in study.rows[0] else ()
+    names = [short_title(name) for name in study.axes]
+    header = (
+        *part,
+        *names,
+        "training",
+        "draw",
+        "accuracy, %",
+        "float, %",
+        "ideal tiles, %",
+        "drop, points",
+        "s",
+        "error",
+    )
+    rows = []
+    for row in study.rows:
+        head = [_text(row[name]) for name in (*part, *study.axes, "training", "draw")]
+        tail = (_percent(row["float_accuracy"]), _percent(row["ideal_accuracy"]), _percent(row["drop"]))
+        cells = (_between(row, "accuracy", ""), *tail, _number(row["seconds"], ".1f"), row["error"] or "")
+        rows.append((*head, *cells))
+    return header, rows
+
+
+def _findings(study: Study) -> list[str]:
+    """The ends of the table, in a line each."""
+    done = [row for row in study.summary if row["drop"] is not None]
+    if len(done) < 2:
+        return []
+    out = []
+    for what, row in (
+        ("Least lost", min(done, key=lambda row: row["drop"])),
+        ("Most lost", max(done, key=lambda row: row["drop"])),
+    ):
+        out.append(
+            f"{what}: {100 * row['drop']:.1f} points ({_told(study, row)}), accuracy {_percent(row['accuracy'])} %."
+        )
+    return out
+
+
+def _told(study: Study, row: Row) -> str:
+    part = f"{row['part']}: " if "part" in row else ""
+    return part + ", ".join(f"{short_title(name)} {_text(row[name])}" for name in study.axes)
+
+
+def _on_page(title: str, table: Table) -> str:
+    header, rows = table
+    text = f"<h2>{html.escape(title)}</h2>"
+    if len(rows) < _FOLDED:
+        return text + html_table(header, rows)
+    return f"{text}<details><summary>{len(rows)} rows</summary>{html_table(header, rows)}</details>"
+
+
+def _between(row: Row, name: str, ends: str, form: str = ".2f") -> str:
+    value, low, high = row[name], row[f"{ends}low"], row[f"{ends}high"]
+    if value is None:
+        return "-"
+    ends = form.replace("2", "1")
+    return f"{100 * value:{form}} ({100 * low:{ends}} to {100 * high:{ends}})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else format(scale * value, form)
+
+
+def _text(value: Any) -> str:
+    return short_number(value)
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    """Numbers or words as they are, also with None among them; of both, and of truths, words."""
+    known = [value for value in values if value is not None]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+    if numbers and any(isinstance(value, float) for value in known):
+        return [None if value is None else float(value) for value in values]
+    return values if numbers else [None if value is None else str(value) for value in values]
