@@ -101,12 +101,7 @@ class _Spaces:
 
     def found(self) -> list[Space]:
         """Each space once."""
-        spaces = [space for space in self.spaces.values() if space.producers or space.consumers]
-        for space in spaces:
-            for name in (*space.consumers, *space.followers):
-                inputs = layer_inputs(self.modules[name])
-                space.mixed |= not space.outside and bool(inputs % max(space.channels, 1))
-        return spaces
+        return [space for space in self.spaces.values() if space.producers or space.consumers]
 
     def _add_layer(self, name: str, module: nn.Module) -> None:
         linear, groups = isinstance(module, nn.Linear), getattr(module, "groups", 1)

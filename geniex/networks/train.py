@@ -146,7 +146,6 @@ def _fit(
         network.train()  # one that was trained before comes in eval mode, which Lightning keeps
         trainer.fit(_Fit(network, config, constraint), AugmentedBatches(images, config))
     network.cpu().eval()
-    constraint.enforce(network)
 
 
 def _hardware(device: torch.device | str | None) -> dict[str, Any]:

@@ -192,3 +192,23 @@ def test_what_does_not_fit_is_told(name: str, make) -> None:
     with pytest.raises(InputError) as told:
         make()
     assert told.value.name == name
+
+
+def test_a_full_last_tile_leaves_room_for_what_is_no_output() -> None:
+    """Six outputs fill two tiles; on a third tile there are places without one."""
+    mask = torch.ones(6, 8, dtype=torch.bool)
+    mask[2:, 4:] = False
+    tiles = squeezed(mask, ARCH, "columns")
+    assert tiles.outputs_of.tolist() == [[0, 1, 2], [3, 4, 5], [0, 1, 6]]
+    sums = torch.arange(9.0).reshape(1, 3, 1, 3)
+    assert tiles.join_outputs(tiles.add_tiles(sums)).tolist() == [[6.0, 8.0, 2.0, 3.0, 4.0, 5.0]]
+
+
+def test_bias_columns_are_on_the_word_lines_that_have_an_input() -> None:
+    arch = Architecture(tile=(4, 8), weight_bits=4, slice_bits=2, weight_scheme="offset")
+    tiles = squeezed(MASK, arch, "rows")
+    placed = tiles.place(torch.ones(1, 7, 8, 2), torch.tensor([2.0, 1.0]))
+    bias = tiles.bias_of(placed)[:, 0, 0]  # (tiles, rows, slices)
+    has_input = (tiles.inputs_of < 8)[..., None]
+    assert torch.equal(bias, torch.tensor([2.0, 1.0]) * has_input)
+    assert not placed[:, 0, 0][~has_input[..., 0]].any()

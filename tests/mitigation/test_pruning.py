@@ -321,6 +321,81 @@ def test_skipped_layers_keep_their_filters() -> None:
     assert pruned.model[8].out_features < 8
 
 
+def test_a_channel_counts_by_what_it_feeds_too() -> None:
+    """Filters of 1 and 2, but the weaker one feeds the next layer with 9 in place of 1: the stronger one goes."""
+    plain = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    plain[0].weight.data = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
+    plain[2].weight.data = torch.tensor([[9.0, 1.0], [9.0, 1.0]])
+    pruned: Any = prune(plain, "cf", 0.5)
+    assert pruned.model[0].weight.tolist() == [[1.0, 1.0]]
+    assert pruned.model[2].weight.tolist() == [[9.0], [9.0]]
+
+
+class Wired(nn.Module):
+    """Layers by name, and what is done with them."""
+
+    def __init__(self, way: Any, **layers: nn.Module) -> None:
+        super().__init__()
+        self.way = way
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the way gives."""
+        return self.way(self, x)
+
+
+def test_channels_of_the_images_stay() -> None:
+    net = Wired(
+        lambda m, x: m.last(m.middle(x + m.first(x)).relu()),
+        first=nn.Linear(4, 4),
+        middle=nn.Linear(4, 6),
+        last=nn.Linear(6, 3),
+    )
+    pruned: Any = prune(net, "cf", 0.4)
+    assert pruned.masks == {}
+    assert torch.equal(pruned.model.first.weight, net.first.weight)
+    assert pruned.model.middle.in_features == 4
+    assert pruned.model.middle.out_features < 6
+
+
+def test_layers_that_are_not_called_stay() -> None:
+    net = Wired(
+        lambda m, x: m.last(m.first(x).relu()), first=nn.Linear(4, 6), last=nn.Linear(6, 3), spare=nn.Linear(6, 9)
+    )
+    pruned: Any = prune(net, "cf", 0.4)
+    assert torch.equal(pruned.model.spare.weight, net.spare.weight)
+    assert pruned.model.first.out_features < 6
+
+
+def test_layers_that_share_a_weight_keep_their_channels() -> None:
+    net = Wired(
+        lambda m, x: m.last(m.there(m.first(x).relu()).relu()),
+        first=nn.Linear(4, 6),
+        there=nn.Linear(6, 4),
+        last=nn.Linear(4, 3),
+    )
+    net.again = nn.Linear(4, 6)
+    net.again.weight = net.first.weight
+    net.way = lambda m, x: m.last(m.there(m.first(x).relu()).relu()) + m.again(x).sum()
+    pruned: Any = prune(net, "cf", 0.4)
+    assert pruned.model.first.out_features == pruned.model.again.out_features == 6
+    assert pruned.model.there.out_features < 4
+    assert pruned.model(torch.rand(2, 4)).shape == (2, 3)
+
+
+def test_a_linear_layer_along_maps_sees_no_channels() -> None:
+    net = Wired(
+        lambda m, x: m.last(m.along(m.first(x)).flatten(1)),
+        first=nn.Conv2d(1, 6, 3),
+        along=nn.Linear(6, 2),
+        last=nn.Linear(72, 3),
+    )
+    pruned: Any = prune(net, "cf", 0.4)
+    assert pruned.model.first.out_channels == pruned.model.along.in_features == 6
+    assert pruned.model(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+
+
 # What is refused --------------------------------------------------------------------------------------------------
 
 

@@ -201,6 +201,17 @@ def test_weights_that_are_left_out_stay_zero_in_training() -> None:
             assert not after.flatten(1)[~squeezed_held(squeezed, before)].any()
 
 
+def test_ideal_gradients_do_not_reach_what_is_left_out() -> None:
+    net = sparse_network("columns")
+    squeezed = convert(net, ARCH, IdealEmulator(), calibration=IMAGES, layout="squeezed", trainable=True)
+    for matrix in crossbar_matrices(squeezed).values():
+        matrix.gradients = "ideal"
+    squeezed(IMAGES).square().sum().backward()
+    for matrix in crossbar_matrices(squeezed).values():
+        assert not matrix.weight.grad[~matrix.layout.held].any()
+        assert matrix.weight.grad[matrix.layout.held].any()
+
+
 def squeezed_held(model: Any, weight: Tensor) -> Tensor:
     found = {m.layout.held.shape: m.layout.held for m in crossbar_matrices(model).values()}
     return found[weight.flatten(1).shape]
