@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,12 @@ class UnrolledTiles(TileLayout):
         return int(used.sum()) * per_tile - int(used[:, -1].sum()) * (self.col_tiles * per_tile - self.outputs)
 
     @property
+    def utilisation(self) -> float:
+        """Share of the cells that hold a slice of a weight."""
+        cells = len(self.row_of) * math.prod(self.architecture.tile)
+        return self.unrolling.weights * self.architecture.slices / cells
+
+    @property
     def grid(self) -> str:
         """Its tiles, for people."""
         return f"{self.stack[0]} of {super().grid}"
@@ -103,7 +110,7 @@ class UnrolledTiles(TileLayout):
         """The matrix (arrays, outputs, inputs) whose parts (tiles, arrays, 1, rows, outputs) are on the tiles."""
         whole = numbers.new_zeros(self.row_tiles, self.col_tiles, *numbers.shape[1:])
         whole[self.row_of, self.col_of] = numbers
-        return super().joined(whole.transpose(1, 3)[:, 0].transpose(1, 2))
+        return super().joined(whole[:, :, :, 0].transpose(1, 2))
 
     def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
         """What is on the tiles: with bit lines in natural order all is where it was."""
