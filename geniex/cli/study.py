@@ -14,10 +14,11 @@ from geniex.cli._device import checked_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.cli.predict import Bars
 from geniex.errors import InputError, StudyError
+from geniex.plotting.study import short_number
 from geniex.study.explore import Study, StudyPlan, StudySpec, planned, run_study
 from geniex.study.explore.fields import flattened
 from geniex.study.explore.pictures import short_title
-from geniex.study.explore.report import notes, summary_table
+from geniex.study.explore.report import notes, summary_tables
 from geniex.sweep.loading import YamlLoader
 from geniex.sweep.run import Executor
 
@@ -98,24 +99,22 @@ def _changes(given: list[str]) -> dict[str, Any]:
 
 
 def _tell(plan: StudyPlan) -> None:
-    title = escape(f"{plan.spec.title}: {len(plan.cells)} cells")
-    table = plain_table(title, ("part",), [short_title(name) for name in plan.spec.axes])
-    table.add_column("networks", justify="right")
-    table.add_column("draws", justify="right")
+    table = plain_table(escape(f"{plan.spec.title}: {len(plan.cells)} cells"), ("part", "cell"), ("networks", "draws"))
+    own = {part.name: [axis.name for axis in part.axes] for part in plan.spec.parts}
     for cell in plan.cells:
-        labels = (str(cell.labels[name]) for name in plan.spec.axes)
-        settings = cell.settings
-        table.add_row(*map(escape, (cell.part, *labels)), str(len(settings.networks)), str(settings.draws))
+        told = ", ".join(f"{short_title(name)} {short_number(cell.labels[name])}" for name in own[cell.part])
+        table.add_row(escape(cell.part), escape(told), str(len(cell.settings.networks)), str(cell.settings.draws))
     report_console().print(table)
     print(f"{len(plan.jobs)} jobs, references and all; nothing was run")
 
 
 def _print(found: Study) -> None:
     console = report_console()
-    header, rows = summary_table(found)
-    table = plain_table(escape(found.title), header[: len(found.axes)], header[len(found.axes) :])
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+    console.print(found.title, highlight=False, markup=False)
+    for title, (header, rows) in summary_tables(found).items():
+        table = plain_table(escape(title), header[:1], header[1:])
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
     for note in notes(found):
         console.print(note, highlight=False, markup=False)

@@ -58,7 +58,8 @@ def _pictures(study: Study) -> Iterator[tuple[str, Axes]]:
         rows = [row for row in done if row.get("part", "") == part]
         varied = [name for name in study.axes if len({row[name] for row in rows}) > 1]
         numbers = [name for name in varied if not any(isinstance(row[name], str) for row in rows)]
-        for axis in numbers or varied:  # words tell lines apart, where there is something to draw them along
+        # Words tell lines apart, where there is something to draw them along.
+        for axis in _leading(rows, numbers or varied):
             stem = "-".join(_file_name(word) for word in ("accuracy", part, axis) if word)
             yield stem, _along(rows, varied, axis, part)
     for cost, title in _COSTS.items():
@@ -82,7 +83,7 @@ def _along(rows: Sequence[Row], varied: Sequence[str], axis: str, part: str) -> 
     if len(panels) > _MOST_PANELS:
         title += f" (the first {_MOST_PANELS} of {len(panels)} panels)"
     legend = None if hue is None else short_title(hue)
-    return plot_panels(dict(list(panels.items())[:_MOST_PANELS]), axis_title(axis), title, legend)
+    return plot_panels(dict(list(panels.items())[:_MOST_PANELS]), _with_steps(rows, varied, axis), title, legend)
 
 
 def _free(rows: Sequence[Row], varied: Sequence[str], axis: str) -> list[str]:
@@ -92,6 +93,17 @@ def _free(rows: Sequence[Row], varied: Sequence[str], axis: str) -> list[str]:
         if name != axis and not any(_in_step(rows, name, other) for other in (axis, *free)):
             free.append(name)
     return free
+
+
+def _leading(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """The axes without those that go in step with an earlier one."""
+    return [name for k, name in enumerate(names) if not any(_in_step(rows, name, other) for other in names[:k])]
+
+
+def _with_steps(rows: Sequence[Row], varied: Sequence[str], axis: str) -> str:
+    """The axis' title, with those that go in step with it."""
+    others = [short_title(name) for name in varied if name != axis and _in_step(rows, name, axis)]
+    return f"{axis_title(axis)} ({' and '.join(others)} in step)" if others else axis_title(axis)
 
 
 def _in_step(rows: Sequence[Row], one: str, other: str) -> bool:

@@ -84,6 +84,8 @@ def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = No
     for point, one in zip(points, settings, strict=True):
         try:
             runs = checks.runs(one)
+        except InputError as error:
+            raise _placed(error, point) from None
         except GeniexError as error:
             raise InputError(_told(point), "a cell that cannot be", str(error)) from None
         labels = {name: point.labels.get(name, label_of(one.in_force(name))) for name in spec.axes}
@@ -171,8 +173,13 @@ def _settings(point: Point) -> CellSettings:
     try:
         return CellSettings.of(point.settings)
     except InputError as error:
-        where = f" (in {_told(point)})" if point.labels else ""
-        raise InputError(error.name, error.value, f"{error.allowed}{where}") from None
+        raise _placed(error, point) from None
+
+
+def _placed(error: InputError, point: Point) -> InputError:
+    """The error with the cell that it is of."""
+    where = f" (in {_told(point)})" if point.labels else ""
+    return InputError(error.name, error.value, f"{error.allowed}{where}")
 
 
 def _that_matter(settings: CellSettings) -> dict[str, Any]:

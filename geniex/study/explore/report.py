@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,14 @@ from geniex.study.html import html_table, markdown_page, write_page
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """A header and rows of text."""
+_FIGURES = {
+    "arrays": ("arrays", ",.0f", 1.0),
+    "reads": ("reads", ",.0f", 1.0),
+    "conversions": ("adc_conversions", ",.0f", 1.0),
+    "energy, uJ": ("static_energy", ".3g", 1e6),
+    "s": ("seconds", ".0f", 1.0),
+}
+"""Columns of the summary: what of a row, how it is written, times what."""
 _FOLDED = 40
 """Rows from which a table is folded away on the page."""
 
@@ -42,9 +50,10 @@ def write_study(study: Study, folder: Path) -> list[str]:
     except MissingDependencyError as error:
         missing.append(f"no figures: {error}")
     told = [*notes(study), *missing]
-    tables = {"What was varied": varied_table(study), "Summary": summary_table(study), "Every run": run_table(study)}
-    text = markdown_page(study.title, told, list(tables.values()))
-    write_atomically(folder / "report.md", text.encode())
+    tables = {"What was varied": varied_table(study)} | summary_tables(study) | {"Every run": run_table(study)}
+    pages = [markdown_page(study.title, told, [])]
+    pages += [f"#{markdown_page(title, [], [table])}" for title, table in tables.items()]
+    write_atomically(folder / "report.md", "\n".join(pages).encode())
     parts = [_on_page(title, table) for title, table in tables.items()]
     write_page(folder / "report.html", study.title, told, parts, figures, study.configuration["asked"])
     return missing
@@ -96,8 +105,8 @@ def notes(study: Study) -> list[str]:
     if study.failed:
         first = study.failed[0]
         told.append(
-            f"{len(study.failed)} of {len(study.rows)} runs have no result; the same command tries them again. The"
-            f" first: {_told(study, first)}: {first['error']}"
+            f"{len(study.failed)} of {len(study.rows)} runs have no result; the same command tries them again (* in"
+            f" the tables). The first: {_told(study, first)}: {first['error']}"
         )
     return told
 
@@ -115,31 +124,28 @@ def varied_table(study: Study) -> Table:
     return (*(["part"] if len(parts) > 1 else []), "setting", "values"), rows
 
 
-def summary_table(study: Study) -> Table:
-    """One row a cell; columns without any value are left out."""
-    head: dict[str, Callable[[Row], str]] = {}
-    if study.summary and "part" in study.summary[0]:
-        head["part"] = lambda row: str(row["part"])
-    for axis in study.axes:
-        head[short_title(axis)] = lambda row, axis=axis: _text(row[axis])  # type: ignore[misc]
-    body: dict[str, Callable[[Row], str]] = {
-        "accuracy, %": lambda row: (
-            _between(row, "accuracy", "") + (f" ({row['failed']} failed)" if row["failed"] else "")
-        ),
-        "ideal, %": lambda row: _percent(row["ideal_accuracy"]),
-        "drop, points": lambda row: _between(row, "drop", "drop_"),
-    }
+def summary_tables(study: Study) -> dict[str, Table]:
+    """One table a part, by its title, and in it a row a cell; columns of one value only, or none, are left out."""
+    parts: dict[str, list[Row]] = {}
+    for row in study.summary:
+        parts.setdefault(str(row.get("part", "Summary")), []).append(row)
+    return {part: _summary_table(study, rows) for part, rows in parts.items()}
+
+
+def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
+    varied = [axis for axis in study.axes if len({row[axis] for row in rows}) > 1]
+    columns: dict[str, list[str]] = {short_title(axis): [_text(row[axis]) for row in rows] for axis in varied}
+    between = {"accuracy, %": ("accuracy", "", ".2f"), "drop, points": ("drop", "drop_", ".2f")}
     if study.baseline:
-        body["above baseline"] = lambda row: _between(row, "difference", "difference_", "+.2f")
-    body |= {
-        "arrays": lambda row: _number(row["arrays"], ",.0f"),
-        "reads": lambda row: _number(row["reads"], ",.0f"),
-        "conversions": lambda row: _number(row["adc_conversions"], ",.0f"),
-        "energy, uJ": lambda row: _number(row["static_energy"], ".3g", 1e6),
-        "s": lambda row: _number(row["seconds"], ".0f"),
-    }
-    shown = {name: [cell(row) for row in study.summary] for name, cell in (head | body).items()}
-    kept = {name: cells for name, cells in shown.items() if name in head or set(cells) != {"-"}}
+        between["above baseline"] = ("difference", "difference_", "+.2f")
+    for title, (name, ends, form) in between.items():
+        columns[title] = [_between(row, name, ends, form) for row in rows]
+        if name == "accuracy":
+            columns[title] = [f"{x} *" if row["failed"] else x for x, row in zip(columns[title], rows, strict=True)]
+            columns["ideal, %"] = [_percent(row["ideal_accuracy"]) for row in rows]
+    for title, (name, form, scale) in _FIGURES.items():
+        columns[title] = [_number(row[name], form, scale) for row in rows]
+    kept = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
     return tuple(kept), [tuple(row) for row in zip(*kept.values(), strict=True)]
 
 
@@ -185,8 +191,11 @@ def _findings(study: Study) -> list[str]:
 
 
 def _told(study: Study, row: Row) -> str:
+    """Which cell a row is of, by what its part varies."""
+    alike = [other for other in study.summary if other.get("part") == row.get("part")]
+    varied = [name for name in study.axes if len({other[name] for other in alike}) > 1]
     part = f"{row['part']}: " if "part" in row else ""
-    return part + ", ".join(f"{short_title(name)} {_text(row[name])}" for name in study.axes)
+    return part + ", ".join(f"{short_title(name)} {_text(row[name])}" for name in varied)
 
 
 def _on_page(title: str, table: Table) -> str:

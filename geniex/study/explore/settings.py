@@ -156,7 +156,8 @@ class CellSettings(Config):
         """What a setting is in this cell, presets and defaults resolved; None where there is no such thing."""
         group, _, member = name.rpartition(".")
         if group == "crossbar":
-            return getattr(self.crossbar, member)
+            found = getattr(self.crossbar, member)
+            return type(found).__name__ if member == "cell" else found
         if group == "crossbar.cell":
             return getattr(self.crossbar.cell, member, None)
         if group in ("window", "architecture"):
