@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from geniex.networks import Constraint
-    from geniex.networks.zoo import Network
-
+_Constraint = Any
+"""``geniex.networks.Constraint``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
 _RATE = 0.002
 """Peak learning rate where a trained network is trained on: a first training's would undo much of what it knows."""
 
@@ -125,7 +123,7 @@ class _Start:
             check_number("w_cut", w_cut, low=0.0, open_low=True)
             if w_cut > 1:
                 raise InputError("w_cut", w_cut, "it is a share of the largest weight, at most 1")
-        self.network: Network = load_network(start)
+        self.network = load_network(start)
         self.masks, before = network_masks(start), network_info(start)
         self.w_cut: float | None = before.get("w_cut") if w_cut is None else w_cut
         self.told: dict[str, Any] = {"start": Path(start).name, "start_accuracy": before.get("accuracy")}
@@ -144,7 +142,7 @@ class _Start:
         asked = {"sparsity": sparsity, "criterion": how["criterion"], "scope": how["scope"], "skip": how["skip"]}
         self.told["pruning"] = {"asked": asked} | pruned.to_dict()
 
-    def constraint(self) -> Constraint:
+    def constraint(self) -> _Constraint:
         """Masks, and the limits of W_cut, of which ``told`` is told."""
         from geniex.mitigation import weight_cut, weight_full_scales
         from geniex.networks import Constraint
