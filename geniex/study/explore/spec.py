@@ -140,6 +140,10 @@ def _part(
         if axis.name in seen:
             raise InputError(axis.name, "an axis twice", "vary it in one place")
         seen.add(axis.name)
+    for name in seen:
+        for other in seen:
+            if name.startswith(f"{other}."):
+                raise InputError(name, f"an axis within the axis {other}", "one would override the other")
     settings = overridden(overridden(base, own), flattened(changes))
     for name in seen.intersection(flattened(changes)):
         raise InputError(name, "an axis of this study", "what is varied cannot be set too")

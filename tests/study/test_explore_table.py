@@ -1,0 +1,302 @@
+"""The tables of studies, from results made up by hand: intervals are SciPy's, differences in pairs, files whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from geniex.errors import InputError, MissingDependencyError
+from geniex.study.explore import CellSettings, Study, StudyPlan, StudySpec, write_study
+from geniex.study.explore.cell import Job
+from geniex.study.explore.pictures import save_pictures
+from geniex.study.explore.plan import Cell, PlannedRun
+from geniex.study.explore.report import csv_text, notes, parquet_bytes, summary_tables
+from geniex.study.explore.table import Results, tabulated
+
+IMAGES = 200
+NETWORKS = ["net-0", "net-1", "net-2"]
+AXES: dict[str, Any] = {"tile": [16, [32, 8]], "mitigation": ["none", "gain"]}
+
+
+@dataclass
+class MadeUp:
+    """A plan without networks, and results for it."""
+
+    plan: StudyPlan
+    found: dict[str, dict[str, Any]]
+    errors: dict[str, str]
+
+    @property
+    def study(self) -> Study:
+        return tabulated(self.plan, Results(self.found, self.errors), "cpu")
+
+    def right(self, key: str) -> np.ndarray:
+        return np.array([c == "1" for c in self.found[key]["right"]], dtype=float)
+
+
+def made_up(given: dict[str, Any], images: int = IMAGES) -> MadeUp:
+    spec = StudySpec.of(given)
+    random = np.random.default_rng(0)
+    found: dict[str, dict[str, Any]] = {}
+
+    def job(settings: CellSettings, name: str, draw: int, kind: str, point: int, share: float) -> Job:
+        key = f"{kind}/{point}/{name}/{draw}"
+        right = random.random(images) < share
+        counts = {
+            "arrays": 10 + point,
+            "reads": 100 * (point + 1),
+            "adc_conversions": 7,
+            "static_energy": 1e-9 * (point + 1),
+        }
+        found[key] = {"right": "".join("01"[int(x)] for x in right), "seconds": 1.0 + point, **counts}
+        return Job(settings, name, draw, kind == "float", key, "cpu", None)
+
+    cells = []
+    for k, point in enumerate(spec.points()):
+        settings = CellSettings.of(point.settings)
+        runs = tuple(
+            PlannedRun(
+                name,
+                draw,
+                job(settings, name, draw, "cell", k, 0.6 + 0.03 * k + 0.05 * n),
+                job(settings, name, 0, "ideal", k, 0.9),
+                job(settings, name, 0, "float", k, 0.95),
+            )
+            for n, name in enumerate(settings.networks)
+            for draw in range(settings.draws)
+        )
+        labels = {name: point.labels.get(name, "none") for name in spec.axes}
+        cells.append(Cell(point.part, labels, settings, runs))
+    return MadeUp(StudyPlan(spec, tuple(cells)), found, {})
+
+
+def by_scipy(values: list[float]) -> tuple[float, float]:
+    return tuple(stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values)))
+
+
+def test_intervals_over_trainings_are_student_s() -> None:
+    made = made_up({"network": NETWORKS, "grid": AXES, "baseline": {"mitigation": "none"}})
+    for k, row in enumerate(made.study.summary):
+        own = [made.right(f"cell/{k}/{name}/0") for name in NETWORKS]
+        ideal = [made.right(f"ideal/{k}/{name}/0") for name in NETWORKS]
+        shares = [x.mean() for x in own]
+        assert row["interval"] == "networks"
+        assert row["accuracy"] == pytest.approx(np.mean(shares))
+        assert (row["low"], row["high"]) == pytest.approx(by_scipy(shares))
+        drops = [(a - b).mean() for a, b in zip(ideal, own, strict=True)]
+        assert row["drop"] == pytest.approx(np.mean(drops))
+        assert (row["drop_low"], row["drop_high"]) == pytest.approx(by_scipy(drops))
+        assert row["ideal_accuracy"] == pytest.approx(np.mean([x.mean() for x in ideal]))
+        assert row["float_accuracy"] == pytest.approx(
+            np.mean([made.right(f"float/{k}/{name}/0").mean() for name in NETWORKS])
+        )
+        assert (row["arrays"], row["reads"], row["seconds"]) == (10 + k, 100 * (k + 1), 1.0 + k)
+        assert (row["trainings"], row["draws"], row["images"], row["failed"]) == (3, 1, IMAGES, 0)
+
+
+def test_differences_are_of_the_cell_alike_in_all_else_in_pairs() -> None:
+    made = made_up({"network": NETWORKS, "grid": AXES, "baseline": {"mitigation": "none"}})
+    rows = made.study.summary
+    assert [row["difference"] is None for row in rows] == [True, False, True, False]
+    for k in (1, 3):
+        apart = [(made.right(f"cell/{k}/{n}/0") - made.right(f"cell/{k - 1}/{n}/0")).mean() for n in NETWORKS]
+        assert rows[k]["difference"] == pytest.approx(np.mean(apart))
+        assert (rows[k]["difference_low"], rows[k]["difference_high"]) == pytest.approx(by_scipy(apart))
+    assert "difference" not in made_up({"grid": AXES}).study.summary[0]
+
+
+def test_one_named_cell_may_be_the_baseline_of_all() -> None:
+    made = made_up({"grid": AXES, "baseline": {"tile": "32x8", "mitigation": "gain"}})
+    rows, base = made.study.summary, made.right("cell/3/fashion-cnn/0")
+    assert rows[3]["difference"] is None
+    for k in range(3):
+        assert rows[k]["difference"] == pytest.approx((made.right(f"cell/{k}/fashion-cnn/0") - base).mean())
+
+
+def test_other_trainings_are_paired_in_order() -> None:
+    groups = {"dense": ["a", "b"], "pruned": ["c", "d"]}
+    made = made_up({"grid": {"network": groups}, "baseline": {"network": "dense"}})
+    apart = [
+        (made.right(f"cell/1/{y}/0") - made.right(f"cell/0/{x}/0")).mean() for x, y in zip("ab", "cd", strict=True)
+    ]
+    assert made.study.summary[1]["difference"] == pytest.approx(np.mean(apart))
+    assert [row["training"] for row in made.study.rows] == ["a", "b", "c", "d"]
+    assert [row["network"] for row in made.study.rows] == ["dense", "dense", "pruned", "pruned"]
+
+
+def test_draws_of_one_network_are_intervals_over_draws_and_of_several_no_repeats() -> None:
+    varied = {"variation": {"finite_states": {"states": 4}}, "draws": 4}
+    one = made_up(varied)
+    shares = [one.right(f"cell/0/fashion-cnn/{k}").mean() for k in range(4)]
+    (row,) = one.study.summary
+    assert row["interval"] == "draws"
+    assert (row["low"], row["high"]) == pytest.approx(by_scipy(shares))
+    several = made_up(varied | {"network": NETWORKS})
+    means = [np.mean([several.right(f"cell/0/{name}/{k}").mean() for k in range(4)]) for name in NETWORKS]
+    (row,) = several.study.summary
+    assert row["interval"] == "networks"
+    assert (row["low"], row["high"]) == pytest.approx(by_scipy(means))
+
+
+def test_draws_stand_beside_a_baseline_without_any() -> None:
+    devices = {"none": None, "few": {"finite_states": {"states": 4}}}
+    made = made_up({"grid": {"variation": devices}, "draws": 3, "baseline": {"variation": "none"}})
+    base = made.right("cell/0/fashion-cnn/0")
+    apart = [(made.right(f"cell/1/fashion-cnn/{k}") - base).mean() for k in range(3)]
+    assert made.study.summary[1]["difference"] == pytest.approx(np.mean(apart))
+
+
+def test_one_run_has_the_intervals_of_its_images() -> None:
+    made = made_up({"grid": {"mitigation": ["none", "gain"]}, "baseline": {"mitigation": "none"}})
+    for k, row in enumerate(made.study.summary):
+        right = made.right(f"cell/{k}/fashion-cnn/0")
+        ends = stats.binomtest(int(right.sum()), IMAGES).proportion_ci(method="wilson")
+        assert row["interval"] == "images"
+        assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high), abs=1e-6)
+        assert row["drop_low"] < row["drop"] < row["drop_high"]
+    row = made.study.summary[1]
+    apart = made.right("cell/1/fashion-cnn/0") - made.right("cell/0/fashion-cnn/0")
+    spread = 1.96 * apart.std() / np.sqrt(IMAGES)
+    ends = (apart.mean() - spread, apart.mean() + spread)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(ends, abs=0.02)
+
+
+def test_fewer_images_are_compared_on_those_of_both() -> None:
+    made = made_up({"grid": {"mitigation": ["none", "gain"]}, "baseline": {"mitigation": "none"}})
+    made.found["cell/1/fashion-cnn/0"]["right"] = made.found["cell/1/fashion-cnn/0"]["right"][:50]
+    made.found["ideal/1/fashion-cnn/0"]["right"] = made.found["ideal/1/fashion-cnn/0"]["right"][:50]
+    apart = made.right("cell/1/fashion-cnn/0") - made.right("cell/0/fashion-cnn/0")[:50]
+    assert made.study.summary[1]["difference"] == pytest.approx(apart.mean())
+
+
+def test_what_failed_is_left_out_of_means_and_told() -> None:
+    made = made_up({"network": NETWORKS, "grid": AXES})
+    del made.found["cell/1/net-0/0"], made.found["ideal/2/net-1/0"]
+    made.errors["cell/1/net-0/0"] = "it broke"
+    study = made.study
+    (failed,) = study.failed
+    assert (failed["training"], failed["error"], failed["accuracy"]) == ("net-0", "it broke", None)
+    shares = [made.right(f"cell/1/{name}/0").mean() for name in NETWORKS[1:]]
+    assert (study.summary[1]["failed"], study.summary[1]["accuracy"]) == (1, pytest.approx(np.mean(shares)))
+    row = next(row for row in study.rows if row["training"] == "net-1" and row["tile"] == "32x8")
+    assert row["drop"] is None
+    assert row["accuracy"] is not None
+    assert any("1 of 12 runs have no result" in note and "it broke" in note for note in notes(study))
+    for name in NETWORKS[1:]:
+        del made.found[f"cell/1/{name}/0"]
+    assert made.study.summary[1]["accuracy"] is None
+    assert made.study.rows[4]["error"] == "its result was lost"
+
+
+def test_cells_are_found_by_their_values() -> None:
+    study = made_up({"grid": {"tile": [8, 16], "window.on_off": [2, 6]}}).study
+    assert study.cell(tile=16, window__on_off=2) is study.summary[2]
+    with pytest.raises(InputError, match=r"2 cells have them; axes are tile, window.on_off"):
+        study.cell(tile=16)
+
+
+def test_csv_comes_back_as_it_was() -> None:
+    study = made_up({"network": NETWORKS, "grid": AXES, "baseline": {"mitigation": "none"}}).study
+    for rows in (study.rows, study.summary):
+        back = list(csv.DictReader(io.StringIO(csv_text(rows))))
+        assert len(back) == len(rows)
+        for read, row in zip(back, rows, strict=True):
+            assert list(read) == list(row)
+            for name, value in row.items():
+                assert read[name] == ("" if value is None else str(value))
+                if isinstance(value, float):
+                    assert float(read[name]) == value
+
+
+def test_parquet_comes_back_as_it_was() -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    made = made_up({"network": NETWORKS, "grid": AXES | {"fold": [True, False]}})
+    del made.found["cell/1/net-0/0"]
+    rows = made.study.rows
+    back = parquet.read_table(io.BytesIO(parquet_bytes(rows))).to_pylist()
+    words = [row | {"tile": str(row["tile"]), "fold": str(row["fold"])} for row in rows]
+    assert back == words
+    assert isinstance(back[0]["accuracy"], float)
+    assert isinstance(back[0]["images"], int)
+
+
+def test_without_pyarrow_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    study = made_up({"grid": AXES}).study
+    with pytest.raises(MissingDependencyError):
+        parquet_bytes(study.rows)
+    (missing,) = write_study(study, tmp_path)
+    assert missing.startswith("no Parquet: pyarrow not found")
+    assert "pip install 'geniex[parquet]'" in missing
+    assert not (tmp_path / "table.parquet").exists()
+    assert missing in (tmp_path / "report.md").read_text()
+
+
+def test_without_matplotlib_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    assert any("no figures" in line for line in write_study(made_up({"grid": AXES}).study, tmp_path))
+    assert "Summary" in (tmp_path / "report.html").read_text()
+
+
+def test_the_folder_has_tables_a_page_and_figures(tmp_path: Path) -> None:
+    given = {"title": "A <study>", "about": "Why.", "grid": AXES, "baseline": {"mitigation": "none"}}
+    study = made_up(given).study
+    assert not [line for line in write_study(study, tmp_path) if "pyarrow" not in line]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"table.csv", "summary.csv", "report.html", "report.md", "report.json"} <= names
+    assert {"accuracy-tile.png", "pareto-arrays.png", "pareto-reads.png", "pareto-static-energy.png"} <= {
+        name.replace("_", "-") for name in names
+    }
+    assert "pareto-adc_conversions.png" not in names  # all cells have as many
+    page = (tmp_path / "report.html").read_text()
+    assert "A &lt;study&gt;" in page
+    assert page.count("data:image/png;base64,") == len([name for name in names if name.endswith(".png")])
+    for text in (page, (tmp_path / "report.md").read_text()):
+        assert "Why." in text
+        assert "32x8" in text
+        assert "Least lost" in text
+        assert "above baseline" in text
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["rows"] == json.loads(json.dumps(list(study.rows)))
+    assert kept["configuration"]["cells"][1]["settings"]["mitigation"] == ["gain"]
+
+
+def test_each_part_has_a_table_of_its_own_axes(tmp_path: Path) -> None:
+    parts = [
+        {"name": "sizes", "grid": {"tile": [8, 16]}},
+        {"name": "bits", "grid": {"architecture.weight_bits": [4, 8]}},
+    ]
+    study = made_up({"parts": parts}).study
+    tables = summary_tables(study)
+    assert list(tables) == ["sizes", "bits"]
+    assert tables["sizes"][0][:2] == ("tile", "accuracy, %")
+    assert tables["bits"][0][:2] == ("weight bits", "accuracy, %")
+    assert [row["part"] for row in study.rows] == ["sizes", "sizes", "bits", "bits"]
+    pictures = {path.stem for path in save_pictures(study, tmp_path)}
+    assert {"accuracy-sizes-tile", "accuracy-bits-architecture-weight-bits"} <= pictures
+
+
+def test_axes_in_step_share_a_picture_and_words_tell_lines_apart(tmp_path: Path) -> None:
+    given = {
+        "grid": {"emulator": ["linear", "physics-fast"]},
+        "zip": {"architecture.slice_bits": [1, 2], "architecture.stream_bits": [1, 2]},
+    }
+    pictures = [path.stem for path in save_pictures(made_up(given).study, tmp_path)]
+    assert [name for name in pictures if name.startswith("accuracy")] == ["accuracy-architecture-slice-bits"]
+
+
+def test_a_study_where_all_failed_has_tables_and_no_figures(tmp_path: Path) -> None:
+    made = made_up({"grid": AXES})
+    made.found.clear()
+    assert not [line for line in write_study(made.study, tmp_path) if "pyarrow" not in line]
+    assert not list(tmp_path.glob("*.png"))
+    assert "its result was lost" in (tmp_path / "report.html").read_text()
