@@ -31,6 +31,7 @@ _HOME = {
     "TabulatedCell": "cells",
     "Variations": "variation",
     "convert": "simulator",
+    "costs": "simulator",
     "digital_copy": "simulator",
     "dry_run": "simulator",
     "fine_tune": "mitigation",

@@ -2,6 +2,7 @@
 
 from geniex.simulator.arranging import arranged, arrangements
 from geniex.simulator.convert import convert
+from geniex.simulator.costs import Costs, LayerCosts, costs
 from geniex.simulator.digital import digital_copy
 from geniex.simulator.dry import dry_run
 from geniex.simulator.exchange import emulated_by, on_ideal, programmed_weight
@@ -23,6 +24,7 @@ from geniex.simulator.vary import vary
 
 __all__ = [
     "ConversionReport",
+    "Costs",
     "CrossbarConv",
     "CrossbarConvTranspose",
     "CrossbarLayer",
@@ -30,11 +32,13 @@ __all__ = [
     "CrossbarMatrix",
     "Histogram",
     "InputStatistics",
+    "LayerCosts",
     "LayerReport",
     "LayerRule",
     "arranged",
     "arrangements",
     "convert",
+    "costs",
     "crossbar_layers",
     "crossbar_matrices",
     "digital_copy",

@@ -41,7 +41,7 @@ def calibrated(
 
         return watch
 
-    with _hooked((layer.module, "pre", watched(layer)) for layer in _on_crossbars(plan)):
+    with hooked((layer.module, "pre", watched(layer)) for layer in _on_crossbars(plan)):
         run_calibration(model, calibration)
     return _with_sizes(plan, sized), seen
 
@@ -63,7 +63,7 @@ def counted(
 
         return watch
 
-    with _hooked((layer.module, "post", watched(layer)) for layer in _on_crossbars(plan)):
+    with hooked((layer.module, "post", watched(layer)) for layer in _on_crossbars(plan)):
         run_calibration(model, example)
     return _with_sizes(plan, sized), vectors
 
@@ -111,7 +111,8 @@ def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generato
 
 
 @contextmanager
-def _hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> Iterator[None]:
+def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> Iterator[None]:
+    """Hooks with keywords, "pre" or "post" the forward pass of modules, for a while."""
     handles = [
         module.register_forward_pre_hook(hook, with_kwargs=True)
         if kind == "pre"

@@ -193,9 +193,14 @@ def built_report(layer: PlannedLayer, built: CrossbarLayer) -> LayerReport:
     )
 
 
-def reads_per_vector(architecture: Architecture) -> int:
-    """Streams of all passes: how often an array is read for one input vector, at most."""
-    return architecture.passes * architecture.streams
+def reads_per_vector(architecture: Architecture, *, non_negative: bool = False) -> int:
+    """Streams of all passes: how often an array is read for one input vector, at most.
+
+    Inputs that are known to be ``non_negative`` need no second pass and no stream for a sign.
+    """
+    if not non_negative:
+        return architecture.passes * architecture.streams
+    return architecture.streams - (architecture.streaming == "twos_complement" and architecture.streams > 1)
 
 
 def programmed_bytes(module: nn.Module) -> int:

@@ -1,0 +1,256 @@
+"""What an image costs on crossbars: arrays, reads, conversions, and the static energy of its reads."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from geniex.circuit.validate import has_values
+from geniex.config import check_number, check_positive_int
+from geniex.emulator import map_tensors
+from geniex.emulator.power import power_meter
+from geniex.errors import InputError
+from geniex.mapping import Architecture
+from geniex.simulator.calibrate import hooked
+from geniex.simulator.exchange import check_converted
+from geniex.simulator.layers import CrossbarLayer, crossbar_layers
+from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.readout import stream_voltages
+from geniex.simulator.report import reads_per_vector
+from geniex.variation import NoisyEmulator
+
+_WORKSPACE_BYTES = 64 << 20
+"""Of what is measured at once."""
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """Of one layer; what is counted is for one image."""
+
+    name: str
+    kind: str
+    layout: str
+    arrays: int
+    """That exist, of every sign."""
+    grid_arrays: int
+    """With those that hold zeros alone and are left out."""
+    vectors: int
+    """Inputs of the layer's matrices: positions of a convolution, or one map where it is unrolled."""
+    array_reads: int
+    """Of single arrays: vectors times streams, of both passes where inputs have a sign, times arrays."""
+    adc_conversions: int
+    """Of single bit lines: of each read those that hold a slice of an output, or its bias, and that have an ADC."""
+    static_energy: float
+    """That the drivers deliver while arrays are read, joule."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of every layer on crossbars, for one image; ``str`` gives a table."""
+
+    layers: tuple[LayerCosts, ...]
+    read_time: float
+    """For which the drivers hold a read's voltages, second."""
+    images: int
+    """Over which energies are averaged."""
+    exact_energy: bool
+    """Whether energies are of solved circuits, or estimated from column currents; see ``power_meter``."""
+
+    @property
+    def arrays(self) -> int:
+        """Arrays in all."""
+        return sum(layer.arrays for layer in self.layers)
+
+    @property
+    def grid_arrays(self) -> int:
+        """Arrays in all, with those that are left out."""
+        return sum(layer.grid_arrays for layer in self.layers)
+
+    @property
+    def vectors(self) -> int:
+        """Input vectors of all layers."""
+        return sum(layer.vectors for layer in self.layers)
+
+    @property
+    def array_reads(self) -> int:
+        """Reads of single arrays of all layers."""
+        return sum(layer.array_reads for layer in self.layers)
+
+    @property
+    def adc_conversions(self) -> int:
+        """Conversions of all layers."""
+        return sum(layer.adc_conversions for layer in self.layers)
+
+    @property
+    def static_energy(self) -> float:
+        """Energy of all layers, joule."""
+        return sum(layer.static_energy for layer in self.layers)
+
+    def layer(self, name: str) -> LayerCosts:
+        """Those of the layer ``name``."""
+        found = {layer.name: layer for layer in self.layers}
+        if name not in found:
+            raise InputError("name", repr(name), f"layers on crossbars are {', '.join(map(repr, found))}")
+        return found[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: totals, and a row for each layer."""
+        totals = ("arrays", "grid_arrays", "vectors", "array_reads", "adc_conversions", "static_energy")
+        told = {name: getattr(self, name) for name in (*totals, "read_time", "images", "exact_energy")}
+        return told | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What ``to_dict`` wrote."""
+        layers = tuple(LayerCosts(**layer) for layer in data["layers"])
+        return cls(layers, data["read_time"], data["images"], data["exact_energy"])
+
+    def __str__(self) -> str:
+        head = ("layer", "layout", "arrays", "vectors", "reads", "conversions", "static energy")
+        rows = [head, *map(_cells, self.layers), _cells(self, "all")]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        how = "of the circuit" if self.exact_energy else "estimated from column currents"
+        return "\n".join([*lines, f"for an image, of {self.images}; {self.read_time * 1e9:g} ns a read; energy {how}"])
+
+
+def costs(model: nn.Module, images: Tensor, *, read_time: float = 100e-9, energy_vectors: int | None = None) -> Costs:
+    """What one of ``images`` costs on a converted ``model``, layer by layer; the model is left as it is.
+
+    Counts are of the architecture: a controller that skips streams of zeros, as the simulator does, reads less. Static
+    energy is the power of the drivers, sum_i V_i I_i over word lines, at the images' own streams and the programmed
+    conductances (unused cells of an array included: they are at G_off), times the time of a read. It is that of the
+    emulator's circuit: solved where that is ideal, linear or exact, so that a linear emulator's equals the exact
+    circuit's of linear cells; for surrogates estimated from their column currents (``exact_energy`` tells), which is
+    within 0.4 % of the exact circuit if the currents are, see ``geniex.emulator.power``. Not counted: charging of
+    lines, drivers, converters, and everything digital.
+
+    Args:
+        model: what ``convert`` returned.
+        images: a batch of its inputs; a few are enough, and all are run at once.
+        read_time: for which drivers hold the voltages of a read, second. 100 ns is an assumption, ISAAC's (A. Shafiee
+            et al., ISCA 2016); energies are proportional to it.
+        energy_vectors: energies are taken from so many of a layer's vectors in a call, drawn with a fixed seed, and
+            scaled up; None takes all. The exact circuit takes as long for each as for its inference.
+
+    Raises:
+        InputError: a model with nothing on crossbars, images without values, a time that is none.
+
+    >>> from geniex import Architecture, IdealEmulator, convert
+    >>> model = convert(nn.Linear(70, 8), Architecture(input_frac_bits=13), IdealEmulator())
+    >>> found = costs(model, torch.rand(4, 70))
+    >>> found.arrays, found.vectors, found.array_reads, found.adc_conversions
+    (4, 1, 32, 512)
+    """
+    check_converted(model)
+    if not isinstance(images, Tensor) or not images.dim() or not len(images) or not has_values(images):
+        given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError("images", given, "a batch of one or more inputs, with values")
+    check_number("read_time", read_time, low=0.0, open_low=True, unit="s")
+    if energy_vectors is not None:
+        check_positive_int("energy_vectors", energy_vectors)
+    if any(not m.emulator.deterministic for m in model.modules() if isinstance(m, CrossbarMatrix)):
+        model = copy.deepcopy(model)  # a read would move the noise on
+    layers = crossbar_layers(model)
+    tallies = {name: _Tally(layer, energy_vectors) for name, layer in layers.items()}
+    with torch.no_grad(), hooked((layers[name], "pre", tally.take) for name, tally in tallies.items()):
+        model(images)
+    rows = tuple(tally.row(name, len(images), read_time) for name, tally in tallies.items())
+    return Costs(rows, float(read_time), len(images), all(tally.exact for tally in tallies.values()))
+
+
+class _Tally:
+    """Counts what one layer does, call by call."""
+
+    def __init__(self, layer: CrossbarLayer, energy_vectors: int | None) -> None:
+        self.layer, self.energy_vectors = layer, energy_vectors
+        self.matrices = [m for m in layer.matrices if isinstance(m, CrossbarMatrix)]
+        self.vectors, self.power, self.exact = 0, 0.0, True
+        self._generator = torch.Generator().manual_seed(0)
+
+    def take(self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        """Count a call of the layer."""
+        fields = self.layer.matrix_inputs(args[0] if args else kwargs["input"])
+        self.vectors += len(fields)
+        share, most = 1.0, self.energy_vectors
+        if most is not None and len(fields) > most:
+            chosen = torch.randperm(len(fields), generator=self._generator)[:most].to(fields.device)
+            share, fields = most / len(fields), fields[chosen]
+        for matrix, part in zip(self.matrices, self.layer.packing.split(fields), strict=True):
+            power, exact = total_power(matrix, part)
+            self.power, self.exact = self.power + power / share, self.exact and exact
+
+    def row(self, name: str, images: int, read_time: float) -> LayerCosts:
+        """For one image."""
+        arch, vectors = self.matrices[0].architecture, -(-self.vectors // images)
+        tiles = [math.prod(m.layout.stack) for m in self.matrices]
+        reads = [reads_per_vector(arch, non_negative=m.non_negative) for m in self.matrices]
+        per_read = [conversions_per_read(m) for m in self.matrices]
+        return LayerCosts(
+            name,
+            type(self.layer).__name__,
+            self.layer.layout,
+            arrays=sum(tiles) * arch.arrays,
+            grid_arrays=sum(m.layout.row_tiles * m.layout.col_tiles for m in self.matrices) * arch.arrays,
+            vectors=vectors,
+            array_reads=vectors * arch.arrays * sum(r * n for r, n in zip(reads, tiles, strict=True)),
+            adc_conversions=vectors * sum(r * n for r, n in zip(reads, per_read, strict=True)),
+            static_energy=self.power / images * read_time,
+        )
+
+
+def conversions_per_read(matrix: CrossbarMatrix) -> int:
+    """ADC conversions when all arrays of a ``matrix`` are read once; none where values stay analog.
+
+    One for each bit line that holds a slice of an output, or for each pair of them that shares a signed ADC
+    ("analog_difference"), and one for each bias column that is not subtracted before. Reference columns have none.
+    """
+    arch: Architecture = matrix.architecture
+    if arch.adc_rounding == "none":
+        return 0
+    shared = arch.offset == "analog_difference"
+    bias = 0 if shared else arch.bias_cols * math.prod(matrix.layout.stack)
+    return (1 if shared else arch.arrays) * (matrix.layout.tile_outputs * arch.slices + bias)
+
+
+def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
+    """The powers [W] of all reads that ``vectors`` (count, inputs) cause in a ``matrix``, in sum, and if it is exact.
+
+    Times the time of a read it is their energy. Without read noise.
+    """
+    tiles, codes = matrix._current()
+    emulator, array = matrix.emulator, tiles.array
+    while isinstance(emulator, NoisyEmulator):
+        emulator, array = emulator.emulator, array.array
+    reader, integers, arch = matrix._reader(codes), matrix._integers(vectors), matrix.architecture
+    total, exact = 0.0, True
+    for at in reader.row_tiles(_tiles_at_once(matrix)):
+        meter = power_meter(emulator, map_tensors(array, itemgetter(at)), tiles.example[at])
+        floats = arch.passes * arch.streams * tiles.example[at][..., 0, 0].numel() * meter.floats_per_read
+        size = max(1, _WORKSPACE_BYTES // (floats * tiles.example.element_size()))
+        for some in integers.split(size):
+            levels, _ = reader.levels(some, tiles.example.dtype)
+            total += float(meter.read(stream_voltages(levels[:, :, at], arch)).double().sum())
+        exact = exact and meter.exact
+    return total, exact
+
+
+def _tiles_at_once(matrix: CrossbarMatrix) -> int:
+    """Row tiles whose meters fit the workspace."""
+    return max(1, _WORKSPACE_BYTES // (16 * matrix.conductances[0].numel()))
+
+
+def _cells(costs: LayerCosts | Costs, name: str | None = None) -> tuple[str, ...]:
+    left_out = "" if costs.arrays == costs.grid_arrays else f" of {costs.grid_arrays:,}"
+    layout = costs.layout if isinstance(costs, LayerCosts) else ""
+    counts = (costs.vectors, costs.array_reads, costs.adc_conversions)
+    energy = f"{costs.static_energy * 1e9:.4g} nJ"
+    own = costs.name if isinstance(costs, LayerCosts) else name or ""
+    return (own, layout, f"{costs.arrays:,}{left_out}", *(f"{count:,}" for count in counts), energy)
