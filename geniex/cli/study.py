@@ -11,7 +11,7 @@ from rich.markup import escape
 from geniex.cli._bench_tables import plain_table
 from geniex.cli._console import report_console
 from geniex.cli._device import checked_device
-from geniex.cli._files import check_file, check_folder, write_json
+from geniex.cli._files import check_file, write_json
 from geniex.cli.predict import Bars
 from geniex.errors import InputError, StudyError
 from geniex.plotting.study import short_number
@@ -59,8 +59,6 @@ def study(
         _tell(planned(spec, device=device, data_root=data_root))
         return
     target = Path(config.stem) if out is None else out
-    planned(spec, device=device, data_root=data_root)  # nothing is written for a study that cannot be
-    check_folder("out", target)
     with Bars() as bars:
         found = run_study(
             spec,
