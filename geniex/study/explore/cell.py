@@ -185,7 +185,7 @@ def _right(model: nn.Module, images: Images) -> Tensor:
     return torch.cat(logits).argmax(-1) == images.labels
 
 
-def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, Any]]:
+def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, float]]:
     """The network on crossbars, mitigated and with varied devices, and what it takes.
 
     Remapping and training know the circuit but not the devices' deviations; gains and batch norms are fitted to the
@@ -195,14 +195,13 @@ def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module,
     model = _remapped(settings, network, job.network, images.calibration)
     if "fine_tuning" in settings.mitigation:
         model = _fine_tuned(job, network, model, images.calibration)
-    counts = counted(model, network, settings, full_scales(job.network), images.tests)
     if settings.variations is not None:
         model = vary(model, settings.variations, derived_seed(settings.seed, "draw", job.draw))
     if "gain" in settings.mitigation:
         model = calibrate_outputs(model, images.calibration.images)
     if "batch_norm" in settings.mitigation:
         model = refit_batch_norm(model, images.calibration.images)
-    return model, counts
+    return model, counted(model, images.tests)
 
 
 def _convert(settings: CellSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:
