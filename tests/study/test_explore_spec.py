@@ -130,6 +130,14 @@ def test_a_variation_may_be_varied_member_by_member_above_none() -> None:
     assert [one.variations.steps for one in got if one.variations] == [(FiniteStates(2),), (FiniteStates(4),)]
 
 
+def test_a_whole_group_replaces_the_members_below_it() -> None:
+    base = {"variation": {"stuck_cells": {"off": 0.1, "on": 0.2}}, "crossbar.cell": {"v0": 0.4}}
+    axes = {"variation": [None, "rram-stuck"], "crossbar.cell": {"linear": "LinearCell"}}
+    none, stuck = settings(base | {"grid": axes})
+    assert (none.variations, stuck.variations) == (None, variation_presets["rram-stuck"].variations)
+    assert none.crossbar.cell == LinearCell()
+
+
 def test_yaml_words_and_numbers_are_what_they_look_like(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("variation: {stuck_cells: {off: 0.1, on: 0.2}}\ngrid: {window.r_on: [50e3, 1e5]}\n")
