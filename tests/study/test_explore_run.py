@@ -23,13 +23,15 @@ from geniex.mitigation import (
     REMAPPINGS,
     Batch,
     calibrate_outputs,
+    fine_tune,
     prune,
     refit_batch_norm,
     remap,
     weight_full_scales,
 )
 from geniex.networks import load_images, load_network, save_network
-from geniex.simulator import LayerRule, convert, costs, vary
+from geniex.networks.train import AugmentedBatches, FitConfig
+from geniex.simulator import LayerRule, arranged, arrangements, convert, costs, vary
 from geniex.study.explore import Study, StudySpec, planned, run_study
 from geniex.study.explore.run import kept_result
 from geniex.study.explore.table import Row
@@ -99,6 +101,17 @@ def test_a_row_is_what_conversion_by_hand_gives(root: Path) -> None:
     assert row["seconds"] > 0
 
 
+def test_the_energy_may_be_that_without_wires(root: Path) -> None:
+    study = run(root, given(root, grid={"energy": ["emulator", "ideal"]}))
+    hand = ByHand(root)
+    ideal = costs(hand.converted("cnn-0", emulator=IdealEmulator()), hand.images[:4], energy_vectors=64)
+    with_wires, without = study.rows
+    assert without["static_energy"] == pytest.approx(ideal.static_energy, rel=0.05)  # deeper layers see other inputs
+    assert with_wires["static_energy"] < without["static_energy"]
+    assert [row["accuracy"] for row in study.rows] == [with_wires["accuracy"]] * 2
+    assert with_wires["arrays"] == without["arrays"]
+
+
 def test_emulators_and_layouts_are_those_asked_for(root: Path) -> None:
     study = run(root, given(root, grid={"emulator": ["linear", "ideal"], "layout": ["dense", "sparse"]}))
     hand = ByHand(root)
@@ -128,6 +141,17 @@ def test_fine_tuning_moves_weights_on_the_crossbars(root: Path) -> None:
     accuracies = [row["accuracy"] for row in study.rows]
     assert all(row["error"] is None for row in study.rows)
     assert max(accuracies[1:]) > accuracies[0]
+    hand = ByHand(root)
+    mapped = remap(hand.converted("cnn-0"), REMAPPINGS["rearrange"], hand.calibration).model
+    for row, like in zip(study.rows[1:], (None, mapped), strict=True):
+        model = hand.converted("cnn-0", trainable=True)
+        model = model if like is None else arranged(model, arrangements(like))
+        training = load_images("fashion-mnist", train=True, root=root)
+        batches = AugmentedBatches(training, FitConfig(batch=50, seed=0))
+        fine_tune(model, batches, steps=8, gradients="ideal")
+        assert row["accuracy"] == hand.share(model)
+        found = costs(model, hand.images[:4], energy_vectors=64)
+        assert row["static_energy"] == pytest.approx(found.static_energy, rel=1e-9)
 
 
 def test_draws_of_devices_are_seeded_and_differ(root: Path) -> None:
@@ -321,6 +345,7 @@ def test_results_from_elsewhere_are_kept_as_they_come(
         ({"emulator": "magic"}, r"magic"),
         ({"emulator": "geniex-mlp-64"}, r"part 1: got a cell that cannot be; .*trained for"),
         ({"crossbar.r_wire": 1e4}, r"validated elsewhere"),
+        ({"window": {"r_on": 100}}, r"validated elsewhere: r_on=100"),
         ({"images": 100}, r"count: got 100; the set holds 60 images"),
         ({"data": "digits"}, r"data: got 'digits' of shape \(1, 8, 8\); .* takes images of \(1, 28, 28\)"),
         ({"mitigation": "batch_norm"}, r"mitigation: got 'batch_norm'; .*cnn-0 has no batch norm left"),

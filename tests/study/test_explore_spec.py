@@ -211,6 +211,7 @@ def test_changes_override_every_part() -> None:
         ({"emulator": 3}, r"emulator: got 3"),
         ({"images": 0}, r"images: got 0"),
         ({"calibration_images": None}, r"calibration_images: got None"),
+        ({"energy": "none"}, r"energy: got 'none'; it must be one of emulator, ideal"),
         ({"draws": 1.5}, r"draws: got 1.5"),
         ({"fine_tuning_steps": 0}, r"fine_tuning_steps: got 0"),
         ({"seed": -1}, r"seed: got -1"),

@@ -123,6 +123,7 @@ def on_ideal_tiles(settings: CellSettings) -> CellSettings:
         mitigation=(),
         fine_tuning_steps=1,
         draws=1,
+        energy="ideal",
     )
 
 
@@ -201,7 +202,7 @@ def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module,
         model = calibrate_outputs(model, images.calibration.images)
     if "batch_norm" in settings.mitigation:
         model = refit_batch_norm(model, images.calibration.images)
-    return model, counted(model, images.tests)
+    return model, counted(model, images.tests, settings.energy)
 
 
 def _convert(settings: CellSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from geniex.simulator import costs
+from geniex.emulator import IdealEmulator
+from geniex.simulator import costs, emulated_by
+from geniex.study.explore.settings import Energy
 
 COUNTS = ("arrays", "reads", "adc_conversions", "static_energy")
 """Columns of a table: arrays in all; reads of single arrays, ADC conversions and static energy [J] for an image."""
@@ -14,12 +16,13 @@ _VECTORS = 64
 """Inputs of each layer whose energy is taken: one read of the exact circuit each."""
 
 
-def counted(model: nn.Module, images: Tensor) -> dict[str, float]:
+def counted(model: nn.Module, images: Tensor, energy: Energy = "emulator") -> dict[str, float]:
     """The figures of ``COUNTS`` for a converted ``model`` on the first few of ``images`` (count, ...).
 
-    As ``geniex.simulator.costs`` has them: 100 ns a read, the energy that of the model's emulator and of its devices as
-    they are.
+    As ``geniex.simulator.costs`` has them: 100 ns a read, devices as they are. The ``energy`` is that of the model's
+    emulator, whose arrays are solved for it, or that of its conductances without wires ("ideal"), which is quick.
     """
+    model = emulated_by(model, IdealEmulator()) if energy == "ideal" else model
     found = costs(model, images[:_IMAGES], energy_vectors=_VECTORS)
     return {
         "arrays": found.arrays,

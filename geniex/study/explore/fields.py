@@ -42,6 +42,7 @@ PLAIN = (
     "fine_tuning_steps",
     "seed",
     "draws",
+    "energy",
 )
 """Settings that stand for themselves."""
 STEPS: dict[str, type[Config]] = {

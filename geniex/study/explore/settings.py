@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from geniex.cells import Cell
 from geniex.circuit import Crossbar
@@ -37,7 +37,9 @@ _DEFAULTS: Flat = {
     "fine_tuning_steps": 20,
     "seed": 0,
     "draws": 1,
+    "energy": "emulator",
 }
+Energy = Literal["emulator", "ideal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ class CellSettings(Config):
     """Of the choice of images, and of all draws."""
     draws: int
     """Draws of the devices; 1 where nothing is drawn."""
+    energy: Energy
+    """Whose static energy: that of the emulator's circuit, for which all arrays are solved, or that without wires."""
 
     @classmethod
     def of(cls, flat: Flat) -> CellSettings:
@@ -117,6 +121,8 @@ class CellSettings(Config):
                 check_positive_int(name, told[name])
         check_seed(told["seed"])
         check_layout(told["layout"])
+        if told["energy"] not in get_args(Energy):
+            raise InputError("energy", repr(told["energy"]), f"it must be one of {', '.join(get_args(Energy))}")
         if told["data"] not in IMAGE_SETS:
             raise InputError("data", repr(told["data"]), f"data sets are {', '.join(IMAGE_SETS)}")
         for name, kind in (("fold", bool), ("emulator", str)):
@@ -145,6 +151,7 @@ class CellSettings(Config):
             prune=_pruning(told),
             seed=told["seed"],
             draws=told["draws"] if variations is not None else 1,
+            energy=told["energy"],
         )
 
     @property
