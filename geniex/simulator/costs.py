@@ -138,7 +138,8 @@ def costs(model: nn.Module, images: Tensor, *, read_time: float = 100e-9, energy
         read_time: for which drivers hold the voltages of a read, second. 100 ns is an assumption, ISAAC's (A. Shafiee
             et al., ISCA 2016); energies are proportional to it.
         energy_vectors: energies are taken from so many of a layer's vectors in a call, drawn with a fixed seed, and
-            scaled up; None takes all. The exact circuit takes as long for each as for its inference.
+            scaled up; None takes all. The exact circuit takes as long for each as for its inference; linear emulators
+            and surrogates about as long for each array as to program it, however few the vectors.
 
     Raises:
         InputError: a model with nothing on crossbars, images without values, a time that is none.
