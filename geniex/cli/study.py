@@ -16,7 +16,6 @@ from geniex.cli.predict import Bars
 from geniex.errors import InputError, StudyError
 from geniex.plotting.study import short_number
 from geniex.study.explore import Study, StudyPlan, StudySpec, planned, run_study
-from geniex.study.explore.fields import flattened
 from geniex.study.explore.pictures import short_title
 from geniex.study.explore.report import notes, summary_tables
 from geniex.sweep.loading import YamlLoader
@@ -92,7 +91,6 @@ def _changes(given: list[str]) -> dict[str, Any]:
             changes[name.strip()] = yaml.load(value, Loader=YamlLoader)
         except yaml.YAMLError:
             raise InputError("set", repr(text), "its value is not readable as YAML") from None
-    flattened(changes)
     return changes
 
 

@@ -170,11 +170,13 @@ def test_one_run_has_the_intervals_of_its_images() -> None:
     assert (row["difference_low"], row["difference_high"]) == pytest.approx(ends, abs=0.02)
 
 
-def test_fewer_images_are_compared_on_those_of_both() -> None:
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_fewer_images_are_compared_on_those_of_both(fewer: int) -> None:
     made = made_up({"grid": {"mitigation": ["none", "gain"]}, "baseline": {"mitigation": "none"}})
-    made.found["cell/1/fashion-cnn/0"]["right"] = made.found["cell/1/fashion-cnn/0"]["right"][:50]
-    made.found["ideal/1/fashion-cnn/0"]["right"] = made.found["ideal/1/fashion-cnn/0"]["right"][:50]
-    apart = made.right("cell/1/fashion-cnn/0") - made.right("cell/0/fashion-cnn/0")[:50]
+    for kind in ("cell", "ideal"):
+        found = made.found[f"{kind}/{fewer}/fashion-cnn/0"]
+        found["right"] = found["right"][:50]
+    apart = made.right("cell/1/fashion-cnn/0")[:50] - made.right("cell/0/fashion-cnn/0")[:50]
     assert made.study.summary[1]["difference"] == pytest.approx(apart.mean())
 
 
@@ -268,6 +270,17 @@ def test_the_folder_has_tables_a_page_and_figures(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "report.json").read_text())
     assert kept["rows"] == json.loads(json.dumps(list(study.rows)))
     assert kept["configuration"]["cells"][1]["settings"]["mitigation"] == ["gain"]
+
+
+def test_columns_without_any_value_are_left_out() -> None:
+    made = made_up({"grid": {"tile": [8, 16]}})
+    wanted = ("tile", "accuracy, %", "ideal, %", "drop, points", "arrays", "reads", "conversions", "energy, uJ", "s")
+    assert summary_tables(made.study)["Summary"][0] == wanted
+    for found in made.found.values():
+        found["static_energy"] = None
+    header, rows = summary_tables(made.study)["Summary"]
+    assert header == tuple(name for name in wanted if name != "energy, uJ")
+    assert all(len(row) == len(header) for row in rows)
 
 
 def test_each_part_has_a_table_of_its_own_axes(tmp_path: Path) -> None:
