@@ -197,6 +197,15 @@ def test_many_gaps_between_driven_tiles_change_nothing() -> None:
     assert reader.row_tiles(100, [False] * 100) == []
 
 
+def test_sums_that_float64_may_not_hold_are_read_tile_by_tile() -> None:
+    """Of 64 products of 23 bits each: 2^52 on a tile, which collapses to one product; two tiles may pass 2^53."""
+    wide = Architecture(weight_bits=24, input_bits=24, weight_frac_bits=0, input_frac_bits=0, slice_bits=12)
+    wide = wide.replace(stream_bits=12, adc_bits=None, accumulator_bits=None)
+    for inputs, collapses in (64, True), (192, False):
+        weight = torch.full((1, inputs), 2.0**23 - 1, dtype=torch.float64)
+        assert (CrossbarMatrix(weight, wide, IdealEmulator()).tiles.weights is not None) == collapses
+
+
 @pytest.mark.parametrize("gradients", ["emulator", "ideal"])
 @pytest.mark.parametrize("kind", [CASES[1], CASES[5], CASES[10]], ids=lambda value: value[0].__name__)
 def test_gradients_are_torchs(kind: Any, gradients: Any) -> None:
