@@ -145,7 +145,7 @@ def remap(
     >>> net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
     >>> images, labels = torch.rand(16, 8), torch.arange(16) % 3
     >>> converted = convert(net, presets["geniex-16"].architecture(), IdealEmulator(), calibration=images)
-    >>> remapped = remap(converted, "srs", (images, labels))
+    >>> remapped = remap(converted, "srs_taylor", (images, labels))
     >>> torch.equal(remapped.model(images), converted(images))
     True
     >>> [layer.undone for layer in remapped.layers]
