@@ -18,6 +18,8 @@ _ACROSS = 3
 """Panels side by side."""
 _BROAD = 24
 """Letters below an axis that still stand side by side."""
+_ASIDE = 0.12
+"""How far apart the points of one word stand."""
 _NAMED = 12
 """Points of fronts that are named in one picture; more names would hide each other."""
 
@@ -72,7 +74,10 @@ def plot_panels(
         raise InputError("panels", "no point", "there is nothing to draw")
     across = min(_ACROSS, len(panels))
     down = math.ceil(len(panels) / across)
-    first = on_axes(None, 1.4 + 3.0 * across, 0.9 + 2.5 * down)
+    words = max(
+        len({p.at for own in lines.values() for p in own if isinstance(p.at, str)}) for lines, _ in panels.values()
+    )
+    first = on_axes(None, 1.4 + max(3.0, 0.75 * words) * across, 0.9 + 2.5 * down)
     figure = first.figure
     first.remove()
     grid = figure.subplots(down, across, sharey=True, squeeze=False)
@@ -150,10 +155,11 @@ def _draw_along(ax: Axes, lines: Lines, dotted: Lines, order: Mapping[str, int] 
     for k, (name, own) in enumerate(lines.items()):
         series = (k if order is None else order[name]) % len(SERIES)
         shown = sorted(own, key=lambda p: places[p.at])
-        x, colour = [places[p.at] for p in shown], SERIES[series]
-        below, above = _bars(shown)
-        y = [100 * p.accuracy for p in shown]
-        ax.plot(x, y, f"{MARKERS[series]}-", color=colour, markersize=4, linewidth=1, label=name)
+        colour, below, above = SERIES[series], *_bars(shown)
+        aside = 0.0 if numeric else _ASIDE * (k - (len(lines) - 1) / 2)
+        x, y = [places[p.at] + aside for p in shown], [100 * p.accuracy for p in shown]
+        # Between words there is nothing to join.
+        ax.plot(x, y, MARKERS[series] + ("-" if numeric else ""), color=colour, markersize=4, linewidth=1, label=name)
         if numeric:  # areas hide each other less than bars at the same places do
             ends = [[a - b for a, b in zip(y, below, strict=True)], [a + b for a, b in zip(y, above, strict=True)]]
             ax.fill_between(x, ends[0], ends[1], color=colour, alpha=0.12, linewidth=0)

@@ -140,7 +140,9 @@ def test_missing_packages_are_told(
     assert "no Parquet: pyarrow not found" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml"])
+@pytest.mark.parametrize(
+    "name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml", "sparse-xbar.yaml"]
+)
 def test_shipped_studies_are_found_valid_as_they_are(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From anywhere; networks, circuits and surrogates go together. Fewer images than theirs are enough for that."""
     monkeypatch.chdir(root)

@@ -125,7 +125,9 @@ def _against(study: Study, rows: Sequence[Row], cost: str, title: str) -> Axes:
     groups: dict[str, dict[str, Measured]] = {}
     for k, row in enumerate(rows):
         group = groups.setdefault("all" if hue is None else str(row[hue]), {})
-        name = ", ".join(short_number(row[axis]) for axis in varied if axis != hue) or str(k)
+        own = [other for other in rows if other.get("part") == row.get("part")]
+        named = [axis for axis in varied if axis != hue and len({other[axis] for other in own}) > 1]
+        name = ", ".join(short_number(row[axis]) for axis in named) or str(k)
         group[name] = _measured(row[cost], row)
     return plot_tradeoff(groups, title, f"Accuracy against {title.partition(',')[0]}")
 
