@@ -11,7 +11,7 @@ from geniex.circuit import Crossbar
 
 
 @dataclass(frozen=True)
-class CubicCell(Cell):
+class OwnCubicCell(Cell):
     vs: float = 0.5
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
@@ -23,17 +23,17 @@ class CubicCell(Cell):
 
 
 class TestOwnCell(CellConformance):
-    cell = CubicCell(vs=0.3)
+    cell = OwnCubicCell(vs=0.3)
     fake_device = "cpu"
 
 
 class TestOwnCellBehindAResistance(CellConformance):
-    cell = OneTransistorOneResistor(CubicCell(vs=0.3), r_access=6800.0)
+    cell = OneTransistorOneResistor(OwnCubicCell(vs=0.3), r_access=6800.0)
     fake_device = "cpu"
 
 
 def test_own_cell_solves_and_differentiates(generator: torch.Generator) -> None:
-    xbar = Crossbar(3, 2, cell=CubicCell())
+    xbar = Crossbar(3, 2, cell=OwnCubicCell())
     v = torch.rand(2, 3, dtype=torch.float64, generator=generator, requires_grad=True)
     g_us = (10 * torch.rand(3, 2, dtype=torch.float64, generator=generator)).requires_grad_()
     assert torch.autograd.gradcheck(lambda v, g: xbar.solve(v, g * 1e-6, tol=1e-13) * 1e6, (v, g_us))
