@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +14,7 @@ from geniex.errors import ConvergenceError, SpiceError, SweepError
 from geniex.sweep.circuits import TileCircuits, draw_circuits
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.sampling import Codes, circuit_seed, draw_bits, draw_tile
+from geniex.threads import one_thread
 
 _BLOCK = 8
 """Tiles that the native solver takes at once. Its last digits depend on what shares a batch, so blocks start
@@ -47,7 +46,7 @@ def solve_tiles(config: SweepConfig, start: int, stop: int) -> TileData:
     Raises:
         SweepError: tiles that have no solution; the message lists each with its reason.
     """
-    with _one_thread():
+    with one_thread():
         if config.engine == "native":
             blocks = range(start // _BLOCK * _BLOCK, stop, _BLOCK)
             parts = [part for block in blocks for part in _native(config, block, start, stop)]
@@ -134,13 +133,3 @@ def _solve_ngspice(config: SweepConfig, samples: _Samples) -> Tensor:
 
     crossbar = config.crossbar if samples.circuits is None else samples.circuits.crossbar(0)
     return solve_tile(crossbar, samples.conductances[0], samples.voltages[0])[None]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,7 +14,7 @@ from torch.nn import functional
 from geniex.circuit import Crossbar
 from geniex.emulator import Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.mapping import OFFSETS, Architecture
-from geniex.mitigation import Batch
+from geniex.mitigation import Batch, Pruned
 from geniex.simulator import CrossbarLayer, CrossbarMatrix, convert, crossbar_layers
 
 SCHEMES = [
@@ -189,3 +190,20 @@ def float_network(name: str, model: nn.Module) -> Any:
 def rows_of(layer: CrossbarLayer, weight: Tensor) -> Tensor:
     """A torch layer's weight as one row for each output (groups * outputs, inputs of a group)."""
     return weight.detach().flatten(1)
+
+
+def mask_of(pruned: Pruned, name: str = "0") -> np.ndarray:
+    """The mask of a layer's weight."""
+    return pruned.masks[f"{name}.weight"].numpy()
+
+
+class Odd(nn.Module):
+    """Two layers and what is between them."""
+
+    def __init__(self, between: Any, inputs: int = 6) -> None:
+        super().__init__()
+        self.first, self.last, self.between = nn.Linear(4, 6), nn.Linear(inputs, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3) of (batch, 4)."""
+        return functional.log_softmax(self.last(self.between(self.first(x))), dim=-1)

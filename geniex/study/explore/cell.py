@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +22,7 @@ from geniex.simulator import LayerRule, arranged, arrangements, convert, vary
 from geniex.study.explore.counts import counted
 from geniex.study.explore.settings import CellSettings
 from geniex.surrogate import load_surrogate
+from geniex.threads import one_thread
 from geniex.variation import derived_seed
 
 _BATCH = 250
@@ -65,7 +64,7 @@ class Images:
 def run_job(job: Job) -> dict[str, Any] | str:
     """The result of a job, JSON-ready, or why there is none."""
     try:
-        with _one_thread():
+        with one_thread():
             return _result(job)
     except GeniexError as error:
         return str(error)
@@ -151,17 +150,6 @@ def _image_set(data: str, train: bool, root: Path | None) -> ImageSet:
 @lru_cache(maxsize=8)
 def _surrogate(name: str) -> Any:
     return load_surrogate(name)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # The order in which threads add changes the last bits: with one, results do not depend on the workers.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _result(job: Job) -> dict[str, Any]:
