@@ -64,8 +64,8 @@ def remap(
         preset: the crossbar, its conductance window and its drive.
         surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar.
         method: a mapping to compare: none, random, l1, srs, drs, srs_taylor, drs_taylor, assignment, assignment_mdm,
-            mdm or wagonn; give the option once for each; default: none, random, l1, srs, drs and assignment; none is
-            always there.
+            mdm, wagonn, or rearrange (_ascending, _row_tile, _row_tile_ascending); give the option once for each;
+            default: none, random, l1, srs, drs and assignment; none is always there.
         control: gain (and offset of each output), batch_norm (refitted) or fine_tuning; the first two if not given, the
             second where all networks have batch norms.
         combined: a method to combine with the controls; all that are compared if not given.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from geniex.errors import InputError
 from geniex.simulator import CrossbarLayer, crossbar_layers
+from geniex.simulator.calibrate import for_a_while
 
 BATCH = 64
 """Images that are observed at once."""
@@ -97,15 +98,9 @@ def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) 
     return {name: _observation(chosen[name], seen, len(batch.images)) for name, seen in calls.items() if seen}
 
 
-@contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> AbstractContextManager[None]:
     """Forward hooks on modules, for a while."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return for_a_while(module.register_forward_hook(hook) for module, hook in hooks)
 
 
 @contextmanager

@@ -132,8 +132,8 @@ def remap(
     """A converted ``model`` with kernels, word lines and bit lines in other places; what it computes stays the same.
 
     On ideal crossbars the result is the same to the bit wherever no ADC clips or rounds and no accumulator cuts off; on
-    real ones wires then take less from what matters. The original is untouched. An output's slices move as a group, all
-    row tiles of a matrix share its order.
+    real ones wires then take less from what matters. The original is untouched. An output's slices move as a group; all
+    row tiles of a matrix share its order, but where ``granularity`` is "row_tile".
 
     Args:
         model: what ``convert`` returned (also varied, loaded or trainable).
@@ -153,12 +153,10 @@ def remap(
     """
     check_converted(model)
     if isinstance(remapping, str):
-        if remapping not in REMAPPINGS:
-            raise InputError("remapping", repr(remapping), f"it must be a Remapping or one of {', '.join(REMAPPINGS)}")
-        remapping = REMAPPINGS[remapping]
+        remapping = REMAPPINGS.get(remapping, remapping)
     if not isinstance(remapping, Remapping):
-        allowed = f"it must be a Remapping or one of {', '.join(REMAPPINGS)}"
-        raise InputError("remapping", type(remapping).__name__, allowed)
+        given = repr(remapping) if isinstance(remapping, str) else type(remapping).__name__
+        raise InputError("remapping", given, f"it must be a Remapping or one of {', '.join(REMAPPINGS)}")
     return _Remapper(model, remapping, Batch.of(calibration), progress or (lambda name, done, whole: None)).run()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from geniex.errors import InputError
 from geniex.mapping import Packing, Unrolling
@@ -110,17 +111,22 @@ def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generato
         statistics.add(part[torch.cat([drawn, extremes])])
 
 
-@contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> Iterator[None]:
+def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> AbstractContextManager[None]:
     """Hooks with keywords, "pre" or "post" the forward pass of modules, for a while."""
-    handles = [
+    return for_a_while(
         module.register_forward_pre_hook(hook, with_kwargs=True)
         if kind == "pre"
         else module.register_forward_hook(hook, with_kwargs=True)
         for module, kind, hook in hooks
-    ]
+    )
+
+
+@contextmanager
+def for_a_while(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks that were registered, removed in the end."""
+    registered = list(handles)
     try:
         yield
     finally:
-        for handle in handles:
+        for handle in registered:
             handle.remove()
