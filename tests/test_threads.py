@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -35,9 +36,15 @@ def test_an_error_leaves_as_many_as_before() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize(("module", "work"), [(cell, "_result"), (solving, "_alone")])
+@pytest.mark.parametrize(
+    ("module", "inner", "work"),
+    [
+        (cell, "_result", lambda: cell.run_job(None)),  # type: ignore[arg-type]
+        (solving, "_alone", lambda: solving.solve_tiles(SimpleNamespace(engine="spice"), 0, 1)),  # type: ignore[arg-type]
+    ],
+)
 def test_work_whose_bits_are_kept_is_done_on_one_thread(
-    module: object, work: str, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, inner: str, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
@@ -45,11 +52,8 @@ def test_work_whose_bits_are_kept_is_done_on_one_thread(
         seen.append(torch.get_num_threads())
         raise KeyboardInterrupt  # what neither of them takes for a result
 
-    monkeypatch.setattr(module, work, look)
+    monkeypatch.setattr(module, inner, look)
     with pytest.raises(KeyboardInterrupt):
-        if module is cell:
-            cell.run_job(None)  # type: ignore[arg-type]
-        else:
-            solving.solve_tiles(type("Config", (), {"engine": "spice"})(), 0, 1)
+        work()
     assert seen == [1]
     assert torch.get_num_threads() == 2
