@@ -25,7 +25,7 @@ _NAMED = 12
 
 
 class Measured(NamedTuple):
-    """An accuracy and its interval, fractions, at a place of an axis or at a cost."""
+    """An accuracy (or another share) and its interval, fractions, at a place of an axis or at a cost."""
 
     at: float | str
     accuracy: float
@@ -60,7 +60,11 @@ def plot_along(
 
 
 def plot_panels(
-    panels: Mapping[str, tuple[Lines, Lines]], axis: str, title: str = "Accuracy", legend: str | None = None
+    panels: Mapping[str, tuple[Lines, Lines]],
+    axis: str,
+    title: str = "Accuracy",
+    legend: str | None = None,
+    quantity: str = "accuracy",
 ) -> Axes:
     """The first of several pictures as of ``plot_along``, side by side on a new figure, with one legend and one scale.
 
@@ -69,6 +73,7 @@ def plot_panels(
         axis: what was varied, with its unit.
         title: above all of them.
         legend: what the lines differ in.
+        quantity: what is shown, a share.
     """
     if not panels or not any(any(lines.values()) for lines, _ in panels.values()):
         raise InputError("panels", "no point", "there is nothing to draw")
@@ -88,7 +93,7 @@ def plot_panels(
             names.setdefault(name, len(names))
     for ax, (name, (lines, dotted)) in zip(every, panels.items(), strict=False):
         _draw_along(ax, lines, dotted, names)
-        framed(ax, name, axis, "accuracy, %" if ax in grid[:, 0] else "")
+        framed(ax, name, axis, f"{quantity}, %" if ax in grid[:, 0] else "")
         ax.title.set_fontsize(9)
     for ax in every[len(panels) :]:
         ax.set_visible(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,7 +20,7 @@ from geniex.mapping import Architecture
 from geniex.simulator import convert, crossbar_layers
 from geniex.simulator.convert import ConversionReport, PerLayer
 from geniex.study.logits import Logits, LogitStore, digest
-from geniex.study.statistics import bootstrap_ratio, wilson_interval
+from geniex.study.statistics import logit_error, wilson_interval
 from geniex.surrogate import Surrogate
 
 Progress = Callable[[str, int, int], None]
@@ -235,15 +234,15 @@ def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:
     same, labels = own[: len(truth)].double(), labels[: len(truth)]
     agreeing = int((same.argmax(-1) == truth.argmax(-1)).sum())
     agreement_low, agreement_high = wilson_interval(agreeing, len(truth))
-    error_low, error_high = bootstrap_ratio((same - truth).square().sum(-1), truth.square().sum(-1))
+    error, error_low, error_high = logit_error(same, truth)
     return replace(
         result,
         agreement=agreeing / len(truth),
         agreement_low=agreement_low,
         agreement_high=agreement_high,
-        logit_error=float(((same - truth).square().sum() / truth.square().sum()).sqrt()),
-        logit_error_low=math.sqrt(error_low),
-        logit_error_high=math.sqrt(error_high),
+        logit_error=error,
+        logit_error_low=error_low,
+        logit_error_high=error_high,
         accuracy_difference=float(
             ((same.argmax(-1) == labels).double() - (truth.argmax(-1) == labels).double()).mean()
         ),

@@ -38,7 +38,7 @@ class CurrentErrors:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures by name, JSON-ready: None where there is none."""
-        return {name: _finite(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: finite(value) for name, value in dataclasses.asdict(self).items()}
 
 
 def nf_error(ideal: Tensor, exact: Tensor, predicted: Tensor) -> Tensor:
@@ -100,6 +100,16 @@ def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int =
     return low, high
 
 
+def logit_error(found: Tensor, truth: Tensor) -> tuple[float, float, float]:
+    """How far logits lie from ``truth``, both (images, classes), and the ends of its 95 % interval over the images.
+
+    The RMS of the difference over the RMS of ``truth``; the interval is a percentile bootstrap of images.
+    """
+    apart, there = (x.double().square().sum(-1) for x in (found.double() - truth.double(), truth))
+    low, high = bootstrap_ratio(apart, there)
+    return math.sqrt(float(apart.sum() / there.sum())), math.sqrt(low), math.sqrt(high)
+
+
 def bootstrap_mean(values: Tensor, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile-bootstrap interval of the mean of ``values`` (samples,)."""
     return bootstrap_ratio(values, torch.ones_like(values), draws, seed)
@@ -127,5 +137,6 @@ def student_quantile(freedom: int, coverage: float = 0.95) -> float:
     return float(stdtrit(freedom, (1 + coverage) / 2))
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value, for JSON; None for an infinite one and for no number."""
     return value if math.isfinite(value) else None

@@ -95,6 +95,11 @@ def test_a_row_is_what_conversion_by_hand_gives(root: Path) -> None:
     assert (row["images"], row["correct"]) == (IMAGES, round(IMAGES * row["accuracy"]))
     assert (row["low"], row["high"]) == wilson_interval(row["correct"], IMAGES)
     found = costs(model, hand.images[:4], energy_vectors=64)
+    with torch.no_grad():
+        apart, truth = model(hand.images) - network(hand.images), network(hand.images)
+    assert row["logit_error"] == pytest.approx(float(apart.norm() / truth.norm()), rel=1e-5)
+    assert row["logit_error_low"] < row["logit_error"] < row["logit_error_high"]
+    assert row["ideal_logit_error"] < row["logit_error"]
     told = (row["arrays"], row["reads"], row["adc_conversions"], row["static_energy"])
     assert told == (found.arrays, found.array_reads, found.adc_conversions, pytest.approx(found.static_energy))
     assert row["error"] is None

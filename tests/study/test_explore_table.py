@@ -2,81 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from made_up_study import AXES, IMAGES, NETWORKS, made_up
 from scipy import stats
 
 from geniex.errors import InputError, MissingDependencyError
-from geniex.study.explore import CellSettings, Study, StudyPlan, StudySpec, write_study
-from geniex.study.explore.cell import Job
+from geniex.study.explore import write_study
+from geniex.study.explore.files import parquet_bytes
 from geniex.study.explore.pictures import save_pictures
-from geniex.study.explore.plan import Cell, PlannedRun
-from geniex.study.explore.report import csv_text, notes, parquet_bytes, summary_tables
-from geniex.study.explore.table import Results, tabulated
-
-IMAGES = 200
-NETWORKS = ["net-0", "net-1", "net-2"]
-AXES: dict[str, Any] = {"tile": [16, [32, 8]], "mitigation": ["none", "gain"]}
-
-
-@dataclass
-class MadeUp:
-    """A plan without networks, and results for it."""
-
-    plan: StudyPlan
-    found: dict[str, dict[str, Any]]
-    errors: dict[str, str]
-
-    @property
-    def study(self) -> Study:
-        return tabulated(self.plan, Results(self.found, self.errors), "cpu")
-
-    def right(self, key: str) -> np.ndarray:
-        return np.array([c == "1" for c in self.found[key]["right"]], dtype=float)
-
-
-def made_up(given: dict[str, Any], images: int = IMAGES) -> MadeUp:
-    spec = StudySpec.of(given)
-    random = np.random.default_rng(0)
-    found: dict[str, dict[str, Any]] = {}
-
-    def job(settings: CellSettings, name: str, draw: int, kind: str, point: int, share: float) -> Job:
-        key = f"{kind}/{point}/{name}/{draw}"
-        right = random.random(images) < share
-        counts = {
-            "arrays": 10 + point,
-            "reads": 100 * (point + 1),
-            "adc_conversions": 7,
-            "static_energy": 1e-9 * (point + 1),
-        }
-        found[key] = {"right": "".join("01"[int(x)] for x in right), "seconds": 1.0 + point, **counts}
-        return Job(settings, name, draw, kind == "float", key, "cpu", None)
-
-    cells = []
-    for k, point in enumerate(spec.points()):
-        settings = CellSettings.of(point.settings)
-        runs = tuple(
-            PlannedRun(
-                name,
-                draw,
-                job(settings, name, draw, "cell", k, 0.6 + 0.03 * k + 0.05 * n),
-                job(settings, name, 0, "ideal", k, 0.9),
-                job(settings, name, 0, "float", k, 0.95),
-            )
-            for n, name in enumerate(settings.networks)
-            for draw in range(settings.draws)
-        )
-        labels = {name: point.labels.get(name, "none") for name in spec.axes}
-        cells.append(Cell(point.part, labels, settings, runs))
-    return MadeUp(StudyPlan(spec, tuple(cells)), found, {})
+from geniex.study.explore.report import notes, summary_tables
 
 
 def by_scipy(values: list[float]) -> tuple[float, float]:
@@ -131,6 +70,26 @@ def test_other_trainings_are_paired_in_order() -> None:
     assert made.study.summary[1]["difference"] == pytest.approx(np.mean(apart))
     assert [row["training"] for row in made.study.rows] == ["a", "b", "c", "d"]
     assert [row["network"] for row in made.study.rows] == ["dense", "dense", "pruned", "pruned"]
+
+
+def test_logit_errors_have_intervals_over_trainings_draws_or_their_own_over_images() -> None:
+    several = made_up({"network": NETWORKS, "grid": AXES})
+    errors = [several.found[f"cell/2/{name}/0"]["logit_error"][0] for name in NETWORKS]
+    row = several.study.summary[2]
+    assert row["logit_error"] == pytest.approx(np.mean(errors))
+    assert (row["logit_error_low"], row["logit_error_high"]) == pytest.approx(by_scipy(errors))
+    ideal = [several.found[f"ideal/2/{name}/0"]["logit_error"][0] for name in NETWORKS]
+    assert row["ideal_logit_error"] == pytest.approx(np.mean(ideal))
+    drawn = made_up({"variation": {"finite_states": {"states": 4}}, "draws": 4})
+    errors = [drawn.found[f"cell/0/fashion-cnn/{k}"]["logit_error"][0] for k in range(4)]
+    assert drawn.study.summary[0]["logit_error_low"] == pytest.approx(by_scipy(errors)[0])
+    alone = made_up({"grid": AXES})
+    for table in (alone.study.rows, alone.study.summary):
+        told = tuple(table[1][f"logit_error{end}"] for end in ("", "_low", "_high"))
+        assert told == tuple(alone.found["cell/1/fashion-cnn/0"]["logit_error"])
+    alone.found["cell/1/fashion-cnn/0"]["logit_error"] = [None, None, None]  # currents were no numbers
+    assert alone.study.summary[1]["logit_error"] is None
+    assert "-" in summary_tables(alone.study)["Summary"][1][1]
 
 
 def test_draws_of_one_network_are_intervals_over_draws_and_of_several_no_repeats() -> None:
@@ -206,31 +165,6 @@ def test_cells_are_found_by_their_values() -> None:
         study.cell(tile=16)
 
 
-def test_csv_comes_back_as_it_was() -> None:
-    study = made_up({"network": NETWORKS, "grid": AXES, "baseline": {"mitigation": "none"}}).study
-    for rows in (study.rows, study.summary):
-        back = list(csv.DictReader(io.StringIO(csv_text(rows))))
-        assert len(back) == len(rows)
-        for read, row in zip(back, rows, strict=True):
-            assert list(read) == list(row)
-            for name, value in row.items():
-                assert read[name] == ("" if value is None else str(value))
-                if isinstance(value, float):
-                    assert float(read[name]) == value
-
-
-def test_parquet_comes_back_as_it_was() -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    made = made_up({"network": NETWORKS, "grid": AXES | {"fold": [True, False]}})
-    del made.found["cell/1/net-0/0"]
-    rows = made.study.rows
-    back = parquet.read_table(io.BytesIO(parquet_bytes(rows))).to_pylist()
-    words = [row | {"tile": str(row["tile"]), "fold": str(row["fold"])} for row in rows]
-    assert back == words
-    assert isinstance(back[0]["accuracy"], float)
-    assert isinstance(back[0]["images"], int)
-
-
 def test_without_pyarrow_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     study = made_up({"grid": AXES}).study
@@ -274,7 +208,8 @@ def test_the_folder_has_tables_a_page_and_figures(tmp_path: Path) -> None:
 
 def test_columns_without_any_value_are_left_out() -> None:
     made = made_up({"grid": {"tile": [8, 16]}})
-    wanted = ("tile", "accuracy, %", "ideal, %", "drop, points", "arrays", "reads", "conversions", "energy, uJ", "s")
+    figures = ("arrays", "reads", "conversions", "energy, uJ", "s")
+    wanted = ("tile", "accuracy, %", "ideal, %", "drop, points", "logit error, %", *figures)
     assert summary_tables(made.study)["Summary"][0] == wanted
     for found in made.found.values():
         found["static_energy"] = None
@@ -296,15 +231,6 @@ def test_each_part_has_a_table_of_its_own_axes(tmp_path: Path) -> None:
     assert [row["part"] for row in study.rows] == ["sizes", "sizes", "bits", "bits"]
     pictures = {path.stem for path in save_pictures(study, tmp_path)}
     assert {"accuracy-sizes-tile", "accuracy-bits-architecture-weight-bits"} <= pictures
-
-
-def test_axes_in_step_share_a_picture_and_words_tell_lines_apart(tmp_path: Path) -> None:
-    given = {
-        "grid": {"emulator": ["linear", "physics-fast"]},
-        "zip": {"architecture.slice_bits": [1, 2], "architecture.stream_bits": [1, 2]},
-    }
-    pictures = [path.stem for path in save_pictures(made_up(given).study, tmp_path)]
-    assert [name for name in pictures if name.startswith("accuracy")] == ["accuracy-architecture-slice-bits"]
 
 
 def test_a_study_where_all_failed_has_tables_and_no_figures(tmp_path: Path) -> None:

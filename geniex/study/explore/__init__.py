@@ -15,6 +15,8 @@ A YAML file, or a mapping, says what stays (any setting, by its dotted name) and
     baseline: {window.on_off: 6}    # what cells that are alike in all else are compared with
 """
 
+from geniex.study.explore.files import read_table
+from geniex.study.explore.pictures import study_pictures
 from geniex.study.explore.plan import StudyPlan, planned
 from geniex.study.explore.report import write_study
 from geniex.study.explore.run import run_study
@@ -22,4 +24,15 @@ from geniex.study.explore.settings import CellSettings, Pruning
 from geniex.study.explore.spec import StudySpec
 from geniex.study.explore.table import Study
 
-__all__ = ["CellSettings", "Pruning", "Study", "StudyPlan", "StudySpec", "planned", "run_study", "write_study"]
+__all__ = [
+    "CellSettings",
+    "Pruning",
+    "Study",
+    "StudyPlan",
+    "StudySpec",
+    "planned",
+    "read_table",
+    "run_study",
+    "study_pictures",
+    "write_study",
+]

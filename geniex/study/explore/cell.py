@@ -21,6 +21,7 @@ from geniex.networks.train import AugmentedBatches, FitConfig
 from geniex.simulator import LayerRule, arranged, arrangements, convert, vary
 from geniex.study.explore.counts import counted
 from geniex.study.explore.settings import CellSettings
+from geniex.study.statistics import finite, logit_error
 from geniex.surrogate import load_surrogate
 from geniex.threads import one_thread
 from geniex.variation import derived_seed
@@ -158,20 +159,22 @@ def _result(job: Job) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(job.settings.seed, "cell", job.draw))
         network = prepared_network(job.settings, job.network).to(job.device)
-        model, counts = (network.eval(), {}) if job.floating else _converted(job, network, images)
-        right = _right(model, images)
+        truth = _logits(network.eval(), images)
+        model, counts = (network, {}) if job.floating else _converted(job, network, images)
+        logits = _logits(model, images)
+    right = logits.argmax(-1) == images.labels
     return {
         "right": "".join("1" if x else "0" for x in right.tolist()),
+        "logit_error": [finite(value) for value in logit_error(logits, truth)],
         **counts,
         "seconds": time.perf_counter() - began,
     }
 
 
-def _right(model: nn.Module, images: Images) -> Tensor:
-    """Which images are classified rightly (images,), bool."""
+def _logits(model: nn.Module, images: Images) -> Tensor:
+    """Of the test images (images, classes)."""
     with torch.no_grad():
-        logits = [model(part) for part in images.tests.split(_BATCH)]
-    return torch.cat(logits).argmax(-1) == images.labels
+        return torch.cat([model(part) for part in images.tests.split(_BATCH)])
 
 
 def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, float]]:

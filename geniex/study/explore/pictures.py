@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geniex.plotting import Measured, plot_panels, plot_tradeoff, save_plot
 from geniex.plotting.study import short_number
+from geniex.study.explore.files import axes_of
 from geniex.study.explore.table import Row, Study
 
 if TYPE_CHECKING:
@@ -36,6 +37,18 @@ _COLOURS = 8
 _MOST_PANELS = 9
 
 
+class _Measure(NamedTuple):
+    """What is drawn along axes: a column, those of its interval, and that of ideal tiles."""
+
+    name: str
+    columns: tuple[str, str, str]
+    ideal: str
+
+
+_ACCURACY = _Measure("accuracy", ("accuracy", "low", "high"), "ideal_accuracy")
+_ERROR = _Measure("logit error", ("logit_error", "logit_error_low", "logit_error_high"), "ideal_logit_error")
+
+
 def axis_title(name: str) -> str:
     """What an axis is called in pictures and tables."""
     return _TITLES.get(name, name.rpartition(".")[2].replace("_", " "))
@@ -48,42 +61,49 @@ def short_title(name: str) -> str:
 
 def save_pictures(study: Study, folder: Path) -> list[Path]:
     """The paths of the PNG files written to ``folder``, which exists; none where no cell has a result."""
-    return [save_plot(ax, folder / f"{name}.png") for name, ax in _pictures(study)]
+    return [save_plot(ax, folder / f"{name}.png") for name, ax in study_pictures(study.summary)]
 
 
-def _pictures(study: Study) -> Iterator[tuple[str, Axes]]:
-    done = [row for row in study.summary if row["accuracy"] is not None]
+def study_pictures(summary: Sequence[Row]) -> Iterator[tuple[str, Axes]]:
+    """All pictures of a study, by a name for their files, from its summary: ``read_table("summary.csv")`` will do."""
+    done = [row for row in summary if row["accuracy"] is not None]
+    axes = axes_of(done)
     parts = list(dict.fromkeys(row.get("part", "") for row in done))
     for part in parts:
         rows = [row for row in done if row.get("part", "") == part]
-        varied = [name for name in study.axes if len({row[name] for row in rows}) > 1]
+        varied = [name for name in axes if len({row[name] for row in rows}) > 1]
         numbers = [name for name in varied if not any(isinstance(row[name], str) for row in rows)]
         # Words tell lines apart, where there is something to draw them along.
         for axis in _leading(rows, numbers or varied):
-            stem = "-".join(_file_name(word) for word in ("accuracy", part, axis) if word)
-            yield stem, _along(rows, varied, axis, part)
+            for measure in (_ACCURACY, _ERROR):
+                shown = [row for row in rows if row[measure.columns[0]] is not None]
+                if shown:
+                    stem = "-".join(_file_name(word) for word in (measure.name, part, axis) if word)
+                    yield stem, _along(shown, varied, axis, part, measure)
     for cost, title in _COSTS.items():
         known = [row for row in done if row[cost]]
         if len({row[cost] for row in known}) > 1:
-            yield f"pareto-{cost}", _against(study, known, cost, title)
+            yield f"pareto-{cost}", _against(known, axes, cost, title)
 
 
-def _along(rows: Sequence[Row], varied: Sequence[str], axis: str, part: str) -> Axes:
+def _along(rows: Sequence[Row], varied: Sequence[str], axis: str, part: str, measure: _Measure) -> Axes:
     others = _free(rows, varied, axis)
     hue = _hue(rows, others)
     rest = [name for name in others if name != hue]
     panels: dict[str, tuple[dict[str, list[Measured]], dict[str, list[Measured]]]] = {}
     for row in rows:
         lines, dotted = panels.setdefault(_named(row, rest), ({}, {}))
-        lines.setdefault("accuracy" if hue is None else str(row[hue]), []).append(_measured(row[axis], row))
-        ideal = row["ideal_accuracy"]
+        line = lines.setdefault(measure.name if hue is None else str(row[hue]), [])
+        line.append(Measured(row[axis], *(row[column] for column in measure.columns)))
+        ideal = row[measure.ideal]
         if ideal is not None and all(p.at != row[axis] for p in dotted.get("ideal tiles", [])):
             dotted.setdefault("ideal tiles", []).append(Measured(row[axis], ideal, ideal, ideal))
-    title = f"{part}: accuracy" if part else "Accuracy"
+    title = f"{part}: {measure.name}" if part else measure.name.capitalize()
     if len(panels) > _MOST_PANELS:
         title += f" (the first {_MOST_PANELS} of {len(panels)} panels)"
     legend = None if hue is None else short_title(hue)
-    return plot_panels(dict(list(panels.items())[:_MOST_PANELS]), _with_steps(rows, varied, axis), title, legend)
+    first = dict(list(panels.items())[:_MOST_PANELS])
+    return plot_panels(first, _with_steps(rows, varied, axis), title, legend, measure.name)
 
 
 def _free(rows: Sequence[Row], varied: Sequence[str], axis: str) -> list[str]:
@@ -119,8 +139,8 @@ def _hue(rows: Sequence[Row], others: Sequence[str]) -> str | None:
     return next(iter(words or sorted(fit, key=lambda name: counts[name])), None)
 
 
-def _against(study: Study, rows: Sequence[Row], cost: str, title: str) -> Axes:
-    varied = [name for name in study.axes if len({row[name] for row in rows}) > 1]
+def _against(rows: Sequence[Row], axes: Sequence[str], cost: str, title: str) -> Axes:
+    varied = [name for name in axes if len({row[name] for row in rows}) > 1]
     hue = "part" if "part" in rows[0] else _hue(rows, varied)
     groups: dict[str, dict[str, Measured]] = {}
     for k, row in enumerate(rows):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +11,9 @@ from typing import Any
 from geniex.errors import MissingDependencyError
 from geniex.files import write_atomically
 from geniex.plotting.study import short_number
+from geniex.study.explore.files import csv_text, parquet_bytes
 from geniex.study.explore.pictures import save_pictures, short_title
-from geniex.study.explore.table import Row, Study, columns
+from geniex.study.explore.table import Row, Study
 from geniex.study.html import html_table, markdown_page, write_page
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -59,32 +58,6 @@ def write_study(study: Study, folder: Path) -> list[str]:
     return missing
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """A table as CSV with a header; floats in full, nothing where there is no value."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def parquet_bytes(rows: Sequence[Row]) -> bytes:
-    """A table as a Parquet file; columns of numbers and words are words.
-
-    Raises:
-        MissingDependencyError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError("pyarrow", "Parquet tables", "pip install 'geniex[parquet]'") from error
-    data = {name: _of_one_kind([row[name] for row in rows]) for name in columns(rows)}
-    file = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(data), file)
-    return file.getvalue()
-
-
 def notes(study: Study) -> list[str]:
     """What a reader has to know."""
     told = [study.about] if study.about else []
@@ -94,7 +67,8 @@ def notes(study: Study) -> list[str]:
     ends = " or ".join(over[unit] for unit in sorted(units))
     told.append(
         f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Drop: accuracy on ideal tiles of the same"
-        " architecture, without variations or mitigation, less the accuracy here, on the same images."
+        " architecture, without variations or mitigation, less the accuracy here, on the same images. Logit error: RMS"
+        " distance of the logits from those in floating point, over the RMS of these."
     )
     if study.baseline:
         which = ", ".join(f"{short_title(name)} {value}" for name, value in study.baseline.items())
@@ -143,6 +117,7 @@ def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
         if name == "accuracy":
             columns[title] = [f"{x} *" if row["failed"] else x for x, row in zip(columns[title], rows, strict=True)]
             columns["ideal, %"] = [_percent(row["ideal_accuracy"]) for row in rows]
+    columns["logit error, %"] = [_between(row, "logit_error", "logit_error_") for row in rows]
     for title, (name, form, scale) in _FIGURES.items():
         columns[title] = [_number(row[name], form, scale) for row in rows]
     kept = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
@@ -162,13 +137,14 @@ def run_table(study: Study) -> Table:
         "float, %",
         "ideal tiles, %",
         "drop, points",
+        "logit error, %",
         "s",
         "error",
     )
     rows = []
     for row in study.rows:
         head = [_text(row[name]) for name in (*part, *study.axes, "training", "draw")]
-        tail = (_percent(row["float_accuracy"]), _percent(row["ideal_accuracy"]), _percent(row["drop"]))
+        tail = [_percent(row[name]) for name in ("float_accuracy", "ideal_accuracy", "drop", "logit_error")]
         cells = (_between(row, "accuracy", ""), *tail, _number(row["seconds"], ".1f"), row["error"] or "")
         rows.append((*head, *cells))
     return header, rows
@@ -224,12 +200,3 @@ def _number(value: float | None, form: str, scale: float = 1.0) -> str:
 
 def _text(value: Any) -> str:
     return short_number(value)
-
-
-def _of_one_kind(values: list[Any]) -> list[Any]:
-    """Numbers or words as they are, also with None among them; of both, and of truths, words."""
-    known = [value for value in values if value is not None]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
-    if numbers and any(isinstance(value, float) for value in known):
-        return [None if value is None else float(value) for value in values]
-    return values if numbers else [None if value is None else str(value) for value in values]

@@ -15,6 +15,7 @@ from geniex.study.explore.counts import COUNTS
 from geniex.study.explore.plan import Cell, PlannedRun, StudyPlan
 from geniex.study.statistics import bootstrap_mean, mean_interval, wilson_interval
 
+_ERROR = ("logit_error", "logit_error_low", "logit_error_high")
 Row = dict[str, Any]
 """Columns by name: numbers, words, None where there is no value."""
 
@@ -39,12 +40,15 @@ class Study:
     rows: tuple[Row, ...]
     """One a cell, network and draw of devices: the axes' values, "training" (the network), "draw", "images", "correct",
     "accuracy" with "low" and "high" (95 % Wilson interval over the images), "float_accuracy", "ideal_accuracy" (ideal
-    tiles, same architecture), "drop" (ideal less accuracy), "arrays", "reads", "adc_conversions", "static_energy" [J]
-    of an image, "seconds", "error" (None, or why there is nothing else)."""
+    tiles, same architecture), "drop" (ideal less accuracy), "logit_error" (RMS distance of the logits from those in
+    floating point, over the RMS of these) with "logit_error_low"... (95 % bootstrap over the images),
+    "ideal_logit_error", "arrays", "reads", "adc_conversions", "static_energy" [J] of an image, "seconds", "error"
+    (None, or why there is nothing else)."""
     summary: tuple[Row, ...]
     """One a cell: means over its networks and draws; "low" and "high" end the 95 % interval of "accuracy", as do
-    "drop_low"... of "drop" and "difference_low"... of "difference" (accuracy above the baseline's, on the same images,
-    in pairs); "interval" tells over what: "networks" or "draws" (Student's t), or "images" of the only one."""
+    "drop_low"... of "drop", "logit_error_low"..., and "difference_low"... of "difference" (accuracy above the
+    baseline's, on the same images, in pairs); "interval" tells over what: "networks" or "draws" (Student's t), or
+    "images" of the only one."""
     configuration: dict[str, Any] = field(repr=False)
     missing: tuple[str, ...] = ()
     """What could not be written for want of an optional package, a line each."""
@@ -110,7 +114,7 @@ def _head(plan: StudyPlan, cell: Cell) -> Row:
 def _row(plan: StudyPlan, cell: Cell, run: PlannedRun, results: Results) -> Row:
     row = _head(plan, cell) | {"training": run.network, "draw": run.draw}
     names = ("images", "correct", "accuracy", "low", "high", "float_accuracy", "ideal_accuracy", "drop")
-    row |= dict.fromkeys((*names, *COUNTS, "seconds", "error"))
+    row |= dict.fromkeys((*names, *_ERROR, "ideal_logit_error", *COUNTS, "seconds", "error"))
     found = results.found.get(run.job.key)
     if found is None:
         return row | {"error": results.errors.get(run.job.key, "its result was lost")}
@@ -120,6 +124,8 @@ def _row(plan: StudyPlan, cell: Cell, run: PlannedRun, results: Results) -> Row:
     row |= {"images": len(right), "correct": int(right.sum()), "accuracy": accuracy, "low": low, "high": high}
     row |= {"float_accuracy": _reference(results, run.floating.key), "ideal_accuracy": ideal}
     row |= {"drop": None if ideal is None else ideal - accuracy, "seconds": found["seconds"]}
+    row |= dict(zip(_ERROR, found["logit_error"], strict=True))
+    row |= {"ideal_logit_error": _reference_error(results, run.ideal.key)}
     return row | {name: found.get(name) for name in COUNTS}
 
 
@@ -137,6 +143,8 @@ def _summary(plan: StudyPlan, cell: Cell, results: Results) -> Row:
     ideal = {(run.network, run.draw): results.found.get(run.ideal.key) for run in runs}
     drops = {key: _right(there) - own[key] for key, there in ideal.items() if there is not None}
     row |= _with_interval("drop", drops, "drop_")
+    row |= _error({(run.network, run.draw): results.found[run.job.key]["logit_error"] for run in runs})
+    row |= {"ideal_logit_error": _mean([_reference_error(results, run.ideal.key) for run in runs])}
     if plan.spec.baseline:
         row |= _with_interval("difference", _above(plan, cell, own, results), "difference_")
     for name in (*COUNTS, "seconds"):
@@ -181,6 +189,15 @@ def _with_interval(name: str, values: Mapping[tuple[str, int], Tensor], ends: st
     return {name: mean, low_name: low, high_name: high}
 
 
+def _error(found: Mapping[tuple[str, int], Sequence[float | None]]) -> Row:
+    """The mean of logit errors over networks and draws, and its interval; of one alone, its own over images."""
+    known = {key: error for key, error in found.items() if None not in error}
+    if len(known) == 1:
+        return dict(zip(_ERROR, next(iter(known.values())), strict=True))
+    mean = {key: torch.tensor([error[0]], dtype=torch.float64) for key, error in known.items()}
+    return _with_interval(_ERROR[0], mean, f"{_ERROR[0]}_")
+
+
 def _by_unit(values: Mapping[tuple[str, int], Tensor]) -> dict[Any, list[Tensor]]:
     """Means over images, by network where there are several, else by draw: draws of one network repeat no training."""
     place = 0 if _unit(values) == "networks" else 1
@@ -208,6 +225,11 @@ def _share(right: Tensor) -> float:
 def _reference(results: Results, key: str) -> float | None:
     found = results.found.get(key)
     return None if found is None else _share(_right(found))
+
+
+def _reference_error(results: Results, key: str) -> float | None:
+    found = results.found.get(key)
+    return None if found is None else found["logit_error"][0]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

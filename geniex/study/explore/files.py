@@ -1,0 +1,95 @@
+"""A study's tables as files: written as CSV and Parquet, and read again."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geniex.errors import InputError, MissingDependencyError
+from geniex.study.explore.table import Row, columns
+
+_FIRST_FIGURE = "trainings"
+"""The column of a summary that ends those of axes."""
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """A table as CSV with a header; floats in full, nothing where there is no value."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def parquet_bytes(rows: Sequence[Row]) -> bytes:
+    """A table as a Parquet file; columns of numbers and words are words.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+    """
+    parquet = _parquet()
+    import pyarrow
+
+    data = {name: _of_one_kind([row[name] for row in rows]) for name in columns(rows)}
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(data), file)
+    return file.getvalue()
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """The rows of ``table.csv``, ``summary.csv`` or ``table.parquet``: numbers, words, None where there is no value.
+
+    A column with a word in it is one of words.
+
+    Raises:
+        InputError: there is no such file, or no table in it.
+        MissingDependencyError: a Parquet file, and pyarrow is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("path", str(path), "it must be a study's table.csv, summary.csv or table.parquet")
+    if path.suffix == ".parquet":
+        return _parquet().read_table(path).to_pylist()
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *lines = list(csv.reader(file)) or [[]]
+    if not header or any(len(line) != len(header) for line in lines):
+        raise InputError("path", str(path), "it has no header, or rows of other lengths: it is no whole table")
+    read = [_read(column) for column in zip(*lines, strict=True)]
+    return [dict(zip(header, row, strict=True)) for row in zip(*read, strict=True)]
+
+
+def axes_of(summary: Sequence[Row]) -> list[str]:
+    """The columns of a summary that tell what was varied."""
+    names = columns(summary)
+    if names and _FIRST_FIGURE not in names:
+        raise InputError("summary", f"a table of {', '.join(names[:4])}, ...", "it must be that of a summary.csv")
+    return [name for name in names[: names.index(_FIRST_FIGURE)] if name != "part"] if names else []
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError("pyarrow", "Parquet tables", "pip install 'geniex[parquet]'") from error
+    return pyarrow.parquet
+
+
+def _read(column: Sequence[str]) -> list[Any]:
+    for kind in (int, float):
+        try:
+            return [kind(word) if word else None for word in column]
+        except ValueError:
+            continue
+    return [word or None for word in column]
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    """Numbers or words as they are, also with None among them; of both, and of truths, words."""
+    known = [value for value in values if value is not None]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+    if numbers and any(isinstance(value, float) for value in known):
+        return [None if value is None else float(value) for value in values]
+    return values if numbers else [None if value is None else str(value) for value in values]
