@@ -164,4 +164,5 @@ def test_the_sparse_study_asks_for_three_trainings_of_each_network() -> None:
     groups: dict[Any, Any] = {p.labels["network"]: p.settings["network"] for p in spec.points()}
     assert len(groups) == 8
     assert all(len(names) == 3 for names in groups.values())
-    assert {p.settings["layout"] for p in spec.points()} == {"squeezed"}
+    assert {p.settings["layout"] for p in spec.points() if p.part != "T"} == {"squeezed"}
+    assert {p.settings["layout"] for p in spec.points() if p.part == "T"} == {"dense", "squeezed"}

@@ -276,11 +276,25 @@ def test_shipped_studies_ask_for_what_there_is(name: str) -> None:
     assert "cifar10" in text
 
 
-def test_the_size_study_is_geniex_s_grid_by_both_models() -> None:
-    cells = [CellSettings.of(point.settings) for point in StudySpec.of("geniex-size-ron-onoff.yaml").points()]
-    asked = {
-        (*c.architecture.tile, c.architecture.window.r_on, c.architecture.window.on_off, c.emulator) for c in cells
-    }
-    wanted = itertools.product([16, 32, 64], [50e3, 100e3, 300e3], [2, 6, 10], ["linear", "physics-fast"])
-    assert asked == {(n, n, r, k, e) for n, r, k, e in wanted}
-    assert {c.crossbar.wires for c in cells} == {presets["geniex-64"].crossbar.wires}
+def test_the_size_study_is_geniex_s_figures_by_both_models() -> None:
+    points = list(StudySpec.of("geniex-size-ron-onoff.yaml").points())
+    asked: dict[str, set[Any]] = {}
+    for point in points:
+        c = CellSettings.of(point.settings)
+        asked.setdefault(point.part, set()).add(
+            (*c.architecture.tile, c.architecture.window.r_on, c.architecture.window.on_off, c.emulator)
+        )
+        assert c.crossbar.wires == presets["geniex-64"].crossbar.wires
+    models, r_on = ("linear", "physics-fast"), (50e3, 100e3, 300e3)
+    assert asked["size"] == {(n, n, r, 6, e) for n, r, e in itertools.product((16, 32, 64), r_on, models)}
+    assert asked["on/off"] == {(64, 64, r, k, e) for k, r, e in itertools.product((2, 6, 10), r_on, models)}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_shipped_study_has_both_surrogates_side_by_side(name: str) -> None:
+    settings = [point.settings for point in StudySpec.of(name).points() if point.part == "finer surrogate"]
+    alike = [{key: value for key, value in own.items() if key != "emulator"} for own in settings]
+    for own in alike:
+        both = [s["emulator"] for s, other in zip(settings, alike, strict=True) if other == own]
+        assert sorted(both) == ["physics", "physics-fast"]
+    assert settings
