@@ -47,9 +47,10 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     rows = made.study.rows if name == "table" else made.study.summary
     (tmp_path / "t.csv").write_text(csv_text(rows))
     (tmp_path / "t.parquet").write_bytes(parquet_bytes(rows))
-    words = [row | {"tile": str(row["tile"]), "fold": str(row["fold"])} for row in rows]
-    assert read_table(tmp_path / "t.csv") == read_table(str(tmp_path / "t.parquet")) == words
+    words = [row | {"fold": str(row["fold"])} for row in rows]
+    assert read_table(tmp_path / "t.csv") == words
     assert [type(value) for value in read_table(tmp_path / "t.csv")[0].values()] == [type(v) for v in words[0].values()]
+    assert read_table(str(tmp_path / "t.parquet")) == [row | {"tile": str(row["tile"])} for row in words]
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def parquet_bytes(rows: Sequence[Row]) -> bytes:
 def read_table(path: str | Path) -> list[Row]:
     """The rows of ``table.csv``, ``summary.csv`` or ``table.parquet``: numbers, words, None where there is no value.
 
-    A column with a word in it is one of words.
+    Truths are words; so is, in a Parquet file, all of a column that has a word.
 
     Raises:
         InputError: there is no such file, or no table in it.
@@ -57,8 +57,7 @@ def read_table(path: str | Path) -> list[Row]:
         header, *lines = list(csv.reader(file)) or [[]]
     if not header or any(len(line) != len(header) for line in lines):
         raise InputError("path", str(path), "it has no header, or rows of other lengths: it is no whole table")
-    read = [_read(column) for column in zip(*lines, strict=True)]
-    return [dict(zip(header, row, strict=True)) for row in zip(*read, strict=True)]
+    return [dict(zip(header, map(_value, line), strict=True)) for line in lines]
 
 
 def axes_of(summary: Sequence[Row]) -> list[str]:
@@ -77,13 +76,13 @@ def _parquet() -> Any:
     return pyarrow.parquet
 
 
-def _read(column: Sequence[str]) -> list[Any]:
+def _value(word: str) -> int | float | str | None:
     for kind in (int, float):
         try:
-            return [kind(word) if word else None for word in column]
+            return kind(word)
         except ValueError:
             continue
-    return [word or None for word in column]
+    return word or None
 
 
 def _of_one_kind(values: list[Any]) -> list[Any]:
