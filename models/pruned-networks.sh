@@ -6,7 +6,7 @@
 #
 # The first layer's 3x3 kernels of one channel are 0.1 % of the weights and all that sees the image: xcs and xrs leave
 # them whole, or 7 of 9 pixels would be gone. So does xcs the last layer (4 %), or most classes would have no weight.
-# Tiles have 128 word lines and 64 outputs: 128 bit lines at two 4-bit slices a weight, as the studies convert them.
+# Tiles have 128 word lines and 64 outputs, as sparse-xbar.yaml converts them: one bit line a weight.
 set -eu
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
