@@ -101,7 +101,7 @@ def _check_adc(arch: Architecture) -> None:
             repr(arch.adc_rounding),
             "an analog value has no code and no place in an accumulator: set adc_bits and accumulator_bits to None",
         )
-    if arch.adc_range != "unit":
+    if arch.adc_range in ("full_scale", "calibrated"):
         least = 2 if arch.offset == "analog_difference" else 1
         if arch.adc_bits is None or arch.adc_bits < least:
             raise InputError("adc_bits", arch.adc_bits, f"adc_range={arch.adc_range!r} needs at least {least}")

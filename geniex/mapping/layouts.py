@@ -203,6 +203,14 @@ class GroupPacking:
         """Outputs (..., groups * outputs) of the blocks' products."""
         return products[0] if len(products) == 1 else torch.cat(list(products), -1)
 
+    def reached_by_nan(self, fields: Tensor) -> Tensor:
+        """bool, broadcasting with outputs (..., groups * outputs): whose group has a NaN in ``fields`` (..., features).
+
+        A maximum is NaN where any of its numbers is, and takes less memory than a mask of all of them.
+        """
+        lost = fields.unflatten(-1, (self.groups, self.inputs)).amax(-1).isnan()
+        return lost if self.groups == 1 else lost.repeat_interleave(self.outputs, -1)
+
 
 def _spaced(x: Tensor, spacing: tuple[int, ...]) -> Tensor:
     """Maps (batch, channels, ...) with zeros between neighbours, that are then ``spacing`` apart."""

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geniex.errors import InputError
@@ -141,6 +142,14 @@ class Unrolling:
     def joined(self, products: Sequence[Tensor]) -> Tensor:
         """Outputs (..., positions, groups * outputs) of the matrix' product."""
         return products[0].unflatten(-1, (self.positions, self.groups * self.outputs))
+
+    def reached_by_nan(self, fields: Tensor) -> Tensor:
+        """bool (..., positions, groups * outputs): whose receptive field has a NaN in whole maps (..., features)."""
+        lost = fields.unflatten(-1, (self.sites, self.groups, -1)).amax(-1).isnan()
+        lost = F.pad(lost, (0, 0, 0, 1))  # the site that stands for none
+        sites = torch.tensor(self.sites_of_fields, device=fields.device)
+        seen = lost.index_select(-2, sites.flatten()).unflatten(-2, sites.shape)
+        return seen.any(-2).repeat_interleave(self.outputs, -1)
 
     def vectors(self, x: Tensor) -> Tensor:
         """The matrix' inputs (batch, features) of maps (batch, channels, *size)."""

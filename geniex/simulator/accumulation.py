@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -25,22 +27,42 @@ def shift_add(counts: Tensor, place: Tensor, layout: TileLayout) -> Tensor:
     return torch.tensordot(place, (slices @ slice_weights(arch, slices)).movedim(0, 2), dims=1)
 
 
-def accumulate(total: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
-    """A tile's sum (float64) with ``frac_bits`` as the accumulator holds it, in real units.
+class BinaryPoints(NamedTuple):
+    """Where the binary points of a matrix's sums lie."""
 
-    Divided down to the accumulator's fraction, cut off towards zero, then wrapped around with the sign of the
-    dividend (PUMA's remainder) or saturated, as real numbers.
+    exact: int
+    """Fraction bits of the sums of whole weights times whole inputs."""
+    held: int
+    """Fraction bits that the accumulator keeps; of no consequence where it is unbounded."""
+
+
+def accumulate(total: Tensor, architecture: Architecture, points: BinaryPoints) -> Tensor:
+    """A tile's sum ``total`` (float64, in whole numbers) as the accumulator holds it, in real units.
+
+    The sum is divided down to the accumulator's fraction, cut off towards zero, then wrapped around with the sign of
+    the dividend (PUMA's remainder) or saturated.
     """
     bits = architecture.accumulator_bits
     if bits is None:
-        return total * 2.0**-frac_bits
-    exact = total * 2.0 ** (architecture.accumulator_frac_bits - frac_bits)
-    whole = exact.detach().trunc()
+        return total * 2.0**-points.exact
+    scaled = total * 2.0 ** (points.held - points.exact)
+    whole = scaled.detach().trunc()
     if architecture.accumulator_overflow == "wrap":
-        held = straight_through(torch.fmod(whole, 2.0**bits), exact)
+        held = straight_through(torch.fmod(whole, 2.0**bits), scaled)
     else:
-        held = clip(straight_through(whole, exact), -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
-    return held * 2.0**-architecture.accumulator_frac_bits
+        held = clip(straight_through(whole, scaled), -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+    return held * 2.0**-points.held
+
+
+def overflows(total: Tensor, architecture: Architecture, points: BinaryPoints) -> Tensor:
+    """Whether the accumulator wraps or saturates each sum ``total``, in whole numbers."""
+    bits = architecture.accumulator_bits
+    if bits is None:
+        return torch.zeros_like(total, dtype=torch.bool)
+    whole = (total * 2.0 ** (points.held - points.exact)).trunc()
+    if architecture.accumulator_overflow == "wrap":
+        return whole.abs() >= 2.0**bits
+    return (whole < -(2.0 ** (bits - 1))) | (whole > 2.0 ** (bits - 1) - 1)
 
 
 def signed_sum(held: Tensor, layout: TileLayout, at: slice | None = None) -> Tensor:

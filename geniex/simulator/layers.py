@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -169,13 +170,14 @@ class CrossbarLayer(nn.Module, ABC):
     def product(self, fields: Tensor) -> Tensor:
         """The layer's outputs (..., groups * outputs) for fields (..., groups * inputs).
 
-        Of an unrolled convolution they are (..., positions, groups * outputs) for whole maps (..., features).
+        Of an unrolled convolution they are (..., positions, groups * outputs) for whole maps (..., features). A NaN
+        reaches the outputs of the fields, and of the groups, that it is in.
         """
-        if fields.dim() and fields.shape[-1] == self.packing.features:
-            out = [matrix(part) for matrix, part in self._parts(fields)]
-        else:
-            out = [self.matrices[0](fields)]  # it tells what is wrong
-        joined = self.packing.joined(out)
+        if not fields.dim() or fields.shape[-1] != self.packing.features:
+            return self.matrices[0](fields)  # it tells what is wrong
+        joined = self.packing.joined([matrix(part, nan=False) for matrix, part in self._parts(fields)])
+        if fields.numel():
+            joined = joined.masked_fill(self.packing.reached_by_nan(fields.detach()), math.nan)
         if self.output_gain is not None:
             joined = joined * self.output_gain
         return joined if self.bias is None else joined + self.bias

@@ -17,10 +17,12 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, Location, SqueezedTiles, TileLayout
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
+from geniex.simulator.accumulation import BinaryPoints
+from geniex.simulator.converters import ConverterUse, binary_points, converter_use, step_of_weights
 from geniex.simulator.programmed import Programmed, shortened
 from geniex.simulator.ranges import FullScale, InputStatistics, check_weight, input_scale, weight_scale
 from geniex.simulator.reading import Reader
-from geniex.simulator.readout import calibrated_step, full_scale_step, stream_voltages
+from geniex.simulator.readout import calibrated_step, stream_voltages
 from geniex.simulator.recompute import program_lean
 from geniex.simulator.streams import whole_inputs
 
@@ -55,8 +57,9 @@ class CrossbarMatrix(nn.Module):
         architecture: fixed point, slices, streams, converters.
         emulator: what stands for the crossbar's physics; its tile must be the architecture's.
         inputs: statistics of its inputs in calibration, or their largest magnitude; needed where
-            ``architecture.input_frac_bits`` is None; statistics are needed for percentile and MSE ranges and for
-            calibrated ADCs. Where they saw no negative input, one pass is streamed and negative inputs clip to 0.
+            ``architecture.input_frac_bits`` is None; statistics are needed for percentile and MSE ranges and for the
+            ADC range "calibrated". Where they saw no negative input, one pass is streamed and negative inputs clip to
+            0.
         dtype: of conductances, voltages and currents, float32 or float64; None means the weight's, at least float32.
         trainable: keep the weight as a parameter, ``.weight``, which is programmed again whenever it has changed, and
             in every forward pass that needs its gradient; or a mask (outputs, inputs) of the weights that are not
@@ -122,13 +125,11 @@ class CrossbarMatrix(nn.Module):
             conductances = self._conductances(codes)
         self.register_buffer("codes", codes if architecture.offset == "ideal_before" else None)
         self.register_buffer("conductances", conductances)
-        step = full_scale_step(architecture) if architecture.adc_range == "full_scale" else 1.0
-        unit = architecture.adc_range == "unit"
-        self.register_buffer("adc_step", None if unit else conductances.new_full((1, 1, 1, 1), step))
+        self.register_buffer("adc_step", step_of_weights(conductances, self.layout))
+        self.points = binary_points(self.weight_frac_bits + self.input_frac_bits, conductances, self.layout)
         with torch.no_grad():
             self.tiles = self._programmed(conductances, self.codes)
-        if architecture.adc_range == "calibrated" and has_values(weight):
-            self.calibrate_adc(_calibration_vectors(inputs))
+        self._calibrate(inputs)
         self.register_load_state_dict_post_hook(_program_again)
 
     def program(self, conductances: Tensor) -> None:
@@ -184,7 +185,7 @@ class CrossbarMatrix(nn.Module):
     def calibrate_adc(self, vectors: Tensor) -> None:
         """Choose the ADC's ranges by the counts that input ``vectors`` (count, inputs) cause on the emulator."""
         arch = self.architecture
-        if arch.adc_range != "calibrated":
+        if arch.adc_range not in ("auto", "calibrated"):
             raise InputError("architecture.adc_range", repr(arch.adc_range), "only a calibrated range can be chosen")
         self._check_vectors(vectors)
         parts = []
@@ -202,6 +203,16 @@ class CrossbarMatrix(nn.Module):
                 parts.append((low.amin(0), high.amax(0)))
         low, high = (torch.cat(end) for end in zip(*parts, strict=True))
         self.adc_step = calibrated_step(low, high, arch)
+        if arch.adc_range == "auto" and bool((self.adc_step == 1).all()):
+            self.adc_step = None  # codes of one count are read faster where no step is kept
+            self.tiles = self._shortened(tiles.example, tiles.array, codes)
+
+    def converter_use(self, vectors: Tensor) -> ConverterUse:
+        """How input ``vectors`` (count, inputs) use the ADCs and accumulators: what clips, what overflows."""
+        self._check_vectors(vectors)
+        with torch.no_grad():
+            tiles, codes = self._current()
+        return converter_use(self._reader(codes), tiles, self._integers(vectors.to(self.conductances.device)))
 
     @property
     def array(self) -> Any:
@@ -212,8 +223,12 @@ class CrossbarMatrix(nn.Module):
         """Where the weight from ``input`` to ``output`` lies."""
         return self.layout.locate(output, input)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The product (..., outputs) for inputs (..., inputs), in the inputs' dtype."""
+    def forward(self, x: Tensor, *, nan: bool = True) -> Tensor:
+        """The product (..., outputs) for inputs (..., inputs), in the inputs' dtype.
+
+        A vector with a NaN gives NaN, unless ``nan`` is False, where a NaN counts as 0. Infinite inputs clip as the
+        largest inputs do.
+        """
         if x.dim() == 0 or x.shape[-1] != self.layout.inputs or not x.is_floating_point():
             given = f"{x.dtype} of shape {tuple(x.shape)}"
             raise InputError("x", given, f"it must be floating, its last dimension the {self.layout.inputs} inputs")
@@ -225,10 +240,13 @@ class CrossbarMatrix(nn.Module):
             if self.weight is not None and self.gradients == "ideal" and torch.is_grad_enabled():
                 with torch.no_grad():
                     value = self._product(flat)
-                exact = self.layout.digital(flat.to(value), self._masked(self.weight).to(value))
+                finite = torch.where(flat.isfinite(), flat, 0.0)  # the derivatives do not depend on the value
+                exact = self.layout.digital(finite.to(value), self._masked(self.weight).to(value))
                 product = straight_through(value, exact)
             else:
                 product = self._product(flat)
+        if nan:
+            product = product.masked_fill(flat.detach().amax(-1, keepdim=True).isnan(), math.nan)
         return product.reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
 
     def reads(self, x: Tensor) -> Reads:
@@ -312,10 +330,8 @@ class CrossbarMatrix(nn.Module):
         return whole_inputs(x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative)
 
     def _reader(self, codes: Tensor | None) -> Reader:
-        frac_bits = self.weight_frac_bits + self.input_frac_bits
-        return Reader(
-            self.emulator, self.layout, frac_bits, self.adc_step, codes, self.non_negative, checkpoint=self.checkpoint
-        )
+        step, lean = self.adc_step, self.checkpoint
+        return Reader(self.emulator, self.layout, self.points, step, codes, self.non_negative, checkpoint=lean)
 
     def _programmed(self, conductances: Tensor, codes: Tensor | None) -> Programmed:
         if self.checkpoint and conductances.requires_grad:
@@ -325,8 +341,16 @@ class CrossbarMatrix(nn.Module):
         return self._shortened(conductances, array, codes)
 
     def _shortened(self, conductances: Tensor, array: Any, codes: Tensor | None) -> Programmed:
-        frac_bits, step = self.weight_frac_bits + self.input_frac_bits, self.adc_step
-        return shortened(conductances, array, self.emulator, self.layout, codes=codes, step=step, frac_bits=frac_bits)
+        step, points = self.adc_step, self.points
+        return shortened(conductances, array, self.emulator, self.layout, codes=codes, step=step, points=points)
+
+    def _calibrate(self, inputs: InputStatistics | float | None) -> None:
+        """Choose the ADC's ranges by what calibration saw of the ``inputs``, if they are to follow it."""
+        wanted, known = self.architecture.adc_range, isinstance(inputs, InputStatistics) and inputs.count > 0
+        if not has_values(self.conductances):
+            return
+        if wanted == "calibrated" or (wanted == "auto" and known and self.adc_step is not None):
+            self.calibrate_adc(_calibration_vectors(inputs))
 
     def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``, bit lines in their natural order."""
@@ -347,14 +371,23 @@ class CrossbarMatrix(nn.Module):
     def get_extra_state(self) -> Tensor:
         """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing."""
         places = self.layout.to_numbers()
-        return torch.tensor([self.weight_frac_bits, self.input_frac_bits, self.non_negative, *places])
+        own = (self.weight_frac_bits, self.input_frac_bits, self.non_negative, self.points.held)
+        return torch.tensor([*own, *places])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over what a saved matrix knew."""
-        self.weight_frac_bits, self.input_frac_bits, non_negative, *places = state.tolist()
+        self.weight_frac_bits, self.input_frac_bits, non_negative, held, *places = state.tolist()
         self.non_negative = bool(non_negative)
+        self.points = BinaryPoints(self.weight_frac_bits + self.input_frac_bits, held)
         layout = SqueezedTiles.from_numbers(self.layout, places)
         self.layout = layout.moved(lambda index: index.to(self.conductances.device))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Loads a saved matrix, whose ADC ranges may have another shape or none at all."""
+        if f"{prefix}conductances" in state_dict:
+            step = state_dict.get(f"{prefix}adc_step")
+            self.adc_step = None if step is None else torch.empty_like(step, device=self.conductances.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarMatrix:
         moved: dict[int, Tensor] = {}

@@ -17,7 +17,7 @@ from torch import Tensor
 from geniex.circuit.validate import has_values
 from geniex.emulator import Emulator
 from geniex.mapping import Architecture, TileLayout
-from geniex.simulator.accumulation import accumulate, shift_add, signed_sum
+from geniex.simulator.accumulation import BinaryPoints, accumulate, shift_add, signed_sum
 from geniex.simulator.readout import analog_counts
 
 _EXACT = 2.0**53
@@ -52,39 +52,38 @@ def shortened(
     *,
     codes: Tensor | None,
     step: Tensor | None,
-    frac_bits: int,
+    points: BinaryPoints,
 ) -> Programmed:
     """Tiles (row_tiles, arrays, col_tiles, rows, cols) [S] that the ``emulator`` has programmed as ``array``.
 
-    ``codes`` are the ideal levels, which "ideal_before" alone needs, ``step`` the ADC's; sums have ``frac_bits``
-    fraction bits.
+    ``codes`` are the ideal levels, which "ideal_before" alone needs, ``step`` is the ADC's, ``points`` the sums'.
     """
     arch = layout.architecture
     response = emulator.response(array)
-    counts, whole = _counts(None if response is None else layout.off_lines(response), codes, arch)
+    counts, whole = linear_counts(None if response is None else layout.off_lines(response), codes, arch)
     if counts is None or not _transparent(counts, whole, step, arch):
         return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
-    weights = _weights(counts, layout)
+    weights = summed_weights(counts, layout)
     lossless = arch.accumulator_bits is None
     if whole:
-        largest = _largest_sum(weights, arch)
+        largest = largest_sum(weights, arch)
         if largest * layout.stack[0] > _EXACT:
             return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
-        lossless = _passes_on(largest, frac_bits, arch)
+        lossless = _passes_on(largest, points, arch)
     return Programmed(conductances, array, None, weights, lossless, (True,) * layout.stack[0])
 
 
-def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, frac_bits: int) -> Tensor:
+def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: BinaryPoints) -> Tensor:
     """Products (inputs, col_tiles, outputs) of whole inputs (inputs, features), float64, without a read."""
     assert tiles.weights is not None
     arch, weights = layout.architecture, tiles.weights
     if tiles.lossless:
         signed = weights[:, :, 0] - weights[:, :, 1] if weights.shape[2] == 2 else weights[:, :, 0]
-        return layout.weighted(layout.split_inputs(integers), signed) * 2.0**-frac_bits
+        return layout.weighted(layout.split_inputs(integers), signed) * 2.0**-points.exact
     parts = torch.stack([integers, -integers]).clamp(min=0) if arch.passes == 2 else integers[None]
     split = layout.split_inputs(parts)  # (passes, inputs, row_tiles, rows)
     totals = torch.einsum("pirk,rkz->pirz", split, weights.flatten(2)).unflatten(-1, weights.shape[2:])
-    return signed_sum(accumulate(totals, arch, frac_bits), layout)
+    return signed_sum(accumulate(totals, arch, points), layout)
 
 
 def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple[bool, ...]:
@@ -96,8 +95,12 @@ def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple
     return tuple((conductances[:, 0] != conductances[:, 1]).flatten(1).any(1).tolist())
 
 
-def _counts(response: Tensor | None, codes: Tensor | None, arch: Architecture) -> tuple[Tensor | None, bool]:
-    """Counts for a level of 1, and whether they are whole; None where the read-out is not linear."""
+def linear_counts(response: Tensor | None, codes: Tensor | None, arch: Architecture) -> tuple[Tensor | None, bool]:
+    """Counts (row_tiles, converters, col_tiles, rows, cols) for level 1 on each word line, and whether they are whole.
+
+    ``response`` (row_tiles, arrays, col_tiles, rows, cols) [S] has its bit lines in natural order. The counts are None
+    where the read-out is not linear.
+    """
     if response is None:
         return None, False
     # One word line after the other at level 1, the others at 0.
@@ -132,21 +135,21 @@ def _transparent(counts: Tensor, whole: bool, adc_step: Tensor | None, arch: Arc
     return -low >= arch.adc_codes[0] and high <= arch.adc_codes[1]
 
 
-def _weights(counts: Tensor, layout: TileLayout) -> Tensor:
-    """Slices shifted and added, before reading instead of after."""
+def summed_weights(counts: Tensor, layout: TileLayout) -> Tensor:
+    """Slices shifted and added, before reading instead of after (row_tiles, rows, converters, col_tiles, outputs)."""
     rows_as_inputs = counts.double().movedim(-2, 0)[None]
     one = rows_as_inputs.new_ones(1, 1)
     return shift_add(rows_as_inputs, one, layout)[0].movedim(0, 1)
 
 
-def _largest_sum(weights: Tensor, arch: Architecture) -> float:
+def largest_sum(weights: Tensor, arch: Architecture) -> float:
     """The largest magnitude that a row tile's sum can take in one pass."""
     return float(weights.abs().sum(1).amax()) * max(map(abs, arch.input_range))
 
 
-def _passes_on(largest: float, frac_bits: int, arch: Architecture) -> bool:
+def _passes_on(largest: float, points: BinaryPoints, arch: Architecture) -> bool:
     """Whether the accumulator neither cuts off nor overflows sums up to ``largest``."""
     if arch.accumulator_bits is None:
         return True
-    held = largest * 2.0 ** (arch.accumulator_frac_bits - frac_bits)
-    return arch.accumulator_frac_bits >= frac_bits and held < 2.0 ** (arch.accumulator_bits - 1)
+    held = largest * 2.0 ** (points.held - points.exact)
+    return points.held >= points.exact and held < 2.0 ** (arch.accumulator_bits - 1)

@@ -14,7 +14,7 @@ from geniex.circuit import shared_matmul
 from geniex.circuit.validate import has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.mapping import TileLayout
-from geniex.simulator.accumulation import accumulate, shift_add, signed_sum
+from geniex.simulator.accumulation import BinaryPoints, accumulate, shift_add, signed_sum
 from geniex.simulator.programmed import Programmed, collapsed
 from geniex.simulator.readout import analog_counts, digitised, stream_voltages
 from geniex.simulator.streams import stream_reads
@@ -31,8 +31,8 @@ class Reader:
 
     emulator: Emulator
     layout: TileLayout
-    frac_bits: int
-    """Of the sums: those of weights and inputs together."""
+    points: BinaryPoints
+    """The sums' binary points."""
     step: Tensor | None
     """Counts per ADC code, broadcasting with (row_tiles, converters, col_tiles, cols); None is 1."""
     codes: Tensor | None
@@ -46,7 +46,7 @@ class Reader:
         """Products (inputs, outputs), float64, of ``integers`` (inputs, features)."""
         inputs, row_tiles = self.chunk(len(integers), tiles)
         if tiles.weights is not None:
-            parts = [collapsed(part, tiles, self.layout, self.frac_bits) for part in integers.split(inputs)]
+            parts = [collapsed(part, tiles, self.layout, self.points) for part in integers.split(inputs)]
         else:
             again = self.checkpoint and torch.is_grad_enabled()
             read = partial(checkpoint, self._read, use_reentrant=False) if again else self._read
@@ -123,4 +123,4 @@ class Reader:
         arch = self.layout.architecture
         step = self.step if self.step is None or len(self.step) == 1 else self.step[at]
         counts = digitised(self.analog(levels, tiles, at), step, arch)
-        return signed_sum(accumulate(shift_add(counts, place, self.layout), arch, self.frac_bits), self.layout, at)
+        return signed_sum(accumulate(shift_add(counts, place, self.layout), arch, self.points), self.layout, at)

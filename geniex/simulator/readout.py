@@ -57,15 +57,20 @@ def digitised(counts: Tensor, step: Tensor | float | None, architecture: Archite
     """
     if architecture.adc_rounding == "none":
         return counts
+    codes = unclipped_codes(counts, step, architecture)
+    if architecture.adc_codes is not None:
+        codes = clip(codes, *architecture.adc_codes)
+    return codes if step is None else codes * step
+
+
+def unclipped_codes(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
+    """The codes of analog ``counts`` on an ADC whose codes never end."""
     if step is not None or architecture.adc_rounding == "floor":
         counts = snapped(counts, architecture)
     # Whole counts over a step of few bits are exact in float64, and so are the ties.
     exact = counts if step is None else counts.double() / step
     rounded = exact.detach().floor() if architecture.adc_rounding == "floor" else exact.detach().round()
-    codes = straight_through(rounded, exact)
-    if architecture.adc_codes is not None:
-        codes = clip(codes, *architecture.adc_codes)
-    return codes if step is None else codes * step
+    return straight_through(rounded, exact)
 
 
 def snapped(counts: Tensor, architecture: Architecture) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,11 @@ from geniex.mapping.slicing import stream_digits, stream_weights
 def whole_inputs(
     x: Tensor, architecture: Architecture, frac_bits: int, gain: Tensor | None, *, non_negative: bool
 ) -> Tensor:
-    """Integers, float64, that ``x`` is taken for; those of inputs known to be ``non_negative`` have no sign."""
+    """Integers, float64, that ``x`` is taken for; those of inputs known to be ``non_negative`` have no sign.
+
+    Infinities clip as the largest inputs do. NaN is taken for 0: what it reaches is told apart from the values.
+    """
+    x = torch.nan_to_num(x, nan=0.0, posinf=math.inf, neginf=-math.inf)
     if non_negative:
         x = clip(x, 0.0)
     return input_integers(x if gain is None else x.double() / gain, architecture, frac_bits)

@@ -44,6 +44,7 @@ def product(
     steps = adc_steps(tiles, calibration, arch, x_scale, non_negative)
     wholes = [whole_input(x, arch, x_scale, non_negative) for x in inputs]
     frac = w_scale.frac_bits + x_scale.frac_bits
+    point = accumulator_point(tiles, arch, frac)
     sums = [Fraction(0)] * len(weights)
     for r, row_tile in enumerate(tiles):
         part = wholes[r * arch.tile[0] : (r + 1) * arch.tile[0]]
@@ -53,7 +54,7 @@ def product(
                     for j, total in enumerate(converter):
                         output = c * outputs_per_tile(arch) + j
                         if output < len(weights):
-                            sums[output] += (-1) ** (p + k) * held(total, arch, frac)
+                            sums[output] += (-1) ** (p + k) * held(total, arch, frac, point)
     return [s * w_scale.gains[o] * x_scale.gains[0] for o, s in enumerate(sums)]
 
 
@@ -281,7 +282,7 @@ def adc_steps(
             for k, columns in enumerate(raw_counts(arrays, [0] * arch.tile[0], arch)):
                 for j in range(len(columns)):
                     needed[r, k, c, j] = Fraction(1)
-    if arch.adc_range == "unit":
+    if arch.adc_range == "unit" or (arch.adc_range == "auto" and codes_suffice(tiles, arch)):
         return needed
     low, high = code_range(arch)
     if arch.adc_range == "full_scale":
@@ -308,6 +309,26 @@ def adc_steps(
     return {at: few_bits(most[shared(at)]) for at in needed}
 
 
+def codes_suffice(tiles: list, arch: Architecture) -> bool:
+    """Whether codes of one count hold twice the counts that any inputs cause."""
+    if arch.adc_bits is None or code_range(arch)[1] < 1:
+        return True
+    low = high = 0
+    for arrays in (arrays for row_tile in tiles for arrays in row_tile):
+        alone = [raw_counts(arrays, drive(i, arch.tile[0]), arch) for i in range(arch.tile[0])]
+        for k in range(len(alone[0])):
+            for j in range(len(alone[0][k])):
+                counts = [row[k][j] for row in alone]
+                low = min(low, sum(c for c in counts if c < 0) * (2**arch.stream_bits - 1))
+                high = max(high, sum(c for c in counts if c > 0) * (2**arch.stream_bits - 1))
+    return 2 * low >= code_range(arch)[0] and 2 * high <= code_range(arch)[1]
+
+
+def drive(i: int, rows: int) -> list[int]:
+    """Level 1 on one word line."""
+    return [int(k == i) for k in range(rows)]
+
+
 def few_bits(step: Fraction) -> Fraction:
     """Rounded up to 8 significant bits."""
     unit = Fraction(1)
@@ -318,18 +339,44 @@ def few_bits(step: Fraction) -> Fraction:
     return math.ceil(step / unit) * unit
 
 
-def held(total: Fraction, arch: Architecture, frac: int) -> Fraction:
+def accumulator_point(tiles: list, arch: Architecture, frac: int) -> int:
+    """Fraction bits of the accumulator: those given, or as many as leave room for twice the largest ideal sum."""
+    if arch.accumulator_bits is None or arch.accumulator_frac_bits is not None:
+        return arch.accumulator_frac_bits or 0
+    largest, places = 0, slice_places(arch)
+    for arrays in (arrays for row_tile in tiles for arrays in row_tile):
+        totals = {}
+        for i in range(arch.tile[0]):
+            for k, columns in enumerate(raw_counts(arrays, drive(i, arch.tile[0]), arch)):
+                for j in range(outputs_per_tile(arch)):
+                    own = columns[j * len(places) : (j + 1) * len(places)]
+                    total = sum(place * count for place, count in zip(places, own, strict=True))
+                    if arch.weight_scheme == "offset" and arch.offset != "analog_difference":
+                        start = data_cols(arch)
+                        total -= sum(p * c for p, c in zip(places, columns[start : start + len(places)], strict=True))
+                    totals[k, j] = totals.get((k, j), 0) + abs(total)
+        largest = max(largest, *totals.values())
+    return frac + fitting(2 * largest * largest_whole_input(arch), max(1, 2 ** (arch.accumulator_bits - 1) - 1))
+
+
+def largest_whole_input(arch: Architecture) -> int:
+    half = 2 ** (arch.input_bits - 1)
+    if arch.input_scheme == "unsigned":
+        return 2 * half - 1
+    return half if twos_complement(arch) else max(half - 1, 1)
+
+
+def held(total: Fraction, arch: Architecture, frac: int, point: int) -> Fraction:
     """The sum as the accumulator holds it, in real units."""
     if arch.accumulator_bits is None:
         return total / Fraction(2) ** frac
-    scaled = total * Fraction(2) ** (arch.accumulator_frac_bits - frac)
-    whole = math.trunc(scaled)
+    whole = math.trunc(total * Fraction(2) ** (point - frac))
     if arch.accumulator_overflow == "saturate":
         half = 2 ** (arch.accumulator_bits - 1)
         whole = min(max(whole, -half), half - 1)
     else:
         whole = int(math.copysign(1, whole)) * (abs(whole) % 2**arch.accumulator_bits)
-    return Fraction(whole) / Fraction(2) ** arch.accumulator_frac_bits
+    return Fraction(whole) / Fraction(2) ** point
 
 
 def rounded(exact: Fraction, how: str) -> int:

@@ -32,7 +32,8 @@ def architectures(draw: st.DrawFn, most_digit_bits: int = 8) -> Architecture:
     }[scheme]
     adc_bits = choose(None, 1, 2, 3, 4, 6, 9, 14)
     # A range is chosen twice as often, as only a narrow ADC's moves anything.
-    adc_range = "unit" if adc_bits in (None, 1) else choose("unit", "full_scale", "calibrated", "calibrated")
+    ranges = ("auto", "unit", "full_scale", "calibrated", "calibrated")
+    adc_range = choose("auto", "unit") if adc_bits in (None, 1) else choose(*ranges)
     return Architecture(
         tile=(draw(st.integers(1, 9)), draw(st.integers(slices + 1, slices + 9))),
         weight_bits=weight_bits,
@@ -50,7 +51,7 @@ def architectures(draw: st.DrawFn, most_digit_bits: int = 8) -> Architecture:
         adc_granularity=choose("layer", "tile", "column") if adc_range == "calibrated" else "layer",
         adc_rounding=choose("nearest", "floor"),
         accumulator_bits=choose(None, 5, 12, 32),
-        accumulator_frac_bits=draw(st.integers(-2, 24)),
+        accumulator_frac_bits=choose(None, draw(st.integers(-2, 24))),
         accumulator_overflow=choose("wrap", "saturate"),
         offset=offset,
         rounding=choose("nearest", "floor"),

@@ -207,7 +207,7 @@ def test_every_knob_moves_the_output(knob: str, value: object) -> None:
     from geniex.emulator import CircuitEmulator
 
     crossbar, x = Crossbar(32, 32, r_wire=20.0), torch.rand(2, 40).double()
-    base = Architecture(tile=(32, 32), weight_bits=8, input_bits=8)
+    base = Architecture(tile=(32, 32), weight_bits=8, input_bits=8, accumulator_bits=32, accumulator_frac_bits=24)
     linear = nn.Linear(40, 8).double()
     was, now = (
         convert(linear, arch, CircuitEmulator(crossbar), calibration=x)(x)

@@ -257,13 +257,14 @@ LINEAR = LinearEmulator(Crossbar(32, 32, r_wire=20.0))
         ({}, "input_calibration", "percentile"),
         ({"input_calibration": "percentile"}, "input_percentile", 50.0),
         ({"input_bits": 4, "input_scale": "tensor"}, "input_calibration", "mse"),
+        ({"adc_bits": 6}, "adc_range", "unit"),
         ({"adc_bits": 6}, "adc_range", "full_scale"),
-        ({"adc_bits": 6}, "adc_range", "calibrated"),
+        ({"adc_bits": 6, "adc_range": "unit"}, "adc_range", "calibrated"),
         ({"adc_bits": 6, "adc_range": "calibrated"}, "adc_granularity", "tile"),
         ({"adc_bits": 6, "adc_range": "calibrated"}, "adc_granularity", "column"),
         ({}, "adc_rounding", "floor"),
         ({"adc_bits": None, "accumulator_bits": None}, "adc_rounding", "none"),
-        ({"accumulator_bits": 20}, "accumulator_overflow", "saturate"),
+        ({"accumulator_bits": 20, "accumulator_frac_bits": 24}, "accumulator_overflow", "saturate"),
     ],
 )
 def test_every_knob_moves_the_output(base: dict[str, Any], knob: str, value: object) -> None:
@@ -323,4 +324,4 @@ def test_missing_statistics_are_named() -> None:
     with pytest.raises(InputError, match=r"input_scale: got 'tensor'; calibrate"):
         CrossbarMatrix(weight, Architecture(input_scale="tensor", input_frac_bits=3), ideal)
     with pytest.raises(InputError, match=r"adc_range: .*only a calibrated range"):
-        CrossbarMatrix(weight, Architecture(), ideal, inputs=1.0).calibrate_adc(torch.ones(1, 5))
+        CrossbarMatrix(weight, Architecture(adc_range="unit"), ideal, inputs=1.0).calibrate_adc(torch.ones(1, 5))

@@ -1,0 +1,175 @@
+"""What ADCs and accumulators have to span, and how well they do on the inputs that calibration saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geniex.circuit.validate import has_values
+from geniex.errors import InputError
+from geniex.mapping import Architecture, TileLayout
+from geniex.mapping.fixed_point import fitting_frac_bits
+from geniex.simulator.accumulation import BinaryPoints, overflows, shift_add
+from geniex.simulator.programmed import Programmed, largest_sum, linear_counts, summed_weights
+from geniex.simulator.reading import Reader
+from geniex.simulator.readout import calibrated_step, digitised, full_scale_step, unclipped_codes
+
+_CELLS_AT_ONCE = 1 << 22
+"""Cells whose counts are looked at at once."""
+_MARGIN = 2
+"""What cells that conduct more than linearly may add to an ideal tile's counts, as a factor."""
+
+
+@dataclass(frozen=True)
+class ConverterUse:
+    """How ADCs and accumulators were used on calibration inputs; uses of several matrices add up."""
+
+    conversions: int = 0
+    """ADC conversions of bit lines that hold weights, in reads that drive a word line."""
+    clipped: int = 0
+    """Conversions beyond the ADC's lowest or highest code."""
+    lowest: float = math.inf
+    """Lowest code that occurred."""
+    highest: float = -math.inf
+    """Highest code that occurred."""
+    codes: int | None = None
+    """Codes that the ADC has; None where it never clips."""
+    sums: int = 0
+    """Shifted and added sums of tiles, one for each output and pass, that are not 0."""
+    overflowed: int = 0
+    """Sums that the accumulator wrapped or saturated."""
+
+    @property
+    def clipped_share(self) -> float | None:
+        """Share of the conversions that clip; None without conversions."""
+        return self.clipped / self.conversions if self.conversions else None
+
+    @property
+    def codes_used(self) -> float | None:
+        """Share of the ADC's codes between the lowest and the highest one that occur; None where it never clips."""
+        if self.codes is None or not self.conversions:
+            return None
+        return (self.highest - self.lowest + 1) / self.codes
+
+    @property
+    def overflowed_share(self) -> float | None:
+        """Share of the sums that overflow; None without sums."""
+        return self.overflowed / self.sums if self.sums else None
+
+    def __add__(self, other: ConverterUse) -> ConverterUse:
+        return ConverterUse(
+            self.conversions + other.conversions,
+            self.clipped + other.clipped,
+            min(self.lowest, other.lowest),
+            max(self.highest, other.highest),
+            self.codes if other.codes is None else other.codes,
+            self.sums + other.sums,
+            self.overflowed + other.overflowed,
+        )
+
+
+def step_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
+    """The ADC's step, in counts per code, of tiles (row_tiles, arrays, col_tiles, rows, cols) [S] before calibration.
+
+    None is 1. What is still to be calibrated has the step 1, in a tensor (1, 1, 1, 1).
+    """
+    arch = layout.architecture
+    if arch.adc_range == "auto":
+        return _range_of_weights(conductances, layout) if has_values(conductances) else None
+    if arch.adc_range == "unit":
+        return None
+    step = full_scale_step(arch) if arch.adc_range == "full_scale" else 1.0
+    return conductances.new_full((1, 1, 1, 1), step)
+
+
+def binary_points(exact: int, conductances: Tensor, layout: TileLayout) -> BinaryPoints:
+    """The binary points of sums with ``exact`` fraction bits, of tiles (row_tiles, arrays, col_tiles, rows, cols) [S].
+
+    Raises:
+        InputError: the accumulator's point follows the weights, and these have no values.
+    """
+    arch = layout.architecture
+    if arch.accumulator_bits is None or arch.accumulator_frac_bits is not None:
+        return BinaryPoints(exact, arch.accumulator_frac_bits or 0)
+    if not has_values(conductances):
+        raise InputError("architecture.accumulator_frac_bits", None, "give a number where weights have no values")
+    largest = max(largest_sum(summed_weights(counts, layout), arch) for counts in _ideal_counts(conductances, layout))
+    return BinaryPoints(exact, exact + fitting_frac_bits(_MARGIN * largest, 2 ** (arch.accumulator_bits - 1) - 1))
+
+
+def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
+    """The step by which the codes span all that inputs can cause on ideal tiles.
+
+    None says that codes of one count have room for cells that conduct more than linearly, too.
+    """
+    arch = layout.architecture
+    if arch.adc_codes is None or arch.adc_codes[1] < 1:  # a single bit has no code above 0 to put a range on
+        return None
+    ends = [_ends(counts, arch) for counts in _ideal_counts(conductances, layout)]
+    low, high = torch.stack([low for low, _ in ends]).amin(), torch.stack([high for _, high in ends]).amax()
+    if _MARGIN * low >= min(arch.adc_codes[0], 0) and _MARGIN * high <= arch.adc_codes[1]:
+        return None
+    shape = (1, 1, 1, 1)
+    return calibrated_step(low.reshape(shape), high.reshape(shape), arch)
+
+
+@torch.no_grad()
+def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> ConverterUse:
+    """How the ADCs and accumulators of ``tiles`` are used for whole inputs ``integers`` (inputs, features)."""
+    arch, layout = reader.layout.architecture, reader.layout
+    inputs, row_tiles = reader.chunk(len(integers), tiles)
+    used = ConverterUse(codes=None if arch.adc_codes is None else arch.adc_codes[1] - arch.adc_codes[0] + 1)
+    for at in reader.row_tiles(row_tiles):
+        held = torch.cat([_holds_weights(c, arch) for c in _ideal_counts(tiles.example[at], layout)])
+        step = reader.step if reader.step is None or len(reader.step) == 1 else reader.step[at]
+        for part in integers.split(inputs):
+            levels, place = reader.levels(part, tiles.example.dtype)
+            counts = reader.analog(levels, tiles, at)
+            # A read without a driven word line converts nothing that matters, and may be left out altogether.
+            driven = levels[:, :, at].any(-1, keepdim=True)
+            used += _adc_use(counts, step, held & driven, arch)
+            if arch.accumulator_bits is not None:
+                total = shift_add(digitised(counts, step, arch), place, layout)
+                over = overflows(total, arch, reader.points)
+                used += ConverterUse(sums=int((total != 0).sum()), overflowed=int(over.sum()))
+    return used
+
+
+def _adc_use(counts: Tensor, step: Tensor | None, looked_at: Tensor, arch: Architecture) -> ConverterUse:
+    """The use of the ADC for ``counts`` (reads, inputs, row_tiles, converters, col_tiles, cols)."""
+    if arch.adc_rounding == "none" or not bool(looked_at.any()):
+        return ConverterUse()
+    codes = unclipped_codes(counts, step, arch)[looked_at.expand_as(counts)]
+    low, high = arch.adc_codes or (-math.inf, math.inf)
+    clipped = (codes < low) | (codes > high)
+    codes = codes.clamp(low, high)
+    return ConverterUse(codes.numel(), int(clipped.sum()), float(codes.amin()), float(codes.amax()))
+
+
+def _ideal_counts(conductances: Tensor, layout: TileLayout) -> Iterator[Tensor]:
+    """Counts of level 1 on ideal tiles (row_tiles, converters, col_tiles, rows, cols), some row tiles at a time."""
+    size = max(1, _CELLS_AT_ONCE // max(1, conductances[0].numel()))
+    for tiles in conductances.detach().split(size):
+        counts, _ = linear_counts(layout.off_lines(tiles), None, _linear(layout.architecture))
+        assert counts is not None
+        yield counts.round()
+
+
+def _linear(arch: Architecture) -> Architecture:
+    """An architecture with the same counts on ideal tiles, by a linear read-out."""
+    return arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
+
+
+def _ends(counts: Tensor, arch: Architecture) -> tuple[Tensor, Tensor]:
+    """Lowest and highest count of any column whatever drives it, of counts (..., rows, cols) for level 1."""
+    top = 2**arch.stream_bits - 1
+    return counts.clamp(max=0).sum(-2).amin() * top, counts.clamp(min=0).sum(-2).amax() * top
+
+
+def _holds_weights(counts: Tensor, arch: Architecture) -> Tensor:
+    """Which columns (row_tiles, converters, col_tiles, cols) hold anything but level 0."""
+    return counts.any(-2)
