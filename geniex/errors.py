@@ -58,5 +58,9 @@ class ConversionError(GeniexError, ValueError):
     """A model cannot be put onto crossbars as asked."""
 
 
+class ConversionWarning(UserWarning):
+    """A converted layer clips, overflows or loses most of its resolution on the calibration inputs."""
+
+
 class StudyError(GeniexError, RuntimeError):
     """Cells of a study have no result."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 from torch import nn
 
 from geniex.emulator import Emulator
+from geniex.errors import ConversionWarning
 from geniex.mapping import Architecture, Layout
 from geniex.simulator.calibrate import Calibration, calibrated
 from geniex.simulator.fold import fold_in_place
@@ -78,9 +80,13 @@ def convert(
             continue
         built = build(layer, emulators, seen.get(id(layer.module)), **options)
         made[id(layer.module)] = built
-        reports.append(built_report(layer, built))
-    converted = replaced(converted, made)
-    converted.conversion = ConversionReport((*reports, *folded))  # type: ignore[assignment]
+        reports.append(built_report(layer, built, seen.get(id(layer.module))))
+    converted, report = replaced(converted, made), ConversionReport((*reports, *folded))
+    converted.conversion = report  # type: ignore[assignment]
+    if report.cautions:
+        first, *rest = report.cautions
+        more = f" ({len(rest)} more of its kind: print(model.conversion))" if rest else ""
+        warnings.warn(first + more, ConversionWarning, stacklevel=2)
     return converted
 
 

@@ -36,6 +36,10 @@ class ConverterUse:
     """Lowest code that occurred."""
     highest: float = -math.inf
     """Highest code that occurred."""
+    lowest_wanted: float = math.inf
+    """Lowest code that would have occurred without clipping."""
+    highest_wanted: float = -math.inf
+    """Highest code that would have occurred without clipping."""
     codes: int | None = None
     """Codes that the ADC has; None where it never clips."""
     sums: int = 0
@@ -66,6 +70,8 @@ class ConverterUse:
             self.clipped + other.clipped,
             min(self.lowest, other.lowest),
             max(self.highest, other.highest),
+            min(self.lowest_wanted, other.lowest_wanted),
+            max(self.highest_wanted, other.highest_wanted),
             self.codes if other.codes is None else other.codes,
             self.sums + other.sums,
             self.overflowed + other.overflowed,
@@ -145,9 +151,9 @@ def _adc_use(counts: Tensor, step: Tensor | None, looked_at: Tensor, arch: Archi
         return ConverterUse()
     codes = unclipped_codes(counts, step, arch)[looked_at.expand_as(counts)]
     low, high = arch.adc_codes or (-math.inf, math.inf)
-    clipped = (codes < low) | (codes > high)
-    codes = codes.clamp(low, high)
-    return ConverterUse(codes.numel(), int(clipped.sum()), float(codes.amin()), float(codes.amax()))
+    clipped = int(((codes < low) | (codes > high)).sum())
+    lowest, highest = float(codes.amin()), float(codes.amax())
+    return ConverterUse(codes.numel(), clipped, max(lowest, low), min(highest, high), lowest, highest)
 
 
 def _ideal_counts(conductances: Tensor, layout: TileLayout) -> Iterator[Tensor]:

@@ -29,7 +29,7 @@ from geniex.simulator.streams import whole_inputs
 Gradients = Literal["emulator", "ideal"]
 
 _CALIBRATION_VECTORS = 64
-"""Inputs that are read to calibrate the ADCs."""
+"""Inputs that are read to calibrate the ADCs of a layer, which share one range; all that are kept where they do not."""
 
 
 class Reads(NamedTuple):
@@ -350,7 +350,8 @@ class CrossbarMatrix(nn.Module):
         if not has_values(self.conductances):
             return
         if wanted == "calibrated" or (wanted == "auto" and known and self.adc_step is not None):
-            self.calibrate_adc(_calibration_vectors(inputs))
+            shared = self.architecture.adc_granularity == "layer"
+            self.calibrate_adc(_calibration_vectors(inputs)[: _CALIBRATION_VECTORS if shared else None])
 
     def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``, bit lines in their natural order."""
@@ -419,7 +420,7 @@ def _calibration_vectors(inputs: InputStatistics | float | None) -> Tensor:
             "'calibrated'",
             "it needs inputs to calibrate on: convert(..., calibration=images) or inputs=InputStatistics",
         )
-    return inputs.vectors[:_CALIBRATION_VECTORS]
+    return inputs.vectors
 
 
 def _towards_zero(value: Tensor, dtype: torch.dtype) -> Tensor:

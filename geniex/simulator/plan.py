@@ -72,8 +72,9 @@ class PlannedLayer:
         return self.kind.fields_of(self.module, x)
 
     def pieces(self, x: Tensor) -> Iterator[Tensor]:
-        """A batch of inputs in pieces whose vectors fit into memory: receptive fields overlap."""
-        return iter(x.split(1)) if issubclass(self.kind, CrossbarConv) else iter((x,))
+        """Inputs in pieces whose vectors fit into memory: receptive fields overlap. A single map has no batch."""
+        batched = issubclass(self.kind, CrossbarConv) and x.dim() > len(self.module.kernel_size) + 1  # type: ignore[arg-type]
+        return iter(x.split(1)) if batched else iter((x,))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ from geniex.circuit.validate import has_values
 from geniex.config import check_number
 from geniex.errors import InputError
 from geniex.mapping import Architecture
-from geniex.mapping.fixed_point import fitting_frac_bits, gain, input_integers
+from geniex.mapping.fixed_point import fitting_frac_bits, gain, input_integers, weight_integers
 
 _OCTAVES = 10
 """How far below the largest magnitude the range of least squared error is looked for."""
@@ -27,6 +29,15 @@ class Scale(NamedTuple):
     frac_bits: int
     gain: Tensor | None
     """float32, (): one for all, or (outputs,): one for each; None is 1."""
+
+
+class Quantisation(NamedTuple):
+    """What fixed point does to some numbers."""
+
+    error: float
+    """RMS difference between the fixed-point numbers and the numbers, over the numbers' RMS; 0 where all are 0."""
+    clipped: float
+    """Share of the numbers that lie beyond the fixed-point range by a last bit or more."""
 
 
 class InputStatistics:
@@ -136,6 +147,37 @@ def weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullSca
         frac_bits = max(top, 1).bit_length()
     largest = magnitude.amax() if architecture.weight_scale == "tensor" else magnitude.amax(1)
     return Scale(frac_bits, gain(largest if given is None else given.to(largest).expand_as(largest), top, frac_bits))
+
+
+def weight_quantisation(weight: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
+    """What fixed point does to ``weight`` (outputs, inputs)."""
+    gain = None if scale.gain is None else scale.gain.reshape(-1, 1)
+    return _quantisation(weight, Scale(scale.frac_bits, gain), architecture.weight_range, architecture, weight_integers)
+
+
+def input_quantisation(values: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
+    """What fixed point does to the inputs ``values`` (any shape)."""
+    return _quantisation(values, scale, architecture.input_range, architecture, input_integers)
+
+
+def _quantisation(
+    values: Tensor,
+    scale: Scale,
+    ends: tuple[int, int],
+    architecture: Architecture,
+    integers: Callable[[Tensor, Architecture, int], Tensor],
+) -> Quantisation:
+    values = values.detach().double()
+    if not values.numel():
+        return Quantisation(0.0, 0.0)
+    factor = 1.0 if scale.gain is None else scale.gain.to(values)
+    scaled = values / factor
+    kept = integers(scaled, architecture, scale.frac_bits) * 2.0**-scale.frac_bits * factor
+    exact = scaled * 2.0**scale.frac_bits
+    beyond = (exact <= ends[0] - 1) | (exact >= ends[1] + 1)
+    power = float(values.square().mean())
+    error = math.sqrt(float((kept - values).square().mean()) / power) if power else 0.0
+    return Quantisation(error, float(beyond.double().mean()))
 
 
 def check_weight(weight: Tensor) -> None:

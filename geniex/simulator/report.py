@@ -15,11 +15,16 @@ from geniex.circuit.validate import has_values
 from geniex.emulator import map_tensors
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow, Packing, SqueezedTiles, TileLayout
+from geniex.simulator.cautions import cautions
+from geniex.simulator.converters import ConverterUse
 from geniex.simulator.layers import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
+from geniex.simulator.ranges import InputStatistics, Quantisation, Scale, input_quantisation, weight_quantisation
 
 _MOST_BINS = 64
+_USE_VECTORS = 16
+"""Calibration vectors of each matrix on which the use of its converters is looked at."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,24 @@ class LayerReport:
     input_frac_bits: tuple[int, int] | None = None
     histogram: Histogram | None = None
     """None where nothing was programmed."""
+    weight_error: float | None = None
+    """RMS error that fixed point makes in the weights, over their RMS."""
+    weights_clipped: float | None = None
+    """Share of the weights beyond the fixed-point range."""
+    input_error: float | None = None
+    """RMS error that fixed point makes in the calibration inputs, over their RMS; None without calibration."""
+    inputs_clipped: float | None = None
+    """Share of the calibration inputs beyond the fixed-point range; None without calibration."""
+    adc_step: tuple[float, float] | None = None
+    """Counts per ADC code, the lowest and the highest; None without an ADC."""
+    adc_clipped: float | None = None
+    """Share of ADC conversions that clip on calibration inputs; None without an ADC or calibration."""
+    adc_codes_used: float | None = None
+    """Share of the ADC's codes between the lowest and the highest that occur on calibration inputs."""
+    overflowed: float | None = None
+    """Share of sums that wrap or saturate on calibration inputs; None with unbounded accumulators."""
+    cautions: tuple[str, ...] = ()
+    """What clips, overflows or is too coarse, and what to set instead."""
 
     @property
     def compression(self) -> float:
@@ -105,6 +128,29 @@ class ConversionReport:
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
+    @property
+    def adc_clipped(self) -> float | None:
+        """Share of ADC conversions that clip in the layer where most do; None where no layer tells."""
+        return max(self._known("adc_clipped"), default=None)
+
+    @property
+    def adc_codes_used(self) -> float | None:
+        """Share of the ADC's codes that occur in the layer that uses the fewest; None where no layer tells."""
+        return min(self._known("adc_codes_used"), default=None)
+
+    @property
+    def overflowed(self) -> float | None:
+        """Share of sums that overflow in the layer where most do; None where no layer tells."""
+        return max(self._known("overflowed"), default=None)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What every layer cautions of, each with its layer's name."""
+        return tuple(f"layer {layer.name!r}: {text}" for layer in self.layers for text in layer.cautions)
+
+    def _known(self, figure: str) -> list[float]:
+        return [value for layer in self.layers if (value := getattr(layer, figure)) is not None]
+
     def layer(self, name: str) -> LayerReport:
         """The report of the layer ``name``."""
         found = {layer.name: layer for layer in self.layers}
@@ -121,8 +167,8 @@ class ConversionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        sums = ("arrays", "utilisation", "bytes", "array_reads", "program_seconds")
-        totals = {name: getattr(self, name) for name in sums}
+        figures = ("adc_clipped", "adc_codes_used", "overflowed", "program_seconds")
+        totals = {name: getattr(self, name) for name in ("arrays", "utilisation", "bytes", "array_reads", *figures)}
         return totals | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
 
     @classmethod
@@ -131,7 +177,7 @@ class ConversionReport:
         return cls(tuple(_layer_of(layer) for layer in data["layers"]), data["program_seconds"])
 
     def __str__(self) -> str:
-        head = ("layer", "kind", "where", "arrays", "grid", "used", "memory", "vectors")
+        head = ("layer", "kind", "where", "arrays", "grid", "used", "memory", "clips", "codes", "vectors")
         rows = [head, *(_cells(layer) for layer in self.layers)]
         # The reason that a digital layer ends with may reach over the columns that it does not have.
         widths = [max(len(row[k]) for row in rows if len(row) > k + 1 or row is head) for k in range(len(head))]
@@ -139,7 +185,7 @@ class ConversionReport:
         reads = "" if self.array_reads is None else f", {self.array_reads:,} reads of one for an example"
         total = f"{self.arrays:,} arrays, {self.utilisation:.0%} used, {_size(self.bytes)}{reads}"
         seconds = "" if self.program_seconds is None else f"; programming takes about {self.program_seconds:.2g} s"
-        return "\n".join([*(line.rstrip() for line in lines), total + seconds])
+        return "\n".join([*(line.rstrip() for line in lines), total + seconds, *self.cautions])
 
 
 def digital_report(layer: DigitalLayer) -> LayerReport:
@@ -181,8 +227,8 @@ def _weights_on(tiles: Sequence[TileLayout], packing: Packing) -> int:
     return sum(int(layout.held.sum()) for layout in squeezed) if squeezed else packing.weights
 
 
-def built_report(layer: PlannedLayer, built: CrossbarLayer) -> LayerReport:
-    """The report of a layer that is on crossbars."""
+def built_report(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[InputStatistics] | None) -> LayerReport:
+    """The report of a layer that is on crossbars, with what calibration has ``seen`` of each matrix's inputs."""
     matrices = [m for m in built.matrices if isinstance(m, CrossbarMatrix)]
     return planned_report(
         layer,
@@ -190,7 +236,55 @@ def built_report(layer: PlannedLayer, built: CrossbarLayer) -> LayerReport:
         weight_frac_bits=_ends([m.weight_frac_bits for m in matrices]),
         input_frac_bits=_ends([m.input_frac_bits for m in matrices]),
         histogram=conductance_histogram(matrices),
+        **arithmetic_figures(layer, matrices, seen),
     )
+
+
+def arithmetic_figures(
+    layer: PlannedLayer, matrices: Sequence[CrossbarMatrix], seen: Sequence[InputStatistics] | None
+) -> dict[str, Any]:
+    """How well fixed point, ADCs and accumulators fit a layer's numbers, as fields of its report."""
+    arch, weight = layer.architecture, layer.kind.weight_of(layer.module)
+    if not has_values(weight):
+        return {}
+    steps = [1.0 if m.adc_step is None else m.adc_step for m in matrices]
+    ends = [(float(torch.as_tensor(s).min()), float(torch.as_tensor(s).max())) for s in steps]
+    step = (min(low for low, _ in ends), max(high for _, high in ends))
+    weights = _over_matrices(
+        [
+            (block.numel(), weight_quantisation(block, arch, Scale(m.weight_frac_bits, m.weight_gain)))
+            for block, m in zip(layer.packing.blocks(weight), matrices, strict=True)
+        ]
+    )
+    inputs, use = None, None
+    if seen and all(one.count for one in seen):
+        pairs = list(zip(seen, matrices, strict=True))
+        inputs = _over_matrices(
+            [
+                (one.count, input_quantisation(one.values, arch, Scale(m.input_frac_bits, m.input_gain)))
+                for one, m in pairs
+            ]
+        )
+        if (arch.adc_codes, arch.accumulator_bits) != (None, None):
+            use = sum((m.converter_use(one.vectors[-_USE_VECTORS:]) for one, m in pairs), ConverterUse())
+    return {
+        "weight_error": weights.error,
+        "weights_clipped": weights.clipped,
+        "input_error": None if inputs is None else inputs.error,
+        "inputs_clipped": None if inputs is None else inputs.clipped,
+        "adc_step": None if arch.adc_codes is None else step,
+        "adc_clipped": None if use is None or arch.adc_codes is None else use.clipped_share,
+        "adc_codes_used": None if use is None else use.codes_used,
+        "overflowed": None if use is None else use.overflowed_share,
+        "cautions": cautions(arch, weights, inputs, use, step[1]),
+    }
+
+
+def _over_matrices(found: Sequence[tuple[int, Quantisation]]) -> Quantisation:
+    """What fixed point does to the numbers of several matrices, each with so many of them; errors add up in square."""
+    total = sum(count for count, _ in found)
+    square = sum(count * one.error**2 for count, one in found) / total
+    return Quantisation(math.sqrt(square), sum(count * one.clipped for count, one in found) / total)
 
 
 def reads_per_vector(architecture: Architecture, *, non_negative: bool = False) -> int:
@@ -266,6 +360,8 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
         grid if layer.matrices == 1 else f"{layer.matrices} of {grid}",
         f"{layer.utilisation:.0%}",
         _size(layer.bytes),
+        "" if layer.adc_clipped is None else f"{layer.adc_clipped:.2%}",
+        "" if layer.adc_codes_used is None else f"{layer.adc_codes_used:.1%}",
         "" if layer.vectors is None else f"{layer.vectors:,}",
     )
 

@@ -202,6 +202,7 @@ def test_missing_calibration_and_foreign_tiles_are_named() -> None:
         ("window", ConductanceWindow(100e3, 2.0)),
     ],
 )
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_every_knob_moves_the_output(knob: str, value: object) -> None:
     """On real wires, with everything else as it was."""
     from geniex.emulator import CircuitEmulator

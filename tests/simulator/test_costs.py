@@ -106,6 +106,7 @@ def test_conversions_are_those_of_the_scheme(scheme: Any, offset: Any) -> None:
     assert found.adc_conversions == 4 * columns
 
 
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_streams_are_those_of_the_inputs() -> None:
     """Two's complement: nine streams, eight where there is no sign; unsigned: all; analog values need no ADC."""
     binary = costs(on(IdealEmulator(), ARCH.replace(stream_bits=1)), images())

@@ -86,6 +86,7 @@ EMULATORS = {
 
 @pytest.mark.parametrize("arch", [ARCH, SCALED], ids=["plain", "scaled"])
 @pytest.mark.parametrize("name", EMULATORS)
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_a_loaded_model_computes_the_same(
     name: str, arch: Architecture, model: nn.Module, x: Tensor, tmp_path: Path
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_model_moved_to_a_gpu_computes_there(name: str, model: nn.Module, x: T
     assert torch.allclose(made_there(x.cuda()).cpu(), expected, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_copies_and_state_of_grouped_layers_round_trip(model: nn.Module, x: Tensor) -> None:
     one = convert(model, SCALED, LinearEmulator(CROSSBAR), calibration=x)
     assert torch.equal(copy.deepcopy(one)(x), one(x))

@@ -120,8 +120,7 @@ def test_adc_clips_where_it_is_too_narrow() -> None:
     arch = Architecture(tile=(16, 16), weight_frac_bits=12, input_frac_bits=12)
     weight, x = torch.full((1, 16), 7.0), torch.full((16,), 7.0)
     wide, narrow = (
-        CrossbarMatrix(weight, arch.replace(adc_bits=bits, adc_range="unit"), IdealEmulator())(x)
-        for bits in (None, 8)
+        CrossbarMatrix(weight, arch.replace(adc_bits=bits, adc_range="unit"), IdealEmulator())(x) for bits in (None, 8)
     )
     assert wide.item() == pytest.approx(16 * 49)
     assert narrow.item() < wide.item() / 2

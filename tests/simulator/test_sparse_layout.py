@@ -110,6 +110,7 @@ def test_integers_are_those_of_the_dense_layout(scheme: Any, offset: Any) -> Non
 
 @pytest.mark.parametrize("scheme", ["offset", "twos_complement", "differential"])
 @pytest.mark.parametrize("inputs", ["passes", "unsigned", "twos_complement"])
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_one_bit_inputs_and_weights(scheme: Any, inputs: Any) -> None:
     """A sign alone is +1 where it is padded; one-bit weights have a 0 in all schemes but "differential"."""
     layer, x = case(nn.Conv2d, {"padding": 1})
@@ -149,6 +150,7 @@ def test_unseen_inputs_choose_no_scale() -> None:
 
 
 @pytest.mark.parametrize("scheme", [{}, {"weight_scheme": "offset", "offset": "ideal_after"}], ids=["", "offset"])
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_every_tile_is_read_as_a_matrix_alone_would_be(scheme: dict[str, Any]) -> None:
     """Wires, an ADC of few codes and an accumulator that cuts off: sums of tiles are those of matrices of one tile."""
     layer, x = case(nn.Conv2d, {"padding": 1, "groups": 2, "bias": False})
@@ -249,6 +251,7 @@ def test_training_moves_the_kernel_and_comes_back_as_one() -> None:
 
 
 @pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_a_loaded_model_computes_the_same(trainable: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()

@@ -1,0 +1,99 @@
+"""What a user should know before trusting a converted layer, in sentences that say what to set."""
+
+from __future__ import annotations
+
+from geniex.mapping import Architecture
+from geniex.simulator.converters import ConverterUse
+from geniex.simulator.ranges import Quantisation
+
+_CLIPPED = 1e-3
+"""Share of numbers, conversions or sums beyond their range from which on a layer is worth a word."""
+_FEW_CODES = 0.25
+"""Share of an ADC's codes below which a coarser step than one count wastes resolution."""
+_COARSE = 0.3
+"""Relative error of fixed point from which on its range, and not its width, is to blame."""
+_WIDE = 6
+"""Bits at which numbers that use their range have a far smaller error than ``_COARSE``."""
+
+
+def cautions(
+    arch: Architecture,
+    weights: Quantisation,
+    inputs: Quantisation | None,
+    use: ConverterUse | None,
+    largest_step: float,
+) -> tuple[str, ...]:
+    """What clips, overflows or is too coarse in a layer on its calibration inputs, and what to set instead.
+
+    ``inputs`` and ``use`` are None where calibration saw no inputs; ``largest_step`` are the counts of an ADC code.
+    """
+    found = [_weights(arch, weights)]
+    if inputs is not None:
+        found.append(_inputs(arch, inputs))
+    if use is not None:
+        found += [_adc(arch, use), _resolution(arch, use, largest_step), _accumulator(arch, use)]
+    return tuple(text for text in found if text)
+
+
+def _weights(arch: Architecture, found: Quantisation) -> str:
+    fixed = arch.weight_frac_bits is not None and arch.weight_scale == "power_of_two"
+    if found.clipped > _CLIPPED:
+        set_to = "set weight_frac_bits=None" if fixed else "give a larger weight_full_scale"
+        return f"{found.clipped:.2%} of its weights lie beyond the fixed-point range and clip: {set_to}"
+    if found.error > _COARSE and arch.weight_bits >= _WIDE:
+        set_to = "weight_frac_bits=None" if fixed else "weight_scale='channel'"
+        return f"fixed point changes its weights by {found.error:.0%} (RMS): set {set_to}"
+    return ""
+
+
+def _inputs(arch: Architecture, found: Quantisation) -> str:
+    fixed = arch.input_frac_bits is not None and arch.input_scale == "power_of_two"
+    chosen = arch.input_calibration != "max" and arch.streaming != "unsigned"  # then clipping was asked for
+    if found.clipped > _CLIPPED and not chosen:
+        unsigned = arch.streaming == "unsigned"
+        set_to = "set input_frac_bits=None" if fixed else "calibrate on inputs of the whole range"
+        set_to = "use another input_scheme if they are negative" if unsigned else set_to
+        return f"{found.clipped:.2%} of its inputs lie beyond the fixed-point range and clip: {set_to}"
+    if found.error > _COARSE and arch.input_bits >= _WIDE and not chosen:
+        set_to = "set input_frac_bits=None" if fixed else "set input_calibration='mse' if a few inputs are far larger"
+        return f"fixed point changes its inputs by {found.error:.0%} (RMS): {set_to}"
+    return ""
+
+
+def _adc(arch: Architecture, use: ConverterUse) -> str:
+    share = use.clipped_share
+    if share is None or share <= _CLIPPED or arch.adc_codes is None:
+        return ""
+    low, high = arch.adc_codes
+    remedies = []
+    if low == 0 and use.lowest_wanted < 0:
+        remedies.append("set offset='analog_difference', whose ADC is signed, as counts fall below 0")
+    if low < 0 or use.highest_wanted > high:
+        calibrated = arch.adc_range in ("auto", "calibrated")
+        remedies.append("calibrate on more inputs" if calibrated else "set adc_range='calibrated'")
+    return (
+        f"{share:.2%} of its ADC conversions clip (adc_range={arch.adc_range!r}, {arch.adc_bits} bits, codes {low} to"
+        f" {high}): {', and '.join(remedies)}"
+    )
+
+
+def _resolution(arch: Architecture, use: ConverterUse, largest_step: float) -> str:
+    used = use.codes_used
+    if used is None or used >= _FEW_CODES or largest_step <= 1 or arch.adc_range in ("auto", "calibrated"):
+        return ""
+    return (
+        f"only {used:.1%} of its ADC's {use.codes} codes occur, each worth {largest_step:g} counts"
+        f" (adc_range={arch.adc_range!r}): set adc_range='calibrated' for finer codes"
+    )
+
+
+def _accumulator(arch: Architecture, use: ConverterUse) -> str:
+    share = use.overflowed_share
+    if not share or arch.accumulator_bits is None:
+        return ""
+    what = "wrap" if arch.accumulator_overflow == "wrap" else "saturate"
+    return (
+        f"{share:.2%} of its sums {what} in the {arch.accumulator_bits}-bit accumulator"
+        f" (accumulator_frac_bits={arch.accumulator_frac_bits}): set accumulator_bits=None, or"
+        " accumulator_frac_bits=None, which leaves room for the largest sum"
+    )
