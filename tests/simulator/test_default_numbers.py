@@ -49,7 +49,7 @@ def test_every_scale_of_numbers_is_as_exact(scale: float, weights: str, inputs: 
 
 
 def test_a_finite_accumulator_places_its_point_by_the_weights() -> None:
-    """Its 16 bits hold whatever inputs in their range can cause; twice as much where cells conduct more than linearly."""
+    """Its 16 bits hold twice whatever inputs in their range can cause, as cells may conduct more than linearly."""
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(5, 60, generator=generator).double(), torch.rand(4, 60, generator=generator).double()
     x[0] = 1.0
