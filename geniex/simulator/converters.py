@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from geniex.circuit.validate import has_values
-from geniex.errors import InputError
 from geniex.mapping import Architecture, TileLayout
 from geniex.mapping.fixed_point import fitting_frac_bits
 from geniex.simulator.accumulation import BinaryPoints, overflows, shift_add
@@ -95,14 +94,11 @@ def step_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
 def binary_points(exact: int, conductances: Tensor, layout: TileLayout) -> BinaryPoints:
     """The binary points of sums with ``exact`` fraction bits, of tiles (row_tiles, arrays, col_tiles, rows, cols) [S].
 
-    Raises:
-        InputError: the accumulator's point follows the weights, and these have no values.
+    Conductances without values leave the accumulator's point at 0: it comes with the state that is loaded.
     """
     arch = layout.architecture
-    if arch.accumulator_bits is None or arch.accumulator_frac_bits is not None:
+    if arch.accumulator_bits is None or arch.accumulator_frac_bits is not None or not has_values(conductances):
         return BinaryPoints(exact, arch.accumulator_frac_bits or 0)
-    if not has_values(conductances):
-        raise InputError("architecture.accumulator_frac_bits", None, "give a number where weights have no values")
     largest = max(largest_sum(summed_weights(counts, layout), arch) for counts in _ideal_counts(conductances, layout))
     return BinaryPoints(exact, exact + fitting_frac_bits(_MARGIN * largest, 2 ** (arch.accumulator_bits - 1) - 1))
 

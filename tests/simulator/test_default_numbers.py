@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from geniex import Architecture, CircuitEmulator, IdealEmulator, LinearEmulator, convert, presets
 from geniex.circuit import Crossbar
 from geniex.emulator import Emulator
-from geniex.errors import ConversionWarning, InputError
-from geniex.simulator import CrossbarMatrix, InputStatistics
+from geniex.errors import ConversionWarning
+from geniex.simulator import CrossbarMatrix, InputStatistics, load_converted, save_converted
 
 IDEAL = IdealEmulator()
 
@@ -224,11 +225,9 @@ def test_presets_take_the_defaults() -> None:
     assert (arch.accumulator_bits, arch.adc_range) == (None, "auto")
 
 
-def test_an_accumulator_needs_weights_with_values() -> None:
-    with pytest.raises(InputError, match=r"accumulator_frac_bits: got None; give a number"):
-        CrossbarMatrix(
-            torch.empty(3, 5, device="meta"),
-            Architecture(weight_frac_bits=3, accumulator_bits=16),
-            IDEAL,
-            inputs=1.0,
-        )
+@pytest.mark.parametrize("scheme", [{}, {"weight_scale": "channel", "adc_bits": 6}])
+def test_points_and_ranges_are_saved(tmp_path: Path, scheme: dict) -> None:
+    model, x = nn.Sequential(nn.Linear(70, 12), nn.ReLU(), nn.Linear(12, 3)), torch.rand(30, 70)
+    converted = convert(model, Architecture(accumulator_bits=18, **scheme), IDEAL, calibration=x)
+    save_converted(converted, tmp_path / "saved")
+    assert torch.equal(load_converted(tmp_path / "saved", model)(x), converted(x))
