@@ -116,7 +116,7 @@ def test_another_schema_version(saved):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"type": "Oracle"}, {"crossbar": {"rows": -1}}, {"settings": {"depth": 3}}, {"v_max": "high"}, {"info": 3}],
+    [{"crossbar": {"rows": -1}}, {"settings": {"depth": 3}}, {"v_max": "high"}, {"info": 3}],
 )
 def test_incomplete_description(saved, changes):
     edit(saved, **changes)

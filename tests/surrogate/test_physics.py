@@ -176,11 +176,15 @@ def test_a_circuit_for_each_tile() -> None:
 @pytest.mark.parametrize(
     ("changes", "v_max", "named"),
     [
-        ({"r_source": 2e3}, 0.25, "r_source=2000"),
-        ({"r_wire_col": 11.0}, 0.25, "r_wire_col=11"),
-        ({"cell": SinhCell(0.1)}, 0.1, "v0=0.1"),
-        ({}, 0.6, "v_max / v0=2.4"),
-        ({"cell": TRANSISTOR}, 0.25, "cell="),
+        ({"r_source": 2e3}, 0.25, "r_source = 2000 ohm lies outside the validated range of 0 to 1000 ohm"),
+        ({"r_wire_col": 11.0}, 0.25, "r_wire_col = 11 ohm lies outside the validated range of 0 to 10 ohm"),
+        ({"cell": SinhCell(0.1)}, 0.1, "v0 = 0.1 V lies outside the validated range of 0.2 to 0.5 V"),
+        ({}, 0.6, "v_max / v0 = 2.4 lies outside the validated range of 0 to 2;"),
+        (
+            {"cell": TRANSISTOR},
+            0.25,
+            r"cell = OneTransistorOneResistor\(SinhCell\(v0 = 0.25 V\) behind a transistor of 1.67e\+03 ohm\) lies",
+        ),
     ],
 )
 def test_circuits_out_of_range_are_refused(changes: dict[str, Any], v_max: float, named: str) -> None:
