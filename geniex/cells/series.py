@@ -66,7 +66,7 @@ class OneTransistorOneResistor(Cell):
     def details(self) -> str:
         """The memristive cell and its access device."""
         if self.mosfet is not None:
-            access = f"a transistor of {1 / self.mosfet.small_signal:.3g} ohm"
+            access = f"a transistor of {1 / self.mosfet.small_signal:.4g} ohm"
         else:
             assert self.r_access is not None
             access = f"{told_scalar(self.r_access)} ohm"

@@ -55,8 +55,7 @@ class CircuitEmulator(Emulator):
         """
         super().bind(architecture)
         window = architecture.window
-        ends = torch.tensor([window.g_off, window.g_on], dtype=torch.float64)
-        self.crossbar.cell.check_range(ends, architecture.v_max)
+        self.crossbar.cell.check_range(torch.tensor([window.g_off, window.g_on]), architecture.v_max)
         return self
 
     @property

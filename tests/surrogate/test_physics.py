@@ -183,7 +183,7 @@ def test_a_circuit_for_each_tile() -> None:
         (
             {"cell": TRANSISTOR},
             0.25,
-            r"cell = OneTransistorOneResistor\(SinhCell\(v0 = 0.25 V\) behind a transistor of 1.67e\+03 ohm\) lies",
+            r"cell = OneTransistorOneResistor\(SinhCell\(v0 = 0.25 V\) behind a transistor of 1667 ohm\) lies",
         ),
     ],
 )
