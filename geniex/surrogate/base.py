@@ -155,7 +155,8 @@ def register_surrogate(kind: type[_S]) -> type[_S]:
         InputError: geniex or another registered class has that name.
     """
     if not (isinstance(kind, type) and issubclass(kind, Surrogate)) or inspect.isabstract(kind):
-        raise InputError("kind", repr(kind), "it must be a class that derives from Surrogate and has all its methods")
+        got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
+        raise InputError("kind", got, "it must be a class that derives from Surrogate and has all its methods")
     name = surrogate_type(kind)
     other = _registered.get(name, kind)
     # The same place in the same module is the same class, defined again: a notebook's cell that ran twice.

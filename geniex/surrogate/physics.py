@@ -153,18 +153,22 @@ class PhysicsSurrogate(Surrogate):
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` (or warn) where the circuit is outside the range of validation."""
         values = circuit_values(crossbar)
-        cell = _without_access(values.pop("cell"))
+        cell, found = _without_access(values.pop("cell")), list[str]()
         if window is not None:
             values |= {"r_on": window.r_on, "on_off": window.on_off}
         if isinstance(cell, SinhCell):
             v0 = float(cell.v0)
             values |= {"v0": v0} | ({} if v_max is None else {"v_max / v0": v_max / v0})
         elif not isinstance(cell, LinearCell):
-            self._refuse(f"cell = {crossbar.cell.short}", "sinh and linear cells, alone or behind a resistance")
+            found.append(
+                _outside(f"cell = {crossbar.cell.short}", "sinh and linear cells, alone or behind a resistance")
+            )
         for name, value in values.items():
             (low, high), unit = RANGE[name], _UNITS.get(name, "")
             if not low <= value <= high * (1 + 1e-9):
-                self._refuse(f"{name} = {value:.7g}{unit}", f"{low:.7g} to {high:.7g}{unit}")
+                found.append(_outside(f"{name} = {value:.7g}{unit}", f"{low:.7g} to {high:.7g}{unit}"))
+        if found:
+            self._refuse(found)
 
     def program(self, conductances: Tensor, circuit: Circuit | None = None) -> PhysicsArray:
         """The expansion of tiles with ``conductances`` (..., rows, cols) [S].
@@ -217,10 +221,10 @@ class PhysicsSurrogate(Surrogate):
     def _check_transmission(self, g: Tensor, response: Tensor) -> None:
         share = (response.detach().sum() / g.detach().sum().clamp(min=torch.finfo(g.dtype).tiny)).item()
         if g.any() and share < _LOWEST_TRANSMISSION:
-            self._refuse(f"the tiles' mean transmission = {share:.2g}", f"{_LOWEST_TRANSMISSION} to 1")
+            self._refuse([_outside(f"the tiles' mean transmission = {share:.2g}", f"{_LOWEST_TRANSMISSION} to 1")])
 
-    def _refuse(self, what: str, allowed: str) -> None:
-        message = f"{what} lies outside the validated range of {allowed}; {_WAY_OUT}"
+    def _refuse(self, found: Sequence[str]) -> None:
+        message = f"{', and '.join(found)}; {_WAY_OUT}"
         if self.outside == "raise":
             raise CheckpointError(message)
         warnings.warn(message, stacklevel=3)
@@ -272,6 +276,10 @@ def _chunks(tiles: Tensor, fields: int) -> Iterator[slice]:
     step = max(1, _PROGRAM_BYTES.get(tiles.device.type, 256 << 20) // size)
     for start in range(0, max(1, len(tiles)), step):
         yield slice(start, start + step)
+
+
+def _outside(what: str, allowed: str) -> str:
+    return f"{what} lies outside the validated range of {allowed}"
 
 
 def _check_outside(outside: object) -> None:
