@@ -63,6 +63,7 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
         "weights_sha256": hashlib.sha256(data).hexdigest(),
         "aliases": aliases,
         "layers": layers,
+        "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
         "emulators": [told for told, _ in emulators],
         "reports": {name: report.to_dict() for name, report in _reports(model).items()},
     }
@@ -103,6 +104,8 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
         made[id(part)] = _converted(path, name, part, layers, fold, emulators)
     converted = replaced(copied, made)
     _load(path, converted, tensors, head["aliases"])
+    for name, parameter in converted.named_parameters():
+        parameter.requires_grad_(name in head["trained"])
     for name, report in reports.items():
         converted.get_submodule(name).conversion = report  # type: ignore[assignment]
     return converted
@@ -306,7 +309,7 @@ def _make_room(module: CrossbarMatrix | CrossbarLayer, prefix: str, state: dict[
         if saved is None:
             module.bias = None
         elif module.bias is None:  # a calibration of outputs added it
-            module.bias = nn.Parameter(torch.empty_like(saved, device="meta"), requires_grad=module.trainable)
+            module.bias = nn.Parameter(torch.empty_like(saved, device="meta"))
 
 
 def _another(path: str | Path, why: str) -> ConversionError:
