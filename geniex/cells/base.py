@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from torch import Tensor
 from geniex.config import Config
 
 Scalar = float | Tensor
+_LONGEST = 32
+"""Characters of a field in a message."""
 
 
 def spice_number(value: float) -> str:
@@ -49,6 +51,11 @@ def per_tile(value: Scalar) -> Scalar:
     return value[..., None, None] if isinstance(value, Tensor) and value.dim() > 0 else value
 
 
+def told_scalar(value: Scalar) -> str:
+    """``value`` for a message; of a tensor the shape, as a look at its values would wait for the device."""
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"
+
+
 class Cell(Config, ABC):
     """A two-terminal device I = f(u; G), u = word-line voltage minus bit-line voltage.
 
@@ -59,6 +66,31 @@ class Cell(Config, ABC):
     Fields that may be tensors (a cell says which) hold one value for all, or one per tile: their dimensions
     broadcast against the leading dimensions of u (..., rows, cols).
     """
+
+    _words: ClassVar[str | None] = None
+    """What reports call such cells, "sinh cells"; None: the class' name and "cells"."""
+
+    @property
+    def details(self) -> str:
+        """The fields in a few words, with units; by default each field's value, shortened."""
+
+        def told(value: object) -> str:
+            if isinstance(value, Cell | Tensor):
+                return value.short if isinstance(value, Cell) else told_scalar(value)
+            return text if len(text := repr(value)) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+        return ", ".join(f"{name} = {told(value)}" for name, value in self._fields().items())
+
+    @property
+    def short(self) -> str:
+        """The cell's name in messages: its class and ``details``."""
+        return f"{type(self).__name__}({self.details})" if self.details else type(self).__name__
+
+    @property
+    def description(self) -> str:
+        """The cells of an array in words, with ``details``."""
+        words = self._words or f"{type(self).__name__} cells"
+        return f"{words} ({self.details})" if self.details else words
 
     @property
     def is_linear(self) -> bool:

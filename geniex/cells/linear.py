@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class LinearCell(Cell):
     >>> LinearCell().spice("x1", "r", "c", 1e-4)
     'Rx1 r c 10000.0'
     """
+
+    _words: ClassVar[str | None] = "linear cells"
 
     @property
     def is_linear(self) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell, Scalar, per_tile
+from geniex.cells.base import Cell, Scalar, per_tile, told_scalar
 from geniex.cells.mosfet import Level1Mosfet
 from geniex.cells.root import implicit, increasing_root
 from geniex.config import check_number
@@ -39,6 +40,7 @@ class OneTransistorOneResistor(Cell):
     """Access transistor: drain at the cell, source at the bit line."""
     reference_voltage: float | None = None
     """Voltage across the pair at which I = G u, volt; None: G is the memristive cell's."""
+    _words: ClassVar[str | None] = "1T1R cells"
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):
@@ -59,6 +61,17 @@ class OneTransistorOneResistor(Cell):
                     f"the current of {type(self.cell).__name__} must be proportional to G to be programmed through"
                     " the access device; give the reference voltage to the inner cell instead",
                 )
+
+    @property
+    def details(self) -> str:
+        """The memristive cell and its access device."""
+        if self.mosfet is not None:
+            access = f"a transistor of {1 / self.mosfet.small_signal:.4g} ohm"
+        else:
+            assert self.r_access is not None
+            access = f"{told_scalar(self.r_access)} ohm"
+        reference = "" if self.reference_voltage is None else f", G at {self.reference_voltage:g} V"
+        return f"{self.cell.short} behind {access}{reference}"
 
     @property
     def is_linear(self) -> bool:

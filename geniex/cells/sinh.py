@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell, Scalar, per_tile, spice_number
+from geniex.cells.base import Cell, Scalar, per_tile, spice_number, told_scalar
 from geniex.config import check_number
 
 
@@ -20,6 +20,8 @@ class SinhCell(Cell):
     G is the small-signal conductance, or I / u at ``reference_voltage``; the gap that sets it in the device's
     own equation I = I0 exp(-d/d0) sinh(u/v0) is folded into it.
     """
+
+    _words: ClassVar[str | None] = "sinh cells"
 
     v0: Scalar = 0.25
     """Voltage scale of the non-linearity, volt; the cell is linear far below it.
@@ -35,6 +37,12 @@ class SinhCell(Cell):
             check_number("v0", self.v0, low=0.0, open_low=True, unit="V")
         if self.reference_voltage is not None:
             check_number("reference_voltage", self.reference_voltage, low=0.0, open_low=True, unit="V")
+
+    @property
+    def details(self) -> str:
+        """The voltage scale, and the reference voltage where there is one."""
+        scale = f"{told_scalar(self.v0)} V"
+        return f"v0 = {scale}" if self.reference_voltage is None else f"v0 = {scale}, G at {self.reference_voltage:g} V"
 
     @property
     def scales_with_conductance(self) -> bool:

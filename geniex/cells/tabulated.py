@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class TabulatedCell(Cell):
     >>> cell.current(torch.tensor([-0.2, 0.1, 0.2]), torch.tensor(1e-5))
     tensor([-2.0000e-06,  8.0000e-07,  2.0000e-06])
     """
+
+    _words: ClassVar[str | None] = "tabulated cells"
 
     voltages: tuple[float, ...]
     """Voltages of the points, volt; strictly increasing, 0 among them."""
@@ -97,6 +99,12 @@ class TabulatedCell(Cell):
             return cls(columns[0] if columns else (), columns[1:], **options)
         except InputError as error:
             raise InputError(f"{path}: {error.name}", error.value, error.allowed) from None
+
+    @property
+    def details(self) -> str:
+        """How many states were measured, and up to which voltages."""
+        count = len(self.currents)
+        return f"{count} state{'s' * (count > 1)}, {self.voltages[0]:g} to {self.voltages[-1]:g} V"
 
     @property
     def state_conductances(self) -> tuple[float, ...]:

@@ -71,6 +71,18 @@ class Crossbar(Config):
         col = self.r_wire if self.r_wire_col is None else self.r_wire_col
         return Wires(self.r_source, self.r_sink, row, col)
 
+    @property
+    def description(self) -> str:
+        """Size, cells, terminal and wire resistances in one line.
+
+        >>> Crossbar(64, 64).description
+        '64 x 64, sinh cells (v0 = 0.25 V), driver 500 ohm, sense 100 ohm, wires 2.5 ohm a cell'
+        """
+        row, col = self.wires.r_row, self.wires.r_col
+        wires = f"wires {row:g}" if row == col else f"word lines {row:g} and bit lines {col:g}"
+        terminals = f"driver {self.r_source:g} ohm, sense {self.r_sink:g} ohm"
+        return f"{self.rows} x {self.cols}, {self.cell.description}, {terminals}, {wires} ohm a cell"
+
     def solve(
         self,
         voltages: Tensor,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -19,7 +21,11 @@ class Emulator(ABC):
     Laws, for every crossbar that the emulator accepts (others it refuses when it is built or at ``program``):
     with zero wires and linear cells ``read`` gives V @ G; V = 0 gives exactly 0; ``read`` is differentiable in
     the voltages, and ``program`` followed by ``read`` in the conductances. Values are checked by ``program``,
-    never by ``read``.
+    never by ``read``. Whoever uses an emulator leaves it as it is: ``bind``, ``moved`` and ``restarted`` return
+    another emulator where something has to differ, and never change this one.
+
+    A minimal emulator of your own has a ``name``, ``program`` and ``read``. One that depends on the architecture
+    overrides ``bind``, one that holds tensors overrides ``moved``.
     """
 
     name: str
@@ -44,9 +50,19 @@ class Emulator(ABC):
         return None
 
     @property
+    def inner(self) -> Emulator | None:
+        """The emulator that this one wraps; None where it wraps none."""
+        return None
+
+    @property
     def worker(self) -> Emulator:
-        """The emulator that does the work: itself, unless it stands before another."""
-        return self
+        """The emulator that does the work: the innermost of the wrapped ones, or itself."""
+        return self if self.inner is None else self.inner.worker
+
+    @property
+    def description(self) -> str:
+        """One line that names the emulator, its cells and its resistances."""
+        return self.name
 
     @property
     def deterministic(self) -> bool:
@@ -63,19 +79,72 @@ class Emulator(ABC):
         """Numbers of workspace per tile and voltage vector, beyond the currents, for chunking."""
         return 0
 
-    def move(self, function: Callable[[Tensor], Tensor]) -> None:  # noqa: B027
-        """Put ``function`` of each of its own tensors in the tensor's place, as ``nn.Module.to`` does; most have none.
+    def bind(self, architecture: Architecture) -> Emulator:
+        """The emulator for ``architecture``: this one where it serves as it is, otherwise a new one.
 
-        A tensor that would fall below float32 keeps its dtype.
+        Neither this emulator nor anything that it was made from is changed. Binding what is bound to an equal
+        architecture returns the very same object, so that matrices which are given a bound emulator share it.
+
+        Raises:
+            ConversionError: the emulator cannot serve the architecture.
+            InputError: the cell's model ends below the architecture's voltages or conductances.
         """
-
-    def check(self, architecture: Architecture) -> None:
-        """Raise ``ConversionError`` where this emulator cannot serve ``architecture``."""
         if self.tile is not None and self.tile != architecture.tile:
             raise ConversionError(
                 f"architecture.tile: got {architecture.tile}; the {self.name} emulator is made for tiles of"
                 f" {self.tile}: use Architecture(tile={self.tile}) or an emulator of that size"
             )
+        return self
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> Emulator:
+        """The emulator with ``function`` of each of its own tensors, such as a move to another device.
+
+        It is this very emulator where there are no tensors. A tensor that would fall below float32 keeps its dtype.
+        Noise goes on where it was.
+        """
+        return self
+
+    def restarted(self) -> Emulator:
+        """The emulator with its noise at the beginning and in nobody else's use; this one where it has no noise."""
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """What it was made from beside weights and the wrapped emulator, JSON-ready."""
+        return {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Its own tensors by name, on the CPU."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Emulator:
+        """The emulator that ``settings`` and ``weights`` told of, around ``inner`` where it wraps one."""
+        raise NotImplementedError(f"{cls.__name__} does not say how it is made again")
+
+    def _with(self, **changes: Any) -> Self:
+        """A copy of this emulator with other attributes; what is not named is shared."""
+        changed = copy.copy(self)
+        vars(changed).update(changes)
+        return changed
+
+
+_moves: WeakKeyDictionary[Callable[[Tensor], Tensor], dict[int, tuple[Emulator, Emulator]]] = WeakKeyDictionary()
+"""What each function that is still in use has moved, by the id of what it moved."""
+
+
+def moved_once(emulator: Emulator, function: Callable[[Tensor], Tensor]) -> Emulator:
+    """``emulator.moved(function)``, the same object whenever the same function moves the same emulator.
+
+    ``nn.Module.to`` hands one function from module to module. Layers that share an emulator, with its weights and its
+    noise, so go on sharing one.
+    """
+    try:
+        known = _moves.setdefault(function, {})
+    except TypeError:  # some callables of C have no weak references
+        return emulator.moved(function)
+    if id(emulator) not in known:
+        known[id(emulator)] = (emulator, emulator.moved(function))  # what is kept alive keeps its id
+    return known[id(emulator)][1]
 
 
 def map_tensors(array: Any, function: Callable[[Any], Any], leaf: type = Tensor) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,11 +46,33 @@ class CircuitEmulator(Emulator):
         self.crossbar.cell.check_range(conductances, 0.0)
         return CircuitArray(conductances)
 
-    def check(self, architecture: Architecture) -> None:
-        """Raise ``ConversionError`` on another tile, ``InputError`` where the cell's model ends below ``v_max``."""
-        super().check(architecture)
+    def bind(self, architecture: Architecture) -> CircuitEmulator:
+        """This very emulator.
+
+        Raises:
+            ConversionError: the architecture has another tile.
+            InputError: the cell's model ends below the architecture's ``v_max``, or inside its window.
+        """
+        super().bind(architecture)
         window = architecture.window
         self.crossbar.cell.check_range(torch.tensor([window.g_off, window.g_on]), architecture.v_max)
+        return self
+
+    @property
+    def description(self) -> str:
+        """The crossbar."""
+        return f"circuit: {self.crossbar.description}"
+
+    def settings(self) -> dict[str, Any]:
+        """The crossbar and the tolerance."""
+        return {"crossbar": self.crossbar.to_dict(), "tol": self.tol}
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None
+    ) -> CircuitEmulator:
+        """The emulator of the crossbar in ``settings``."""
+        return cls(Crossbar.from_dict(settings["crossbar"]), tol=settings["tol"])
 
     def read(self, array: CircuitArray, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]; raises ``ConvergenceError`` where an array is not solved to ``tol``."""

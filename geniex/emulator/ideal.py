@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +30,18 @@ class IdealEmulator(Emulator):
     """
 
     name = "ideal"
+
+    @property
+    def description(self) -> str:
+        """What is ideal about it."""
+        return "ideal: no wires, linear cells"
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None
+    ) -> IdealEmulator:
+        """An ideal emulator, which has no settings."""
+        return cls()
 
     def program(self, conductances: Tensor) -> IdealArray:
         """Keeps the conductances (..., rows, cols) [S] of any tile size."""

@@ -2,84 +2,79 @@
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
-from geniex.circuit import Crossbar
 from geniex.emulator.base import Emulator
-from geniex.emulator.circuit import CircuitEmulator
-from geniex.emulator.ideal import IdealEmulator
-from geniex.emulator.linear import LinearEmulator
-from geniex.emulator.surrogate import SurrogateEmulator
 from geniex.errors import ConversionError
-from geniex.mapping import ConductanceWindow
-from geniex.surrogate import Surrogate
 
 Identity = tuple[dict[str, Any], dict[str, Tensor]]
 
+_SHIPPED = {
+    "IdealEmulator": "geniex.emulator.ideal",
+    "LinearEmulator": "geniex.emulator.linear",
+    "CircuitEmulator": "geniex.emulator.circuit",
+    "SurrogateEmulator": "geniex.emulator.surrogate",
+    "StoredEmulator": "geniex.emulator.stored",
+    "NoisyEmulator": "geniex.variation.noise",
+}
+"""Module of each emulator of geniex, by the class' name; it is imported when one is made again."""
+_BOUND = ("window", "v_max", "binary")
+"""What an architecture decides about a surrogate."""
+
 
 def identity(emulator: Emulator) -> Identity:
-    """What makes ``emulator``, JSON-ready, and its weights; of a user's own kind the class' name only."""
-    emulator = emulator.worker
-    told: dict[str, Any] = {"type": type(emulator).__name__}
-    if isinstance(emulator, LinearEmulator | CircuitEmulator | SurrogateEmulator):
-        told["crossbar"] = emulator.crossbar.to_dict()
-    if isinstance(emulator, CircuitEmulator):
-        told["tol"] = emulator.tol
-    if not isinstance(emulator, SurrogateEmulator):
-        return told, {}
-    surrogate = emulator.surrogate
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in surrogate.state_dict().items()}
-    told["surrogate"] = {
-        "type": type(surrogate).__name__,
-        "window": surrogate.window.to_dict(),
-        "v_max": surrogate.v_max,
-        "settings": surrogate.settings(),
-        "weights_sha256": hashlib.sha256(safetensors.torch.save(weights)).hexdigest(),
-    }
+    """What makes ``emulator``, JSON-ready, and its weights; what it wraps is told under "emulator".
+
+    Of a class that is not geniex's own its full name is told, and what its ``settings`` and ``weights`` say.
+    """
+    told = {"type": _type(type(emulator)), **emulator.settings()}
+    if emulator.inner is None:
+        return told, emulator.weights()
+    told["emulator"], weights = identity(emulator.inner)
     return told, weights
 
 
-def same_emulator(told: dict[str, Any], emulator: Emulator) -> bool:
-    """Whether ``emulator`` could have been what ``identity`` told of, before it was bound to an architecture."""
-    given, _ = identity(emulator)
+def same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
+    """Whether ``emulator`` does the work that was ``told`` of, whatever wraps it and whatever it is bound to."""
+    given, _ = identity(emulator.worker)
 
     def kept(of: dict[str, Any]) -> dict[str, Any]:
-        surrogate = {k: v for k, v in of.get("surrogate", {}).items() if k not in ("window", "v_max")}
+        surrogate = {name: value for name, value in of.get("surrogate", {}).items() if name not in _BOUND}
         return of | {"surrogate": surrogate}
 
-    return kept(given) == kept(told)
+    return kept(given) == kept(worker_told(told))
 
 
-def emulator_of(told: dict[str, Any], weights: dict[str, Tensor]) -> Emulator:
-    """The emulator that ``identity`` told of.
+def worker_told(told: dict[str, Any]) -> dict[str, Any]:
+    """What was ``told`` of the innermost emulator."""
+    return worker_told(told["emulator"]) if "emulator" in told else told
+
+
+def emulator_of(told: dict[str, Any], weights: dict[str, Tensor], worker: Emulator | None = None) -> Emulator:
+    """The emulator that ``identity`` told of, or its wrappers around ``worker`` where that is given.
 
     Raises:
-        ConversionError: of a user's own kind, which has to be given.
+        ConversionError: an emulator of a class that is not geniex's own, which has to be given.
+        CheckpointError: a surrogate of a class that is neither geniex's own nor registered.
     """
-    kind = told["type"]
-    if kind == IdealEmulator.__name__:
-        return IdealEmulator()
-    if kind == LinearEmulator.__name__:
-        return LinearEmulator(Crossbar.from_dict(told["crossbar"]))
-    if kind == CircuitEmulator.__name__:
-        return CircuitEmulator(Crossbar.from_dict(told["crossbar"]), tol=told["tol"])
-    if kind == SurrogateEmulator.__name__:
-        crossbar = Crossbar.from_dict(told["crossbar"])
-        return SurrogateEmulator(_surrogate(told["surrogate"], crossbar, weights), crossbar)
-    raise ConversionError(f"emulator: it was a {kind}, which is not geniex' own: give it, emulator={kind}(...)")
+    inner = None
+    if "emulator" in told:
+        inner = emulator_of(told["emulator"], weights, worker)
+    elif worker is not None:
+        return worker
+    return _class(told["type"]).from_settings(told, weights, inner)
 
 
-def _surrogate(told: dict[str, Any], crossbar: Crossbar, weights: dict[str, Tensor]) -> Surrogate:
-    kind = Surrogate._classes.get(told["type"])
-    if kind is None:
-        raise ConversionError(f"emulator: import the class of its surrogate, {told['type']}, first")
-    window = ConductanceWindow.from_dict(told["window"])
-    with torch.device("meta"):  # no initial weights are drawn
-        surrogate = kind(crossbar, window, told["v_max"], **told["settings"])
-    surrogate.load_state_dict(weights, assign=True)
-    return surrogate.eval().requires_grad_(False)
+def _type(kind: type[Emulator]) -> str:
+    own = _SHIPPED.get(kind.__name__) == kind.__module__
+    return kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _class(name: str) -> type[Emulator]:
+    if name not in _SHIPPED:
+        last = name.rpartition(".")[2]
+        raise ConversionError(f"emulator: it was a {name}, which is not geniex' own: give it, emulator={last}(...)")
+    return getattr(importlib.import_module(_SHIPPED[name]), name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -29,6 +31,23 @@ class LinearEmulator(Emulator):
     def tile(self) -> tuple[int, int]:
         """The crossbar's (rows, cols)."""
         return (self.crossbar.rows, self.crossbar.cols)
+
+    @property
+    def description(self) -> str:
+        """The crossbar, whose cells are taken at their small-signal conductance."""
+        linearised = "" if self.crossbar.cell.is_linear else "; cells at their small-signal conductance"
+        return f"linear: {self.crossbar.description}{linearised}"
+
+    def settings(self) -> dict[str, Any]:
+        """The crossbar."""
+        return {"crossbar": self.crossbar.to_dict()}
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None
+    ) -> LinearEmulator:
+        """The emulator of the crossbar in ``settings``."""
+        return cls(Crossbar.from_dict(settings["crossbar"]))
 
     def program(self, conductances: Tensor) -> LinearArray:
         """Eliminates the wires of conductances (..., rows, cols) [S]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geniex import __version__
 from geniex.circuit.validate import has_values
-from geniex.emulator.base import Emulator, map_tensors
+from geniex.emulator.base import Emulator, map_tensors, moved_once
 from geniex.emulator.circuit import CircuitEmulator
 from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.identity import identity
@@ -27,7 +27,7 @@ from geniex.files import write_atomically
 from geniex.mapping import Architecture
 
 _KNOWN = (IdealEmulator, LinearEmulator, SurrogateEmulator, CircuitEmulator)
-_HALVES = (torch.float16, torch.bfloat16)
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class StoredEmulator(Emulator):
     """``emulator`` with its programmed arrays stored in half precision, or cached on disk by their content.
 
     What is read is computed in the conductances' precision, one part of the tiles after the other: only what waits is
-    small. float16 rounds each stored number by at most 0.05 %, bfloat16 by 0.4 %.
+    small. float16 rounds each stored number by at most 0.05 %, bfloat16 by 0.4 %. ``bind`` returns a new wrapper around
+    the bound emulator, and the cache knows arrays by what the emulator is bound to.
 
     Args:
         emulator: what does the work.
@@ -56,20 +57,30 @@ class StoredEmulator(Emulator):
     ) -> None:
         if not isinstance(emulator, Emulator):
             raise InputError("emulator", type(emulator).__name__, "it must be an Emulator")
-        if dtype is not None and dtype not in _HALVES:
-            raise InputError("dtype", dtype, f"it must be one of {', '.join(map(str, _HALVES))}, or None")
+        if dtype is not None and dtype not in _HALVES.values():
+            raise InputError("dtype", dtype, f"it must be one of {', '.join(map(str, _HALVES.values()))}, or None")
         if cache is not None and type(emulator) not in _KNOWN:
             names = ", ".join(kind.__name__ for kind in _KNOWN)
             raise InputError("emulator", type(emulator).__name__, f"what decides its arrays is known only of {names}")
         self.emulator, self.dtype, self.cache = emulator, dtype, None if cache is None else Path(cache)
         self.name = emulator.name
         if self.cache is not None:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            try:
+                self.cache.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError("cache", str(self.cache), f"it must be a folder that can be made ({error})") from None
 
     @property
-    def worker(self) -> Emulator:
+    def inner(self) -> Emulator:
         """The emulator whose arrays are stored."""
-        return self.emulator.worker
+        return self.emulator
+
+    @property
+    def description(self) -> str:
+        """How arrays are stored, and of which emulator."""
+        how = [] if self.dtype is None else [str(self.dtype).removeprefix("torch.")]
+        how += [] if self.cache is None else [f"cached in {self.cache}"]
+        return f"stored ({', '.join(how)}): {self.emulator.description}" if how else self.emulator.description
 
     @property
     def deterministic(self) -> bool:
@@ -86,13 +97,31 @@ class StoredEmulator(Emulator):
         """The emulator's."""
         return self.emulator.floats_per_read
 
-    def check(self, architecture: Architecture) -> None:
-        """As the emulator does."""
-        self.emulator.check(architecture)
+    def bind(self, architecture: Architecture) -> StoredEmulator:
+        """The bound emulator, stored in the same way; errors are the emulator's."""
+        return self._around(self.emulator.bind(architecture))
 
-    def move(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Moves the emulator's weights."""
-        self.emulator.move(function)
+    def moved(self, function: Callable[[Tensor], Tensor]) -> StoredEmulator:
+        """The moved emulator, stored in the same way."""
+        return self._around(moved_once(self.emulator, function))
+
+    def restarted(self) -> StoredEmulator:
+        """The restarted emulator, stored in the same way."""
+        return self._around(self.emulator.restarted())
+
+    def settings(self) -> dict[str, Any]:
+        """Precision and cache."""
+        dtype = next((name for name, dtype in _HALVES.items() if dtype is self.dtype), None)
+        return {"dtype": dtype, "cache": None if self.cache is None else str(self.cache)}
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None
+    ) -> StoredEmulator:
+        """The emulator ``inner`` stored as ``settings`` say."""
+        assert inner is not None
+        dtype = None if settings["dtype"] is None else _HALVES[settings["dtype"]]
+        return cls(inner, dtype=dtype, cache=settings["cache"])
 
     def program(self, conductances: Tensor) -> Any:
         """The array of (..., rows, cols) [S], from the cache where it is there; in full where gradients are wanted."""
@@ -106,6 +135,9 @@ class StoredEmulator(Emulator):
     def response(self, array: Any) -> Tensor | None:
         """The emulator's; None in half precision, where it would be kept in full beside what is stored."""
         return self.emulator.response(array) if self.dtype is None else None
+
+    def _around(self, emulator: Emulator) -> StoredEmulator:
+        return self if emulator is self.emulator else self._with(emulator=emulator)
 
     def _packed(self, tensor: Tensor) -> Packed:
         """In units of about its largest magnitude: conductances alone are below what float16 resolves."""
@@ -143,10 +175,8 @@ class StoredEmulator(Emulator):
         return map_tensors(self.emulator.program(first), lambda _: next(leaves))
 
     def _key(self, conductances: Tensor) -> str:
-        told, _ = identity(self.emulator)
+        told, _ = identity(self.emulator)  # with the window, drive and streams that it is bound to
         head: dict[str, Any] = {"geniex": __version__, "emulator": told, "dtype": str(conductances.dtype)}
-        if isinstance(self.emulator, SurrogateEmulator):  # what it was bound to, beyond its settings
-            head["binary"] = getattr(self.emulator.surrogate, "binary", False)
         hashed = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         hashed.update(str(tuple(conductances.shape)).encode())
         hashed.update(conductances.detach().cpu().contiguous().numpy().tobytes())

@@ -1,11 +1,13 @@
-"""A trained surrogate as an emulator."""
+"""A surrogate as an emulator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -13,26 +15,37 @@ from geniex.circuit import Crossbar
 from geniex.circuit.validate import check_conductances
 from geniex.emulator.base import Emulator
 from geniex.errors import CheckpointError, ConversionError
-from geniex.mapping import Architecture
+from geniex.mapping import Architecture, ConductanceWindow
 from geniex.surrogate import Surrogate, load_surrogate
+from geniex.surrogate.base import Outside, surrogate_class, surrogate_type
 
 
 class SurrogateEmulator(Emulator):
     """A surrogate that stands for ``crossbar``; voltages must be >= 0, as the simulator's streams are.
 
-    A universal one ("physics", "physics-fast") is made for the crossbar; a converted network makes it for its window,
-    drive and streams too.
+    A universal surrogate ("physics", "physics-fast") is made for the crossbar here, and by ``bind`` for an
+    architecture's window, drive and streams too.
 
     Args:
         surrogate: the surrogate, with its weights as they are; or a shipped one's name or a checkpoint's path, whose
             weights are then frozen.
-        crossbar: the circuit to emulate; ``CheckpointError`` if the surrogate does not stand for it.
+        crossbar: the circuit to emulate.
+        outside: what happens where the crossbar, or an architecture that the emulator is bound to, lies outside the
+            range that the surrogate was validated on: "raise" an error or "warn"; None leaves it to the surrogate.
+
+    Raises:
+        CheckpointError: the surrogate does not stand for the crossbar.
+        InputError: ``outside`` for a surrogate that has no such choice, as it stands for one circuit alone.
     """
 
-    def __init__(self, surrogate: Surrogate | str | Path, crossbar: Crossbar) -> None:
+    def __init__(
+        self, surrogate: Surrogate | str | Path, crossbar: Crossbar, *, outside: Outside | None = None
+    ) -> None:
         given, name = surrogate, ""
         if not isinstance(given, Surrogate):
             given, name = load_surrogate(given), f"surrogate {given}: "
+        if outside is not None:
+            given = given.with_outside(outside)
         try:
             given = given.bound(crossbar)
         except CheckpointError as error:
@@ -50,6 +63,38 @@ class SurrogateEmulator(Emulator):
         """The surrogate's hidden values."""
         return self.surrogate.floats_per_read
 
+    @property
+    def description(self) -> str:
+        """The surrogate's name and the crossbar."""
+        return f"{self.surrogate.label}: {self.crossbar.description}"
+
+    def bind(self, architecture: Architecture) -> SurrogateEmulator:
+        """The emulator with the surrogate made for the architecture's window, ``v_max`` and streams.
+
+        A trained network stands for one window and one ``v_max``: it is this very emulator, or refused. Weights are
+        shared.
+
+        Raises:
+            ConversionError: tile, window or drive are not what the surrogate stands for.
+        """
+        super().bind(architecture)
+        binary = architecture.stream_bits == 1
+        try:
+            bound = self.surrogate.bound(self.crossbar, architecture.window, architecture.v_max, binary)
+        except CheckpointError as error:
+            raise ConversionError(str(error)) from error
+        return self if bound is self.surrogate else self._with(surrogate=bound)
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> SurrogateEmulator:
+        """The emulator with the surrogate's weights moved."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            new = function(tensor)
+            return new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
+
+        moved = self.surrogate.moved(kept)
+        return self if moved is self.surrogate else self._with(surrogate=moved)
+
     def program(self, conductances: Tensor) -> Any:
         """The conductance half of the network for (..., rows, cols) [S]."""
         check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
@@ -59,20 +104,35 @@ class SurrogateEmulator(Emulator):
         """Column currents (..., cols) [A]."""
         return self.surrogate.read(array, voltages)
 
-    def move(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Move the surrogate's weights, in place."""
+    def settings(self) -> dict[str, Any]:
+        """The crossbar, and what the surrogate is made from with a digest of its weights."""
+        surrogate = self.surrogate
+        told = {
+            "type": surrogate_type(type(surrogate)),
+            "window": surrogate.window.to_dict(),
+            "v_max": surrogate.v_max,
+            "binary": surrogate.binary,
+            "settings": surrogate.settings(),
+            "weights_sha256": hashlib.sha256(safetensors.torch.save(self.weights())).hexdigest(),
+        }
+        return {"crossbar": self.crossbar.to_dict(), "surrogate": told}
 
-        def kept(tensor: Tensor) -> Tensor:
-            new = function(tensor)
-            return new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
+    def weights(self) -> dict[str, Tensor]:
+        """The surrogate's state."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.surrogate.state_dict().items()}
 
-        self.surrogate._apply(kept)
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None
+    ) -> SurrogateEmulator:
+        """The emulator of the surrogate in ``settings`` with ``weights``, frozen.
 
-    def check(self, architecture: Architecture) -> None:
-        """Raise ``ConversionError`` where tile, window or drive are not what the surrogate stands for."""
-        super().check(architecture)
-        binary = architecture.stream_bits == 1
-        try:
-            self.surrogate = self.surrogate.bound(self.crossbar, architecture.window, architecture.v_max, binary)
-        except CheckpointError as error:
-            raise ConversionError(str(error)) from error
+        Raises:
+            CheckpointError: the surrogate is of a class that is neither geniex's own nor registered.
+        """
+        told, crossbar = settings["surrogate"], Crossbar.from_dict(settings["crossbar"])
+        kind, window = surrogate_class(told["type"]), ConductanceWindow.from_dict(told["window"])
+        with torch.device("meta"):  # no initial weights are drawn
+            surrogate = kind(crossbar, window, told["v_max"], **told["settings"])
+        surrogate.load_state_dict(weights, assign=True)
+        return cls(surrogate.eval().requires_grad_(False), crossbar)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -195,12 +195,6 @@ class CrossbarLayer(nn.Module, ABC):
     def _parts(self, fields: Tensor) -> Iterator[tuple[CrossbarMatrix, Tensor]]:
         """Each matrix with its inputs."""
         return zip(self.matrices, self.packing.split(fields), strict=True)  # type: ignore[arg-type]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarLayer:
-        super()._apply(fn, recurse)
-        for matrix in self.matrices:
-            matrix.emulator.move(fn)  # type: ignore[union-attr, operator]
-        return self
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":

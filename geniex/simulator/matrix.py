@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from geniex.circuit import shared_matmul
 from geniex.circuit.validate import check_conductances, has_values
 from geniex.emulator import Emulator, map_tensors
+from geniex.emulator.base import moved_once
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, Location, SqueezedTiles, TileLayout
 from geniex.mapping.fixed_point import straight_through
@@ -55,7 +56,8 @@ class CrossbarMatrix(nn.Module):
     Args:
         weight: (outputs, inputs).
         architecture: fixed point, slices, streams, converters.
-        emulator: what stands for the crossbar's physics; its tile must be the architecture's.
+        emulator: what stands for the crossbar's physics; its tile must be the architecture's. It stays as it is:
+            ``.emulator`` is ``emulator.bind(architecture)``.
         inputs: statistics of its inputs in calibration, or their largest magnitude; needed where
             ``architecture.input_frac_bits`` is None; statistics are needed for percentile and MSE ranges and for the
             ADC range "calibrated". Where they saw no negative input, one pass is streamed and negative inputs clip to
@@ -106,8 +108,7 @@ class CrossbarMatrix(nn.Module):
     ) -> None:
         super().__init__()
         check_weight(weight)
-        emulator.check(architecture)
-        self.architecture, self.emulator, self.checkpoint = architecture, emulator, checkpoint
+        self.architecture, self.emulator, self.checkpoint = architecture, emulator.bind(architecture), checkpoint
         self.weight = nn.Parameter(weight.detach().clone()) if trainable is not False else None
         self.register_buffer("weight_mask", trainable if isinstance(trainable, Tensor) else None)
         self._programmed_state = self._weight_state
@@ -191,7 +192,8 @@ class CrossbarMatrix(nn.Module):
         parts = []
         with torch.no_grad():
             tiles, codes = self._current()
-            reader = self._reader(codes)
+            # Reads of their own: the noise of the model's reads begins after calibration.
+            reader = dataclasses.replace(self._reader(codes), emulator=self.emulator.restarted())
             integers = self._integers(vectors.to(self.conductances.device))
             inputs, row_tiles = reader.chunk(len(vectors), tiles)
             for at in reader.row_tiles(row_tiles):
@@ -401,7 +403,7 @@ class CrossbarMatrix(nn.Module):
                 moved[id(tensor)] = new if kept else tensor.to(new.device)
             return moved[id(tensor)]
 
-        array = map_tensors(self.tiles.array, move)
+        array, self.emulator = map_tensors(self.tiles.array, move), moved_once(self.emulator, fn)
         super()._apply(move, recurse)
         self.layout = self.layout.moved(move)
         self.tiles = self._shortened(self.conductances, array, self.codes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,28 +19,26 @@ def check_emulator(emulator: object, architecture: object) -> None:
     """Raise unless ``emulator`` is one that can serve ``architecture``."""
     if not isinstance(architecture, Architecture):
         raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
-    if not isinstance(emulator, Emulator):
-        raise InputError("emulator", _name(emulator), "it must be an Emulator, such as LinearEmulator(crossbar)")
-    copy.copy(emulator).check(architecture)
+    _checked(emulator).bind(architecture)
 
 
 class OwnEmulators:
-    """Copies of an emulator, one for each architecture and device.
+    """The emulators of one conversion: bound once for each architecture and device, and shared by its layers.
 
-    A surrogate binds itself to the window, drive and streams of one architecture, and moves with the model.
+    Their noise begins from the seed, and they have copies of the weights, so that a conversion stays as it is made
+    whatever becomes of the emulator that was given.
     """
 
     def __init__(self, emulator: Emulator) -> None:
-        self.emulator = emulator
+        self.emulator = _checked(emulator).restarted()
         self._made: dict[tuple[Architecture, torch.device], Emulator] = {}
 
     def own(self, architecture: Architecture, device: torch.device) -> Emulator:
-        """The copy for ``architecture`` on ``device``."""
+        """The emulator for ``architecture`` on ``device``."""
         key = (architecture, device)
         if key not in self._made:
-            emulator = copy.deepcopy(self.emulator)
-            emulator.move(lambda tensor: tensor.to(device))
-            self._made[key] = emulator
+            bound = self.emulator.bind(architecture)
+            self._made[key] = bound.moved(lambda tensor: tensor.to(device, copy=True))
         return self._made[key]
 
 
@@ -71,6 +68,12 @@ def placeholder(inputs: int) -> InputStatistics:
     statistics = InputStatistics()
     statistics.add(torch.ones(1, inputs))
     return statistics
+
+
+def _checked(emulator: object) -> Emulator:
+    if not isinstance(emulator, Emulator):
+        raise InputError("emulator", _name(emulator), "it must be an Emulator, such as LinearEmulator(crossbar)")
+    return emulator
 
 
 def _name(thing: object) -> str:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,45 @@ from torch import Tensor, nn
 
 from geniex import __version__
 from geniex.emulator import Emulator, IdealEmulator
-from geniex.emulator.identity import Identity, emulator_of, identity, same_emulator
+from geniex.emulator.identity import Identity, emulator_of, identity, same_worker, worker_told
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically
 from geniex.mapping import Architecture, Packing, Unrolling
 from geniex.simulator.convert import prepared
-from geniex.simulator.layers import CrossbarLayer, crossbar_layers
+from geniex.simulator.layers import CrossbarLayer, crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.plan import PlannedLayer, replaced
-from geniex.simulator.programming import OwnEmulators, placeholder
+from geniex.simulator.programming import placeholder
 from geniex.simulator.report import ConversionReport
 from geniex.simulator.rules import LayerRule, Rules
 from geniex.surrogate.checkpoint import checkpoint_paths
 
-FORMAT, SCHEMA_VERSION = "geniex-converted", 1
+FORMAT, SCHEMA_VERSION = "geniex-converted", 2
 
 
 def save_converted(model: nn.Module, path: str | Path) -> Path:
     """The path of the JSON written for a converted ``model``: ``path``.json beside ``path``.safetensors.
 
-    The tensors are the programmed conductances, scales, ADC ranges and arrangements, and all that stayed digital; the
-    JSON has each layer's architecture and emulator, and the report. Both files are written whole and renamed.
+    The model is what ``convert`` or ``vary`` returned, or one of your own that holds converted models or single
+    crossbar layers, such as ``CrossbarLinear``. The tensors are the programmed conductances, scales, ADC ranges and
+    arrangements, and all that stayed digital. The JSON has each layer's architecture, the emulators with what wraps
+    them, and the reports. Both files are written whole and renamed.
+
+    Of read noise the kind and the seed are saved, and not how far the noise had come: a loaded model's noise begins
+    from the seed again, as that of the saved model did at its first read.
+
+    Raises:
+        InputError: nothing of the model is on crossbars, a ``CrossbarMatrix`` lies outside of crossbar layers, or the
+            state holds something that is no tensor.
     """
-    report = getattr(model, "conversion", None)
-    if not isinstance(report, ConversionReport):
-        raise InputError("model", type(model).__name__, "it must be what convert returned")
+    if not isinstance(model, nn.Module) or not crossbar_layers(model):
+        allowed = "it has nothing on crossbars: it must be what convert returned, or hold crossbar layers"
+        raise InputError("model", type(model).__name__, allowed)
+    _check_matrices(model)
     tensors, aliases = _stored(model.state_dict())
     layers, emulators = _described(model)
-    for k, (_, weights) in enumerate(emulators):
-        tensors |= {f"{_emulator_prefix(k)}{key}": value for key, value in weights.items()}
+    for told, weights in emulators:
+        tensors |= {f"{_weights_prefix(told)}{key}": value for key, value in weights.items()}
     data = safetensors.torch.save(tensors)
     head = {
         "format": FORMAT,
@@ -52,8 +63,9 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
         "weights_sha256": hashlib.sha256(data).hexdigest(),
         "aliases": aliases,
         "layers": layers,
+        "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
         "emulators": [told for told, _ in emulators],
-        "report": report.to_dict(),
+        "reports": {name: report.to_dict() for name, report in _reports(model).items()},
     }
     weights_path, json_path = checkpoint_paths(path)
     json_path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,71 +80,117 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
     Args:
         path: either file, or without suffix.
         model: the network that was converted, as it was before; its weights are of no consequence, and it may be on
-            the meta device unless it has buffers that are not saved.
-        emulator: needed where the saved one was of a user's own class; otherwise it must be the same.
+            the meta device unless it has buffers that are not saved. For a model of your own that holds crossbar
+            layers or converted models it is the same model with the torch layers in their places.
+        emulator: needed where the saved one was of a user's own class. Otherwise it must do the same work, and is for
+            choosing another wrapper: a ``StoredEmulator`` or ``NoisyEmulator`` is taken as it is given, and around
+            any other emulator the wrappers that were saved are made again.
 
     Raises:
         FileFormatError: damaged or foreign files.
         ConversionError: another network, or another emulator.
     """
     head, tensors = _read(*checkpoint_paths(path))
-    report = ConversionReport.from_dict(head["report"])
-    rules = {
-        name: LayerRule(
-            architecture=Architecture.from_dict(told["architecture"]),
-            layout=told["layout"],
-            map_size=told.get("map_size"),
-        )
-        for name, told in head["layers"].items()
-    }
-    fold = any(layer.where == "folded" for layer in report.layers)
-    try:
-        converted, plan, _ = prepared(model, Rules(None, "block_diagonal", rules), fold)
-    except ConversionError as error:
-        raise _another(path, str(error)) from error
-    layers = [layer for layer in plan if isinstance(layer, PlannedLayer)]
-    for layer in layers:
-        told = head["layers"][layer.name]
-        if (layer.kind.__name__, _shape(layer.packing)) != (told["class"], told["weight"]):
-            saved, here = (
-                f"{kind} of {shape}"
-                for kind, shape in ((told["class"], told["weight"]), (layer.kind.__name__, _shape(layer.packing)))
-            )
-            raise _another(path, f"layer {layer.name!r} was a {saved}, here it is a {here}")
-    emulators = [OwnEmulators(_emulator(k, told, tensors, emulator)) for k, told in enumerate(head["emulators"])]
+    reports = {name: ConversionReport.from_dict(report) for name, report in head["reports"].items()}
+    emulators = _Emulators(head["emulators"], tensors, emulator)
+    copied = copy.deepcopy(model).eval()
     made: dict[int, nn.Module] = {}
-    for layer in layers:
-        own = emulators[head["layers"][layer.name]["emulator"]].own(layer.architecture, torch.device("cpu"))
-        made[id(layer.module)] = _unprogrammed(layer, own, head["layers"][layer.name])
-    converted = replaced(converted, made)
+    for name, layers in _parts(head["layers"], reports).items():
+        try:
+            part = copied.get_submodule(name)
+        except AttributeError as error:
+            raise _another(path, str(error)) from error
+        fold = name in reports and any(layer.where == "folded" for layer in reports[name].layers)
+        made[id(part)] = _converted(path, name, part, layers, fold, emulators)
+    converted = replaced(copied, made)
     _load(path, converted, tensors, head["aliases"])
-    converted.conversion = report  # type: ignore[assignment]
+    for name, parameter in converted.named_parameters():
+        parameter.requires_grad_(name in head["trained"])
+    for name, report in reports.items():
+        converted.get_submodule(name).conversion = report  # type: ignore[assignment]
     return converted
 
 
+def _reports(model: nn.Module) -> dict[str, ConversionReport]:
+    """The reports of the models in ``model`` that ``convert`` returned, by where they are."""
+    found = {name: vars(module).get("conversion") for name, module in model.named_modules()}
+    return {name: report for name, report in found.items() if isinstance(report, ConversionReport)}
+
+
+def _check_matrices(model: nn.Module) -> None:
+    """Raise ``InputError`` for a matrix that belongs to no layer, as no torch layer tells what it is."""
+    known = {id(matrix) for layer in crossbar_layers(model).values() for matrix in layer.matrices}
+    for name, matrix in crossbar_matrices(model).items():
+        if id(matrix) not in known:
+            allowed = "a CrossbarMatrix is saved as part of a layer: use CrossbarLinear, or save its state_dict"
+            raise InputError("model", f"{name!r} on its own", allowed)
+
+
 def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
-    """What each layer was made of, by name, and the emulators that they refer to."""
+    """What each layer was made of, by name, and the emulators that its matrices refer to."""
     layers: dict[str, Any] = {}
     emulators: list[Identity] = []
     known: dict[int, int] = {}
     for name, layer in crossbar_layers(model).items():
-        matrix = layer.matrices[0]
-        assert isinstance(matrix, CrossbarMatrix)
-        if id(matrix.emulator) not in known:
-            known[id(matrix.emulator)] = len(emulators)
-            emulators.append(identity(matrix.emulator))
+        matrices = [matrix for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix)]
+        for matrix in matrices:
+            if id(matrix.emulator) not in known:
+                known[id(matrix.emulator)] = len(emulators)
+                emulators.append(identity(matrix.emulator))
         layers[name] = {
             "class": type(layer).__name__,
             "weight": _shape(layer.packing),
-            "architecture": matrix.architecture.to_dict(),
+            "architecture": matrices[0].architecture.to_dict(),
             "layout": layer.layout,
             "map_size": list(layer.packing.size) if isinstance(layer.packing, Unrolling) else None,
-            "emulator": known[id(matrix.emulator)],
+            "emulators": [known[id(matrix.emulator)] for matrix in matrices],
             "trainable": layer.trainable,
-            "calibrated": layer.output_gain is not None,
-            "bias": layer.bias is not None,
+            "checkpoint": matrices[0].checkpoint,
+            "gradients": matrices[0].gradients,
         }
     return layers, emulators
+
+
+def _parts(layers: dict[str, Any], reports: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Layers by the outermost converted model that they are in, with their names there; single ones by their own."""
+    outermost = [name for name in reports if not any(name != other and _is_in(name, other) for other in reports)]
+    parts: dict[str, dict[str, Any]] = {name: {} for name in outermost}
+    for name, told in layers.items():
+        part = next((outer for outer in outermost if _is_in(name, outer)), name)
+        parts.setdefault(part, {})[name.removeprefix(part).lstrip(".")] = told
+    return parts
+
+
+def _is_in(name: str, outer: str) -> bool:
+    return not outer or name == outer or name.startswith(f"{outer}.")
+
+
+def _converted(
+    path: str | Path, name: str, part: nn.Module, layers: dict[str, Any], fold: bool, emulators: _Emulators
+) -> nn.Module:
+    """The part ``name`` of a model with crossbar layers, without values, in the places of ``layers``."""
+    rules = {
+        inside: LayerRule(
+            architecture=Architecture.from_dict(told["architecture"]), layout=told["layout"], map_size=told["map_size"]
+        )
+        for inside, told in layers.items()
+    }
+    try:
+        converted, plan, _ = prepared(part, Rules(None, "block_diagonal", rules), fold)
+    except ConversionError as error:
+        raise _another(path, str(error)) from error
+    made: dict[int, nn.Module] = {}
+    for layer in plan:
+        if not isinstance(layer, PlannedLayer):
+            continue
+        told = layers[layer.name]
+        saved, here = (told["class"], told["weight"]), (layer.kind.__name__, _shape(layer.packing))
+        if saved != here:
+            where = ".".join(filter(None, (name, layer.name)))
+            saved_as, is_here = (f"{kind} of {shape}" for kind, shape in (saved, here))
+            raise _another(path, f"layer {where!r} was a {saved_as}, here it is a {is_here}")
+        made[id(layer.module)] = _unprogrammed(layer, emulators, told)
+    return replaced(converted, made)
 
 
 def _shape(packing: Packing) -> list[int]:
@@ -140,8 +198,10 @@ def _shape(packing: Packing) -> list[int]:
     return [packing.groups, packing.outputs, packing.inputs]
 
 
-def _emulator_prefix(index: int) -> str:
-    return f"#emulator.{index}."  # no module has such a name
+def _weights_prefix(told: dict[str, Any]) -> str:
+    """What the names of an emulator's weights begin with; equal weights have one name, and no module has such a one."""
+    digest = worker_told(told).get("surrogate", {}).get("weights_sha256", "")
+    return f"#weights.{digest}."
 
 
 def _stored(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -173,35 +233,55 @@ def _read(weights_path: Path, json_path: Path) -> tuple[dict[str, Any], dict[str
     return head, safetensors.torch.load(data)
 
 
-def _emulator(index: int, told: dict[str, Any], tensors: dict[str, Tensor], given: Emulator | None) -> Emulator:
-    """The emulator to program with: the one that is given, if it is the same, or the saved one made again."""
-    prefix = _emulator_prefix(index)
-    if given is None:
-        weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        return emulator_of(told, weights)
-    if not same_emulator(told, given):
-        raise ConversionError(f"emulator: the model was converted with {told['type']} of another circuit or weights")
-    return given
+class _Emulators:
+    """The emulators that a file tells of, each bound once for an architecture and shared by the layers that have it."""
+
+    def __init__(self, told: list[dict[str, Any]], tensors: dict[str, Tensor], given: Emulator | None) -> None:
+        self._tensors = tensors
+        self._given = None if given is None else given.moved(lambda tensor: tensor.to("cpu", copy=True))
+        self._workers: dict[str, Emulator] = {}
+        self._made = [self._emulator(one) for one in told]
+        self._bound: dict[tuple[int, Architecture], Emulator] = {}
+
+    def bound(self, index: int, architecture: Architecture) -> Emulator:
+        """The emulator of this ``index`` for ``architecture``."""
+        key = (index, architecture)
+        if key not in self._bound:
+            self._bound[key] = self._made[index].bind(architecture)
+        return self._bound[key]
+
+    def _emulator(self, told: dict[str, Any]) -> Emulator:
+        if self._given is None:
+            return emulator_of(told, {}, self._worker(worker_told(told)))
+        if not same_worker(told, self._given):
+            kind = worker_told(told)["type"]
+            raise ConversionError(f"emulator: the model was converted with {kind} of another circuit or weights")
+        given = self._given.restarted()
+        return given if given.inner is not None else emulator_of(told, {}, given)
+
+    def _worker(self, told: dict[str, Any]) -> Emulator:
+        """The innermost emulator, one for all that tell the same of it."""
+        key, prefix = json.dumps(told, sort_keys=True), _weights_prefix(told)
+        if key not in self._workers:
+            named = {name.removeprefix(prefix): x for name, x in self._tensors.items() if name.startswith(prefix)}
+            self._workers[key] = emulator_of(told, named)
+        return self._workers[key]
 
 
-def _unprogrammed(layer: PlannedLayer, emulator: Emulator, told: dict[str, Any]) -> CrossbarLayer:
+def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, Any]) -> CrossbarLayer:
     """A planned layer's crossbar layer, as it was ``told``, without values: they are loaded."""
     arch = layer.architecture
     # Without values there is no largest weight to choose a binary point by; it is loaded too.
     valueless = arch if arch.weight_frac_bits is not None else arch.replace(weight_frac_bits=0)
     module = copy.deepcopy(layer.module).to("meta")
     inputs = [placeholder(inputs) for _, inputs in layer.packing.shapes]
-    trainable, calibrated = told.get("trainable", False), told.get("calibrated", False)
-    options: dict[str, Any] = {"layout": layer.layout, "map_size": layer.map_size, "trainable": trainable}
+    options: dict[str, Any] = {"layout": layer.layout, "map_size": layer.map_size}
+    options |= {"trainable": told["trainable"], "checkpoint": told["checkpoint"]}
     built = layer.kind(module, valueless, IdealEmulator(), inputs=inputs, **options).eval()
-    emulator.check(arch)
-    if calibrated:
-        outputs = layer.packing.groups * layer.packing.outputs
-        built.output_gain = torch.empty(outputs, device="meta")
-        built.bias = nn.Parameter(torch.empty(outputs, device="meta")) if told["bias"] else None
-    for matrix in built.matrices:
+    for matrix, index in zip(built.matrices, told["emulators"], strict=True):
         assert isinstance(matrix, CrossbarMatrix)
-        matrix.architecture, matrix.emulator = arch, emulator
+        matrix.architecture, matrix.emulator = arch, emulators.bound(index, arch)
+        matrix.gradients = told["gradients"]
         matrix.layout = dataclasses.replace(matrix.layout, architecture=arch)
     return built
 
@@ -210,16 +290,26 @@ def _load(path: str | Path, model: nn.Module, tensors: dict[str, Tensor], aliase
     state = {key: value for key, value in tensors.items() if not key.startswith("#")}
     state |= {key: state[first] for key, first in aliases.items()}
     for prefix, module in model.named_modules():
-        if isinstance(module, CrossbarMatrix):
-            # What was calibrated has the shape that calibration gave it.
-            for name, buffer in module.named_buffers(recurse=False):
-                saved = state.get(f"{prefix}.{name}")
-                if saved is not None and saved.shape != buffer.shape:
-                    setattr(module, name, torch.empty_like(saved, device="meta"))
+        if isinstance(module, CrossbarMatrix | CrossbarLayer):
+            _make_room(module, f"{prefix}." if prefix else "", state)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise _another(path, str(error)) from error
+
+
+def _make_room(module: CrossbarMatrix | CrossbarLayer, prefix: str, state: dict[str, Tensor]) -> None:
+    """Give a module's own tensors the shapes that the saved ones have, which calibration or variation gave them."""
+    for name, buffer in list(module._buffers.items()):
+        saved = state.get(f"{prefix}{name}")
+        if saved is not None and (buffer is None or saved.shape != buffer.shape):
+            setattr(module, name, torch.empty_like(saved, device="meta"))
+    if isinstance(module, CrossbarLayer):
+        saved = state.get(f"{prefix}bias")
+        if saved is None:
+            module.bias = None
+        elif module.bias is None:  # a calibration of outputs added it
+            module.bias = nn.Parameter(torch.empty_like(saved, device="meta"))
 
 
 def _another(path: str | Path, why: str) -> ConversionError:

@@ -47,6 +47,7 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
             matrix.emulator = _noisy(matrix.emulator.emulator, matrix.emulator.noise, seed, name, "before")
         if variations.read_noise is not None:
             matrix.emulator = _noisy(matrix.emulator, variations.read_noise, seed, name)
+        matrix.emulator = matrix.emulator.bind(matrix.architecture)
         matrix.program(varied)
     return copied
 

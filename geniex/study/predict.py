@@ -200,10 +200,8 @@ def _emulators(
     for name, given in pairs:
         if name in out or name in STAGES:
             raise InputError("surrogates", name, "a stage of this name is there already: give each its own")
-        # A copy: the caller's own stays where it is.
-        out[name] = SurrogateEmulator(copy.deepcopy(given), crossbar)
-        out[name].check(architecture)
-        out[name].surrogate.to(device)
+        bound = SurrogateEmulator(given, crossbar).bind(architecture)
+        out[name] = bound.moved(lambda tensor: tensor.to(device))
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from geniex.surrogate.base import Surrogate, SurrogateArray
+from geniex.surrogate.base import Surrogate, SurrogateArray, register_surrogate
 from geniex.surrogate.calibration import calibrated_on_circuit, calibrated_on_sweep
 from geniex.surrogate.checkpoint import load_surrogate, save_surrogate, shipped_surrogates
 from geniex.surrogate.circuit import Circuit
@@ -33,6 +33,7 @@ __all__ = [
     "calibrated_on_sweep",
     "load_surrogate",
     "physics_member",
+    "register_surrogate",
     "save_surrogate",
     "shipped_surrogates",
     "split_tiles",

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
+import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from geniex.cells import Cell
 from geniex.circuit import Crossbar
-from geniex.errors import CheckpointError
+from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
+
+Outside = Literal["raise", "warn"]
+"""What happens to a circuit outside the range that a surrogate was validated on."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +38,8 @@ class Surrogate(nn.Module, ABC):
     dimensions of voltages and array without expanding either, checks no values and never waits for the
     device; V = 0 gives exactly 0; ``read`` is differentiable in V, ``program`` and ``read`` in G. Inputs set
     the dtype and device of the work: move the surrogate to the device first (``.to``), or its weights travel
-    with every read.
+    with every read. Checkpoints name the class: put ``register_surrogate`` before one of your own.
     """
-
-    _classes: ClassVar[dict[str, type[Surrogate]]] = {}
 
     crossbar: Crossbar
     """The circuit that it stands for."""
@@ -42,10 +49,8 @@ class Surrogate(nn.Module, ABC):
     """Highest voltage it was trained on, volt."""
     info: dict[str, Any]
     """Where it comes from: data digest, split, training settings, held-out errors; JSON-ready."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        Surrogate._classes[cls.__name__] = cls
+    binary: bool = False
+    """Whether it was made for inputs that are 0 or ``v_max`` only."""
 
     def __init__(self, crossbar: Crossbar, window: ConductanceWindow, v_max: float) -> None:
         super().__init__()
@@ -65,6 +70,11 @@ class Surrogate(nn.Module, ABC):
         """Numbers of workspace that ``read`` needs per tile and voltage vector, beyond the currents."""
         return 0
 
+    @property
+    def label(self) -> str:
+        """What reports call it: the class' name."""
+        return type(self).__name__
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments beyond crossbar, window and v_max, JSON-ready."""
@@ -80,7 +90,7 @@ class Surrogate(nn.Module, ABC):
         v_max: float | None = None,
         binary: bool = False,
     ) -> Surrogate:
-        """The surrogate that stands for this circuit, sharing all weights: itself, unless it knows more than one.
+        """The surrogate that stands for this circuit, sharing all weights: itself where it already does.
 
         ``binary`` says that inputs are 0 or ``v_max`` only, which some read faster.
 
@@ -89,6 +99,29 @@ class Surrogate(nn.Module, ABC):
         """
         self.check(crossbar, window, v_max)
         return self
+
+    def with_outside(self, outside: Outside) -> Surrogate:
+        """The surrogate with another answer to circuits outside its range, "raise" or "warn".
+
+        Raises:
+            InputError: it stands for one circuit alone, so that there is nothing to choose.
+        """
+        allowed = f"{self.label} has no such choice: it stands for the one circuit that it was trained for"
+        raise InputError("outside", repr(outside), allowed)
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """A copy whose weights and buffers are ``function`` of this one's; this very surrogate where it has none."""
+        tensors = [*self.parameters(), *self.buffers()]
+        if not tensors:
+            return self
+        # What deepcopy finds in its memo it takes for copied.
+        memo: dict[int, Any] = {}
+        with torch.no_grad():
+            for tensor in tensors:
+                new = function(tensor.detach())
+                is_weight = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(new, requires_grad=tensor.requires_grad) if is_weight else new
+        return copy.deepcopy(self, memo)
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` unless this surrogate was trained for exactly this circuit and drive."""
@@ -100,10 +133,76 @@ class Surrogate(nn.Module, ABC):
             asked["v_max"], trained["v_max"] = v_max, self.v_max
         wrong = [name for name, value in asked.items() if not _same(value, trained[name])]
         if wrong:
-            told = ", ".join(f"{name}={trained[name]} and not {asked[name]}" for name in wrong)
+            told = ", ".join(f"{name}={_short(trained[name])} and not {_short(asked[name])}" for name in wrong)
             raise CheckpointError(
                 f"this surrogate was trained for {told}: train one for this crossbar (geniex sweep, geniex train)"
             )
+
+
+_SHIPPED = {"GeniexMLP": "geniex.surrogate.mlp", "PhysicsSurrogate": "geniex.surrogate.physics"}
+"""Module of each surrogate of geniex, by the class' name: what a checkpoint may name."""
+_registered: dict[str, type[Surrogate]] = {}
+"""Surrogates that users registered, by the class' name."""
+_S = TypeVar("_S", bound=Surrogate)
+
+
+def register_surrogate(kind: type[_S]) -> type[_S]:
+    """``kind`` itself, a surrogate of your own that checkpoints may name from now on; use it as a decorator.
+
+    Checkpoints and converted models that hold one load in every process that has imported its module.
+
+    Raises:
+        InputError: geniex or another registered class has that name.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Surrogate)) or inspect.isabstract(kind):
+        got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
+        raise InputError("kind", got, "it must be a class that derives from Surrogate and has all its methods")
+    name = surrogate_type(kind)
+    other = _registered.get(name, kind)
+    # The same place in the same module is the same class, defined again: a notebook's cell that ran twice.
+    if _where(other) != _where(kind):
+        raise InputError("kind", _where(kind), f"{_where(other)} is registered under that name: rename one")
+    if name not in _SHIPPED:
+        _registered[name] = kind
+    return kind
+
+
+def surrogate_type(kind: type[Surrogate]) -> str:
+    """The name that files have for the class ``kind``.
+
+    Raises:
+        InputError: it is not geniex's own but has the name of one that is.
+    """
+    name = kind.__name__
+    if name in _SHIPPED and kind.__module__ != _SHIPPED[name]:
+        allowed = f"files would take it for geniex' own {_SHIPPED[name]}.{name}: give your class another name"
+        raise InputError("surrogate", _where(kind), allowed)
+    return name
+
+
+def surrogate_class(name: object) -> type[Surrogate]:
+    """The class that files call ``name``: geniex's own, whatever was imported before, or a registered one.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    if isinstance(name, str) and name in _SHIPPED:
+        return getattr(importlib.import_module(_SHIPPED[name]), name)
+    if isinstance(name, str) and name in _registered:
+        return _registered[name]
+    known = ", ".join(sorted({*_SHIPPED, *_registered}))
+    raise CheckpointError(
+        f"a surrogate of class {name!r}: known are {known}; import the module of one of your own, which puts"
+        " geniex.surrogate.register_surrogate before the class"
+    )
+
+
+def _where(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _short(value: object) -> object:
+    return value.short if isinstance(value, Cell) else value
 
 
 def circuit_values(crossbar: Crossbar) -> dict[str, Any]:

@@ -98,10 +98,8 @@ def _calibrated(
         "relative_rms": float(relative.square().mean().sqrt()),
         "relative_p999": float(relative.sort().values[round(0.999 * (len(relative) - 1))]),
     }
-    out = surrogate.bound(surrogate.crossbar, surrogate.window, surrogate.v_max, surrogate.binary)
-    out.validity = validity
-    out.info = surrogate.info | {name: told | {"bound_covers": COVERAGE, "held_out": measured}}
-    return out
+    info = surrogate.info | {name: told | {"bound_covers": COVERAGE, "held_out": measured}}
+    return surrogate.with_validity(validity, info)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from geniex.errors import CheckpointError, InputError
 from geniex.files import read_head, write_atomically
 from geniex.mapping import ConductanceWindow
 from geniex.shipped import models_dir, shipped_names
-from geniex.surrogate.base import Surrogate
+from geniex.surrogate.base import Surrogate, surrogate_class, surrogate_type
 
 FORMAT = "geniex-surrogate"
 SCHEMA_VERSION = 1
@@ -43,7 +43,7 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "geniex_version": __version__,
-        "type": type(surrogate).__name__,
+        "type": surrogate_type(type(surrogate)),
         "crossbar": surrogate.crossbar.to_dict(),
         "window": surrogate.window.to_dict(),
         "v_max": surrogate.v_max,
@@ -129,13 +129,15 @@ def _read_head(path: Path) -> dict[str, Any]:
 def _built(head: dict[str, Any], path: Path) -> Surrogate:
     """The untrained surrogate that a checkpoint's JSON describes."""
     try:
-        kind = Surrogate._classes[head["type"]]
+        kind = surrogate_class(head["type"])
         crossbar = Crossbar.from_dict(head["crossbar"])
         window = ConductanceWindow.from_dict(head["window"])
         with torch.device("meta"):  # no initial weights are drawn: loading leaves the random state alone
             surrogate = kind(crossbar, window, head["v_max"], **head["settings"])
         surrogate.info = dict(head["info"])
         head["weights_sha256"]
+    except CheckpointError as error:  # of a class that is not known, which the message tells
+        raise CheckpointError(f"{path} is {error}") from None
     except (InputError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{path} is not a complete description ({what}): {_WAY_OUT}") from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
@@ -16,13 +17,12 @@ from geniex.circuit import Crossbar
 from geniex.circuit.validate import has_values
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
-from geniex.surrogate.base import Surrogate, SurrogateArray, circuit_values
+from geniex.surrogate.base import Outside, Surrogate, SurrogateArray, circuit_values
 from geniex.surrogate.circuit import Circuit
 from geniex.surrogate.expanded import collapsed, currents, merged
 from geniex.surrogate.expansion import Expansion, expand
 from geniex.surrogate.validity import Validity, indicators
 
-Outside = Literal["raise", "warn"]
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 _FIELDS, _FIELDS_ALIKE = 540, 200
 """Tensors of a tile's size that programming holds at once, with and without moments, in float64.
@@ -43,6 +43,8 @@ RANGE: dict[str, tuple[float, float]] = {
     "cols": (1, 256),
 }
 """What the surrogates were compared with the exact circuit on, sinh cells with or without a series resistance."""
+_UNITS = dict.fromkeys(("r_source", "r_sink", "r_wire_row", "r_wire_col", "r_on"), " ohm") | {"v0": " V"}
+_WAY_OUT = "use CircuitEmulator, which is exact everywhere, or SurrogateEmulator(..., outside='warn')"
 _ALSO_VALID = {
     "mean transmission": [_LOWEST_TRANSMISSION, 1.0],
     "cells": ["LinearCell", "SinhCell", "OneTransistorOneResistor of these with r_access"],
@@ -88,13 +90,23 @@ class PhysicsSurrogate(Surrogate):
         super().__init__(crossbar, window, v_max)
         if moments and (len(powers) < 3 or powers[0] < 2):
             raise InputError("powers", tuple(powers), "at least three, from 2 on, where moments differ")
+        _check_outside(outside)
         self.powers, self.moments, self.binary, self.outside = tuple(powers), moments, binary, outside
+        self._checked = False
+        """Whether ``bound`` has found its circuit in the range."""
         self.validity = None if validity is None else Validity(tuple(validity[:-1]), validity[-1])
 
+    @property
+    def label(self) -> str:
+        """The name of the shipped one that it is, or the class' name."""
+        mine = {"powers": self.powers, "moments": self.moments}
+        return next((name for name, member in MEMBERS.items() if member == mine), super().label)
+
     def settings(self) -> dict[str, Any]:
-        """Powers, moments, and the error bound where there is one."""
+        """Powers, moments, the error bound where there is one, and ``outside`` where it is "warn"."""
         line = None if self.validity is None else [*self.validity.slopes, self.validity.constant]
-        return {"powers": list(self.powers), "moments": self.moments, "validity": line}
+        told = {"powers": list(self.powers), "moments": self.moments, "validity": line}
+        return told if self.outside == "raise" else told | {"outside": self.outside}
 
     @property
     def floats_per_read(self) -> int:
@@ -111,32 +123,52 @@ class PhysicsSurrogate(Surrogate):
         v_max: float | None = None,
         binary: bool = False,
     ) -> PhysicsSurrogate:
-        """This surrogate for another circuit.
+        """This surrogate for another circuit; itself where it was bound to an equal one.
 
         Raises:
             CheckpointError: a circuit outside the validated range.
         """
         window, v_max = window or self.window, self.v_max if v_max is None else v_max
-        out = PhysicsSurrogate(crossbar, window, v_max, self.powers, self.moments, binary, self.outside)
-        out.info, out.validity = self.info, self.validity
-        out.check(crossbar, window, v_max)
-        return out
+        mine = (self.crossbar, self.window, self.v_max, self.binary)
+        if self._checked and mine == (crossbar, window, v_max, binary):
+            return self
+        self.check(crossbar, window, v_max)
+        return self._with(crossbar=crossbar, window=window, v_max=v_max, binary=binary, _checked=True)
+
+    def with_outside(self, outside: Outside) -> PhysicsSurrogate:
+        """This surrogate, which raises or warns where circuits are outside the validated range."""
+        _check_outside(outside)
+        return self._with(outside=outside, _checked=False)
+
+    def with_validity(self, validity: Validity, info: dict[str, Any]) -> PhysicsSurrogate:
+        """This surrogate with an error bound, and with ``info`` on where it comes from."""
+        return self._with(validity=validity, info=info)
+
+    def _with(self, **changes: Any) -> Self:
+        changed = copy.copy(self)
+        for name, value in changes.items():
+            setattr(changed, name, value)
+        return changed
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` (or warn) where the circuit is outside the range of validation."""
         values = circuit_values(crossbar)
-        cell = _inner(values.pop("cell"))
+        cell, found = _without_access(values.pop("cell")), list[str]()
         if window is not None:
             values |= {"r_on": window.r_on, "on_off": window.on_off}
         if isinstance(cell, SinhCell):
             v0 = float(cell.v0)
             values |= {"v0": v0} | ({} if v_max is None else {"v_max / v0": v_max / v0})
         elif not isinstance(cell, LinearCell):
-            self._refuse(f"cell={crossbar.cell!r}: sinh and linear cells, alone or behind a resistance, were")
+            found.append(
+                _outside(f"cell = {crossbar.cell.short}", "sinh and linear cells, alone or behind a resistance")
+            )
         for name, value in values.items():
-            low, high = RANGE[name]
+            (low, high), unit = RANGE[name], _UNITS.get(name, "")
             if not low <= value <= high * (1 + 1e-9):
-                self._refuse(f"{name}={value:g}: {low:g} to {high:g} was")
+                found.append(_outside(f"{name} = {value:.7g}{unit}", f"{low:.7g} to {high:.7g}{unit}"))
+        if found:
+            self._refuse(found)
 
     def program(self, conductances: Tensor, circuit: Circuit | None = None) -> PhysicsArray:
         """The expansion of tiles with ``conductances`` (..., rows, cols) [S].
@@ -189,10 +221,10 @@ class PhysicsSurrogate(Surrogate):
     def _check_transmission(self, g: Tensor, response: Tensor) -> None:
         share = (response.detach().sum() / g.detach().sum().clamp(min=torch.finfo(g.dtype).tiny)).item()
         if g.any() and share < _LOWEST_TRANSMISSION:
-            self._refuse(f"mean transmission {share:.2g} of the tiles: {_LOWEST_TRANSMISSION} to 1 was")
+            self._refuse([_outside(f"the tiles' mean transmission = {share:.2g}", f"{_LOWEST_TRANSMISSION} to 1")])
 
-    def _refuse(self, what: str) -> None:
-        message = f"this surrogate was validated elsewhere: {what}; CircuitEmulator is exact everywhere"
+    def _refuse(self, found: Sequence[str]) -> None:
+        message = f"{', and '.join(found)}; {_WAY_OUT}"
         if self.outside == "raise":
             raise CheckpointError(message)
         warnings.warn(message, stacklevel=3)
@@ -246,7 +278,16 @@ def _chunks(tiles: Tensor, fields: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _inner(cell: Cell) -> Cell:
+def _outside(what: str, allowed: str) -> str:
+    return f"{what} lies outside the validated range of {allowed}"
+
+
+def _check_outside(outside: object) -> None:
+    if outside not in get_args(Outside):
+        raise InputError("outside", repr(outside), f"it must be one of {', '.join(map(repr, get_args(Outside)))}")
+
+
+def _without_access(cell: Cell) -> Cell:
     if isinstance(cell, OneTransistorOneResistor) and cell.mosfet is None:
         return cell.cell
     return cell

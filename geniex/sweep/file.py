@@ -140,4 +140,6 @@ class SweepFile:
         return self.__dict__ | {"_handle": None}
 
     def __repr__(self) -> str:
-        return f"SweepFile({str(self.path)!r}): {self.tiles} tiles x {self.vectors} vectors of {self.crossbar}"
+        return (
+            f"SweepFile({str(self.path)!r}): {self.tiles} tiles x {self.vectors} vectors of {self.crossbar.description}"
+        )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from geniex.circuit import shared_matmul
 from geniex.config import Config, check_number, check_seed
 from geniex.emulator import Emulator
+from geniex.emulator.base import moved_once
 from geniex.errors import InputError
 from geniex.mapping import Architecture
 
@@ -51,6 +52,13 @@ class NoisyEmulator(Emulator):
     same order give the same currents, others (another batch size, another device) other noise of the same kind.
     Gradients are the emulator's: the noise is taken as it came. A ``StoredEmulator`` belongs inside, not around it.
 
+    ``bind`` returns a noisy emulator with generators of its own, which begin from ``seed``: reading one conversion
+    leaves the noise of every other one, and of the emulator that was given, where it was. All layers of one
+    ``convert`` that have one architecture share one bound emulator, so that each draws on where the others stopped.
+    Matrices that are built one by one from one noisy emulator see the same draws each. Where that matters, give each
+    of them a ``NoisyEmulator`` with another ``seed``, or the same bound emulator, ``noisy.bind(architecture)``; layers
+    of one ``convert`` with architectures of their own see the same draws too, and ``vary`` gives every matrix a seed.
+
     >>> from geniex.emulator import IdealEmulator
     >>> noisy = NoisyEmulator(IdealEmulator(), ReadNoise(relative=0.1))
     >>> array = noisy.program(torch.full((2, 1), 1e-5))
@@ -67,6 +75,20 @@ class NoisyEmulator(Emulator):
         self.emulator, self.noise, self.seed = emulator, noise, seed
         self.name = f"noisy {emulator.name}"
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._architecture: Architecture | None = None
+
+    @property
+    def inner(self) -> Emulator:
+        """The emulator whose currents are noisy."""
+        return self.emulator
+
+    @property
+    def description(self) -> str:
+        """The noise, and the emulator that it is added to."""
+        parts = [f"{100 * self.noise.relative:g} % a cell"] if self.noise.relative else []
+        parts += [f"{self.noise.current:g} A a column"] if self.noise.current else []
+        noise = f"{', '.join(parts)}, seed {self.seed}" if parts else "none"
+        return f"read noise ({noise}): {self.emulator.description}"
 
     @property
     def deterministic(self) -> bool:
@@ -83,13 +105,30 @@ class NoisyEmulator(Emulator):
         """The emulator's, the variances and the draws."""
         return self.emulator.floats_per_read + (2 * self.tile[1] if self.tile is not None else 0)
 
-    def check(self, architecture: Architecture) -> None:
-        """As the emulator does."""
-        self.emulator.check(architecture)
+    def bind(self, architecture: Architecture) -> Self:
+        """The bound emulator with noise that begins from ``seed``; errors are the emulator's."""
+        if self._architecture == architecture:
+            return self
+        return self._with(emulator=self.emulator.bind(architecture), _generators={}, _architecture=architecture)
 
-    def move(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Moves the emulator's weights."""
-        self.emulator.move(function)
+    def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The moved emulator with noise that goes on where it is, from the same generators."""
+        moved = moved_once(self.emulator, function)
+        return self if moved is self.emulator else self._with(emulator=moved)
+
+    def restarted(self) -> Self:
+        """The same emulator with generators of its own, which begin from ``seed``."""
+        return self._with(emulator=self.emulator.restarted(), _generators={})
+
+    def settings(self) -> dict[str, Any]:
+        """The noise and its seed; where the generators have come to is not among them."""
+        return {"noise": self.noise.to_dict(), "seed": self.seed}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Self:
+        """The emulator ``inner`` with the noise in ``settings``, from its seed on."""
+        assert inner is not None
+        return cls(inner, ReadNoise.from_dict(settings["noise"]), settings["seed"])
 
     def restart(self) -> None:
         """Begin the noise again, from ``seed``."""

@@ -176,13 +176,13 @@ class TestGeniexMLP(EmulatorLaws):
     def test_another_circuit_or_architecture_is_refused(self) -> None:
         emulator = self.make(CROSSBAR)
         good = Architecture(tile=(ROWS, COLS), v_max=0.25, window=WINDOW)
-        emulator.check(good)
+        emulator.bind(good)
         with pytest.raises(ConversionError, match="v_max"):
-            emulator.check(good.replace(v_max=0.5))
+            emulator.bind(good.replace(v_max=0.5))
         with pytest.raises(ConversionError, match="on_off"):
-            emulator.check(good.replace(window=ConductanceWindow(100e3, 10.0)))
+            emulator.bind(good.replace(window=ConductanceWindow(100e3, 10.0)))
         with pytest.raises(ConversionError, match="tile"):
-            emulator.check(good.replace(tile=(8, 8)))
+            emulator.bind(good.replace(tile=(8, 8)))
 
 
 class TestPhysics(EmulatorLaws):

@@ -82,8 +82,7 @@ def test_a_cached_array_is_not_programmed_again(tmp_path: Path, programmed: list
     cached(CROSSBAR.replace(r_sink=10.0)).program(g)
     assert programmed == [8]
     for stream_bits in (4, 1):
-        bound = cached()
-        bound.check(Architecture(tile=(12, 10), stream_bits=stream_bits))
+        bound = cached().bind(Architecture(tile=(12, 10), stream_bits=stream_bits))
         bound.read(bound.program(g), v)
         assert programmed == [8]
     for file in tmp_path.iterdir():
@@ -106,7 +105,7 @@ def test_gradients_are_those_of_what_is_stored() -> None:
     assert half.read(half.program(conductances(2).double()), torch.rand(2, 12).double()).dtype == torch.float64
 
 
-def test_networks_run_on_stored_arrays_and_are_saved_as_if_they_were_not(tmp_path: Path) -> None:
+def test_networks_run_on_stored_arrays_and_are_saved_so(tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 3)), torch.rand(6, 30)
     plain = SurrogateEmulator("physics-fast", CROSSBAR)
     expected = convert(model, ARCH, plain, calibration=x)(x)
@@ -116,7 +115,9 @@ def test_networks_run_on_stored_arrays_and_are_saved_as_if_they_were_not(tmp_pat
     small = convert(model, ARCH, StoredEmulator(plain, dtype=torch.float16), calibration=x)
     assert (small(x) - expected).norm() < 0.05 * expected.norm()
     loaded = load_converted(save_converted(small, tmp_path / "model"), model)
-    assert torch.equal(loaded(x), expected)
+    assert torch.equal(loaded(x), small(x))
+    unpacked = load_converted(tmp_path / "model", model, emulator=StoredEmulator(plain))
+    assert torch.equal(unpacked(x), expected), "a wrapper that is given takes the place of the saved one"
     ideal = convert(model, ARCH, StoredEmulator(IdealEmulator()), calibration=x)
     assert torch.equal(ideal(x), convert(model, ARCH, IdealEmulator(), calibration=x)(x))
 

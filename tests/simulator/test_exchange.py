@@ -110,7 +110,6 @@ def test_another_emulator_reads_the_same_arrays(name: str, trainable: bool, netw
     for ours, theirs in zip(*(crossbar_matrices(m).values() for m in (model, other)), strict=True):
         assert torch.equal(ours.conductances, theirs.conductances)
         assert type(theirs.emulator) is type(EMULATORS[name])
-        assert theirs.emulator is not EMULATORS[name], "it moves with the model"
     assert torch.equal(model(IMAGES), before)
     assert not torch.equal(other(IMAGES), before)
     assert torch.equal(emulated_by(other, crossbar_matrices(model)["head.matrices.0"].emulator)(IMAGES), before)

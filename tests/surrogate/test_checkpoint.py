@@ -12,7 +12,17 @@ import safetensors.torch
 import torch
 
 from geniex.errors import CheckpointError, InputError
-from geniex.surrogate import GeniexMLP, checkpoint, load_surrogate, save_surrogate, shipped_surrogates
+from geniex.surrogate import (
+    GeniexMLP,
+    PhysicsSurrogate,
+    Surrogate,
+    base,
+    checkpoint,
+    load_surrogate,
+    register_surrogate,
+    save_surrogate,
+    shipped_surrogates,
+)
 
 
 @pytest.fixture
@@ -116,12 +126,53 @@ def test_another_schema_version(saved):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"type": "Oracle"}, {"crossbar": {"rows": -1}}, {"settings": {"depth": 3}}, {"v_max": "high"}, {"info": 3}],
+    [{"crossbar": {"rows": -1}}, {"settings": {"depth": 3}}, {"v_max": "high"}, {"info": 3}],
 )
 def test_incomplete_description(saved, changes):
     edit(saved, **changes)
     with pytest.raises(CheckpointError, match="is not a complete description"):
         load_surrogate(saved)
+
+
+def test_an_unknown_class_is_named(saved):
+    edit(saved, type="Oracle")
+    with pytest.raises(CheckpointError, match=r"v0\.25\.json is a surrogate of class 'Oracle': known are GeniexMLP, P"):
+        load_surrogate(saved)
+
+
+class Own(GeniexMLP):
+    """A user's own surrogate."""
+
+
+def test_a_class_of_ones_own_loads_once_it_is_registered(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "_registered", {})
+    own = Own(untrained.crossbar, untrained.window, untrained.v_max, **untrained.settings())
+    path = save_surrogate(own, tmp_path / "own")
+    with pytest.raises(CheckpointError, match=r"class 'Own': known are GeniexMLP, PhysicsSurrogate; import the module"):
+        load_surrogate(path)
+    assert register_surrogate(Own) is register_surrogate(Own) is Own
+    assert type(load_surrogate(path)) is Own
+    other = type("Own", (GeniexMLP,), {"__module__": "elsewhere"})
+    with pytest.raises(
+        InputError, match=r"kind: got elsewhere\.Own; .*\.Own is registered under that name: rename one"
+    ):
+        register_surrogate(other)
+    for wrong in (int, untrained, Surrogate):
+        with pytest.raises(InputError, match=r"kind: got .*; it must be a class that derives from Surrogate"):
+            register_surrogate(wrong)
+
+
+@pytest.mark.parametrize("name", ["GeniexMLP", "PhysicsSurrogate"])
+def test_no_class_takes_the_place_of_ours(name, untrained, saved):
+    """Neither by being defined, as it was once, nor by being registered; and its own file is not written."""
+    thief = type(name, (GeniexMLP,), {"__module__": "elsewhere"})
+    with pytest.raises(InputError, match=rf"got elsewhere\.{name}; files would take it for geniex' own"):
+        register_surrogate(thief)
+    stolen = thief(untrained.crossbar, untrained.window, untrained.v_max)
+    with pytest.raises(InputError, match="give your class another name"):
+        save_surrogate(stolen, saved)
+    assert type(load_surrogate(saved)) is GeniexMLP
+    assert type(load_surrogate("physics")) is PhysicsSurrogate
 
 
 def test_unknown_name_lists_the_shipped_ones():

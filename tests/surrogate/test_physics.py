@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 
-from geniex.cells import Cell, Level1Mosfet, LinearCell, OneTransistorOneResistor, SinhCell
+from geniex.cells import Cell, Level1Mosfet, LinearCell, OneTransistorOneResistor, SinhCell, TabulatedCell
 from geniex.circuit import Crossbar, Wires, nf_rmse, shared_matmul
 from geniex.emulator import SurrogateEmulator
 from geniex.errors import CheckpointError, InputError
-from geniex.mapping import ConductanceWindow
-from geniex.surrogate import Circuit, PhysicsSurrogate, load_surrogate
+from geniex.mapping import Architecture, ConductanceWindow
+from geniex.surrogate import Circuit, GeniexMLP, PhysicsSurrogate, load_surrogate, save_surrogate
 from geniex.surrogate.word_lines import seen_resistance
 
 WINDOW = ConductanceWindow(100e3, 6.0)
@@ -176,11 +177,15 @@ def test_a_circuit_for_each_tile() -> None:
 @pytest.mark.parametrize(
     ("changes", "v_max", "named"),
     [
-        ({"r_source": 2e3}, 0.25, "r_source=2000"),
-        ({"r_wire_col": 11.0}, 0.25, "r_wire_col=11"),
-        ({"cell": SinhCell(0.1)}, 0.1, "v0=0.1"),
-        ({}, 0.6, "v_max / v0=2.4"),
-        ({"cell": TRANSISTOR}, 0.25, "cell="),
+        ({"r_source": 2e3}, 0.25, "r_source = 2000 ohm lies outside the validated range of 0 to 1000 ohm"),
+        ({"r_wire_col": 11.0}, 0.25, "r_wire_col = 11 ohm lies outside the validated range of 0 to 10 ohm"),
+        ({"cell": SinhCell(0.1)}, 0.1, "v0 = 0.1 V lies outside the validated range of 0.2 to 0.5 V"),
+        ({}, 0.6, "v_max / v0 = 2.4 lies outside the validated range of 0 to 2;"),
+        (
+            {"cell": TRANSISTOR},
+            0.25,
+            r"cell = OneTransistorOneResistor\(SinhCell\(v0 = 0.25 V\) behind a transistor of 1667 ohm\) lies",
+        ),
     ],
 )
 def test_circuits_out_of_range_are_refused(changes: dict[str, Any], v_max: float, named: str) -> None:
@@ -244,3 +249,62 @@ def test_threads_program_what_one_thread_does() -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.allclose(*currents, rtol=1e-5)
+
+
+def test_a_refusal_is_one_line_whatever_the_cell() -> None:
+    """Tables of measured points are told by their number; all that is out of range is told at once."""
+    volts = torch.linspace(0, 0.5, 101, dtype=torch.float64)
+    states = tuple((10**k * 1e-7 * torch.sinh(4 * volts)).tolist() for k in range(5))
+    measured = TabulatedCell(volts.tolist(), states)
+    assert measured.short == "TabulatedCell(5 states, 0 to 0.5 V)"
+    assert measured.description == "tabulated cells (5 states, 0 to 0.5 V)"
+    with pytest.raises(CheckpointError) as caught:
+        SurrogateEmulator("physics", Crossbar(8, 8, r_wire=20.0, cell=measured))
+    assert str(caught.value) == (
+        "surrogate physics: cell = TabulatedCell(5 states, 0 to 0.5 V) lies outside the validated range of sinh and"
+        " linear cells, alone or behind a resistance, and r_wire_row = 20 ohm lies outside the validated range of 0 to"
+        " 10 ohm, and r_wire_col = 20 ohm lies outside the validated range of 0 to 10 ohm; use CircuitEmulator, which"
+        " is exact everywhere, or SurrogateEmulator(..., outside='warn')"
+    )
+    trained = GeniexMLP(Crossbar(8, 8), WINDOW, 0.25, hidden=4)
+    with pytest.raises(
+        CheckpointError,
+        match=r"trained for cell=SinhCell\(v0 = 0.25 V\) and not TabulatedCell\(5 states, 0 to 0.5 V\):",
+    ):
+        SurrogateEmulator(trained, Crossbar(8, 8, cell=measured))
+
+
+def test_a_warning_stands_in_for_the_refusal_by_choice() -> None:
+    crossbar = Crossbar(16, 12, r_wire=12.0)
+    with pytest.raises(CheckpointError, match=r"outside='warn'"):
+        SurrogateEmulator("physics", crossbar)
+    with pytest.warns(UserWarning, match=r"r_wire_row = 12 ohm lies outside"):
+        emulator = SurrogateEmulator("physics", crossbar, outside="warn")
+    with pytest.warns(UserWarning, match=r"r_wire_row = 12 ohm lies outside"):
+        bound = emulator.bind(Architecture(tile=(16, 12), v_max=0.25))
+    assert bound.bind(Architecture(tile=(16, 12), v_max=0.25)) is bound  # known, and not told again
+    g, v = draw(crossbar, 0.25)
+    exact = crossbar.solve(v, g)
+    assert ((bound.read(bound.program(g), v) - exact).abs() / exact.abs().amax()).max() < 1e-3
+    inside = SurrogateEmulator("physics", Crossbar(16, 12), outside="warn")
+    with pytest.raises(CheckpointError, match="r_wire_row = 12 ohm"):
+        SurrogateEmulator(inside.surrogate, crossbar, outside="raise")
+    with pytest.raises(InputError, match=r"outside: got 'warn'; GeniexMLP has no such choice"):
+        SurrogateEmulator(GeniexMLP(Crossbar(8, 8), WINDOW, 0.25, hidden=4), Crossbar(8, 8), outside="warn")
+    for wrong in (
+        lambda: SurrogateEmulator("physics", crossbar, outside="ignore"),  # type: ignore[arg-type]
+        lambda: PhysicsSurrogate(crossbar, WINDOW, 0.25, outside="ignore"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError, match=r"outside: got 'ignore'; it must be one of 'raise', 'warn'"):
+            wrong()
+
+
+def test_a_surrogate_whose_circuit_was_never_found_in_range_is_checked() -> None:
+    outside = PhysicsSurrogate(Crossbar(8, 8, r_wire=20.0), WINDOW, 0.25)
+    with pytest.raises(CheckpointError, match="r_wire_row"):
+        SurrogateEmulator(outside, outside.crossbar)
+
+
+def test_a_choice_outside_the_range_is_saved(tmp_path: Path) -> None:
+    chosen = PhysicsSurrogate(Crossbar(8, 8, r_wire=20.0), WINDOW, 0.25, outside="warn")
+    assert load_surrogate(save_surrogate(chosen, tmp_path / "outside")).outside == "warn"  # type: ignore[attr-defined]

@@ -95,4 +95,4 @@ def test_bad_values_are_named() -> None:
     with pytest.raises(InputError, match="noise"):
         NoisyEmulator(IdealEmulator(), 0.1)  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match="tile"):
-        NoisyEmulator(LinearEmulator(Crossbar(6, 4)), NOISE).check(Architecture(tile=(8, 8)))
+        NoisyEmulator(LinearEmulator(Crossbar(6, 4)), NOISE).bind(Architecture(tile=(8, 8)))

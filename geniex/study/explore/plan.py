@@ -106,8 +106,7 @@ class _Checks:
 
     def runs(self, settings: CellSettings) -> tuple[PlannedRun, ...]:
         """The runs of a cell, whose settings are checked."""
-        emulator = emulator_of(settings)
-        emulator.check(settings.architecture)
+        emulator = emulator_of(settings).bind(settings.architecture)
         surrogate = emulator.surrogate if isinstance(emulator, SurrogateEmulator) else None
         told = [] if surrogate is None else [type(surrogate).__name__, self._surrogate(settings.emulator, surrogate)]
         runs = []
