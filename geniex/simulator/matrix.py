@@ -192,8 +192,7 @@ class CrossbarMatrix(nn.Module):
         parts = []
         with torch.no_grad():
             tiles, codes = self._current()
-            # Reads of their own: the noise of the model's reads begins after calibration.
-            reader = dataclasses.replace(self._reader(codes), emulator=self.emulator.restarted())
+            reader = self._apart(codes)
             integers = self._integers(vectors.to(self.conductances.device))
             inputs, row_tiles = reader.chunk(len(vectors), tiles)
             for at in reader.row_tiles(row_tiles):
@@ -214,7 +213,8 @@ class CrossbarMatrix(nn.Module):
         self._check_vectors(vectors)
         with torch.no_grad():
             tiles, codes = self._current()
-        return converter_use(self._reader(codes), tiles, self._integers(vectors.to(self.conductances.device)))
+        integers = self._integers(vectors.to(self.conductances.device))
+        return converter_use(self._apart(codes), tiles, integers)
 
     @property
     def array(self) -> Any:
@@ -334,6 +334,10 @@ class CrossbarMatrix(nn.Module):
     def _reader(self, codes: Tensor | None) -> Reader:
         step, lean = self.adc_step, self.checkpoint
         return Reader(self.emulator, self.layout, self.points, step, codes, self.non_negative, checkpoint=lean)
+
+    def _apart(self, codes: Tensor | None) -> Reader:
+        """A reader whose noise is its own, so that the noise of the model's reads begins after calibration."""
+        return dataclasses.replace(self._reader(codes), emulator=self.emulator.restarted())
 
     def _programmed(self, conductances: Tensor, codes: Tensor | None) -> Programmed:
         if self.checkpoint and conductances.requires_grad:
