@@ -43,9 +43,11 @@ def convert(
         per_layer: exceptions for layer names or patterns with ``*``: an architecture of its own, a ``LayerRule``, or
             None to keep the layer digital. An exact name beats a pattern, a later pattern an earlier one; a name
             covers the modules below. Attention's projections are ``q_proj``, ``k_proj``, ``v_proj`` and ``out_proj``.
-        calibration: a batch of inputs, or several, or a function that runs the model it is given; each layer's input
-            range is taken from it, which is needed where the architecture leaves ``input_frac_bits`` None. A layer
-            that is not called then stays digital.
+        calibration: inputs from which each layer's range is taken, needed where the architecture leaves
+            ``input_frac_bits`` None. A tensor, a tuple or a mapping (``model(**batch)``) is one batch; a list, a
+            DataLoader or another iterable is several, also of (inputs, labels), whose labels are left out; a function
+            runs the model that it is given. ``read_batches`` states the rules. A layer that is not called stays
+            digital.
         layout: of convolutions, all of which compute the same integers. "dense": receptive fields one after the other,
             each group on arrays of its own. "block_diagonal": the same, but as many groups on one array as fit.
             "sparse": unrolled (a Toeplitz matrix), all positions at once on arrays of their own; for maps of the one
