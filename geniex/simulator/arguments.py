@@ -1,4 +1,4 @@
-"""What a model is called with: its arguments for one batch of examples, and the examples of many batches."""
+"""What a model is called with, for one batch of examples or for many, and the logits that it returns."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class Arguments:
         named = {str(k): value for k, value in enumerate(self.args)} | dict(self.kwargs)
         return dict(_named(named, ""))
 
+    def others(self) -> list[str]:
+        """The arguments without their tensors, as text."""
+        return [repr((_mapped(self.args, lambda _: ...), _mapped(dict(self.kwargs), lambda _: ...)))]
+
     @property
     def device(self) -> torch.device:
         """The first tensor's device; the CPU where there is no tensor."""
@@ -58,6 +62,16 @@ class Arguments:
         """Calls for at most ``size`` examples each."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returned: a tensor, or what has one under "logits" as Hugging Face's outputs do."""
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(found, Tensor):
+        raise InputError(
+            "model", f"an output of {type(output).__name__}", "it must return logits, or .logits with them"
+        )
+    return found
 
 
 class Examples:
@@ -101,6 +115,10 @@ class Examples:
         """Every tensor of every group by group and place."""
         named = ((k, group.tensors()) for k, group in enumerate(self.groups))
         return {f"{k}.{name}": tensor for k, group in named for name, tensor in group.items()}
+
+    def others(self) -> list[str]:
+        """The arguments of every group without their tensors, as text."""
+        return [text for group in self.groups for text in group.others()]
 
 
 def _grouped(batches: Sequence[Arguments]) -> tuple[Arguments, ...]:

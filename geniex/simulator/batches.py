@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from geniex.errors import InputError
 from geniex.simulator.arguments import Arguments
 from geniex.simulator.wrappers import unwrapped
 
-Data = Tensor | tuple[Any, ...] | Mapping[str, Any] | Iterable[Any] | Callable[[nn.Module], object]
+Data = Tensor | tuple[Any, ...] | Mapping[str, Any] | Arguments | Iterable[Any] | Callable[[nn.Module], object]
 """One batch, several, or a function that runs the model it is given; ``read_batches`` states the rules."""
 LabelledData = tuple[Any, ...] | Mapping[str, Any] | Iterable[Any]
 """One batch with labels, or several; ``labelled_batches`` states the rules."""
@@ -36,7 +36,7 @@ class Labelled(NamedTuple):
     labels: Any
 
 
-def read_batches(data: Data, model: nn.Module, name: str = "calibration") -> Iterator[Labelled]:
+def read_batches(data: Data, model: nn.Module | None, name: str = "calibration") -> Iterator[Labelled]:
     """Each batch of ``data`` as a call of ``model``, with labels where there are some; all but functions are read.
 
     ==========================  ========================================================================================
@@ -57,7 +57,7 @@ def read_batches(data: Data, model: nn.Module, name: str = "calibration") -> Ite
 
     Args:
         data: as the table has it.
-        model: whose ``forward`` says what is an argument.
+        model: whose ``forward`` says what is an argument; None stands for one that requires one.
         name: the caller's argument, which errors name.
 
     Raises:
@@ -66,7 +66,9 @@ def read_batches(data: Data, model: nn.Module, name: str = "calibration") -> Ite
     return _batches(data, model, name, labelled=False)
 
 
-def labelled_batches(data: LabelledData, model: nn.Module, name: str = "loader") -> Iterator[tuple[Arguments, Tensor]]:
+def labelled_batches(
+    data: LabelledData, model: nn.Module | None, name: str = "loader"
+) -> Iterator[tuple[Arguments, Tensor]]:
     """Each batch of ``data`` as a call of ``model`` and its labels, a tensor.
 
     The rules are those of ``read_batches``, but for two. With ``*args`` the last element is the labels. A list that has
@@ -85,19 +87,13 @@ def labelled_batches(data: LabelledData, model: nn.Module, name: str = "loader")
         yield inputs, torch.as_tensor(labels)
 
 
-def is_function(data: object) -> bool:
+def is_function(data: object) -> TypeGuard[Callable[[nn.Module], object]]:
     """Whether ``data`` is a function that runs the model itself."""
     return callable(data) and not isinstance(data, (Tensor, Iterable, nn.Module, type))
 
 
-def repeatable(data: Any) -> Any:
-    """``data`` in a form that can be gone through more than once: an iterator's batches are put into a list."""
-    # A tuple of batches is one batch, so that the list keeps what the iterator gave.
-    return list(data) if isinstance(data, Iterator) else data
-
-
-def _batches(data: Data, model: nn.Module, name: str, *, labelled: bool) -> Iterator[Labelled]:
-    signature, count = _signature(unwrapped(model)), 0
+def _batches(data: Data, model: nn.Module | None, name: str, *, labelled: bool) -> Iterator[Labelled]:
+    signature, count = _signature(model), 0
     for batch in _top_level(data, name):
         count += 1
         yield _read(batch, signature, model, name, labelled=labelled)
@@ -107,7 +103,7 @@ def _batches(data: Data, model: nn.Module, name: str, *, labelled: bool) -> Iter
 
 class _Signature(NamedTuple):
     whole: inspect.Signature | None
-    """None where there is no telling, as with scripted modules: one argument then."""
+    """None where it is not known: one argument then."""
     required: int
     most: int | None
     """None is any number."""
@@ -115,10 +111,12 @@ class _Signature(NamedTuple):
     """Keywords that are taken; None is any."""
 
 
-def _signature(model: nn.Module) -> _Signature:
+def _signature(model: nn.Module | None) -> _Signature:
     try:
-        whole = inspect.signature(model.forward)
-    except (TypeError, ValueError):
+        whole = None if model is None else inspect.signature(unwrapped(model).forward)
+    except (TypeError, ValueError):  # there is no telling, as with scripted modules
+        whole = None
+    if whole is None:
         return _Signature(None, 1, 1, None)
     parameters = list(whole.parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -157,7 +155,7 @@ def _check_alike(batches: list[Any], name: str) -> None:
             raise InputError(name, f"a list of {_kind(batches[0])} and {_kind(batch)}", allowed)
 
 
-def _read(batch: Any, signature: _Signature, model: nn.Module, name: str, *, labelled: bool) -> Labelled:
+def _read(batch: Any, signature: _Signature, model: nn.Module | None, name: str, *, labelled: bool) -> Labelled:
     if isinstance(batch, Arguments):
         return Labelled(batch, None)
     if isinstance(batch, Tensor):

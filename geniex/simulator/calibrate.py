@@ -85,7 +85,7 @@ def run_calibration(model: nn.Module, calibration: Calibration, name: str = "cal
             calibration(model)
             return 0
         examples = 0
-        for inputs, _ in read_batches(calibration, model, name):  # type: ignore[arg-type]
+        for inputs, _ in read_batches(calibration, model, name):
             inputs.run(model)
             examples += next((len(tensor) for tensor in inputs.tensors().values() if tensor.dim()), 0)
         return examples

@@ -16,7 +16,7 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator import convert, dry_run
 from geniex.simulator.arguments import Arguments, Examples
-from geniex.simulator.batches import labelled_batches, read_batches, repeatable
+from geniex.simulator.batches import labelled_batches
 from geniex.simulator.calibrate import run_calibration
 
 ARCH = Architecture(tile=(16, 16), weight_bits=20, input_bits=20, adc_bits=None, accumulator_bits=None)
@@ -199,13 +199,6 @@ def test_labels_in_mappings_and_beside_them() -> None:
 def test_data_without_labels_are_refused_where_labels_are_needed(data: Any) -> None:
     with pytest.raises(InputError, match=r"loader: got .*; it must be one batch with labels"):
         list(labelled_batches(data, One()))
-
-
-def test_an_iterator_can_be_kept() -> None:
-    kept = repeatable(generated(A, B))
-    for _ in range(2):
-        assert [float(x.inputs.args[0].sum()) for x in read_batches(kept, One())] == [float(A.sum()), float(B.sum())]
-    assert repeatable(A) is A
 
 
 def test_examples_are_joined_where_they_have_one_shape() -> None:
