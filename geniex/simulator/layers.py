@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ from geniex.mapping import (
     kernels,
     squeezed,
 )
+from geniex.simulator.hooks import without_hooks
 from geniex.simulator.matrix import CrossbarMatrix, Reads
+from geniex.simulator.modes import check_mode, refuse_script
 from geniex.simulator.ranges import FullScale, InputStatistics
 
 Inputs = InputStatistics | float | None
@@ -200,6 +202,17 @@ class CrossbarLayer(nn.Module, ABC):
             matrix.emulator.move(fn)  # type: ignore[union-attr, operator]
         return self
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_script()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise AttributeError(
+                f"the weight of a {type(self).__name__} is on crossbars, but the module around it sets another: keep"
+                " this layer digital by a rule"
+            )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
             raise AttributeError(
@@ -242,6 +255,7 @@ class CrossbarLinear(CrossbarLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., out_features) for (..., in_features)."""
+        check_mode(input)
         return self.product(input)
 
 
@@ -311,6 +325,7 @@ class CrossbarConv(CrossbarLayer):
         return self._convolved(input, self.geometry)
 
     def _convolved(self, x: Tensor, geometry: ConvGeometry) -> Tensor:
+        check_mode(x)
         if x.dim() == geometry.dims + 1:
             return self._convolved(x[None], geometry)[0]
         if isinstance(self.packing, Unrolling):
@@ -357,7 +372,7 @@ def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[Fu
 
 def _without_values(module: nn.Module) -> nn.Module:
     """A copy of a layer that has no weight and no bias."""
-    bare = copy.copy(module)
+    bare = without_hooks(copy.copy(module))
     bare._parameters = dict.fromkeys(module._parameters)
     return copy.deepcopy(bare)
 

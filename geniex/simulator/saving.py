@@ -19,13 +19,14 @@ from geniex.emulator.identity import Identity, emulator_of, identity, same_emula
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically
 from geniex.mapping import Architecture, Packing, Unrolling
-from geniex.simulator.convert import prepared
+from geniex.simulator.convert import keep_frozen, prepared
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.plan import PlannedLayer, replaced
+from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.programming import OwnEmulators, placeholder
 from geniex.simulator.report import ConversionReport
 from geniex.simulator.rules import LayerRule, Rules
+from geniex.simulator.wrappers import replaced
 from geniex.surrogate.checkpoint import checkpoint_paths
 
 FORMAT, SCHEMA_VERSION = "geniex-converted", 1
@@ -103,8 +104,11 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
     made: dict[int, nn.Module] = {}
     for layer in layers:
         own = emulators[head["layers"][layer.name]["emulator"]].own(layer.architecture, torch.device("cpu"))
-        made[id(layer.module)] = _unprogrammed(layer, own, head["layers"][layer.name])
+        made[id(layer.module)] = built = _unprogrammed(layer, own, head["layers"][layer.name])
+        keep_frozen(layer.module, built)
     converted = replaced(converted, made)
+    if not any(layer.trainable for layer in crossbar_layers(converted).values()):
+        converted.requires_grad_(False)
     _load(path, converted, tensors, head["aliases"])
     converted.conversion = report  # type: ignore[assignment]
     return converted

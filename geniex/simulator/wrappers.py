@@ -1,4 +1,4 @@
-"""Models inside of what torch puts around them: replicas, compiled modules."""
+"""Modules in the places of others: layers on crossbars, and models inside of what torch puts around them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from geniex.simulator.hooks import exchange_references, take_place
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -17,6 +19,30 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """``model`` with the modules inside of wrappers in the wrappers' places, in place, at every depth."""
+    made = {id(module): unwrapped(module) for module in model.modules() if unwrapped(module) is not module}
+    return replaced(model, made) if made else model
+
+
+def replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
+    """``model`` with modules exchanged wherever they are referred to, also where one is used twice.
+
+    What takes a module's place has its hooks.
+    """
+    for module in list(model.modules()):
+        if id(module) in made:
+            take_place(module, made[id(module)])
+    if id(model) in made:
+        return replaced(made[id(model)], {key: new for key, new in made.items() if key != id(model)})
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and id(child) in made:
+                parent._modules[name] = made[id(child)]
+        exchange_references(parent, made)
+    return model
 
 
 def is_compiled(model: nn.Module) -> bool:

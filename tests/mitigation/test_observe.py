@@ -88,7 +88,7 @@ def test_watching_changes_nothing(trainable: bool) -> None:
 
 
 def test_parameters_and_hooks_come_back_after_an_error() -> None:
-    model = converted("mlp")
+    model = converted("mlp", trainable=True)
     with pytest.raises(InputError):
         observe(model, Batch(torch.rand(2, 8), torch.zeros(2, dtype=torch.int64)))  # an input too few
     assert all(p.requires_grad for p in model.parameters())
