@@ -47,12 +47,13 @@ def has_hooks(module: nn.Module, *, before: bool = True) -> bool:
 
 
 def outside_hooks(model: nn.Module) -> list[Any]:
-    """The hooks in ``model`` that belong to no module: a copy of the model calls them, not copies of them.
+    """The hooks in ``model`` that belong to none of its modules: a copy of the model calls them, not copies of them.
 
-    A recorder, say, whose method is a hook goes on recording. A module's own method is a hook of the copied module.
+    A recorder whose method is a hook, say, goes on recording. A module's own method is a hook of the copied module.
     """
-    every = (hook for m in model.modules() for name in (*_BEFORE, *_AFTER) for hook in getattr(m, name).values())
-    return [hook for hook in every if isinstance(hook, (MethodType, partial)) and not _of_module(hook)]
+    inside = {id(module) for module in model.modules()}
+    hooks = [hook for m in model.modules() for name in (*_BEFORE, *_AFTER) for hook in getattr(m, name).values()]
+    return [hook for hook in hooks if not _belongs(hook, inside)]
 
 
 def exchange_references(module: nn.Module, made: dict[int, nn.Module]) -> None:
@@ -96,11 +97,11 @@ def _exchanged(value: Any, made: dict[int, nn.Module]) -> Any:
     return value
 
 
-def _of_module(hook: Any) -> bool:
-    """Whether a hook is a module's method, or a function that is given a module."""
+def _belongs(hook: Any, inside: set[int]) -> bool:
+    """Whether a hook is a module of those ``inside``, by id, the method of one, or a function that is given one."""
     if isinstance(hook, partial):
-        return _of_module(hook.func) or any(isinstance(x, nn.Module) for x in (*hook.args, *hook.keywords.values()))
-    return isinstance(getattr(hook, "__self__", None), nn.Module)
+        return any(_belongs(part, inside) for part in (hook.func, *hook.args, *hook.keywords.values()))
+    return id(hook) in inside or id(getattr(hook, "__self__", None)) in inside
 
 
 def _plain(value: Any) -> bool:
