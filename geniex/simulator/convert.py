@@ -135,7 +135,7 @@ def keep_frozen(module: Any, built: CrossbarLayer) -> None:
     for matrix in built.matrices:
         if isinstance(matrix, CrossbarMatrix) and matrix.weight is not None:
             matrix.weight.requires_grad_(module.weight.requires_grad)
-    if built.bias is not None:
+    if built.bias is not None and module.bias is not None:  # a correction may have brought the bias
         built.bias.requires_grad_(module.bias.requires_grad)
 
 
