@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import get_args
 
@@ -13,6 +13,8 @@ from torch.nn import functional
 from geniex.config import check_number, check_positive_int
 from geniex.errors import InputError
 from geniex.simulator import CrossbarMatrix, crossbar_matrices
+from geniex.simulator.arguments import Arguments, logits_of
+from geniex.simulator.batches import LabelledData, labelled_batches
 from geniex.simulator.matrix import Gradients
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -23,7 +25,7 @@ Progress = Callable[[int, int, float], None]
 
 def fine_tune(
     converted: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: LabelledData,
     *,
     steps: int = 100,
     learning_rate: float = 1e-3,
@@ -39,17 +41,18 @@ def fine_tune(
 
     Args:
         converted: what ``convert(..., trainable=True)`` made; a parameter that needs no gradient stays as it is.
-        loader: batches of (inputs, labels), gone through as often as the steps take.
+        loader: batches of (inputs, labels), or of mappings with "labels", gone through as often as the steps take;
+            one such batch will do. ``labelled_batches`` has the rules.
         steps: optimiser steps.
         learning_rate: of the first step; it falls to 0.
         weight_decay: decoupled, of AdamW.
         gradients: "emulator" goes back through the crossbars' own derivatives; "ideal" through the weights as they
             are, as if the crossbars were ideal: straight through all that is not.
-        loss: of the outputs and the labels.
+        loss: of the logits that the model returns, as they are or under ``.logits``, and the labels.
         progress: called after each step.
 
     Raises:
-        InputError: a model without trainable crossbars, a loader without batches.
+        InputError: a model without trainable crossbars, a loader without batches or of batches without labels.
     """
     check_positive_int("steps", steps)
     check_number("learning_rate", learning_rate, low=0.0, open_low=True)
@@ -65,8 +68,8 @@ def fine_tune(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses: list[float] = []
     with _gradients(matrices, gradients), torch.enable_grad():
-        for _, (inputs, labels) in zip(range(steps), _repeated(loader), strict=False):
-            value = loss(converted(inputs), labels)
+        for _, (inputs, labels) in zip(range(steps), _repeated(loader, converted), strict=False):
+            value = loss(logits_of(inputs.run(converted)), labels)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -91,12 +94,7 @@ def _gradients(matrices: list[CrossbarMatrix], gradients: Gradients) -> Iterator
             matrix.gradients = own
 
 
-def _repeated(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _repeated(loader: LabelledData, model: nn.Module) -> Iterator[tuple[Arguments, Tensor]]:
     """The loader's batches, over and over."""
     while True:
-        batches = 0
-        for batch in loader:
-            batches += 1
-            yield batch
-        if not batches:
-            raise InputError("loader", "no batch", "it must give at least one (inputs, labels), each time it is run")
+        yield from labelled_batches(loader, model)

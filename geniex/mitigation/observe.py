@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from geniex.errors import InputError
 from geniex.simulator import CrossbarLayer, crossbar_layers
+from geniex.simulator.arguments import Arguments, Examples, logits_of
+from geniex.simulator.batches import LabelledData, labelled_batches
 from geniex.simulator.calibrate import for_a_while
 
 BATCH = 64
@@ -21,25 +23,49 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (count, ...) and labels (count,) by which mappings are judged; of the training set."""
+    """Images and labels (count,), of the training set, by which mappings are judged."""
 
-    images: Tensor
+    images: Any
+    """(count, ...), or the ``Arguments`` of a model that is not called with one tensor."""
     labels: Tensor
 
     def __post_init__(self) -> None:
-        good = isinstance(self.images, Tensor) and isinstance(self.labels, Tensor) and len(self.images) > 0
-        if not good or self.labels.shape != self.images.shape[:1] or self.labels.is_floating_point():
-            shapes = " and ".join(str(tuple(getattr(x, "shape", ()))) for x in (self.images, self.labels))
-            raise InputError("calibration", f"images and labels {shapes}", "at least one image, and one label for each")
+        known = isinstance(self.images, (Tensor, Arguments)) and isinstance(self.labels, Tensor)
+        good = known and len(self.images) > 0 and self.labels.shape == (len(self.images),)
+        if not good or self.labels.is_floating_point():
+            given = f"images and labels {_shapes(self.images)} and {_shapes(self.labels)}"
+            raise InputError("calibration", given, "at least one image, and one label for each")
 
     @classmethod
-    def of(cls, calibration: object) -> Batch:
-        """A pair (images, labels) as a batch, and a batch as it is."""
+    def of(cls, calibration: LabelledData | Batch, model: nn.Module | None = None) -> Batch:
+        """All of ``calibration`` as one batch; a batch is returned as it is.
+
+        Args:
+            calibration: (images, labels), a mapping with "labels", or a loader of such batches; ``labelled_batches``
+                has the rules.
+            model: whose ``forward`` says what its arguments are; None stands for one that requires one.
+
+        Raises:
+            InputError: what ``labelled_batches`` refuses, or batches that do not fit into one.
+        """
         if isinstance(calibration, Batch):
             return calibration
-        if not isinstance(calibration, Sequence) or len(calibration) != 2:
-            raise InputError("calibration", type(calibration).__name__, "it must be a pair: images and labels")
-        return cls(*calibration)
+        inputs, labels = map(list, zip(*labelled_batches(calibration, model, "calibration"), strict=True))
+        groups = inputs if len(inputs) == 1 else list(Examples(inputs))
+        if len(groups) != 1:
+            allowed = "all batches must fit into one: give inputs of one shape, and pad sequences to one length"
+            raise InputError("calibration", f"{len(groups)} batches of different shapes", allowed)
+        whole = groups[0]
+        plain = len(whole.args) == 1 and not whole.kwargs
+        return cls(whole.args[0] if plain else whole, torch.cat(labels))
+
+    def run(self, model: nn.Module) -> Tensor:
+        """The logits (count, classes) that ``model`` gives."""
+        return logits_of(self.images.run(model) if isinstance(self.images, Arguments) else model(self.images))
+
+    def first(self, count: int) -> Batch:
+        """The first images and labels, at most ``count``."""
+        return Batch(self.images[:count], self.labels[:count])
 
     def parts(self, size: int = BATCH) -> Iterator[Batch]:
         """Smaller batches."""
@@ -59,9 +85,15 @@ class Observation:
     """Of each image's own loss by the outputs, same shape; zeros where the loss does not depend on them."""
 
 
+def _shapes(images: object) -> str:
+    if isinstance(images, Arguments):
+        return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in images.tensors().items())
+    return str(tuple(getattr(images, "shape", ())))
+
+
 def losses(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy (images,) of a model's logits."""
-    return functional.cross_entropy(model(batch.images), batch.labels, reduction="none")
+    return functional.cross_entropy(batch.run(model), batch.labels, reduction="none")
 
 
 @torch.no_grad()
@@ -99,8 +131,17 @@ def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) 
 
 
 def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> AbstractContextManager[None]:
-    """Forward hooks on modules, for a while."""
-    return for_a_while(module.register_forward_hook(hook) for module, hook in hooks)
+    """Forward hooks on layers, for a while: they see a layer's own output, before hooks that it had before.
+
+    A layer's input is ``args[0]`` for them, also where it was given by keyword.
+    """
+
+    def by_position(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda layer, args, kwargs, output: hook(layer, args or (kwargs["input"],), output)
+
+    return for_a_while(
+        module.register_forward_hook(by_position(hook), with_kwargs=True, prepend=True) for module, hook in hooks
+    )
 
 
 @contextmanager

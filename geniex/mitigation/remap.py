@@ -21,6 +21,7 @@ from geniex.mitigation.places import has_own_ranges, has_places, range_vectors
 from geniex.mitigation.rearrangement import Direction, Granularity, can_be_sorted, column_order
 from geniex.mitigation.sensitivity import MEASURES, OF_ERRORS, Scores, effects, matrices_of, sensitivity, split_outputs
 from geniex.simulator import CrossbarMatrix, crossbar_layers, on_ideal
+from geniex.simulator.batches import LabelledData
 from geniex.simulator.exchange import check_converted
 
 Method = Literal["none", "srs", "drs", "assignment", "rearrange"]
@@ -125,7 +126,7 @@ class Remapped:
 def remap(
     model: nn.Module,
     remapping: Remapping | str,
-    calibration: tuple[Tensor, Tensor] | Batch,
+    calibration: LabelledData | Batch,
     *,
     progress: Progress | None = None,
 ) -> Remapped:
@@ -138,7 +139,8 @@ def remap(
     Args:
         model: what ``convert`` returned (also varied, loaded or trainable).
         remapping: a ``Remapping``, or the name of one in ``REMAPPINGS``.
-        calibration: training images (count, ...) and labels (count,) by which outputs are judged.
+        calibration: training images and labels (count,) by which outputs are judged: (images, labels), a mapping with
+            "labels", a loader of such batches, or a ``Batch``.
         progress: called as layers are done.
 
     >>> from geniex import IdealEmulator, convert, presets
@@ -158,7 +160,7 @@ def remap(
     if not isinstance(remapping, Remapping):
         given = repr(remapping) if isinstance(remapping, str) else type(remapping).__name__
         raise InputError("remapping", given, f"it must be a Remapping or one of {', '.join(REMAPPINGS)}")
-    return _Remapper(model, remapping, Batch.of(calibration), progress or (lambda name, done, whole: None)).run()
+    return _Remapper(model, remapping, Batch.of(calibration, model), progress or (lambda name, done, whole: None)).run()
 
 
 class _Remapper:
@@ -287,7 +289,7 @@ class _Remapper:
         seen: list[Tensor] = []
         layer = self.layers[name]
         with torch.no_grad(), hooked([(layer, lambda layer, args, output: seen.append(layer.matrix_inputs(args[0])))]):
-            self.model(self.batch.images[:16])
+            self.batch.first(16).run(self.model)
         return range_vectors(layer.packing.split(seen[0])[index])
 
     def _pass_on(self, name: str) -> None:
@@ -349,5 +351,5 @@ def _called(model: nn.Module, batch: Batch) -> list[str]:
         return lambda layer, args, output: None if name in names else names.append(name)
 
     with torch.no_grad(), hooked((layer, note(name)) for name, layer in crossbar_layers(model).items()):
-        model(batch.images[:1])
+        batch.first(1).run(model)
     return names

@@ -11,6 +11,7 @@ from geniex.errors import InputError
 from geniex.mitigation.observe import Batch, Observation, hooked, mean_loss, observe
 from geniex.mitigation.places import at_places, has_places, place_effects
 from geniex.simulator import CrossbarLayer, CrossbarMatrix, crossbar_layers, on_ideal, programmed_weight
+from geniex.simulator.batches import LabelledData
 from geniex.simulator.exchange import check_converted
 from geniex.variation.base import seeded
 
@@ -26,7 +27,7 @@ _PLACES = 4
 def sensitivity(
     model: nn.Module,
     measure: str | Measure,
-    calibration: tuple[Tensor, Tensor] | Batch,
+    calibration: LabelledData | Batch,
     *,
     arrays: nn.Module | None = None,
     layers: tuple[str, ...] | None = None,
@@ -49,7 +50,8 @@ def sensitivity(
         model: what ``convert`` returned, which gives L, its gradients and the layers' inputs. "Clean" scores are those
             of ``on_ideal(model)``.
         measure: one of those, or a function of model, arrays, batch and layer names.
-        calibration: training images and labels that L is of.
+        calibration: training images and labels that L is of: (images, labels), a mapping with "labels", a loader of
+            such batches, or a ``Batch``.
         arrays: the same model on the crossbars whose errors count, where ``model`` is not: "gradient_variance" and
             "displacement" read its layers.
         layers: names of the crossbar layers to score; None is all but unrolled convolutions, whose outputs have a place
@@ -57,7 +59,7 @@ def sensitivity(
         seed: of "random".
     """
     check_converted(model)
-    known, calibration = crossbar_layers(model), Batch.of(calibration)
+    known, calibration = crossbar_layers(model), Batch.of(calibration, model)
     placed = [name for name, layer in known.items() if has_places(layer)]
     names = tuple(placed if layers is None else layers)
     for name in names:

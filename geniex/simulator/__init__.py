@@ -1,6 +1,8 @@
 """Whole networks on crossbars: converters, tiled matrix products, layers, ``convert``."""
 
+from geniex.simulator.arguments import Arguments
 from geniex.simulator.arranging import arranged, arrangements
+from geniex.simulator.batches import labelled_batches, read_batches
 from geniex.simulator.convert import convert
 from geniex.simulator.costs import Costs, LayerCosts, costs
 from geniex.simulator.digital import digital_copy
@@ -23,6 +25,7 @@ from geniex.simulator.saving import load_converted, save_converted
 from geniex.simulator.vary import vary
 
 __all__ = [
+    "Arguments",
     "ConversionReport",
     "Costs",
     "CrossbarConv",
@@ -45,9 +48,11 @@ __all__ = [
     "dry_run",
     "emulated_by",
     "fold_batch_norm",
+    "labelled_batches",
     "load_converted",
     "on_ideal",
     "programmed_weight",
+    "read_batches",
     "save_converted",
     "vary",
 ]

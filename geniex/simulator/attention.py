@@ -130,8 +130,8 @@ class ProjectedAttention(nn.Module):
 
 
 def project_attention(attention: nn.MultiheadAttention) -> ProjectedAttention | None:
-    """``attention`` with projections of their own; None where a subclass has a forward of its own."""
-    if type(attention).forward is not nn.MultiheadAttention.forward:
+    """``attention`` with projections of their own; None where it has a forward of its own."""
+    if type(attention).forward is not nn.MultiheadAttention.forward or "forward" in vars(attention):
         return None
     return ProjectedAttention(attention)
 

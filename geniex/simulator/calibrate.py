@@ -11,11 +11,12 @@ from torch.utils.hooks import RemovableHandle
 
 from geniex.errors import InputError
 from geniex.mapping import Packing, Unrolling
+from geniex.simulator.batches import Data, is_function, read_batches
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.ranges import InputStatistics
 
-Calibration = Tensor | Iterable[Tensor] | Callable[[nn.Module], object] | None
-"""A batch of inputs, or several, or a function that runs the model that it is given."""
+Calibration = Data | None
+"""Inputs in any form that ``read_batches`` reads, or a function that runs the model it is given; None is none."""
 _MOST_VECTORS = 2048
 """Vectors of one image and matrix that go into the statistics, beside those with the extreme values."""
 
@@ -48,9 +49,10 @@ def calibrated(
 
 
 def counted(
-    model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], example: Tensor
-) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, int]]:
-    """The ``plan`` for the maps that there are, and how many vectors each layer's matrices see for ``example``."""
+    model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], example: Data
+) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, int], int]:
+    """The ``plan`` for the maps that there are, how many vectors each layer's matrices see for ``example``, by the
+    module's id, and how many examples there are."""
     vectors: dict[int, int] = {}
     sized: dict[int, PlannedLayer] = {}
 
@@ -65,24 +67,28 @@ def counted(
         return watch
 
     with hooked((layer.module, "post", watched(layer)) for layer in _on_crossbars(plan)):
-        run_calibration(model, example)
-    return _with_sizes(plan, sized), vectors
+        examples = run_calibration(model, example, "example")
+    if not examples:
+        raise InputError("example", f"a {type(example).__name__}", "it must be batches: their examples are counted")
+    return _with_sizes(plan, sized), vectors, examples
 
 
-def run_calibration(model: nn.Module, calibration: Calibration) -> None:
-    """Run ``model`` on the calibration inputs, if there are any."""
+def run_calibration(model: nn.Module, calibration: Calibration, name: str = "calibration") -> int:
+    """How many examples ``model`` has been run on: those of the calibration inputs; 0 where a function ran it.
+
+    The rules of ``read_batches`` hold; errors call the inputs ``name``.
+    """
     if calibration is None:
-        return
+        return 0
     with torch.no_grad():
-        if callable(calibration) and not isinstance(calibration, Tensor):
+        if is_function(calibration):
             calibration(model)
-            return
-        for batch in [calibration] if isinstance(calibration, Tensor) else calibration:
-            if not isinstance(batch, Tensor):
-                raise InputError(
-                    "calibration", type(batch).__name__, "it must be a batch of inputs, or several, or a function"
-                )
-            model(batch)
+            return 0
+        examples = 0
+        for inputs, _ in read_batches(calibration, model, name):
+            inputs.run(model)
+            examples += next((len(tensor) for tensor in inputs.tensors().values() if tensor.dim()), 0)
+        return examples
 
 
 def _on_crossbars(plan: Sequence[PlannedLayer | DigitalLayer]) -> list[PlannedLayer]:
@@ -112,11 +118,14 @@ def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generato
 
 
 def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> AbstractContextManager[None]:
-    """Hooks with keywords, "pre" or "post" the forward pass of modules, for a while."""
+    """Hooks with keywords, for a while: "pre" sees what a module is given at last, "post" what it gives at first.
+
+    Hooks that modules had before do their part between the two, outside of the module's own computation.
+    """
     return for_a_while(
         module.register_forward_pre_hook(hook, with_kwargs=True)
         if kind == "pre"
-        else module.register_forward_hook(hook, with_kwargs=True)
+        else module.register_forward_hook(hook, with_kwargs=True, prepend=True)
         for module, kind, hook in hooks
     )
 

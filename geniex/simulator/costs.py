@@ -18,7 +18,8 @@ from geniex.emulator import map_tensors
 from geniex.emulator.power import power_meter
 from geniex.errors import InputError
 from geniex.mapping import Architecture
-from geniex.simulator.calibrate import hooked
+from geniex.simulator.batches import Data
+from geniex.simulator.calibrate import hooked, run_calibration
 from geniex.simulator.exchange import check_converted
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
@@ -121,7 +122,7 @@ class Costs:
         return "\n".join([*lines, f"for an image, of {self.images}; {self.read_time * 1e9:g} ns a read; energy {how}"])
 
 
-def costs(model: nn.Module, images: Tensor, *, read_time: float = 100e-9, energy_vectors: int | None = None) -> Costs:
+def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_vectors: int | None = None) -> Costs:
     """What one of ``images`` costs on a converted ``model``, layer by layer; the model is left as it is.
 
     Counts are of the architecture: a controller that skips streams of zeros, as the simulator does, reads less. Static
@@ -134,7 +135,7 @@ def costs(model: nn.Module, images: Tensor, *, read_time: float = 100e-9, energy
 
     Args:
         model: what ``convert`` returned.
-        images: a batch of its inputs; a few are enough, and all are run at once.
+        images: its inputs, in any form that ``convert`` takes for calibration but a function; a few are enough.
         read_time: for which drivers hold the voltages of a read, second. 100 ns is an assumption, ISAAC's (A. Shafiee
             et al., ISCA 2016); energies are proportional to it.
         energy_vectors: energies are taken from so many of a layer's vectors in a call, drawn with a fixed seed, and
@@ -151,9 +152,8 @@ def costs(model: nn.Module, images: Tensor, *, read_time: float = 100e-9, energy
     (4, 1, 32, 512)
     """
     check_converted(model)
-    if not isinstance(images, Tensor) or not images.dim() or not len(images) or not has_values(images):
-        given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError("images", given, "a batch of one or more inputs, with values")
+    if isinstance(images, Tensor) and not (images.dim() and len(images) and has_values(images)):
+        raise InputError("images", tuple(images.shape), "a batch of one or more inputs, with values")
     check_number("read_time", read_time, low=0.0, open_low=True, unit="s")
     if energy_vectors is not None:
         check_positive_int("energy_vectors", energy_vectors)
@@ -161,10 +161,12 @@ def costs(model: nn.Module, images: Tensor, *, read_time: float = 100e-9, energy
         model = copy.deepcopy(model)  # a read would move the noise on
     layers = crossbar_layers(model)
     tallies = {name: _Tally(layer, energy_vectors) for name, layer in layers.items()}
-    with torch.no_grad(), hooked((layers[name], "pre", tally.take) for name, tally in tallies.items()):
-        model(images)
-    rows = tuple(tally.row(name, len(images), read_time) for name, tally in tallies.items())
-    return Costs(rows, float(read_time), len(images), all(tally.exact for tally in tallies.values()))
+    with hooked((layers[name], "pre", tally.take) for name, tally in tallies.items()):
+        count = run_calibration(model, images, "images")
+    if not count:
+        raise InputError("images", f"a {type(images).__name__}", "it must be batches: their images are counted")
+    rows = tuple(tally.row(name, count, read_time) for name, tally in tallies.items())
+    return Costs(rows, float(read_time), count, all(tally.exact for tally in tallies.values()))
 
 
 class _Tally:

@@ -9,6 +9,7 @@ from torch import nn
 
 from geniex.errors import InputError
 from geniex.simulator.attention import PROJECTIONS, ProjectedAttention
+from geniex.simulator.hooks import take_place
 from geniex.simulator.layers import crossbar_layers
 
 
@@ -27,12 +28,14 @@ def digital_copy(converted: nn.Module) -> nn.Module:
             allowed = "its weights are on crossbars alone: convert the model with trainable=True"
             raise InputError("converted", f"layer {name!r}", allowed)
         layers[id(layer)] = layer.digital()
+        take_place(layer, layers[id(layer)])
     # What deepcopy finds in its memo it takes for copied.
     memo = dict(layers)
     for module in converted.modules():
         if isinstance(module, ProjectedAttention):
             parts: list[Any] = [getattr(module, name) for name in PROJECTIONS]
             memo[id(module)] = module.joined(*(layers.get(id(p)) or copy.deepcopy(p) for p in parts))
+            take_place(module, memo[id(module)])
     copied = copy.deepcopy(converted, memo)
     vars(copied).pop("conversion", None)
     return copied

@@ -6,10 +6,11 @@ import time
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geniex.emulator import Emulator
 from geniex.mapping import Architecture, Layout
+from geniex.simulator.batches import Data
 from geniex.simulator.calibrate import counted
 from geniex.simulator.convert import prepared, without_uncalled
 from geniex.simulator.matrix import CrossbarMatrix
@@ -34,7 +35,7 @@ def dry_run(
     emulator: Emulator,
     *,
     per_layer: PerLayer | None = None,
-    example: Tensor | None = None,
+    example: Data | None = None,
     layout: Layout = "block_diagonal",
     fold: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -48,16 +49,17 @@ def dry_run(
         architecture: as ``convert`` takes it; so are ``per_layer``, ``layout``, ``fold``.
         emulator: the crossbar's physics.
         per_layer: exceptions.
-        example: a batch of inputs; with it the report counts the vectors and reads of one of them.
+        example: inputs as ``convert`` takes them for calibration, but no function; with them the report counts the
+            vectors and reads of one example.
         layout: of convolutions; "sparse" needs the ``example``, or sizes by rule.
         fold: put batch norms into the convolutions before them.
         dtype: of conductances, voltages and currents.
     """
     check_emulator(emulator, architecture)
     copied, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold)
-    vectors: dict[int, int] = {}
+    vectors, examples = dict[int, int](), 0
     if example is not None:
-        plan, vectors = counted(copied, plan, example)
+        plan, vectors, examples = counted(copied, plan, example)
         plan = without_uncalled(plan, set(vectors))
     probes, seconds, reports = _Probes(emulator, dtype), 0.0, list[LayerReport]()
     for layer in plan:
@@ -68,11 +70,11 @@ def dry_run(
         arrays = planned_report(layer).arrays
         costs: dict[str, Any] = {"bytes": round(arrays * probe.bytes_per_array)}
         if example is not None:
-            costs["vectors"] = -(-vectors[id(layer.module)] // len(example))
+            costs["vectors"] = -(-vectors[id(layer.module)] // examples)
             costs["array_reads"] = costs["vectors"] * reads_per_vector(layer.architecture) * arrays
         seconds += arrays * probe.seconds_per_array
         reports.append(planned_report(layer, **costs))
-    return ConversionReport((*reports, *folded), seconds)
+    return ConversionReport((*reports, *folded), emulator.description, seconds)
 
 
 class _Probe(NamedTuple):

@@ -10,6 +10,8 @@ import torch.fx
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from geniex.simulator.hooks import has_hooks
+
 Model = TypeVar("Model", bound=nn.Module)
 
 _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
@@ -43,7 +45,10 @@ def fold_in_place(model: nn.Module) -> dict[str, str]:
         # Grouped transposed kernels are (in, out / groups, ...): torch's fusion would scale the wrong axis.
         if transposed and conv.groups != 1:
             continue
+        hooks = conv._forward_pre_hooks, conv._forward_pre_hooks_with_kwargs, conv._backward_pre_hooks
         fused = fuse_conv_bn_eval(conv, norm, transposed)  # type: ignore[type-var, arg-type]
+        # Not the copies of them that fusing made.
+        fused._forward_pre_hooks, fused._forward_pre_hooks_with_kwargs, fused._backward_pre_hooks = hooks
         _put(model, conv_name, fused)
         _put(model, norm_name, nn.Identity().eval())
         folded[norm_name] = conv_name
@@ -79,7 +84,8 @@ def _pairs(model: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
-    return (
+    # A hook between the two would see, or change, what is no longer there.
+    return not (has_hooks(conv, before=False) or has_hooks(norm)) and (
         type(norm) is _NORM_OF.get(type(conv))
         and isinstance(norm, nn.modules.batchnorm._BatchNorm)
         and norm.running_mean is not None

@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,9 @@ from geniex.mapping import (
     kernels,
     squeezed,
 )
+from geniex.simulator.hooks import without_hooks
 from geniex.simulator.matrix import CrossbarMatrix, Reads
+from geniex.simulator.modes import check_mode, refuse_script
 from geniex.simulator.ranges import FullScale, InputStatistics
 
 Inputs = InputStatistics | float | None
@@ -196,6 +198,17 @@ class CrossbarLayer(nn.Module, ABC):
         """Each matrix with its inputs."""
         return zip(self.matrices, self.packing.split(fields), strict=True)  # type: ignore[arg-type]
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_script()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise AttributeError(
+                f"the weight of a {type(self).__name__} is on crossbars, but the module around it sets another: keep"
+                " this layer digital by a rule"
+            )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
             raise AttributeError(
@@ -238,6 +251,7 @@ class CrossbarLinear(CrossbarLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., out_features) for (..., in_features)."""
+        check_mode(input)
         return self.product(input)
 
 
@@ -307,6 +321,7 @@ class CrossbarConv(CrossbarLayer):
         return self._convolved(input, self.geometry)
 
     def _convolved(self, x: Tensor, geometry: ConvGeometry) -> Tensor:
+        check_mode(x)
         if x.dim() == geometry.dims + 1:
             return self._convolved(x[None], geometry)[0]
         if isinstance(self.packing, Unrolling):
@@ -353,7 +368,7 @@ def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[Fu
 
 def _without_values(module: nn.Module) -> nn.Module:
     """A copy of a layer that has no weight and no bias."""
-    bare = copy.copy(module)
+    bare = without_hooks(copy.copy(module))
     bare._parameters = dict.fromkeys(module._parameters)
     return copy.deepcopy(bare)
 

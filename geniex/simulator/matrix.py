@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
 from geniex.simulator.accumulation import BinaryPoints
 from geniex.simulator.converters import ConverterUse, binary_points, converter_use, step_of_weights
+from geniex.simulator.modes import check_mode, refuse_script
 from geniex.simulator.programmed import Programmed, shortened
 from geniex.simulator.ranges import FullScale, InputStatistics, check_weight, input_scale, weight_scale
 from geniex.simulator.reading import Reader
@@ -231,6 +232,7 @@ class CrossbarMatrix(nn.Module):
         A vector with a NaN gives NaN, unless ``nan`` is False, where a NaN counts as 0. Infinite inputs clip as the
         largest inputs do.
         """
+        check_mode(x)
         if x.dim() == 0 or x.shape[-1] != self.layout.inputs or not x.is_floating_point():
             given = f"{x.dtype} of shape {tuple(x.shape)}"
             raise InputError("x", given, f"it must be floating, its last dimension the {self.layout.inputs} inputs")
@@ -274,6 +276,9 @@ class CrossbarMatrix(nn.Module):
             low, high = (_towards_zero(end * last_bit, self.weight.dtype) for end in self.architecture.weight_range)
             self.weight.copy_(self.weight.clamp(low, high))
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_script()
+
     def _check_vectors(self, vectors: Tensor) -> None:
         if vectors.dim() != 2 or not len(vectors) or vectors.shape[1] != self.layout.inputs:
             raise InputError("vectors", tuple(vectors.shape), f"one or more of {self.layout.inputs} inputs each")
@@ -315,7 +320,8 @@ class CrossbarMatrix(nn.Module):
     @property
     def _weight_changed(self) -> bool:
         """Whether tiles are of another weight; writes to ``.data`` leave no trace, so the CPU's values are compared."""
-        assert self.weight is not None
+        if self.weight is None:
+            return False
         if self._weight_state != self._programmed_state or self._programmed_weight is None:
             return True
         looked = self.weight.device.type == "cpu" and has_values(self.weight)

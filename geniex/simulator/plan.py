@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, Layout, Packing, TileLayout, Unrolling
 from geniex.simulator.attention import PROJECTIONS, leave_fast_path, project_attention
+from geniex.simulator.hooks import kept_aside
 from geniex.simulator.layers import CROSSBAR_LAYERS, CrossbarConv, CrossbarLayer, tile_layouts
+from geniex.simulator.originals import derived_tensors, make_plain, ties
 from geniex.simulator.ranges import FullScale
 from geniex.simulator.rules import Choice, Rules
+from geniex.simulator.wrappers import replaced
 
 _NO_PRODUCT = (
     nn.modules.batchnorm._NormBase,
@@ -105,19 +110,46 @@ def projected(model: nn.Module, rules: Rules) -> nn.Module:
             continue
         attention = project_attention(module)
         if attention is not None:
+            # torch reads the projection's weight past the module, so that hooks of out_proj never run.
             model = replaced(model, {id(module): attention})
     return model
 
 
-def replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    """``model`` with modules exchanged wherever they are referred to, also where one is used twice."""
-    if id(model) in made:
-        return made[id(model)]
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and id(child) in made:
-                parent._modules[name] = made[id(child)]
-    return model
+def check_trainable(model: nn.Module, rules: Rules) -> None:
+    """Raise ``ConversionError`` for what cannot be trained on crossbars as it is trained in ``model``.
+
+    A weight on crossbars is a parameter of its own: it can neither be shared with another module nor be computed from
+    other tensors.
+    """
+    for name, module in model.named_modules():
+        for tensor, remedy in derived_tensors(module).items() if _goes(name, module, rules) else ():
+            raise ConversionError(
+                f"layer {name!r}: its {tensor} is computed from other tensors, which trainable=True would not train:"
+                f" make it a parameter before with {remedy}, or keep the layer digital by a rule"
+            )
+    for places in ties(model):
+        on_crossbars = [name for name, _ in places if _goes(name, model.get_submodule(name), rules)]
+        if on_crossbars:
+            both = " and ".join(f"{name}.{parameter}".lstrip(".") for name, parameter in places)
+            raise ConversionError(
+                f"{both} are one parameter, which would be two on crossbars with trainable=True: keep"
+                f" {on_crossbars[-1]!r} digital by a rule (per_layer={{{on_crossbars[-1]!r}: None}}), or convert with"
+                " trainable=False"
+            )
+
+
+def make_weights_plain(model: nn.Module) -> None:
+    """Give the layers of ``model`` that have a crossbar form their effective weights as parameters, in place."""
+    for module in list(model.modules()):
+        if derived_tensors(module) and (_crossbar_kind(module) or isinstance(module, nn.MultiheadAttention)):
+            make_plain(module)
+
+
+def _goes(name: str, module: nn.Module, rules: Rules) -> bool:
+    """Whether the rules put a module on crossbars, as far as its kind tells."""
+    if isinstance(module, nn.MultiheadAttention):
+        return _wanted(name, rules)
+    return _crossbar_kind(module) is not None and rules.choice(name).architecture is not None
 
 
 def _wanted(attention: str, rules: Rules) -> bool:
@@ -130,20 +162,34 @@ def _planned(model: nn.Module, rules: Rules) -> Iterator[PlannedLayer | DigitalL
     for name, module in model.named_modules():
         if any(outer == "" or name.startswith(f"{outer}.") for outer in closed):
             continue
-        kind = _crossbar_kind(module)
-        if kind is None and not any(True for _ in module.parameters(recurse=False)):
+        kind, why = _crossbar_kind(module), _digital_form(module)
+        if kind is None and why is None and not any(True for _ in module.parameters(recurse=False)):
             continue
         choice = rules.choice(name)
-        if kind is not None or isinstance(module, nn.MultiheadAttention):
+        if kind is not None or why is not None or isinstance(module, nn.MultiheadAttention):
             closed.append(name)
         if choice.architecture is None:
             yield DigitalLayer(name, module, "by rule")
-        elif kind is not None:
+        elif kind is not None and why is None:
             yield _planned_layer(name, module, kind, choice)
         elif choice.pattern == name and not any(True for _ in module.children()):
-            raise ConversionError(f"per_layer[{name!r}]: {type(module).__name__} cannot run on crossbars")
+            because = "" if why is None else f": {why}"
+            raise ConversionError(f"per_layer[{name!r}]: {type(module).__name__} cannot run on crossbars{because}")
         else:
-            yield DigitalLayer(name, module, _reason(module))
+            yield DigitalLayer(name, module, why or _reason(module))
+    yield from _unregistered(model)
+
+
+def _unregistered(model: nn.Module) -> Iterator[DigitalLayer]:
+    """Modules in lists and the like, which torch does not know as submodules."""
+    seen = {id(module) for module in model.modules()}
+    for owner, module in model.named_modules():
+        for name, aside in kept_aside(module):
+            new = {id(m) for m in aside.modules()} - seen
+            if new and any(True for _ in aside.parameters()):
+                reason = "no submodule: keep it in an nn.ModuleList or nn.ModuleDict"
+                yield DigitalLayer(f"{owner}.{name}".lstrip("."), aside, reason)
+            seen |= new
 
 
 def _planned_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choice: Choice) -> PlannedLayer:
@@ -182,8 +228,29 @@ def _crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
 
 
 def _overridden(module: nn.Module, torch_kind: type[nn.Module]) -> bool:
-    methods = [name for name in ("forward", "_conv_forward") if hasattr(torch_kind, name)]
-    return any(getattr(type(module), name) is not getattr(torch_kind, name) for name in methods)
+    methods = [name for name in ("forward", "_conv_forward", "__call__") if hasattr(torch_kind, name)]
+    by_class = any(getattr(type(module), name) is not getattr(torch_kind, name) for name in methods)
+    return by_class or any(name in vars(module) for name in methods)
+
+
+def _digital_form(module: nn.Module) -> str | None:
+    """Why a module whose class could go onto crossbars, or whose class says it all, cannot; None where it may."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "compiled by torch.jit"
+    if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):  # torch.ao's
+        return "quantised weights, outside of parameters"
+    if _crossbar_kind(module) is None:
+        return None
+    weight = module.weight
+    if "weight" not in module._parameters and "weight" not in module._buffers:
+        return "its weight is no parameter: something else sets it"
+    if weight.layout != torch.strided:
+        return "sparse tensor as weight: to_dense() makes it a plain one"
+    if is_traceable_wrapper_subclass(weight) or weight.is_quantized:
+        return f"weight of its own kind ({type(weight).__name__}, {weight.dtype})"
+    if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return f"weights of {weight.dtype}"
+    return None
 
 
 def _reason(module: nn.Module) -> str:

@@ -97,6 +97,8 @@ class ConversionReport:
     """Where every layer with parameters went; ``str`` gives a table."""
 
     layers: tuple[LayerReport, ...]
+    emulator: str = ""
+    """The emulator, with its cells and the resistances in force."""
     program_seconds: float | None = None
     """Time that programming will take, estimated by a dry run; a conversion's own report holds no timing."""
 
@@ -169,12 +171,12 @@ class ConversionReport:
         """JSON-ready."""
         figures = ("adc_clipped", "adc_codes_used", "overflowed", "program_seconds")
         totals = {name: getattr(self, name) for name in ("arrays", "utilisation", "bytes", "array_reads", *figures)}
-        return totals | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
+        return {"emulator": self.emulator} | totals | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The report that ``to_dict`` wrote."""
-        return cls(tuple(_layer_of(layer) for layer in data["layers"]), data["program_seconds"])
+        return cls(tuple(_layer_of(layer) for layer in data["layers"]), data["emulator"], data["program_seconds"])
 
     def __str__(self) -> str:
         head = ("layer", "kind", "where", "arrays", "grid", "used", "memory", "clips", "codes", "vectors")
@@ -185,7 +187,8 @@ class ConversionReport:
         reads = "" if self.array_reads is None else f", {self.array_reads:,} reads of one for an example"
         total = f"{self.arrays:,} arrays, {self.utilisation:.0%} used, {_size(self.bytes)}{reads}"
         seconds = "" if self.program_seconds is None else f"; programming takes about {self.program_seconds:.2g} s"
-        return "\n".join([*(line.rstrip() for line in lines), total + seconds, *self.cautions])
+        named = [self.emulator] if self.emulator else []
+        return "\n".join([*(line.rstrip() for line in lines), total + seconds, *named, *self.cautions])
 
 
 def digital_report(layer: DigitalLayer) -> LayerReport:

@@ -27,6 +27,7 @@ from geniex.simulator.plan import PlannedLayer, replaced
 from geniex.simulator.programming import placeholder
 from geniex.simulator.report import ConversionReport
 from geniex.simulator.rules import LayerRule, Rules
+from geniex.simulator.wrappers import replaced
 from geniex.surrogate.checkpoint import checkpoint_paths
 
 FORMAT, SCHEMA_VERSION = "geniex-converted", 2

@@ -12,16 +12,19 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
+from geniex.errors import InputError
 from geniex.files import write_atomically
+from geniex.simulator.arguments import Arguments, Examples, logits_of
+from geniex.simulator.batches import LabelledData, labelled_batches
 
 
 class Network(Protocol):
     """What gives logits."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (images, classes)."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Logits (images, classes), as they are or under ``.logits``."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,18 @@ class LogitStore:
         stage: str,
         key: str,
         build: Callable[[], Network],
-        images: Tensor,
+        images: Tensor | Examples,
         batch: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Logits:
-        """The logits of ``build()`` for ``images`` (count, ...), of which those already kept are not run again.
+        """The logits of ``build()`` for ``images``, a tensor (count, ...) or the examples of a model of several inputs.
+
+        Those already kept are not run again.
 
         ``build`` is only called where images are left to do, and its time is not counted. A file that cannot be
         read is as good as none.
         """
+        images = Examples([Arguments((images,))]) if isinstance(images, Tensor) else images
         found = self._load(stage, key)
         done = 0 if found is None else min(len(found.values), len(images))
         parts = [] if found is None else [found.values[:done].to(images.device)]
@@ -94,10 +100,41 @@ class LogitStore:
             write_atomically(path, save({"logits": logits.values.cpu().contiguous(), "seconds": seconds}))
 
 
+def gathered(loader: LabelledData, model: nn.Module | None = None) -> tuple[Examples, Tensor]:
+    """All images of a loader, and their labels (count,).
+
+    ``labelled_batches`` has the rules by which the loader is read for ``model``.
+
+    Raises:
+        InputError: what ``labelled_batches`` refuses, no image, or labels that are not one for each image.
+    """
+    inputs, labels = map(list, zip(*labelled_batches(loader, model, "loader"), strict=True))
+    for given, told in zip(inputs, labels, strict=True):
+        if told.shape != (len(given),):
+            shape = f"a batch of {len(given)} images and labels {tuple(told.shape)}"
+            raise InputError("loader", shape, "it must give one label for each image")
+    images = Examples(inputs)
+    if not len(images):
+        raise InputError("loader", "no image", "it must give at least one image")
+    return images, torch.cat(labels)
+
+
+def logits_of_part(part: Arguments, network: Network) -> Tensor:
+    """The logits (images, classes) that ``network`` gives for some images."""
+    logits = logits_of(part.run(network))
+    if logits.dim() != 2 or len(logits) != len(part):
+        allowed = "it must give logits (images, classes)"
+        raise InputError("model", f"an output {tuple(logits.shape)} for {len(part)} images", allowed)
+    return logits
+
+
 def digest(*parts: Any) -> str:
-    """SHA-256 (hex) of tensors, dictionaries of tensors, and JSON-ready values."""
+    """SHA-256 (hex) of tensors, dictionaries of tensors, arguments of models, and JSON-ready values."""
     hashed = hashlib.sha256()
     for part in parts:
+        if isinstance(part, (Arguments, Examples)):
+            hashed.update(digest(part.tensors(), part.others()).encode())
+            continue
         tensors = {"": part} if isinstance(part, Tensor) else part
         if isinstance(tensors, dict) and tensors and all(isinstance(x, Tensor) for x in tensors.values()):
             for name, tensor in tensors.items():
@@ -108,9 +145,9 @@ def digest(*parts: Any) -> str:
     return hashed.hexdigest()
 
 
-def _timed(network: Network, images: Tensor) -> tuple[Tensor, float]:
+def _timed(network: Network, images: Arguments) -> tuple[Tensor, float]:
     began = time.perf_counter()
-    values = network(images)
+    values = logits_of_part(images, network)
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
     return values, time.perf_counter() - began

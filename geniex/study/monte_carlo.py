@@ -25,7 +25,9 @@ from geniex.emulator.identity import identity
 from geniex.errors import GeniexError, InputError
 from geniex.files import write_atomically
 from geniex.simulator import crossbar_matrices, vary
-from geniex.study.logits import digest
+from geniex.simulator.arguments import Arguments, Examples
+from geniex.simulator.batches import LabelledData
+from geniex.study.logits import digest, gathered, logits_of_part
 from geniex.study.statistics import mean_interval
 from geniex.variation import Variations, derived_seed
 
@@ -40,25 +42,26 @@ _NOMINAL = "nominal"
 class Accuracy:
     """The share of ``images`` (count, ...) to which a model gives its largest logit at ``labels`` (count,)."""
 
-    def __init__(self, images: Tensor, labels: Tensor, batch: int = 50) -> None:
-        if not len(images) or labels.shape != images.shape[:1]:
-            given = f"images {tuple(images.shape)} and labels {tuple(labels.shape)}"
+    def __init__(self, images: Tensor | Examples, labels: Tensor, batch: int = 50) -> None:
+        if not len(images) or labels.shape != (len(images),):
+            given = f"{len(images)} images and labels {tuple(labels.shape)}"
             raise InputError("images", given, "at least one image, and one label for each")
         check_positive_int("batch", batch)
-        self.images, self.labels, self.batch = images, labels, batch
+        self.images = Examples([Arguments((images,))]) if isinstance(images, Tensor) else images
+        self.labels, self.batch = labels, batch
 
     @classmethod
-    def of(cls, loader: Iterable[tuple[Tensor, Tensor]], batch: int = 50) -> Accuracy:
-        """On all images of a loader."""
-        batches = list(loader)
-        if not batches:
-            raise InputError("loader", "no batch", "it must give at least one (images, labels)")
-        return cls(torch.cat([b[0] for b in batches]), torch.cat([torch.as_tensor(b[1]) for b in batches]), batch)
+    def of(cls, loader: LabelledData, batch: int = 50, model: nn.Module | None = None) -> Accuracy:
+        """On all images of a loader, whose batches ``labelled_batches`` reads as calls of ``model``."""
+        return cls(*gathered(loader, model), batch)
 
     def __call__(self, model: nn.Module) -> float:
         """The share, 0..1."""
-        parts = zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True)
-        return sum(int((model(x).argmax(-1) == y).sum()) for x, y in parts) / len(self.labels)
+        right, done = 0, 0
+        for part in self.images.split(self.batch):
+            labels = self.labels[done : done + len(part)]
+            right, done = right + int((logits_of_part(part, model).argmax(-1) == labels).sum()), done + len(part)
+        return right / len(self.labels)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,11 @@ from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmul
 from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator import convert, crossbar_layers
+from geniex.simulator.arguments import Arguments, Examples
+from geniex.simulator.batches import Data, LabelledData, is_function, read_batches
+from geniex.simulator.calibrate import hooked
 from geniex.simulator.convert import ConversionReport, PerLayer
-from geniex.study.logits import Logits, LogitStore, digest
+from geniex.study.logits import Logits, LogitStore, digest, gathered, logits_of_part
 from geniex.study.statistics import logit_error, wilson_interval
 from geniex.surrogate import Surrogate
 
@@ -30,6 +33,8 @@ STAGES = ("float", "fixed point", "ideal", "linear", "circuit")
 """Those that are not surrogates."""
 _NF_VECTORS = 24
 """Layer inputs per layer whose tiles are solved exactly for the NF statistics."""
+_CALIBRATION = 128
+"""Images that choose the fraction bits where no others are given."""
 _BATCH = 16
 """Images per forward pass of a converted model."""
 
@@ -96,14 +101,14 @@ class Prediction:
 @torch.no_grad()
 def predict_accuracy(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: LabelledData,
     *,
     crossbar: Crossbar,
     architecture: Architecture,
     surrogates: Sequence[Surrogate | str | Path] | Mapping[str, Surrogate] = (),
     circuit_images: int = 64,
     circuit_tol: float = 1e-6,
-    calibration: Tensor | None = None,
+    calibration: Data | None = None,
     per_layer: PerLayer | None = None,
     progress: Progress | None = None,
     work: Path | None = None,
@@ -117,13 +122,15 @@ def predict_accuracy(
 
     Args:
         model: a classifier; its layers that are matrix products are put onto crossbars.
-        loader: batches of (images, labels).
+        loader: batches of (images, labels), or of mappings with "labels"; one such batch will do.
+            ``labelled_batches`` has the rules.
         crossbar: the circuit of one tile.
         architecture: the digital side; its tile must be the crossbar's.
         surrogates: surrogates that stand for this crossbar, by name, or shipped ones' names and checkpoints' paths.
         circuit_images: images that the exact circuit sees; 0 leaves it out.
         circuit_tol: relative current tolerance of the exact circuit, far below one ADC step.
-        calibration: inputs that choose the fraction bits; None takes the first batch.
+        calibration: inputs that choose the fraction bits, in any form that ``convert`` takes; None takes the loader's
+            first 128 images.
         per_layer: exceptions, as ``convert`` takes them.
         progress: called as stages go on.
         work: folder where logits are kept batch by batch; with it a killed run goes on where it was, if nothing
@@ -133,10 +140,12 @@ def predict_accuracy(
         InputError: no images, more ``circuit_images`` than images, two surrogates of one name.
         CheckpointError, ConversionError: a surrogate of another circuit, before any stage runs.
     """
-    images, labels = _gathered(loader)
+    images, labels = gathered(loader, model)
     if not 0 <= circuit_images <= len(images):
         raise InputError("circuit_images", circuit_images, f"give 0 to {len(images)}, the images that there are")
-    calibration = images[:128] if calibration is None else calibration
+    calibration = _held(images[:_CALIBRATION] if calibration is None else calibration, model)
+    if work is not None and is_function(calibration):
+        raise InputError("calibration", "a function", "give batches with work=: what a function runs has no digest")
     trained = _emulators(surrogates, crossbar, architecture, images.device)
 
     def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
@@ -158,7 +167,10 @@ def predict_accuracy(
     told = {name: value for name, value in configuration.items() if name != "surrogates"}
     # Weights and settings do not tell what lies between: the first image's logits do.
     network = copy.deepcopy(model).eval()
-    shared = (model.state_dict(), calibration, told, repr(per_layer), repr(network), network(images[:1]))
+    (first,) = images[:1]
+    seen_first = logits_of_part(first, network)
+    inputs = calibration if isinstance(calibration, list) else []
+    shared = (model.state_dict(), *inputs, told, repr(per_layer), repr(network), seen_first)
     store, found = LogitStore(work), dict[str, Logits]()
     for name, build in builders.items():
         seen = images[: circuit_images if name == "circuit" else len(images)]
@@ -205,19 +217,15 @@ def _emulators(
     return out
 
 
+def _held(calibration: Data, model: nn.Module) -> list[Arguments] | Callable[[nn.Module], object]:
+    """The calibration inputs so that every stage can go through them, also where an iterator gives them once."""
+    if is_function(calibration):
+        return calibration
+    return [batch.inputs for batch in read_batches(calibration, model)]
+
+
 def _of_stage(progress: Progress | None, name: str) -> Callable[[int, int], None]:
     return (lambda done, total: None) if progress is None else partial(progress, name)
-
-
-def _gathered(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    batches = [(images, torch.as_tensor(labels)) for images, labels in loader]
-    if not batches:
-        raise InputError("loader", "no batch", "it must give at least one (images, labels)")
-    images, labels = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
-    if not len(images) or labels.shape != images.shape[:1]:
-        given = f"images {tuple(images.shape)} and labels {tuple(labels.shape)}"
-        raise InputError("loader", given, "it must give at least one image, and one label for each")
-    return images, labels
 
 
 def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:
@@ -247,14 +255,14 @@ def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:
     )
 
 
-def _layer_figures(network: nn.Module, images: Tensor) -> tuple[LayerFigures, ...]:
+def _layer_figures(network: nn.Module, images: Examples) -> tuple[LayerFigures, ...]:
     """NF of every crossbar layer on inputs sampled (seeded) from what it sees in the running network."""
     figures: list[LayerFigures] = []
     generator = torch.Generator().manual_seed(0)
 
-    def watch(name: str) -> Callable[[Any, Any], None]:
-        def hook(layer: Any, args: tuple[Tensor, ...]) -> None:
-            inputs = layer.matrix_inputs(args[0])
+    def watch(name: str) -> Callable[..., None]:
+        def hook(layer: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            inputs = layer.matrix_inputs(args[0] if args else kwargs["input"])
             chosen = torch.randperm(len(inputs), generator=generator)[:_NF_VECTORS]
             reads = layer.reads(inputs[chosen.to(inputs.device)])
             nf = [non_ideality_factor(matrix.ideal, matrix.actual).flatten() for matrix in reads]
@@ -262,12 +270,9 @@ def _layer_figures(network: nn.Module, images: Tensor) -> tuple[LayerFigures, ..
 
         return hook
 
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in crossbar_layers(network).items()]
-    try:
-        network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked((layer, "pre", watch(name)) for name, layer in crossbar_layers(network).items()):
+        for part in images:
+            part.run(network)
     return tuple(figures)
 
 

@@ -187,7 +187,7 @@ def test_the_original_is_untouched_and_the_copy_its_own(trainable: bool) -> None
         assert model.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
         assert all(layer.output_gain is None for layer in crossbar_layers(model).values())
-    assert all(p.requires_grad for p in model.parameters())
+    assert all(p.requires_grad == trainable for p in model.parameters())
 
 
 @pytest.mark.parametrize("way", ["random", "assignment"])

@@ -161,3 +161,17 @@ def test_outputs_and_labels_of_any_kind(network: nn.Module, digits: Digits) -> N
         pairs: list[tuple[Tensor, Tensor]] = [(digits.images, network(digits.images))]
     losses = fine_tune(converted, pairs, steps=15, learning_rate=1e-2, loss=functional.mse_loss)
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_mappings_and_loaders_are_trained_on_as_pairs_are() -> None:
+    torch.manual_seed(0)
+    x, labels = torch.rand(8, 9), torch.arange(8) % 3
+    model = nn.Linear(9, 3)
+    losses = []
+    for data in (x, labels), [x, labels], [(x, labels)], {"input": x, "labels": labels}, [({"input": x}, labels)]:
+        converted = convert(model, ARCH, IdealEmulator(), calibration=x, trainable=True)
+        losses.append(fine_tune(converted, data, steps=3))
+    assert losses == losses[:1] * len(losses)
+    for wrong in x, [(x,)], {"input": x}, lambda model: model(x):
+        with pytest.raises(InputError, match=r"loader: got .*labels"):
+            fine_tune(converted, wrong, steps=3)  # type: ignore[arg-type]

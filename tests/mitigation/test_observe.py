@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from geniex.errors import InputError
 from geniex.mapping import im2col
-from geniex.mitigation import Batch
+from geniex.mitigation import Batch, remap
 from geniex.mitigation.observe import hooked, losses, mean_loss, observe
 from geniex.simulator import convert, crossbar_layers
 
@@ -88,7 +88,7 @@ def test_watching_changes_nothing(trainable: bool) -> None:
 
 
 def test_parameters_and_hooks_come_back_after_an_error() -> None:
-    model = converted("mlp")
+    model = converted("mlp", trainable=True)
     with pytest.raises(InputError):
         observe(model, Batch(torch.rand(2, 8), torch.zeros(2, dtype=torch.int64)))  # an input too few
     assert all(p.requires_grad for p in model.parameters())
@@ -184,7 +184,7 @@ def test_parts_of_a_batch() -> None:
     assert Batch.of(data) is data
     pair = Batch.of((data.images, data.labels))
     assert pair.images is data.images
-    assert pair.labels is data.labels
+    assert torch.equal(pair.labels, data.labels)
 
 
 IMAGES, LABELS = torch.rand(3, 9), torch.tensor([0, 1, 2])
@@ -198,12 +198,53 @@ IMAGES, LABELS = torch.rand(3, 9), torch.tensor([0, 1, 2])
         ((IMAGES, LABELS.float()), r"images and labels \(3, 9\) and \(3,\)"),
         ((IMAGES, LABELS[:, None]), r"images and labels \(3, 9\) and \(3, 1\)"),
         ((IMAGES.numpy(), LABELS), r"images and labels \(3, 9\)"),
-        ((IMAGES, LABELS.tolist()), r"images and labels \(3, 9\) and \(\)"),
-        ((IMAGES, LABELS, LABELS), r"got tuple; it must be a pair"),
-        (IMAGES, r"got Tensor; it must be a pair"),
-        (None, r"got NoneType; it must be a pair"),
+        (IMAGES, r"got a batch without labels \(float32 \(3, 9\)\); it must be one batch with labels"),
+        (None, r"got a NoneType; it must be"),
+        (
+            [(IMAGES, LABELS), (IMAGES[:, :8], LABELS)],
+            r"got 2 batches of different shapes; all batches must fit into one",
+        ),
     ],
 )
 def test_a_batch_says_what_it_must_be(given: Any, said: str) -> None:
     with pytest.raises(InputError, match=rf"^calibration: got .*{said.removeprefix('got ')}"):
         Batch.of(given)
+
+
+class TwoInputs(nn.Module):
+    """A classifier of two inputs, whose layer is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(9, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.head(self.layer(input=x).relu() * scale)
+
+
+def test_models_of_several_inputs_are_remapped_by_data_in_any_form() -> None:
+    torch.manual_seed(0)
+    x, scale, labels = torch.rand(8, 9), torch.rand(8, 1), torch.arange(8) % 4
+    mapping = {"x": x, "scale": scale, "labels": labels}
+    model = convert(TwoInputs(), FINE, EMULATORS["linear"], calibration=mapping)
+    halves = [(x[:5], scale[:5], labels[:5]), (x[5:], scale[5:], labels[5:])]
+    with torch.no_grad():
+        before = model(x, scale)
+    found = []
+    for data in (x, scale, labels), mapping, ((x, scale), labels), halves, [[(x, scale), labels]]:
+        batch = Batch.of(data, model)
+        assert len(batch.images) == 8
+        assert mean_loss(model, batch) == pytest.approx(float(functional.cross_entropy(before, labels)), rel=1e-6)
+        remapped = remap(model, "srs_taylor", data).model
+        found.append(remapped.layer.matrix.layout.arrangement.outputs.tolist())
+    assert found == found[:1] * len(found)
+    assert found[0] != sorted(found[0])
+    seen = observe(model, Batch.of(mapping, model))
+    assert torch.equal(seen["layer"].inputs[:, 0], x)
+
+
+def test_a_layers_own_output_is_observed_where_it_has_hooks() -> None:
+    data, model = batch("mlp"), converted("mlp")
+    plain = observe(model, data)["4"]
+    model[4].register_forward_hook(lambda layer, args, output: 2 * output)
+    assert torch.equal(observe(model, data)["4"].outputs, plain.outputs)

@@ -368,7 +368,10 @@ def test_a_remapping_is_checked(options: dict[str, Any], said: str) -> None:
             {"model": nn.Linear(9, 4)},
             r"model: got Linear; it has nothing on crossbars: it must be what convert returned",
         ),
-        ({"calibration": torch.rand(3, 9)}, r"calibration: got Tensor; it must be a pair: images and labels$"),
+        (
+            {"calibration": torch.rand(3, 9)},
+            r"calibration: got a batch without labels .*; it must be one batch with labels",
+        ),
         (
             {"calibration": (torch.rand(3, 9), torch.zeros(2).long())},
             r"calibration: got images and labels \(3, 9\) and \(2,\)",

@@ -278,8 +278,8 @@ def test_what_cannot_be_counted_is_named() -> None:
             costs(model, x, read_time=time)
     with pytest.raises(InputError, match=r"images: got \(0, 2, 5, 5\); a batch of one or more"):
         costs(model, x[:0])
-    with pytest.raises(InputError, match="images: got list"):
-        costs(model, [x])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="images: got a function"):
+        costs(model, lambda m: m(x))
     with FakeTensorMode(), pytest.raises(InputError, match="with values"):
         costs(model, torch.empty(3, 2, 5, 5))
     with pytest.raises(InputError, match="energy_vectors"):

@@ -125,7 +125,8 @@ def test_reports_are_readable_and_json_ready() -> None:
     assert lines[1].split()[:10] == ["0", "Conv2d", "crossbar", "4", "2", "of", "1", "x", "1", "7%"]
     assert lines[1].split()[10:] == ["24.6", "kB", "0.00%", f"{report.layer('0').adc_codes_used:.1%}"]
     assert lines[2].split(maxsplit=3) == ["1", "BatchNorm2d", "digital", "no matrix product"]
-    assert lines[-1].startswith("16 arrays, ")
+    assert lines[-2].startswith("16 arrays, ")
+    assert lines[-1] == "ideal: no wires, linear cells"
     assert all(len(line) < 100 for line in lines)
 
 

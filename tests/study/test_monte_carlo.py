@@ -63,8 +63,9 @@ def test_the_table_is_the_same_for_one_and_two_workers(model: nn.Module, accurac
 
 def test_rows_are_the_runs_statistics(model: nn.Module, accuracy: Accuracy) -> None:
     result = monte_carlo(model, VARIATIONS, accuracy, runs=5, seed=2)
+    (images,) = next(iter(accuracy.images)).args
     by_hand = [
-        float((vary(model, VARIATIONS, derived_seed(2, "run", str(run)))(accuracy.images).argmax(-1) == accuracy.labels)
+        float((vary(model, VARIATIONS, derived_seed(2, "run", str(run)))(images).argmax(-1) == accuracy.labels)
         .double().mean()) for run in range(5)
     ]  # fmt: skip
     row = result.row()
@@ -125,6 +126,18 @@ def test_bad_input_is_named(model: nn.Module, accuracy: Accuracy, tmp_path: Path
         Accuracy.of([])
     with pytest.raises(InputError, match="name"):
         monte_carlo(model, VARIATIONS, accuracy, runs=1).row("loss")
+
+
+def test_accuracy_of_a_model_of_several_inputs(accuracy: Accuracy) -> None:
+    """Labels that are right for three of four, in batches that are smaller than the loader's."""
+    x, y = torch.rand(4, 5), torch.rand(4, 5)
+    bilinear = torch.nn.Bilinear(5, 5, 3)
+    labels = bilinear(x, y).argmax(-1)
+    labels[2] = (labels[2] + 1) % 3
+    for data in (x, y, labels), [((x, y), labels)], {"input1": x, "input2": y, "labels": labels}:
+        assert Accuracy.of(data, batch=3, model=bilinear)(bilinear) == 0.75
+    with pytest.raises(InputError, match="images: got 4 images and labels"):
+        Accuracy(x, labels[:3])
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 29, 500])

@@ -266,3 +266,57 @@ def test_page_holds_what_it_is_given_and_escapes_it(tmp_path: Path) -> None:
     assert (
         markdown_page("t", ["n"], [(["a", "b"], [["1", "2"]])]) == "# t\n\n| a | b |\n| --- | --: |\n| 1 | 2 |\n\nn\n"
     )
+
+
+class Judge(nn.Module):
+    """A classifier of sequences that is called by keyword, and gives logits as Hugging Face's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix, self.head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        x = self.embedding(input_ids) * attention_mask[..., None]
+        return {"logits": self.head(self.mix(input=x.mean(1)).relu())}
+
+
+def sequences(seed: int, count: int, length: int) -> dict[str, Tensor]:
+    ids = torch.randint(0, 9, (count, length), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+
+def test_models_whose_inputs_are_mappings_are_judged(tmp_path: Path) -> None:
+    """Batches of sequences of other lengths, which fit into no one tensor."""
+    torch.manual_seed(0)
+    judge = Judge().eval()
+    inputs = [sequences(0, 5, 6), sequences(1, 3, 6), sequences(2, 2, 4)]
+    with torch.no_grad():
+        labels = [judge(**one)["logits"].argmax(-1) for one in inputs]
+    labels[0] = (labels[0] + torch.tensor([1, 0, 0, 0, 0])) % 4
+    crossbar = Crossbar(8, 8, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
+    told = {"crossbar": crossbar, "architecture": ARCH.replace(adc_bits=None), "circuit_images": 9}
+    loader = [{**one, "labels": label} for one, label in zip(inputs, labels, strict=True)]
+    report = predict_accuracy(judge, loader, **told, work=tmp_path)
+    assert [stage.images for stage in report.stages] == [10, 10, 10, 10, 9]
+    assert report.stage("float").correct == 9
+    assert report.stage("linear").logit_error < 1e-4
+    again = predict_accuracy(judge, list(zip(inputs, labels, strict=True)), **told, calibration=iter(inputs))
+    assert [s.correct for s in again.stages] == [s.correct for s in report.stages]
+    other = predict_accuracy(
+        judge, [{**sequences(5, 4, 6), "labels": labels[0][:4]}], **told | {"circuit_images": 1}, work=tmp_path
+    )
+    assert other.stage("float").images == 4, "logits of other inputs are not taken for these"
+    with pytest.raises(InputError, match=r"loader: got a batch without labels"):
+        predict_accuracy(judge, inputs, **told)
+    with pytest.raises(InputError, match=r"calibration: got a function; give batches with work="):
+        predict_accuracy(judge, loader, **told, calibration=lambda m: m(**inputs[0]), work=tmp_path)
+    by_function = predict_accuracy(judge, loader, **told, calibration=lambda m: [m(**one) for one in inputs])
+    assert by_function.stage("ideal").correct == report.stage("ideal").correct
+
+
+def test_what_gives_no_logits_is_named(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    per_pixel = nn.Conv2d(1, 4, 1)
+    with pytest.raises(InputError, match=r"model: got an output \(1, 4, 8, 8\) for 1 images; .*\(images, classes\)"):
+        predict_accuracy(per_pixel, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=1)
+    with pytest.raises(InputError, match=r"loader: got a batch of 6 images and labels \(5,\)"):
+        predict_accuracy(model, [(batches[0][0], batches[0][1][:5])], crossbar=CROSSBAR, architecture=ARCH)

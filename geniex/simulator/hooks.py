@@ -1,0 +1,110 @@
+"""What belongs to a layer's place in a model and not to its computation: hooks, sizes, references from elsewhere."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from types import MethodType
+from typing import Any
+
+from torch import nn
+
+_BEFORE = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_pre_hooks")
+_AFTER = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks")
+"""torch's own dictionaries of hooks by number; its own numbers are unique among all modules."""
+_INTERNAL = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+
+
+def take_place(old: nn.Module, new: nn.Module) -> None:
+    """Give ``new`` the hooks of ``old``, whose place in a model it takes, and its sizes such as ``in_features``.
+
+    Hooks run in the order in which they were registered. Those of ``new`` itself stay next to it.
+    """
+    for name in _BEFORE:
+        setattr(new, name, OrderedDict({**getattr(old, name), **getattr(new, name)}))
+    for name in _AFTER:
+        setattr(new, name, OrderedDict({**getattr(new, name), **getattr(old, name)}))
+    if old._is_full_backward_hook is not None:
+        new._is_full_backward_hook = old._is_full_backward_hook
+    for name, value in vars(old).items():
+        if name not in _INTERNAL and not name.startswith("_") and _plain(value) and not hasattr(new, name):
+            setattr(new, name, value)
+
+
+def without_hooks(module: nn.Module) -> nn.Module:
+    """``module`` itself, of whose hooks none is left."""
+    for name in (*_BEFORE, *_AFTER):
+        setattr(module, name, OrderedDict())
+    module._is_full_backward_hook = None
+    return module
+
+
+def has_hooks(module: nn.Module, *, before: bool = True) -> bool:
+    """Whether ``module`` has hooks, of the forward or the backward pass; without ``before``, only after the forward."""
+    names = (*_BEFORE, *_AFTER) if before else _AFTER
+    return any(getattr(module, name) for name in names)
+
+
+def outside_hooks(model: nn.Module) -> list[Any]:
+    """The hooks in ``model`` that belong to none of its modules: a copy of the model calls them, not copies of them.
+
+    A recorder whose method is a hook, say, goes on recording. A module's own method is a hook of the copied module.
+    """
+    inside = {id(module) for module in model.modules()}
+    hooks = [hook for m in model.modules() for name in (*_BEFORE, *_AFTER) for hook in getattr(m, name).values()]
+    return [hook for hook in hooks if not _belongs(hook, inside)]
+
+
+def exchange_references(module: nn.Module, made: dict[int, nn.Module]) -> None:
+    """Exchange the modules in ``made``, by id, wherever ``module`` refers to them beside its submodules."""
+    for name, value in vars(module).items():
+        if name not in _INTERNAL:
+            vars(module)[name] = _exchanged(value, made)
+
+
+def kept_aside(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that ``module`` keeps in lists, tuples and dictionaries of its own, by name."""
+    found: list[tuple[str, nn.Module]] = []
+
+    def look(value: Any, name: str) -> None:
+        if isinstance(value, nn.Module):
+            found.append((name, value))
+        elif isinstance(value, (list, tuple)):
+            for k, item in enumerate(value):
+                look(item, f"{name}[{k}]")
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                look(item, f"{name}[{key!r}]")
+
+    for name, value in vars(module).items():
+        if name not in _INTERNAL:
+            look(value, name)
+    return found
+
+
+def _exchanged(value: Any, made: dict[int, nn.Module]) -> Any:
+    if isinstance(value, nn.Module):
+        return made.get(id(value), value)
+    if isinstance(value, MethodType) and id(value.__self__) in made:
+        return getattr(made[id(value.__self__)], value.__name__)
+    if isinstance(value, list):
+        value[:] = [_exchanged(item, made) for item in value]
+    elif isinstance(value, dict):
+        value.update({key: _exchanged(item, made) for key, item in value.items()})
+    elif type(value) is tuple:
+        return tuple(_exchanged(item, made) for item in value)
+    return value
+
+
+def _belongs(hook: Any, inside: set[int]) -> bool:
+    """Whether a hook is a module of those ``inside``, by id, the method of one, or a function that is given one."""
+    if isinstance(hook, partial):
+        return any(_belongs(part, inside) for part in (hook.func, *hook.args, *hook.keywords.values()))
+    return id(hook) in inside or id(getattr(hook, "__self__", None)) in inside
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

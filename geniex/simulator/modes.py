@@ -1,0 +1,30 @@
+"""Ways in which torch runs modules that crossbars cannot follow, told in one line."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from geniex.errors import ConversionError, InputError
+
+
+def check_mode(x: Tensor) -> None:
+    """Raise ``InputError`` where ``torch.jit.trace`` or ``torch.vmap`` runs the module on ``x``; it reads no values."""
+    if torch.compiler.is_compiling():
+        return
+    if torch.jit.is_tracing():
+        allowed = "what a read does depends on values: use the model as it is; save_converted keeps it"
+        raise InputError("x", "a tensor that torch.jit.trace records", allowed)
+    functions = torch._C._functorch
+    while functions.is_functorch_wrapped_tensor(x):
+        if functions.is_batchedtensor(x):
+            allowed = "give the whole batch without vmap: all dimensions but the features are batch dimensions"
+            raise InputError("x", "a tensor that torch.vmap batches", allowed)
+        x = functions.get_unwrapped(x)
+
+
+def refuse_script() -> NoReturn:
+    """Raise ``ConversionError``: ``torch.jit.script`` cannot compile what is on crossbars."""
+    raise ConversionError("model: torch.jit.script cannot compile layers on crossbars; save_converted keeps the model")
