@@ -23,7 +23,8 @@ from geniex.mapping import Architecture, Packing, Unrolling
 from geniex.simulator.convert import prepared
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.plan import PlannedLayer, replaced
+from geniex.simulator.originals import copy_of
+from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.programming import placeholder
 from geniex.simulator.report import ConversionReport
 from geniex.simulator.rules import LayerRule, Rules
@@ -94,7 +95,7 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
     head, tensors = _read(*checkpoint_paths(path))
     reports = {name: ConversionReport.from_dict(report) for name, report in head["reports"].items()}
     emulators = _Emulators(head["emulators"], tensors, emulator)
-    copied = copy.deepcopy(model).eval()
+    copied = copy_of(model)
     made: dict[int, nn.Module] = {}
     for name, layers in _parts(head["layers"], reports).items():
         try:
@@ -177,7 +178,8 @@ def _converted(
         for inside, told in layers.items()
     }
     try:
-        converted, plan, _ = prepared(part, Rules(None, "block_diagonal", rules), fold)
+        trainable = any(told["trainable"] for told in layers.values())
+        converted, plan, _ = prepared(part, Rules(None, "block_diagonal", rules), fold, trainable=trainable)
     except ConversionError as error:
         raise _another(path, str(error)) from error
     made: dict[int, nn.Module] = {}
