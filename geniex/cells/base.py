@@ -1,10 +1,12 @@
 """The contract of a cell: a passive, monotone two-terminal device between a word line and a bit line.
 
-A cell of one's own is a frozen dataclass with a current and its text for ngspice. It then solves, programs,
-differentiates and round-trips through JSON as the cells here do:
+A cell of one's own is a frozen dataclass with a current and its text for ngspice. It then solves, programs and
+differentiates as the cells here do; registered, it also round-trips through JSON, sweep files and checkpoints:
 
 >>> from dataclasses import dataclass
->>> @dataclass(frozen=True)
+>>> from geniex.config import register_config
+>>> @register_config
+... @dataclass(frozen=True)
 ... class CubicCell(Cell):
 ...     vs: float = 0.5
 ...     def current(self, u, g):

@@ -28,11 +28,17 @@ _FILTERS: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32"
 
 
 def attributes(config: SweepConfig) -> dict[str, Any]:
-    """The root attributes of a sweep file; no time stamps: a resumed sweep equals an uninterrupted one."""
+    """The root attributes of a sweep file; no time stamps: a resumed sweep equals an uninterrupted one.
+
+    Raises:
+        InputError: the configuration has a cell that no file can name, as its class is not registered.
+    """
+    told = config.to_dict()
+    SweepConfig.from_dict(told)
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "config": json.dumps(config.to_dict()),
+        "config": json.dumps(told),
         "solver": config.engine,
         "solver_version": _solver_version(config),
         "seed": config.seed,

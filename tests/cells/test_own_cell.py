@@ -8,8 +8,10 @@ from torch import Tensor
 
 from geniex.cells import Cell, OneTransistorOneResistor, spice_number
 from geniex.circuit import Crossbar
+from geniex.config import register_config
 
 
+@register_config
 @dataclass(frozen=True)
 class OwnCubicCell(Cell):
     vs: float = 0.5
