@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from geniex.errors import InputError
 
-
 _SHIPPED = {
     "LinearCell": "geniex.cells.linear",
     "Level1Mosfet": "geniex.cells.mosfet",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geniex import __version__
-from geniex.errors import FileFormatError, InputError, MissingDependencyError
+from geniex.errors import FileFormatError, GeniexError, InputError, MissingDependencyError
 from geniex.sweep.circuits import SCALARS, scalars_of
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData, level_table
 
 FORMAT = "geniex-sweep"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BULK = ("codes", "voltages", "currents")
 """The datasets that grow with the array, in the order of ``TileData``."""
+TILE_DIGESTS = "tile_digests"
+"""The dataset (tiles, 16) of a digest for each tile, over what the datasets of ``BULK`` hold for it."""
+DIGEST = "digest"
+"""The root attribute with the digest of all other attributes and of all datasets but ``BULK``."""
 VERIFIED = ("verified_worst_deviation", "verified_vectors", "verified_seed", "verified_ngspice_version")
 """Root attributes that a file has once it was held against ngspice."""
 _CHUNK_BYTES = 16 << 10
 """A chunk holds whole tiles up to about this size: small enough to read one, large enough to compress."""
+_TILE_DIGEST_BYTES = 16
 _FILTERS: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 
 
@@ -62,6 +70,7 @@ def create(target: Any, config: SweepConfig, tiles: int, root: dict[str, Any]) -
         per_chunk = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape[1:])))
         chunks = (min(max(per_chunk, 1), tiles), *shape[1:])
         file.create_dataset(name, shape=shape, dtype=dtype, chunks=chunks, **_FILTERS)
+    file.create_dataset(TILE_DIGESTS, shape=(tiles, _TILE_DIGEST_BYTES), dtype=np.uint8, **_FILTERS)
     return file
 
 
@@ -69,11 +78,23 @@ def write(file: h5py.File, at: int, data: TileData) -> None:
     """Put ``data`` into the tiles from ``at`` on."""
     for name, values in zip((*BULK, *SCALARS), (*data[:3], *data.scalars.T), strict=False):
         file[name][at : at + len(values)] = values
+    file[TILE_DIGESTS][at : at + len(data.codes)] = _tile_digests(*data[:3])
+
+
+def seal(file: h5py.File) -> None:
+    """Write the root's digest, the last thing that a file gets and what ``check`` insists on.
+
+    HDF5's own checksums cover the data of each chunk, and nothing of the attributes, headers and indices that say
+    which chunk is where. This digest covers what a reader takes at once; ``TILE_DIGESTS``, which it covers, the rest.
+    """
+    file.attrs[DIGEST] = _root_digest(file)
 
 
 def read(file: h5py.File, start: int, stop: int) -> TileData:
-    """The tiles ``start`` to ``stop``; ``OSError`` where a checksum does not hold."""
+    """The tiles ``start`` to ``stop``; ``OSError`` where a checksum or digest does not hold."""
     codes, voltages, currents = (file[name][start:stop] for name in BULK)
+    if not np.array_equal(_tile_digests(codes, voltages, currents), file[TILE_DIGESTS][start:stop]):
+        raise OSError("what is read is not what was written")
     return TileData(codes, voltages, currents, read_scalars(file, start, stop))
 
 
@@ -108,24 +129,34 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
     single = ("level_table", *_scalars(config))
     for name in (*(single if config.circuits is None else SCALARS), *BULK):
         _check_dataset(file, path, name, _shape(name, config, count), _dtype(name, config))
+    _check_dataset(file, path, TILE_DIGESTS, (count, _TILE_DIGEST_BYTES), np.dtype(np.uint8))
+    if file.attrs.get(DIGEST) != _root_digest(file):
+        raise bad_file(path, "it is damaged: its digest does not hold")
     return config
 
 
 def attributes_of(file: h5py.File) -> dict[str, Any]:
-    """The root attributes as plain Python values."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
+    """The root attributes as plain Python values, but for the digest."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items() if k != DIGEST}
+
+
+@contextmanager
+def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
+    """Whatever the HDF5 library raises within, as the one error of a damaged file; ours and missing rights pass."""
+    try:
+        yield
+    except (GeniexError, PermissionError):
+        raise
+    except Exception as error:  # a damaged file gives OSError, KeyError, RuntimeError, ValueError and others
+        raise bad_file(path, f"{why} ({error})") from None
 
 
 def open_sweep(path: Path) -> h5py.File:
     """The file, open for reading; ``FileFormatError`` unless it is whole HDF5."""
     if not path.is_file():
         raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
-    try:
+    with reading(path, "it is truncated or no HDF5"):
         return h5py.File(path, "r")
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise bad_file(path, f"it is truncated or no HDF5 ({error})") from None
 
 
 def bad_file(path: Path, why: str) -> FileFormatError:
@@ -143,6 +174,28 @@ def _check_dataset(file: h5py.File, path: Path, name: str, shape: tuple[int, ...
     if dataset.shape != shape or dataset.dtype != dtype:
         have = f"{dataset.dtype} {dataset.shape}"
         raise bad_file(path, f"its dataset {name!r} is {have}, its configuration says {dtype} {shape}")
+
+
+def _tile_digests(codes: NDArray[Any], voltages: NDArray[Any], currents: NDArray[Any]) -> NDArray[np.uint8]:
+    """A digest (tiles, 16) of each tile, the same for codes of any integer type."""
+    parts = (codes.astype("<u2"), voltages.astype("<f8"), currents.astype("<f8"))
+    out = np.empty((len(codes), _TILE_DIGEST_BYTES), dtype=np.uint8)
+    for k in range(len(codes)):
+        digest = hashlib.blake2b(digest_size=_TILE_DIGEST_BYTES)
+        for part in parts:
+            digest.update(part[k].tobytes())
+        out[k] = np.frombuffer(digest.digest(), dtype=np.uint8)
+    return out
+
+
+def _root_digest(file: h5py.File) -> str:
+    """SHA-256 (hex) of the root attributes and of the datasets that do not grow with the array."""
+    digest = hashlib.sha256(json.dumps(attributes_of(file), sort_keys=True).encode())
+    for name in sorted(set(file) - set(BULK)):
+        values = file[name][()]
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def circuit(config: SweepConfig) -> dict[str, float]:

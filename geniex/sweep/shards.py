@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from geniex.errors import SweepError
-from geniex.files import sync, write_atomically
+from geniex.files import parsed_json, sync, write_atomically
 from geniex.sweep import layout
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
@@ -86,20 +88,18 @@ class ShardDirectory:
     def load(self, shard: int) -> TileData:
         """The tiles of a finished shard, every checksum checked."""
         path, (start, stop) = self._shard(shard), self.config.shard_range(shard)
-        with layout.open_sweep(path) as file:
+        with layout.reading(path), layout.open_sweep(path) as file:
             layout.check(file, path, stop - start)
             if layout.attributes_of(file) != self.attributes:
                 raise layout.bad_file(path, "it belongs to another sweep")
-            try:
-                return layout.read(file, 0, stop - start)
-            except OSError as error:
-                raise layout.bad_file(path, f"it is damaged ({error})") from None
+            return layout.read(file, 0, stop - start)
 
     def store(self, shard: int, data: TileData) -> None:
         """Make a solved shard durable; ``OSError`` where the disk does not take it."""
         image = io.BytesIO()
         with layout.create(image, self.config, len(data.codes), self.attributes) as file:
             layout.write(file, 0, data)
+            layout.seal(file)
         write_atomically(self._shard(shard), image.getbuffer())
 
     def merge(self, out: Path) -> None:
@@ -111,6 +111,8 @@ class ShardDirectory:
                     layout.write(file, self.config.shard_range(shard)[0], self.load(shard))
                     if sink.error is not None:
                         break
+                else:
+                    self._seal(file, sink)
             if sink.error is not None:
                 merged.unlink()
                 raise sink.error
@@ -123,12 +125,20 @@ class ShardDirectory:
         """Delete the directory and all in it."""
         shutil.rmtree(self.path)
 
+    @staticmethod
+    def _seal(file: h5py.File, sink: _Sink) -> None:
+        try:
+            layout.seal(file)
+        except OSError:  # what was swallowed below cannot be read back
+            if sink.error is None:
+                raise
+
     def _shard(self, shard: int) -> Path:
         return self.path / f"{shard:06d}.h5"
 
     def _check_owner(self, manifest: Path) -> None:
         try:
-            found = json.loads(manifest.read_text())
+            found = parsed_json(manifest.read_bytes())
             where = _difference(_parsed(found), _parsed(self.attributes))
         except (ValueError, KeyError, TypeError):
             where = "manifest"

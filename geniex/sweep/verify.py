@@ -15,7 +15,7 @@ from geniex.circuit.spice import ngspice_version
 from geniex.config import check_positive_int, check_seed
 from geniex.files import sync
 from geniex.sweep.file import SweepFile
-from geniex.sweep.layout import VERIFIED
+from geniex.sweep.layout import VERIFIED, seal
 from geniex.sweep.sets import SweepIndex
 
 
@@ -84,6 +84,7 @@ def _keep(sweep: SweepFile, result: tuple[float, int, int, str]) -> None:
         shutil.copyfile(sweep.path, aside)
         with h5py.File(aside, "r+") as file:
             file.attrs.update(zip(VERIFIED, result, strict=True))
+            seal(file)
         sync(aside)
         os.replace(aside, sweep.path)
     finally:
