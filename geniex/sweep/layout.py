@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from geniex import __version__
 from geniex.errors import FileFormatError, GeniexError, InputError, MissingDependencyError
+from geniex.sweep import seal
 from geniex.sweep.circuits import SCALARS, scalars_of
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData, level_table
@@ -25,8 +26,6 @@ BULK = ("codes", "voltages", "currents")
 """The datasets that grow with the array, in the order of ``TileData``."""
 TILE_DIGESTS = "tile_digests"
 """The dataset (tiles, 16) of a digest for each tile, over what the datasets of ``BULK`` hold for it."""
-DIGEST = "digest"
-"""The root attribute with the digest of all other attributes and of all datasets but ``BULK``."""
 VERIFIED = ("verified_worst_deviation", "verified_vectors", "verified_seed", "verified_ngspice_version")
 """Root attributes that a file has once it was held against ngspice."""
 _CHUNK_BYTES = 16 << 10
@@ -81,15 +80,6 @@ def write(file: h5py.File, at: int, data: TileData) -> None:
     file[TILE_DIGESTS][at : at + len(data.codes)] = _tile_digests(*data[:3])
 
 
-def seal(file: h5py.File) -> None:
-    """Write the root's digest, the last thing that a file gets and what ``check`` insists on.
-
-    HDF5's own checksums cover the data of each chunk, and nothing of the attributes, headers and indices that say
-    which chunk is where. This digest covers what a reader takes at once; ``TILE_DIGESTS``, which it covers, the rest.
-    """
-    file.attrs[DIGEST] = _root_digest(file)
-
-
 def read(file: h5py.File, start: int, stop: int) -> TileData:
     """The tiles ``start`` to ``stop``; ``OSError`` where a checksum or digest does not hold."""
     codes, voltages, currents = (file[name][start:stop] for name in BULK)
@@ -130,14 +120,12 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
     for name in (*(single if config.circuits is None else SCALARS), *BULK):
         _check_dataset(file, path, name, _shape(name, config, count), _dtype(name, config))
     _check_dataset(file, path, TILE_DIGESTS, (count, _TILE_DIGEST_BYTES), np.dtype(np.uint8))
-    if file.attrs.get(DIGEST) != _root_digest(file):
-        raise bad_file(path, "it is damaged: its digest does not hold")
     return config
 
 
 def attributes_of(file: h5py.File) -> dict[str, Any]:
-    """The root attributes as plain Python values, but for the digest."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items() if k != DIGEST}
+    """The root attributes as plain Python values."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
 
 
 @contextmanager
@@ -152,9 +140,11 @@ def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
 
 
 def open_sweep(path: Path) -> h5py.File:
-    """The file, open for reading; ``FileFormatError`` unless it is whole HDF5."""
+    """The file, open for reading; ``FileFormatError`` unless its seal holds, which is looked at before HDF5 opens it."""
     if not path.is_file():
         raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
+    if not seal.holds(path):
+        raise bad_file(path, "it is truncated or damaged, or no finished sweep")
     with reading(path, "it is truncated or no HDF5"):
         return h5py.File(path, "r")
 
@@ -186,16 +176,6 @@ def _tile_digests(codes: NDArray[Any], voltages: NDArray[Any], currents: NDArray
             digest.update(part[k].tobytes())
         out[k] = np.frombuffer(digest.digest(), dtype=np.uint8)
     return out
-
-
-def _root_digest(file: h5py.File) -> str:
-    """SHA-256 (hex) of the root attributes and of the datasets that do not grow with the array."""
-    digest = hashlib.sha256(json.dumps(attributes_of(file), sort_keys=True).encode())
-    for name in sorted(set(file) - set(BULK)):
-        values = file[name][()]
-        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
 
 
 def circuit(config: SweepConfig) -> dict[str, float]:

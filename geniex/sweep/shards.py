@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from geniex.errors import SweepError
 from geniex.files import parsed_json, sync, write_atomically
-from geniex.sweep import layout
+from geniex.sweep import layout, seal
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
 
@@ -99,8 +97,7 @@ class ShardDirectory:
         image = io.BytesIO()
         with layout.create(image, self.config, len(data.codes), self.attributes) as file:
             layout.write(file, 0, data)
-            layout.seal(file)
-        write_atomically(self._shard(shard), image.getbuffer())
+        write_atomically(self._shard(shard), seal.sealed(image.getbuffer()))
 
     def merge(self, out: Path) -> None:
         """Write all shards into ``out``, one at a time, and remove the directory once that is durable."""
@@ -111,11 +108,10 @@ class ShardDirectory:
                     layout.write(file, self.config.shard_range(shard)[0], self.load(shard))
                     if sink.error is not None:
                         break
-                else:
-                    self._seal(file, sink)
             if sink.error is not None:
                 merged.unlink()
                 raise sink.error
+            seal.append(merged, layout.BULK)
             os.fsync(sink.fileno())
         os.replace(merged, out)
         sync(out.parent)
@@ -124,14 +120,6 @@ class ShardDirectory:
     def remove(self) -> None:
         """Delete the directory and all in it."""
         shutil.rmtree(self.path)
-
-    @staticmethod
-    def _seal(file: h5py.File, sink: _Sink) -> None:
-        try:
-            layout.seal(file)
-        except OSError:  # what was swallowed below cannot be read back
-            if sink.error is None:
-                raise
 
     def _shard(self, shard: int) -> Path:
         return self.path / f"{shard:06d}.h5"

@@ -27,6 +27,7 @@ from geniex.sweep import (
     load_sweep_set,
     run_sweep,
     run_sweep_set,
+    seal,
     shards,
     verify_sweep_set,
 )
@@ -203,7 +204,7 @@ def test_verification_covers_all_files_and_stays_in_them(
         data = layout.read(file, 9, 10)
         data.currents[0, 1] *= 1.01
         layout.write(file, 9, data)
-        layout.seal(file)
+    seal.append(out / "3x5-sinh.h5", layout.BULK)
     assert verify_sweep_set(out, 1000, seed=3) == pytest.approx(0.01 / 1.01, rel=1e-5)
     for old, new in zip(before, SweepIndex(out).files, strict=True):
         assert new.attributes["verified_vectors"] == 20
