@@ -140,7 +140,7 @@ def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
 
 
 def open_sweep(path: Path) -> h5py.File:
-    """The file, open for reading; ``FileFormatError`` unless its seal holds, which is looked at before HDF5 opens it."""
+    """The file, open for reading; ``FileFormatError`` unless its seal holds, checked before HDF5 opens it."""
     if not path.is_file():
         raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
     if not seal.holds(path):
