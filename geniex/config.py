@@ -6,10 +6,11 @@ import dataclasses
 import importlib
 import inspect
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
-from geniex.errors import InputError
+from geniex.errors import InputError, UnitWarning
 
 _SHIPPED = {
     "LinearCell": "geniex.cells.linear",
@@ -248,9 +249,24 @@ def check_seed(value: object) -> None:
         raise InputError("seed", repr(value), "it must be a whole number of at least 0")
 
 
-def check_number(name: str, value: object, *, low: float, unit: str = "", open_low: bool = False) -> None:
-    """Raise ``InputError`` unless ``value`` is a finite real number >= ``low`` (> where ``open_low``)."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def check_number(
+    name: str, value: object, *, low: float, unit: str = "", open_low: bool = False, infinite: bool = False
+) -> None:
+    """Raise ``InputError`` unless ``value`` is a real number >= ``low`` (> where ``open_low``), and finite.
+
+    ``infinite`` allows positive infinity.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = number and (math.isfinite(value) or (infinite and value == math.inf))  # type: ignore[arg-type]
     if not good or value < low or (open_low and value == low):  # type: ignore[operator]
         sign = "greater than" if open_low else "at least"
-        raise InputError(name, repr(value), f"it must be a finite number {sign} {low:g} {unit}".rstrip())
+        allowed = f"it must be a finite number {sign} {low:g} {unit}".rstrip()
+        raise InputError(name, repr(value), f"{allowed}, or infinite (.inf in YAML)" if infinite else allowed)
+
+
+def warn_unit(name: str, value: float, unit: str, doubt: str) -> None:
+    """Warn that ``value``, in ``unit``, is unusual; ``doubt`` says what it may be instead.
+
+    The same text is shown once, as Python does with warnings of one line.
+    """
+    warnings.warn(f"{name}: got {value:g} {unit}; {doubt}", UnitWarning, stacklevel=2)

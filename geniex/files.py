@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,15 @@ def parsed_json(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def standard(value: Any) -> Any:
+    """``value``, JSON-ready but for numbers that standard JSON lacks, with these as words: "inf", "-inf", "nan"."""
+    if isinstance(value, Mapping):
+        return {key: standard(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [standard(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     """``data``, JSON-ready, with the digest of its content."""
     return {**data, _SEAL: _content_digest(data)}
@@ -66,7 +76,7 @@ def is_sealed(data: Any) -> bool:
 
 def write_sealed_json(path: Path, data: Mapping[str, Any], indent: int | None = None) -> None:
     """Replace ``path`` by ``data`` as JSON with the digest of its content, whole or not at all."""
-    write_atomically(path, (json.dumps(sealed(data), indent=indent) + "\n").encode())
+    write_atomically(path, (json.dumps(sealed(standard(data)), indent=indent) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from geniex.config import Config
+from geniex.config import Config, check_number, warn_unit
 
 Scalar = float | Tensor
 
@@ -44,6 +44,17 @@ def spice_number(value: float) -> str:
     leading = float(f"{value:.10e}")
     rest = value - leading
     return repr(value) if rest == 0 else f"({leading!r}{'+' if rest > 0 else ''}{rest!r})"
+
+
+USUAL_VOLTAGE = 10.0
+"""Volt; cells are read with less than 1 V."""
+
+
+def check_reference_voltage(volt: float) -> None:
+    """Raise ``InputError`` unless the voltage that defines G is positive, in volt; warns above 10 V."""
+    check_number("reference_voltage", volt, low=0.0, open_low=True, unit="V")
+    if volt > USUAL_VOLTAGE:
+        warn_unit("reference_voltage", volt, "V", "cells are read with less than 1 V; is this in millivolt?")
 
 
 def per_tile(value: Scalar) -> Scalar:
