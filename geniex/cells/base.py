@@ -46,6 +46,10 @@ def spice_number(value: float) -> str:
     return repr(value) if rest == 0 else f"({leading!r}{'+' if rest > 0 else ''}{rest!r})"
 
 
+MAX_CONDUCTANCE = 1.0
+"""Siemens; no memristive cell comes near it, a conductance in microsiemens does."""
+MAX_VOLTAGE = 100.0
+"""Volt; a voltage in millivolt exceeds it."""
 USUAL_VOLTAGE = 10.0
 """Volt; cells are read with less than 1 V."""
 

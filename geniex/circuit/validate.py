@@ -6,17 +6,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from geniex.cells.base import MAX_CONDUCTANCE, MAX_VOLTAGE, USUAL_VOLTAGE
 from geniex.config import warn_unit
 from geniex.errors import InputError
 
-MAX_CONDUCTANCE = 1.0
-"""Siemens; no memristive cell comes near it, a conductance in microsiemens does."""
-MAX_VOLTAGE = 100.0
-"""Volt; a voltage in millivolt exceeds it."""
 USUAL_CONDUCTANCE = 0.01
 """Siemens; cells of less than 100 ohm are rare, conductances in millisiemens are not."""
-USUAL_VOLTAGE = 10.0
-"""Volt; arrays are read with less than 1 V."""
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geniex.circuit.validate import MAX_VOLTAGE, USUAL_VOLTAGE
+from geniex.cells.base import MAX_VOLTAGE, USUAL_VOLTAGE
 from geniex.config import Config, check_number, warn_unit
 from geniex.errors import InputError
 

@@ -95,15 +95,15 @@ class YamlLoader(yaml.SafeLoader):
     """YAML 1.1, except that 100e3 and inf are numbers and not strings."""
 
 
+def _float(loader: Any, node: Any) -> float:
+    return float("inf") if node.value == "inf" else loader.construct_yaml_float(node)
+
+
 YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"inf$"), ["i"])
-YamlLoader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(loader, node))
-
-
-def _float(loader: yaml.SafeLoader, node: Any) -> float:
-    return float("inf") if node.value == "inf" else loader.construct_yaml_float(node)
+YamlLoader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def read_yaml(path: Path) -> Any:

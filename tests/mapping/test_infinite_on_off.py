@@ -64,7 +64,8 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     for written in ("inf", ".inf", "'inf'"):
         path.write_text(
-            f"crossbar: {{rows: 3, cols: 2}}\nwindow: {{r_on: 20000, on_off: {written}}}\nv_max: 0.3\ntiles: 3\nvectors: 2"
+            "crossbar: {rows: 3, cols: 2}\nv_max: 0.3\ntiles: 3\nvectors: 2\n"
+            f"window: {{r_on: 20000, on_off: {written}}}\n"
         )
         config = load_sweep(path)
         assert isinstance(config, SweepConfig)
