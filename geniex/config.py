@@ -3,10 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import math
-from typing import Any, ClassVar, Self
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
-from geniex.errors import InputError
+from geniex.errors import InputError, UnitWarning
+
+_SHIPPED = {
+    "LinearCell": "geniex.cells.linear",
+    "Level1Mosfet": "geniex.cells.mosfet",
+    "OneTransistorOneResistor": "geniex.cells.series",
+    "SinhCell": "geniex.cells.sinh",
+    "TabulatedCell": "geniex.cells.tabulated",
+    "Crossbar": "geniex.circuit.crossbar",
+    "Architecture": "geniex.mapping.architecture",
+    "ConductanceWindow": "geniex.mapping.window",
+    "Remapping": "geniex.mitigation.remap",
+    "FitConfig": "geniex.networks.train",
+    "Preset": "geniex.preset",
+    "Pruning": "geniex.study.explore.settings",
+    "CellSettings": "geniex.study.explore.settings",
+    "Scalers": "geniex.surrogate.scalers",
+    "TrainConfig": "geniex.surrogate.training",
+    "CircuitRanges": "geniex.sweep.circuits",
+    "SweepConfig": "geniex.sweep.config",
+    "SweepSet": "geniex.sweep.sets",
+    "SampleMix": "geniex.sweep.strategies",
+    "LogLine": "geniex.variation.aging",
+    "Drift": "geniex.variation.aging",
+    "Retention": "geniex.variation.aging",
+    "Variations": "geniex.variation.base",
+    "StuckCells": "geniex.variation.faults",
+    "StuckLines": "geniex.variation.faults",
+    "ReadNoise": "geniex.variation.noise",
+    "VariationPreset": "geniex.variation.preset",
+    "FiniteStates": "geniex.variation.programming",
+    "ProgrammingError": "geniex.variation.programming",
+    "ConductanceSpread": "geniex.variation.spread",
+    "RangeSpread": "geniex.variation.spread",
+    "LevelSpread": "geniex.variation.spread",
+}
+"""Module of each configuration class of geniex, by the class' name: what ``_type`` may name in a file."""
+_registered: dict[str, type[Config]] = {}
+"""Classes that users registered, by name."""
 
 
 class Config:
@@ -14,50 +56,164 @@ class Config:
 
     ``to_dict`` writes the fields plus ``_type`` and ``_version``; ``Config.from_dict`` finds the class by
     ``_type`` and builds it again, so a file says by itself what it holds. Unknown fields are errors.
+
+    The classes of geniex are found by a fixed list of names, whatever was imported before. A class of your own,
+    such as a cell, is found once it is registered, see ``register_config``.
     """
 
     config_version: ClassVar[int] = 1
-    _classes: ClassVar[dict[str, type[Config]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        Config._classes[cls.__name__] = cls
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON-ready plain values."""
+        """The configuration as plain values that standard JSON holds; an infinite number is the string "inf".
+
+        Raises:
+            InputError: the class is not geniex' own but has the name of one that is, so that a file could not tell.
+        """
+        name = type(self).__name__
+        if name in _SHIPPED and type(self).__module__ != _SHIPPED[name]:
+            raise _taken(type(self))
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        out: dict[str, Any] = {"_type": type(self).__name__, "_version": self.config_version}
+        out: dict[str, Any] = {"_type": name, "_version": self.config_version}
         return out | {f.name: _plain(getattr(self, f.name)) for f in fields}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The configuration that ``to_dict`` wrote; raises ``InputError`` on a foreign or newer dictionary."""
-        if not isinstance(data, dict):
-            raise InputError(cls.__name__, repr(data), "a configuration is a mapping of its fields")
-        kind = data.get("_type", cls.__name__)
-        target = Config._classes.get(kind) if isinstance(kind, str) else None
-        if target is None or not issubclass(target, cls):
-            known = sorted(name for name, kind in Config._classes.items() if issubclass(kind, cls))
-            raise InputError("_type", repr(kind), f"it must be one of {', '.join(known)}")
-        version = data.get("_version", target.config_version)
-        if version != target.config_version:
-            raise InputError("_version", version, f"this geniex reads {kind} version {target.config_version}")
-        specs = dataclasses.fields(target)  # type: ignore[arg-type]
-        names = {f.name for f in specs}
-        fields = {k: v for k, v in data.items() if k not in ("_type", "_version")}
-        unknown = sorted(set(fields) - names)
-        if unknown:
-            raise InputError(f"{kind}.{unknown[0]}", "an unknown field", f"fields are {sorted(names)}")
-        missing = dataclasses.MISSING
-        needed = [f.name for f in specs if f.default is missing and f.default_factory is missing]
-        for name in needed:
-            if name not in fields:
-                raise InputError(f"{kind}.{name}", "no value", "this field has no default")
-        return target(**{k: _rebuilt(v) for k, v in fields.items()})
+    def from_dict(cls, data: dict[str, Any], *, register: Iterable[type[Config]] = ()) -> Self:
+        """The configuration that ``to_dict`` wrote.
+
+        Args:
+            data: the fields by name, with ``_type`` unless this class is the one that is meant.
+            register: classes of your own that ``_type`` may name in ``data``, beside those of ``register_config``.
+
+        Raises:
+            InputError: a foreign or newer dictionary, or a class in ``register`` that has the name of another.
+        """
+        own = dict(_registered)
+        for kind in register:
+            _register(kind, own)
+        return _built(cls, data, own)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+_C = TypeVar("_C", bound=Config)
+
+
+def register_config(kind: type[_C]) -> type[_C]:
+    """``kind`` itself, a class of your own that files may name from now on in this process; use it as a decorator.
+
+    Put the decorator where the class is defined, in a module. Sweep files, checkpoints, converted models and YAML
+    files that contain the class then load wherever that module was imported. Worker processes of sweeps and studies
+    register what their parent has registered; ``geniex --import MODULE VERB ...`` imports a module of yours before
+    a verb of the shell runs.
+
+    >>> from dataclasses import dataclass
+    >>> @register_config
+    ... @dataclass(frozen=True)
+    ... class Guard(Config):
+    ...     rings: int = 1
+    >>> Config.from_dict({"_type": "Guard", "rings": 2})
+    Guard(rings=2)
+
+    Raises:
+        InputError: geniex or another registered class has that name.
+    """
+    _register(kind, _registered)
+    return kind
+
+
+def registered_configs() -> tuple[type[Config], ...]:
+    """The classes that users registered, for handing them to a worker process."""
+    return tuple(_registered.values())
+
+
+def register_configs(kinds: Iterable[type[Config]]) -> None:
+    """Register what another process handed over with ``registered_configs``."""
+    for kind in kinds:
+        register_config(kind)
+
+
+def _register(kind: type[Config], into: dict[str, type[Config]]) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Config) and dataclasses.is_dataclass(kind)):
+        raise InputError("register", repr(kind), "it must be a dataclass that derives from Config, such as a Cell")
+    name = kind.__name__
+    if name in _SHIPPED:
+        if kind.__module__ != _SHIPPED[name]:
+            raise _taken(kind)
+        return
+    other = into.get(name, kind)
+    # The same place in the same module is the same class, defined again: a notebook's cell that ran twice.
+    if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise InputError("register", _where(kind), f"{_where(other)} is registered under that name: rename one")
+    into[name] = kind
+
+
+def _taken(kind: type[Config]) -> InputError:
+    name = kind.__name__
+    allowed = f"files would take it for geniex' own {_SHIPPED[name]}.{name}: give your class another name"
+    return InputError("register", _where(kind), allowed)
+
+
+def _where(kind: type[Config]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _built(cls: type[_C], data: Any, own: Mapping[str, type[Config]]) -> _C:
+    """What ``data`` describes: a ``cls`` or a subclass, of geniex or among ``own``."""
+    if not isinstance(data, dict):
+        raise InputError(cls.__name__, repr(data), "a configuration is a mapping of its fields")
+    target = _target(cls, data, own)
+    kind, version = target.__name__, data.get("_version", target.config_version)
+    if version != target.config_version:
+        raise InputError("_version", version, f"this geniex reads {kind} version {target.config_version}")
+    specs = {f.name: f for f in dataclasses.fields(target)}  # type: ignore[arg-type]
+    fields = {k: v for k, v in data.items() if k not in ("_type", "_version")}
+    for name in fields:
+        if name not in specs:
+            raise InputError(f"{kind}.{name}", "an unknown field", f"fields are {sorted(specs)}")
+    missing = dataclasses.MISSING
+    for name, f in specs.items():
+        if f.default is missing and f.default_factory is missing and name not in fields:
+            raise InputError(f"{kind}.{name}", "no value", "this field has no default")
+    return target(**{name: _rebuilt(value, specs[name], own) for name, value in fields.items()})
+
+
+def _target(cls: type[_C], data: dict[Any, Any], own: Mapping[str, type[Config]]) -> type[_C]:
+    """The class that ``data`` names, or ``cls`` where it names none."""
+    name = data.get("_type", cls.__name__)
+    if not isinstance(name, str):
+        target = None
+    elif "_type" in data and name in _SHIPPED:
+        target = _shipped(name)
+    else:
+        target = own.get(name, cls if name == cls.__name__ else None)
+    if target is None or not issubclass(target, cls) or not _is_concrete(target):
+        got = repr(name) if "_type" in data else "nothing"
+        raise InputError("_type", got, f"it must be one of {', '.join(_known(cls, own))}; {_HOW_TO_REGISTER}")
+    return target
+
+
+_HOW_TO_REGISTER = "a class of your own is registered first, see geniex.config.register_config"
+
+
+def _shipped(name: str) -> type[Config]:
+    return getattr(importlib.import_module(_SHIPPED[name]), name)
+
+
+def _is_concrete(kind: type[Config]) -> bool:
+    return dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)
+
+
+def _known(cls: type[Config], own: Mapping[str, type[Config]]) -> list[str]:
+    """The names that stand for a ``cls``; only the package of ``cls`` is imported for it."""
+    room = ".".join(cls.__module__.split(".")[:2])
+    if cls is Config:
+        shipped = list(_SHIPPED)
+    else:
+        near = [name for name, module in _SHIPPED.items() if f"{module}.".startswith(f"{room}.")]
+        shipped = [name for name in near if issubclass(_shipped(name), cls)]
+    return sorted({*shipped, *(name for name, kind in own.items() if issubclass(kind, cls))})
 
 
 def _plain(value: Any) -> Any:
@@ -67,14 +223,16 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
-    return value
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
-def _rebuilt(value: Any) -> Any:
+def _rebuilt(value: Any, field: dataclasses.Field[Any], own: Mapping[str, type[Config]]) -> Any:
     if isinstance(value, dict) and "_type" in value:
-        return Config.from_dict(value)
+        return _built(Config, value, own)
     if isinstance(value, list):
-        return tuple(_rebuilt(v) for v in value)
+        return tuple(_rebuilt(v, field, own) for v in value)
+    if value in ("inf", "-inf") and "float" in str(field.type):
+        return float(value)
     return value
 
 
@@ -91,9 +249,24 @@ def check_seed(value: object) -> None:
         raise InputError("seed", repr(value), "it must be a whole number of at least 0")
 
 
-def check_number(name: str, value: object, *, low: float, unit: str = "", open_low: bool = False) -> None:
-    """Raise ``InputError`` unless ``value`` is a finite real number >= ``low`` (> where ``open_low``)."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def check_number(
+    name: str, value: object, *, low: float, unit: str = "", open_low: bool = False, infinite: bool = False
+) -> None:
+    """Raise ``InputError`` unless ``value`` is a real number >= ``low`` (> where ``open_low``), and finite.
+
+    ``infinite`` allows positive infinity.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = number and (math.isfinite(value) or (infinite and value == math.inf))  # type: ignore[arg-type]
     if not good or value < low or (open_low and value == low):  # type: ignore[operator]
         sign = "greater than" if open_low else "at least"
-        raise InputError(name, repr(value), f"it must be a finite number {sign} {low:g} {unit}".rstrip())
+        allowed = f"it must be a finite number {sign} {low:g} {unit}".rstrip()
+        raise InputError(name, repr(value), f"{allowed}, or infinite (.inf in YAML)" if infinite else allowed)
+
+
+def warn_unit(name: str, value: float, unit: str, doubt: str) -> None:
+    """Warn that ``value``, in ``unit``, is unusual; ``doubt`` says what it may be instead.
+
+    The same text is shown once, as Python does with warnings of one line.
+    """
+    warnings.warn(f"{name}: got {value:g} {unit}; {doubt}", UnitWarning, stacklevel=2)

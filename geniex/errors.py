@@ -38,6 +38,10 @@ class ConvergenceWarning(UserWarning):
     """A circuit solution did not reach the requested tolerance, and was asked for all the same."""
 
 
+class UnitWarning(UserWarning):
+    """A value is allowed, but so unusual that it may be in another unit than the one that is expected."""
+
+
 class SpiceError(GeniexError, RuntimeError):
     """ngspice did not return a solution."""
 

@@ -1,14 +1,23 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and that tell when they are no longer as they were written."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geniex import __version__
-from geniex.errors import GeniexError
+from geniex.errors import FileFormatError, GeniexError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SEAL = "content_sha256"
+"""The key of a JSON object, or of a safetensors file's metadata, under which the digest of all the rest is."""
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -38,18 +47,97 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def parsed_json(data: bytes) -> Any:
+    """What JSON text says; ``ValueError`` where it is none."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def standard(value: Any) -> Any:
+    """``value``, JSON-ready but for numbers that standard JSON lacks, with these as words: "inf", "-inf", "nan"."""
+    if isinstance(value, Mapping):
+        return {key: standard(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [standard(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """``data``, JSON-ready, with the digest of its content."""
+    return {**data, _SEAL: _content_digest(data)}
+
+
+def is_sealed(data: Any) -> bool:
+    """Whether ``data``, read from JSON, is what ``sealed`` gave."""
+    return isinstance(data, dict) and data.get(_SEAL) == _content_digest(data)
+
+
+def write_sealed_json(path: Path, data: Mapping[str, Any], indent: int | None = None) -> None:
+    """Replace ``path`` by ``data`` as JSON with the digest of its content, whole or not at all."""
+    write_atomically(path, (json.dumps(sealed(standard(data)), indent=indent) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Replace ``path`` by a safetensors file of ``tensors`` with the digest of their content, whole or not at all."""
+    from safetensors.torch import save
+
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(kept, {_SEAL: tensors_digest(kept)}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors that ``write_tensors`` wrote.
+
+    Raises:
+        FileFormatError: the file is missing, damaged or foreign.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            digest = (file.metadata() or {}).get(_SEAL)
+    except Exception as error:  # safetensors raises many kinds of errors on damaged headers
+        raise FileFormatError(f"{path} cannot be read ({error})") from None
+    if digest != tensors_digest(tensors):
+        raise FileFormatError(f"{path} is damaged: its content is not what was written")
+    return tensors
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of the names, dtypes, shapes and values of ``tensors``."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), tuple(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _content_digest(data: Mapping[str, Any]) -> str:
+    # As it reads back: there are no tuples and no keys but words in JSON.
+    plain = json.loads(json.dumps({key: value for key, value in data.items() if key != _SEAL}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def read_head(
     path: Path, form: str, version: int, *, what: str, way_out: str, error: type[GeniexError]
 ) -> dict[str, Any]:
     """The JSON that describes the tensors beside it, of the format ``form`` in this schema ``version``.
 
     Raises:
-        ``error``: missing, no JSON, or of another format or version; it says so of ``what``, and the ``way_out``.
+        ``error``: missing, no JSON, of another format or version, or not as it was written; it says so of ``what``,
+            and the ``way_out``.
     """
     if not path.is_file():
         raise error(f"{path} is missing; {what} is a .safetensors and a .json: {way_out}")
     try:
-        head = json.loads(path.read_bytes())
+        head = parsed_json(path.read_bytes())
+    except OSError as problem:
+        raise error(f"{path} cannot be read ({problem.strerror}): {way_out}") from None
     except ValueError as problem:
         raise error(f"{path} is no JSON ({problem}): {way_out}") from None
     if not isinstance(head, dict) or head.get("format") != form:
@@ -59,4 +147,6 @@ def read_head(
             f"{path} has schema version {head.get('schema_version')}, this geniex ({__version__}) reads {version}:"
             f" use the geniex that wrote it ({head.get('geniex_version')}), or {way_out}"
         )
+    if not is_sealed(head):
+        raise error(f"{path} was changed or damaged: its content does not have the digest {_SEAL!r} in it: {way_out}")
     return head

@@ -1,10 +1,12 @@
 """The contract of a cell: a passive, monotone two-terminal device between a word line and a bit line.
 
-A cell of one's own is a frozen dataclass with a current and its text for ngspice. It then solves, programs,
-differentiates and round-trips through JSON as the cells here do:
+A cell of one's own is a frozen dataclass with a current and its text for ngspice. It then solves, programs and
+differentiates as the cells here do; registered, it also round-trips through JSON, sweep files and checkpoints:
 
 >>> from dataclasses import dataclass
->>> @dataclass(frozen=True)
+>>> from geniex.config import register_config
+>>> @register_config
+... @dataclass(frozen=True)
 ... class CubicCell(Cell):
 ...     vs: float = 0.5
 ...     def current(self, u, g):
@@ -26,7 +28,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from geniex.config import Config
+from geniex.config import Config, check_number, warn_unit
 
 Scalar = float | Tensor
 _LONGEST = 32
@@ -44,6 +46,21 @@ def spice_number(value: float) -> str:
     leading = float(f"{value:.10e}")
     rest = value - leading
     return repr(value) if rest == 0 else f"({leading!r}{'+' if rest > 0 else ''}{rest!r})"
+
+
+MAX_CONDUCTANCE = 1.0
+"""Siemens; no memristive cell comes near it, a conductance in microsiemens does."""
+MAX_VOLTAGE = 100.0
+"""Volt; a voltage in millivolt exceeds it."""
+USUAL_VOLTAGE = 10.0
+"""Volt; cells are read with less than 1 V."""
+
+
+def check_reference_voltage(volt: float) -> None:
+    """Raise ``InputError`` unless the voltage that defines G is positive, in volt; warns above 10 V."""
+    check_number("reference_voltage", volt, low=0.0, open_low=True, unit="V")
+    if volt > USUAL_VOLTAGE:
+        warn_unit("reference_voltage", volt, "V", "cells are read with less than 1 V; is this in millivolt?")
 
 
 def per_tile(value: Scalar) -> Scalar:

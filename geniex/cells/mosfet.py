@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geniex.config import Config, check_number
+from geniex.cells.base import USUAL_VOLTAGE
+from geniex.config import Config, check_number, warn_unit
 from geniex.errors import InputError
+
+_USUAL_TRANSCONDUCTANCE = 0.1
+"""A/V^2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,11 @@ class Level1Mosfet(Config):
         check_number("threshold", self.threshold, low=0.0, unit="V")
         check_number("transconductance", self.transconductance, low=0.0, open_low=True, unit="A/V^2")
         check_number("channel_length_modulation", self.channel_length_modulation, low=0.0, unit="1/V")
+        if self.transconductance > _USUAL_TRANSCONDUCTANCE:
+            doubt = "processes have 1e-5 to 1e-3; is this in microampere per V^2?"
+            warn_unit("transconductance", self.transconductance, "A/V^2", doubt)
+        if self.gate_voltage > USUAL_VOLTAGE:
+            warn_unit("gate_voltage", self.gate_voltage, "V", "gates take some volt; is this in millivolt?")
         if self.gate_voltage <= self.threshold:
             raise InputError(
                 "gate_voltage",

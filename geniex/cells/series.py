@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell, Scalar, per_tile, told_scalar
+from geniex.cells.base import Cell, Scalar, check_reference_voltage, per_tile, told_scalar
 from geniex.cells.mosfet import Level1Mosfet
 from geniex.cells.root import implicit, increasing_root
 from geniex.config import check_number
@@ -53,7 +53,7 @@ class OneTransistorOneResistor(Cell):
         if self.r_access is not None and not isinstance(self.r_access, Tensor):
             check_number("r_access", self.r_access, low=0.0, unit="ohm")
         if self.reference_voltage is not None:
-            check_number("reference_voltage", self.reference_voltage, low=0.0, open_low=True, unit="V")
+            check_reference_voltage(self.reference_voltage)
             if not self.cell.scales_with_conductance:
                 raise InputError(
                     "reference_voltage",

@@ -9,8 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell, Scalar, per_tile, spice_number, told_scalar
-from geniex.config import check_number
+from geniex.cells.base import (
+    USUAL_VOLTAGE,
+    Cell,
+    Scalar,
+    check_reference_voltage,
+    per_tile,
+    spice_number,
+    told_scalar,
+)
+from geniex.config import check_number, warn_unit
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,10 @@ class SinhCell(Cell):
         # No check of a tensor's value: that would wait for the device.
         if not isinstance(self.v0, Tensor):
             check_number("v0", self.v0, low=0.0, open_low=True, unit="V")
+            if self.v0 > USUAL_VOLTAGE:
+                warn_unit("v0", self.v0, "V", "measured cells have 0.1 to 1 V; is this in millivolt?")
         if self.reference_voltage is not None:
-            check_number("reference_voltage", self.reference_voltage, low=0.0, open_low=True, unit="V")
+            check_reference_voltage(self.reference_voltage)
 
     @property
     def details(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import csv
 import functools
 import math
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell
+from geniex.cells.base import MAX_CONDUCTANCE, MAX_VOLTAGE, USUAL_VOLTAGE, Cell, check_reference_voltage
 from geniex.cells.curves import Shapes, Table, expression
 from geniex.cells.curves import table as table_of
+from geniex.cells.iv_file import read_iv
 from geniex.cells.pchip import Cubic, bases, cubics
-from geniex.config import check_number
-from geniex.errors import FileFormatError, InputError
+from geniex.config import warn_unit
+from geniex.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -67,36 +67,48 @@ class TabulatedCell(Cell):
         for low, high in pairwise(states):
             if not low < high:
                 raise InputError("currents", f"two curves of {low:g} S", "each state has a conductance of its own")
+        if states[-1] > MAX_CONDUCTANCE:
+            bound = f"at most {MAX_CONDUCTANCE:g} S; is the current in microampere?"
+            raise InputError("currents", f"a curve of {states[-1]:g} S", bound)
+        top = max(-self.voltages[0], self.voltages[-1])
+        if top > USUAL_VOLTAGE:
+            warn_unit("voltages", top, "V", "cells are read with less than 1 V; is this in millivolt?")
 
     @classmethod
-    def from_csv(cls, path: Path | str, **options: Any) -> Self:
-        """The cell of a comma-separated file; ``options`` are the other fields.
+    def from_csv(
+        cls,
+        path: Path | str,
+        *,
+        columns: Sequence[str | None] | None = None,
+        units: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Self:
+        """The cell of a comma-separated file of one voltage and a current for each state, columns in any order.
 
-        Its first line names the columns; the first column is the voltage in volt, each other one the current
-        in ampere of one state. Lines that start with # are comments.
+        The first line names the columns with their units: V, mV, uV; A, mA, uA, nA, pA. "Voltage (mV)", "I [uA]",
+        "low_A", "Current/nA" and "mV" are such names, and "V,I" alone means volt and ampere; upper and lower case are
+        the same. Lines that start with # are comments.
 
-            voltage_V, low_A, high_A
+            voltage_V, low_uA, high_uA
             0.0, 0.0, 0.0
-            0.1, 1.1e-7, 1.0e-6
-            0.2, 3.0e-7, 2.1e-6
+            0.1, 0.11, 1.0
+            0.2, 0.30, 2.1
+
+        Args:
+            path: the file.
+            columns: what each column of the file is, where the first line does not tell or there is none: "V", "I", or
+                None for a column to leave out, such as ``columns=("V", "I", None)``.
+            units: the unit of each column that is used, or that of the voltage and that of all currents, such as
+                ``units=("mV", "uA")``; they take precedence over the file's.
+            **options: the other fields.
+
+        Raises:
+            FileFormatError: the file is no table of numbers, or does not tell columns and units.
+            InputError: ``columns`` or ``units`` do not fit it, or the numbers are no curves of a cell.
         """
+        voltages, currents = read_iv(path, columns, units)
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{path}: not a readable text file ({error})") from error
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line.strip()[0] != "#"]
-        if lines and _is_number(lines[0][1].split(",")[0]):
-            raise FileFormatError(f"{path}, line {lines[0][0]}: numbers; the first line must name the columns")
-        rows = [_numbers(f"{path}, line {n}", line) for n, line in lines[1:]]
-        width = len(rows[0]) if rows else 0
-        for (n, _), row in zip(lines[1:], rows, strict=True):
-            if len(row) != width or width < 2:
-                raise FileFormatError(
-                    f"{path}, line {n}: {len(row)} columns; every line needs a voltage and the same number of currents"
-                )
-        columns = tuple(zip(*rows, strict=True))
-        try:
-            return cls(columns[0] if columns else (), columns[1:], **options)
+            return cls(voltages, currents, **options)
         except InputError as error:
             raise InputError(f"{path}: {error.name}", error.value, error.allowed) from None
 
@@ -225,6 +237,9 @@ class TabulatedCell(Cell):
         _check_increasing("voltages", volts, "V")
         if 0.0 not in volts or volts[-1] <= 0:
             raise InputError("voltages", f"{volts[0]:g} to {volts[-1]:g} V", "0 V must be a point, and one above it")
+        top = max(-volts[0], volts[-1])
+        if top > MAX_VOLTAGE:
+            raise InputError("voltages", f"up to {top:g} V", f"at most {MAX_VOLTAGE:g} V; is this in millivolt?")
         origin = volts.index(0.0)
         for s, curve in enumerate(self.currents):
             name = f"currents, state {s}"
@@ -238,7 +253,7 @@ class TabulatedCell(Cell):
                     "a passive cell carries nothing there: subtract the instrument's offset",
                 )
         if self.reference_voltage is not None:
-            check_number("reference_voltage", self.reference_voltage, low=0.0, open_low=True, unit="V")
+            check_reference_voltage(self.reference_voltage)
             if self.reference_voltage > volts[-1]:
                 raise InputError("reference_voltage", self.reference_voltage, f"the table ends at {volts[-1]:g} V")
 
@@ -258,18 +273,3 @@ def _check_increasing(name: str, values: Sequence[float], unit: str) -> None:
         if k and value <= values[k - 1]:
             before = f"the {values[k - 1]:g} {unit} of the row before"
             raise InputError(f"{name}, row {k}", f"{value:g} {unit}", f"it must exceed {before}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(where: str, line: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(x) for x in next(csv.reader([line])))
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {line.strip()!r} are not numbers ({error})") from None

@@ -14,10 +14,14 @@ from geniex.circuit.native import OnFailure, solve_cells
 from geniex.circuit.operating import OperatingPoint, operating_point
 from geniex.circuit.validate import check_conductances, check_voltages, has_values
 from geniex.circuit.wires import Wires
-from geniex.config import Config, check_number, check_positive_int
+from geniex.config import Config, check_number, check_positive_int, warn_unit
 from geniex.errors import InputError
 
 Method = Literal["auto", "native", "linear", "ngspice"]
+_USUAL_R_WIRE = 1e3
+"""Ohm between neighbouring cells; scaled copper has some tens."""
+_USUAL_R_TERMINAL = 1e6
+"""Ohm."""
 METHODS = ("auto", "native", "linear", "ngspice")
 
 
@@ -61,8 +65,19 @@ class Crossbar(Config):
         for name in ("r_wire_row", "r_wire_col"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), low=0.0, unit="ohm")
+        self._warn_units()
         if not isinstance(self.cell, Cell):
             raise InputError("cell", repr(self.cell), "it must be a geniex Cell, such as SinhCell(v0=0.25)")
+
+    def _warn_units(self) -> None:
+        for name in ("r_wire", "r_wire_row", "r_wire_col"):
+            ohm = getattr(self, name)
+            if ohm is not None and ohm > _USUAL_R_WIRE:
+                warn_unit(name, ohm, "ohm", "neighbouring cells are some ohm apart; is this a whole line, or milliohm?")
+        for name in ("r_source", "r_sink"):
+            ohm = getattr(self, name)
+            if ohm > _USUAL_R_TERMINAL:
+                warn_unit(name, ohm, "ohm", "drivers and sense amplifiers have less; is this in milliohm?")
 
     @property
     def wires(self) -> Wires:

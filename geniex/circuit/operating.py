@@ -9,7 +9,10 @@ from torch import Tensor
 from geniex.cells import Cell
 from geniex.circuit.native import OnFailure, solve_cells
 from geniex.circuit.wires import Wires
-from geniex.config import check_number
+from geniex.config import check_number, warn_unit
+
+_USUAL_READ_TIME = 1e-2
+"""Seconds; reads take nanoseconds to microseconds."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class OperatingPoint:
     def energy(self, read_time: float) -> Tensor:
         """Energy of one read of ``read_time`` seconds (...) [J]: static power only, no capacitance is charged."""
         check_number("read_time", read_time, low=0.0, unit="s")
+        if read_time > _USUAL_READ_TIME:
+            warn_unit("read_time", read_time, "s", "reads take nanoseconds; is this in nanoseconds?")
         return self.power * read_time
 
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from geniex.cells.base import MAX_CONDUCTANCE, MAX_VOLTAGE, USUAL_VOLTAGE
+from geniex.config import warn_unit
 from geniex.errors import InputError
 
-MAX_CONDUCTANCE = 1.0
-"""Siemens; no memristive cell comes near it, a conductance in microsiemens does."""
-MAX_VOLTAGE = 100.0
-"""Volt; a voltage in millivolt exceeds it."""
+USUAL_CONDUCTANCE = 0.01
+"""Siemens; cells of less than 100 ohm are rare, conductances in millisiemens are not."""
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -27,12 +27,13 @@ def check_voltages(voltages: Tensor, rows: int) -> None:
     if not has_values(voltages):
         return
     _check_finite("voltages", voltages)
-    if voltages.numel() and voltages.abs().max() > MAX_VOLTAGE:
+    top = voltages.abs().max().item() if voltages.numel() else 0.0
+    if top > MAX_VOLTAGE:
         raise InputError(
-            "voltages",
-            f"up to {voltages.abs().max().item():g}",
-            f"volts are expected, at most {MAX_VOLTAGE:g}; is this in millivolt?",
+            "voltages", f"up to {top:g}", f"volts are expected, at most {MAX_VOLTAGE:g}; is this in millivolt?"
         )
+    if top > USUAL_VOLTAGE:
+        warn_unit("voltages", top, "V", "arrays are read with less than 1 V; is this in millivolt?")
 
 
 def check_conductances(conductances: Tensor, rows: int, cols: int, like: Tensor | None = None) -> None:
@@ -56,6 +57,8 @@ def check_conductances(conductances: Tensor, rows: int, cols: int, like: Tensor 
             raise InputError(
                 "conductances", f"up to {high:g}", "siemens are expected, at most 1; is this in microsiemens?"
             )
+        if high > USUAL_CONDUCTANCE:
+            warn_unit("conductances", high, "S", "memristive cells have microsiemens; is this in millisiemens?")
     if like is None:
         return
     if conductances.dtype != like.dtype:

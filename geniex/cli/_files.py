@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import InputError
+from geniex.files import standard
 
 
 def check_file(option: str, path: Path | None) -> None:
@@ -36,4 +37,4 @@ def check_folder(option: str, path: Path | None) -> None:
 def write_json(path: Path | None, data: Any) -> None:
     """Write ``data`` to ``path``, if there is one."""
     if path is not None:
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(standard(data), indent=1) + "\n", encoding="utf-8")

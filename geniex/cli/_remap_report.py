@@ -75,7 +75,7 @@ def notes(study: RemapStudy) -> list[str]:
         f" see 256 training images, mappings {told['calibration_images']}.",
         f"{arch['weight_bits']}-bit weights in slices of {arch['slice_bits']}, {arch['input_bits']}-bit inputs in"
         f" streams of {arch['stream_bits']}, ADC {arch['adc_bits']} bits ({arch['adc_range']}), offset by"
-        f" {arch['offset']}, R_on {window['r_on']:g} Ohm, on/off {window['on_off']:g}.",
+        f" {arch['offset']}, R_on {window['r_on']:g} Ohm, on/off {float(window['on_off']):g}.",
     ]
     out += [_against_published(study, name, share) for name, share in _PUBLISHED.items() if name in told["methods"]]
     if study.circuit:

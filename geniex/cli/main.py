@@ -55,14 +55,35 @@ def _dispatch(argv: list[str]) -> int:
 
         print(f"geniex {__version__}")
         return 0
+    if argv[0] == "--import":
+        return _with_module(argv[1:])
     verb = argv[0]
     if verb not in VERBS:
         return _refuse("geniex", f"unknown verb {verb!r}; verbs are {', '.join(VERBS)}")
     return _run(verb, argv[1:])
 
 
+def _with_module(argv: list[str]) -> int:
+    """Import a module of the user's, such as one that registers a cell, then run the verb that follows."""
+    if len(argv) < 2:
+        return _refuse("geniex", "--import: got no module and verb; write geniex --import MODULE VERB ...")
+    here = os.getcwd()
+    if here not in sys.path:  # where a user's own module lies; the script's folder alone is there
+        sys.path.insert(0, here)
+    try:
+        importlib.import_module(argv[0])
+    except ImportError as error:
+        return _refuse("geniex", f"--import: got {argv[0]}; it cannot be imported ({error})")
+    return _dispatch(argv[1:])
+
+
 def _usage() -> str:
-    lines = ["usage: geniex VERB [options]", "", "Memristive crossbars, from circuit to accuracy.", ""]
+    lines = [
+        "usage: geniex [--import MODULE] VERB [options]",
+        "",
+        "Memristive crossbars, from circuit to accuracy.",
+        "",
+    ]
     lines += [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
     return "\n".join([*lines, "", "geniex VERB --help tells a verb's options."])
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from geniex import __version__
@@ -22,8 +20,8 @@ from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.identity import identity
 from geniex.emulator.linear import LinearEmulator
 from geniex.emulator.surrogate import SurrogateEmulator
-from geniex.errors import InputError
-from geniex.files import write_atomically
+from geniex.errors import FileFormatError, InputError
+from geniex.files import read_tensors, write_tensors
 from geniex.mapping import Architecture
 
 _KNOWN = (IdealEmulator, LinearEmulator, SurrogateEmulator, CircuitEmulator)
@@ -157,16 +155,15 @@ class StoredEmulator(Emulator):
             return self.emulator.program(conductances)
         path = self.cache / f"{self._key(conductances)}.safetensors"
         try:
-            found = safetensors.torch.load(path.read_bytes())
+            found = read_tensors(path)
             leaves = iter([found[str(k)].to(conductances.device) for k in range(len(found))])
             return self._filled(conductances, leaves)
-        except (OSError, SafetensorError, KeyError, StopIteration):  # not there, or damaged
+        except (FileFormatError, KeyError, StopIteration):  # not there, or damaged
             pass
         array = self.emulator.program(conductances)
         tensors: list[Tensor] = []
         map_tensors(array, lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
-        kept = {str(k): tensor.detach().cpu().contiguous().clone() for k, tensor in enumerate(tensors)}
-        write_atomically(path, safetensors.torch.save(kept))
+        write_tensors(path, {str(k): tensor.detach().cpu().contiguous().clone() for k, tensor in enumerate(tensors)})
         return array
 
     def _filled(self, conductances: Tensor, leaves: Iterator[Tensor]) -> Any:

@@ -11,8 +11,19 @@ from geniex.mapping.window import ConductanceWindow, check_drive
 if TYPE_CHECKING:
     from geniex.mapping.architecture import Architecture
 
-_WIDTHS = {"weight_bits": 24, "input_bits": 24, "slice_bits": 12, "stream_bits": 12}
-_OPTIONAL_WIDTHS = {"adc_bits": 48, "accumulator_bits": 52}
+_WIDTHS = {
+    "weight_bits": (24, "weights are always integers: 16 with weight_scale='channel' is nearly not to quantise them"),
+    "input_bits": (24, "inputs are always integers: 16 with input_scale='tensor' is nearly not to quantise them"),
+    "slice_bits": (12, "a cell holds at least 1 bit: as many as the weight's magnitude has put it into one cell"),
+    "stream_bits": (12, "a read applies at least 1 bit: as many as the input's magnitude has apply it in one read"),
+    "adc_bits": (
+        48,
+        "None for one that never clips, which with adc_rounding='none' and accumulator_bits=None is no ADC",
+    ),
+    "accumulator_bits": (52, "None for an accumulator that never overflows"),
+}
+"""The most bits of each width, and what to write where none is meant."""
+_OPTIONAL = ("adc_bits", "accumulator_bits")
 _CHOICES = (
     "weight_scheme",
     "weight_scale",
@@ -37,16 +48,25 @@ def checked_tile(tile: Any) -> tuple[int, int]:
     return (tile[0], tile[1])
 
 
+def check_width(name: str, value: Any) -> None:
+    """Raise ``InputError`` unless ``value`` is a width that the field ``name`` of an architecture may have."""
+    most, instead = _WIDTHS[name]
+    if value is None and name in _OPTIONAL:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        link = "or " if name in _OPTIONAL else ""
+        raise InputError(
+            name, repr(value), f"it must be a whole number of bits, at least 1 and at most {most}, {link}{instead}"
+        )
+
+
 def check_architecture(arch: Architecture) -> None:
     """Raise ``InputError`` unless every field is allowed, and all of them together."""
     check_drive(arch.v_max)
     if not isinstance(arch.window, ConductanceWindow):
         raise InputError("window", repr(arch.window), "it must be a ConductanceWindow")
-    for name, most in _WIDTHS.items():
-        check_positive_int(name, getattr(arch, name), most)
-    for name, most in _OPTIONAL_WIDTHS.items():
-        if getattr(arch, name) is not None:
-            check_positive_int(name, getattr(arch, name), most)
+    for name in _WIDTHS:
+        check_width(name, getattr(arch, name))
     for name in ("weight_frac_bits", "input_frac_bits", "accumulator_frac_bits"):
         value = getattr(arch, name)
         if value is not None and not (isinstance(value, int) and abs(value) <= 60):

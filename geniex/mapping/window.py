@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from geniex.circuit.validate import MAX_VOLTAGE
-from geniex.config import Config, check_number
+from geniex.cells.base import MAX_VOLTAGE, USUAL_VOLTAGE
+from geniex.config import Config, check_number, warn_unit
 from geniex.errors import InputError
+
+_USUAL_R_ON = 1e3
+"""Ohm; hardly a memristive cell has less, while a resistance in kohm does."""
+_USUAL_ON_OFF = 1e4
+"""Hardly a cell has more, while the resistance of an off cell in ohm does."""
+_RATIO_EXPECTED = "the ratio is expected: is this R_off in ohm? Cells that conduct nothing have float('inf')"
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,18 @@ class ConductanceWindow(Config):
     r_on: float
     """Resistance of the most conductive state, ohm."""
     on_off: float
-    """Ratio of the least to the most conductive state's resistance, at least 1."""
+    """Ratio of the least to the most conductive state's resistance, above 1; infinite for cells that conduct nothing
+    when they are off."""
 
     def __post_init__(self) -> None:
         check_number("r_on", self.r_on, low=1.0, unit="ohm (a conductance above 1 S is no memristive cell)")
-        check_number("on_off", self.on_off, low=1.0, unit="(R_off / R_on)")
+        check_number("on_off", self.on_off, low=1.0, unit="(R_off / R_on)", infinite=True)
         if self.on_off == 1:
             raise InputError("on_off", self.on_off, "R_off / R_on must exceed 1, or all levels are the same")
+        if self.r_on < _USUAL_R_ON:
+            warn_unit("r_on", self.r_on, "ohm", "memristive cells have kilohms; is this in kohm?")
+        if max(_USUAL_ON_OFF, self.r_on) <= self.on_off < math.inf:
+            warn_unit("on_off", self.on_off, "(R_off / R_on)", _RATIO_EXPECTED)
 
     @property
     def g_on(self) -> float:
@@ -39,7 +51,7 @@ class ConductanceWindow(Config):
 
     @property
     def g_off(self) -> float:
-        """Conductance of level 0, siemens."""
+        """Conductance of level 0, siemens; 0 where ``on_off`` is infinite."""
         return 1 / (self.r_on * self.on_off)
 
     def step(self, levels: int) -> float:
@@ -66,10 +78,15 @@ class ConductanceWindow(Config):
 
 
 def check_drive(v_max: object) -> None:
-    """Raise ``InputError`` unless ``v_max``, the highest driver voltage, is positive and plausible in volt."""
+    """Raise ``InputError`` unless ``v_max``, the highest driver voltage, is positive and plausible in volt.
+
+    Warns above 10 V.
+    """
     check_number("v_max", v_max, low=0.0, open_low=True, unit="V")
     if v_max > MAX_VOLTAGE:  # type: ignore[operator]
         raise InputError("v_max", v_max, f"volts are expected, at most {MAX_VOLTAGE:g}; is this in millivolt?")
+    if v_max > USUAL_VOLTAGE:  # type: ignore[operator]
+        warn_unit("v_max", v_max, "V", "arrays are read with less than 1 V; is this in millivolt?")  # type: ignore[arg-type]
 
 
 def _checked_levels(levels: int) -> int:

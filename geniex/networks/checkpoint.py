@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from geniex.errors import CheckpointError, InputError
-from geniex.files import write_atomically
+from geniex.files import read_head, write_atomically, write_sealed_json
 from geniex.networks.constraint import Constraint
 from geniex.networks.widths import Widths, layer_widths, set_widths
 from geniex.networks.zoo import NETWORKS, Network, network_kind
@@ -60,7 +59,7 @@ def save_network(
     weights_path, json_path = _paths(path)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(weights_path, weights)
-    write_atomically(json_path, (json.dumps(description, indent=2) + "\n").encode())
+    write_sealed_json(json_path, description, indent=2)
     return weights_path, json_path
 
 
@@ -156,15 +155,8 @@ def _located(name_or_path: str | Path) -> tuple[Path, Path]:
 
 def _description(name_or_path: str | Path) -> dict[str, Any]:
     path = _located(name_or_path)[1]
-    try:
-        description = json.loads(_read(path))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{path} does not describe a geniex network")
-    if description.get("schema_version") != SCHEMA_VERSION:
-        version = description.get("schema_version")
-        raise CheckpointError(f"{path} has schema version {version}, this geniex reads {SCHEMA_VERSION}")
+    what, way_out = "a geniex network", "train or fetch it again"
+    description = read_head(path, FORMAT, SCHEMA_VERSION, what=what, way_out=way_out, error=CheckpointError)
     if description.get("network") not in list(NETWORKS):
         known = ", ".join(NETWORKS)
         raise CheckpointError(f"{path} holds network {description.get('network')!r}; this geniex has {known}")

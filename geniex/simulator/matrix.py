@@ -31,7 +31,11 @@ from geniex.simulator.streams import whole_inputs
 Gradients = Literal["emulator", "ideal"]
 
 _CALIBRATION_VECTORS = 64
-"""Inputs that are read to calibrate the ADCs of a layer, which share one range; all that are kept where they do not."""
+"""Fewest inputs that are read to calibrate ADCs which share one range; all that are kept are, where they do not."""
+_PROBE_VECTORS = 16
+"""Inputs that tell whether ADC codes of one count suffice."""
+_CALIBRATION_COLUMNS = 1 << 15
+"""Bit lines times inputs that are read to calibrate, where there are so few bit lines that more inputs are needed."""
 
 
 class Reads(NamedTuple):
@@ -204,6 +208,9 @@ class CrossbarMatrix(nn.Module):
                 low, high = torch.stack(ends).unbind(1)
                 parts.append((low.amin(0), high.amax(0)))
         low, high = (torch.cat(end) for end in zip(*parts, strict=True))
+        if not (low.isfinite().all() and high.isfinite().all()):
+            allowed = "its currents are NaN or infinite on the calibration inputs: it does not stand for these tiles"
+            raise InputError("emulator", self.emulator.description, allowed)
         self.adc_step = calibrated_step(low, high, arch)
         if arch.adc_range == "auto" and bool((self.adc_step == 1).all()):
             self.adc_step = None  # codes of one count are read faster where no step is kept
@@ -216,6 +223,11 @@ class CrossbarMatrix(nn.Module):
             tiles, codes = self._current()
         integers = self._integers(vectors.to(self.conductances.device))
         return converter_use(self._apart(codes), tiles, integers)
+
+    @property
+    def bit_lines(self) -> int:
+        """Bit lines of all its tiles, those of W+ and W- counted once."""
+        return math.prod(self.layout.stack) * self.architecture.tile[1]
 
     @property
     def array(self) -> Any:
@@ -358,12 +370,20 @@ class CrossbarMatrix(nn.Module):
 
     def _calibrate(self, inputs: InputStatistics | float | None) -> None:
         """Choose the ADC's ranges by what calibration saw of the ``inputs``, if they are to follow it."""
-        wanted, known = self.architecture.adc_range, isinstance(inputs, InputStatistics) and inputs.count > 0
-        if not has_values(self.conductances):
+        arch = self.architecture
+        if not has_values(self.conductances) or arch.adc_range not in ("auto", "calibrated"):
             return
-        if wanted == "calibrated" or (wanted == "auto" and known and self.adc_step is not None):
-            shared = self.architecture.adc_granularity == "layer"
-            self.calibrate_adc(_calibration_vectors(inputs)[: _CALIBRATION_VECTORS if shared else None])
+        if arch.adc_range == "auto":
+            if not isinstance(inputs, InputStatistics) or not inputs.count or arch.adc_codes is None:
+                return
+            # Where the ideal counts have room, only cells that conduct far more than linearly can leave it.
+            linear = self.emulator.response(self.tiles.array) is not None
+            probe = inputs.vectors[:_PROBE_VECTORS]
+            if self.adc_step is None and (linear or not self.converter_use(probe).clipped):
+                return
+        count = max(_CALIBRATION_VECTORS, _CALIBRATION_COLUMNS // self.bit_lines)
+        vectors = _calibration_vectors(inputs)
+        self.calibrate_adc(vectors[:count] if arch.adc_granularity == "layer" else vectors)
 
     def _codes(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight``, bit lines in their natural order."""

@@ -23,8 +23,8 @@ from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.ranges import InputStatistics, Quantisation, Scale, input_quantisation, weight_quantisation
 
 _MOST_BINS = 64
-_USE_VECTORS = 16
-"""Calibration vectors of each matrix on which the use of its converters is looked at."""
+_USE_VECTORS, _USE_COLUMNS = 16, 1 << 13
+"""Fewest calibration vectors on which the use of a matrix's converters is looked at, and bit lines times vectors."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,10 @@ def arithmetic_figures(
             ]
         )
         if (arch.adc_codes, arch.accumulator_bits) != (None, None):
-            use = sum((m.converter_use(one.vectors[-_USE_VECTORS:]) for one, m in pairs), ConverterUse())
+            # The last vectors of the sample: those that ADC ranges were chosen by come first.
+            counts = [max(_USE_VECTORS, _USE_COLUMNS // m.bit_lines) for m in matrices]
+            used = [m.converter_use(one.vectors[-n:]) for (one, m), n in zip(pairs, counts, strict=True)]
+            use = sum(used, ConverterUse())
     return {
         "weight_error": weights.error,
         "weights_clipped": weights.clipped,

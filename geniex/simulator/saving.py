@@ -18,7 +18,7 @@ from geniex import __version__
 from geniex.emulator import Emulator, IdealEmulator
 from geniex.emulator.identity import Identity, emulator_of, identity, same_worker, worker_told
 from geniex.errors import ConversionError, FileFormatError, InputError
-from geniex.files import read_head, write_atomically
+from geniex.files import read_head, write_atomically, write_sealed_json
 from geniex.mapping import Architecture, Packing, Unrolling
 from geniex.simulator.convert import prepared
 from geniex.simulator.layers import CrossbarLayer, crossbar_layers, crossbar_matrices
@@ -72,7 +72,7 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
     weights_path, json_path = checkpoint_paths(path)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(weights_path, data)
-    write_atomically(json_path, (json.dumps(head, indent=1) + "\n").encode())
+    write_sealed_json(json_path, head, indent=1)
     return json_path
 
 

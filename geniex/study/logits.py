@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from geniex.errors import InputError
-from geniex.files import write_atomically
+from geniex.errors import FileFormatError, InputError
+from geniex.files import read_tensors, tensors_digest, write_tensors
 from geniex.simulator.arguments import Arguments, Examples, logits_of
 from geniex.simulator.batches import LabelledData, labelled_batches
 
@@ -88,16 +87,16 @@ class LogitStore:
     def _load(self, stage: str, key: str) -> Logits | None:
         path = self._path(stage, key)
         try:
-            tensors = load(path.read_bytes()) if path is not None else {}
+            tensors = read_tensors(path) if path is not None else {}
             return Logits(tensors["logits"], float(tensors["seconds"])) if len(tensors["logits"]) else None
-        except Exception:  # a missing, torn or foreign file: safetensors raises several kinds of error
+        except (FileFormatError, KeyError):  # missing, torn, changed or foreign
             return None
 
     def _keep(self, stage: str, key: str, logits: Logits) -> None:
         path = self._path(stage, key)
         if path is not None:
             seconds = torch.tensor(logits.seconds, dtype=torch.float64)
-            write_atomically(path, save({"logits": logits.values.cpu().contiguous(), "seconds": seconds}))
+            write_tensors(path, {"logits": logits.values, "seconds": seconds})
 
 
 def gathered(loader: LabelledData, model: nn.Module | None = None) -> tuple[Examples, Tensor]:
@@ -137,9 +136,7 @@ def digest(*parts: Any) -> str:
             continue
         tensors = {"": part} if isinstance(part, Tensor) else part
         if isinstance(tensors, dict) and tensors and all(isinstance(x, Tensor) for x in tensors.values()):
-            for name, tensor in tensors.items():
-                hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            hashed.update(tensors_digest(tensors).encode())
         else:
             hashed.update(json.dumps(part, sort_keys=True).encode())
     return hashed.hexdigest()

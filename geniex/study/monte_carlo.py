@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import pickle
 import signal
@@ -23,7 +22,7 @@ from geniex import __version__
 from geniex.config import check_positive_int, check_seed
 from geniex.emulator.identity import identity
 from geniex.errors import GeniexError, InputError
-from geniex.files import write_atomically
+from geniex.files import is_sealed, parsed_json, write_sealed_json
 from geniex.simulator import crossbar_matrices, vary
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import LabelledData
@@ -180,14 +179,16 @@ class _Store:
         self.path, self.found = path, dict[str, dict[str, float]]()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError, ValueError):  # not there, or torn
-                self.found = json.loads(path.read_bytes())
+            with contextlib.suppress(OSError, ValueError):  # not there, or no JSON
+                held = parsed_json(path.read_bytes())
+                # One that was changed or damaged is as good as none.
+                self.found = held["runs"] if is_sealed(held) else {}
 
     def keep(self, run: str, figures: dict[str, float]) -> None:
         """Put down a run."""
         self.found[run] = figures
         if self.path is not None:
-            write_atomically(self.path, (json.dumps(self.found, indent=1) + "\n").encode())
+            write_sealed_json(self.path, {"runs": self.found}, indent=1)
 
 
 def _results(task: _Task, runs: list[str], workers: int) -> Iterator[tuple[str, dict[str, float]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -18,7 +17,7 @@ from geniex.config import check_positive_int, check_seed
 from geniex.emulator import IdealEmulator, SurrogateEmulator
 from geniex.emulator.identity import identity
 from geniex.errors import InputError
-from geniex.files import write_atomically
+from geniex.files import is_sealed, parsed_json, write_sealed_json
 from geniex.mapping import Architecture, Arrangement
 from geniex.mitigation import Batch, Remapping, calibrate_outputs, fine_tune, refit_batch_norm, remap
 from geniex.mitigation.calibration import has_batch_norms
@@ -239,7 +238,7 @@ class _OneNetwork:
             progress=lambda done, whole: self.say("exact circuit", done, whole),
         )
         if path is not None:
-            write_atomically(path, json.dumps([asdict(check) for check in found], indent=1).encode())
+            write_sealed_json(path, {"kept": [asdict(check) for check in found]}, indent=1)
         return found
 
     def _right(self, label: str, told: list[Any], build: Callable[[], nn.Module], limit: int | None) -> Tensor:
@@ -296,7 +295,7 @@ class _OneNetwork:
             model = made.model
             if path is not None:
                 told = {name: places.to_dict() for name, places in arrangements(model).items()}
-                write_atomically(path, json.dumps(told).encode())
+                write_sealed_json(path, {"kept": told})
         self._mapped[method] = model
         return model
 
@@ -319,11 +318,14 @@ class _OneNetwork:
 
 
 def _read(path: Path | None) -> Any | None:
-    """What a JSON file holds; one that is missing or torn is as good as none."""
+    """What a JSON file keeps; one that is missing, torn or changed is as good as none."""
+    if path is None:
+        return None
     try:
-        return None if path is None else json.loads(path.read_bytes())
+        held = parsed_json(path.read_bytes())
     except (OSError, ValueError):
         return None
+    return held["kept"] if is_sealed(held) else None
 
 
 def row_label(method: str, control: str | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from geniex import __version__
 from geniex.circuit import Crossbar
 from geniex.errors import CheckpointError, InputError
-from geniex.files import read_head, write_atomically
+from geniex.files import parsed_json, read_head, write_atomically, write_sealed_json
 from geniex.mapping import ConductanceWindow
 from geniex.shipped import models_dir, shipped_names
 from geniex.surrogate.base import Surrogate, surrogate_class, surrogate_type
@@ -53,7 +52,7 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
         "info": surrogate.info,
     }
     write_atomically(weights_path, weights)
-    write_atomically(json_path, (json.dumps(head, indent=2) + "\n").encode())
+    write_sealed_json(json_path, head, indent=2)
     return json_path
 
 
@@ -68,10 +67,14 @@ def load_surrogate(name_or_path: str | Path) -> Surrogate:
     head = _read_head(json_path)
     surrogate = _built(head, json_path)
     weights = _read_bytes(weights_path)
+    if hashlib.sha256(weights).hexdigest() != head["weights_sha256"]:
+        raise CheckpointError(
+            f"{weights_path} is damaged, or not the file that {json_path.name} was written with: {_WAY_OUT}"
+        )
     try:
         tensors = safetensors.torch.load(weights)
     except SafetensorError as error:
-        raise CheckpointError(f"{weights_path} is truncated or no safetensors ({error}): {_WAY_OUT}") from None
+        raise CheckpointError(f"{weights_path} is no safetensors ({error}): {_WAY_OUT}") from None
     wanted = {name: tuple(t.shape) for name, t in surrogate.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -80,8 +83,6 @@ def load_surrogate(name_or_path: str | Path) -> Surrogate:
                 f"{weights_path}: tensor {name!r} has shape {found.get(name)}, but {json_path.name} "
                 f"describes {wanted.get(name)}: {_WAY_OUT}"
             )
-    if hashlib.sha256(weights).hexdigest() != head["weights_sha256"]:
-        raise CheckpointError(f"{weights_path} is not the file that {json_path.name} was written with: {_WAY_OUT}")
     half = head.get("half", False)  # older checkpoints say nothing: theirs are as they were
     tensors = {name: _recast(t, torch.float16, torch.float32, half) for name, t in tensors.items()}
     surrogate.load_state_dict(tensors, assign=True)
@@ -146,6 +147,6 @@ def _built(head: dict[str, Any], path: Path) -> Surrogate:
 
 def _is_surrogate(path: Path) -> bool:
     try:
-        return json.loads(path.read_bytes()).get("format") == FORMAT
+        return parsed_json(path.read_bytes()).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):
         return False

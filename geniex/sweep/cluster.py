@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from geniex.config import register_configs, registered_configs
 from geniex.errors import MissingDependencyError, SweepError
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
@@ -61,7 +62,7 @@ def run_on_ray(
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SweepError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES, "max_calls": recycle or 0}
-    remote = ray.remote(**options)(work)
+    remote = ray.remote(**options)(_registering(work))
     running: dict[Any, int] = {}
     queue = iter(range(len(runs)))
     try:
@@ -80,6 +81,17 @@ def run_on_ray(
             ray.cancel(ref)
         if connects:
             ray.shutdown()
+
+
+def _registering(work: Callable[..., _Answer]) -> Callable[..., _Answer]:
+    """``work`` for a process that knows the configuration classes which users registered in this one."""
+    registered = registered_configs()
+
+    def run(*arguments: Any) -> _Answer:
+        register_configs(registered)
+        return work(*arguments)
+
+    return run
 
 
 def _answer(ray: Any, ref: Any) -> Any:

@@ -41,7 +41,7 @@ class SweepFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
-        with layout.open_sweep(self.path) as file:
+        with layout.reading(self.path), layout.open_sweep(self.path) as file:
             self.config: SweepConfig = layout.check(file, self.path)
             self.attributes: dict[str, Any] = layout.attributes_of(file)
             """Root attributes: solver, its version, geniex' version and so on."""
@@ -127,10 +127,8 @@ class SweepFile:
             self.close()
         if self._handle is None:
             self._handle, self._process = layout.open_sweep(self.path), os.getpid()
-        try:
+        with layout.reading(self.path, f"tiles {start} to {stop} are damaged"):
             return reader(self._handle, start, stop)
-        except OSError as error:
-            raise layout.bad_file(self.path, f"tiles {start} to {stop} are damaged ({error})") from None
 
     def _check_run(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.tiles:

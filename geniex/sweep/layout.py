@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geniex import __version__
-from geniex.errors import FileFormatError, InputError, MissingDependencyError
+from geniex.errors import FileFormatError, GeniexError, InputError, MissingDependencyError
+from geniex.sweep import seal
 from geniex.sweep.circuits import SCALARS, scalars_of
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData, level_table
 
 FORMAT = "geniex-sweep"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BULK = ("codes", "voltages", "currents")
 """The datasets that grow with the array, in the order of ``TileData``."""
+TILE_DIGESTS = "tile_digests"
+"""The dataset (tiles, 16) of a digest for each tile, over what the datasets of ``BULK`` hold for it."""
 VERIFIED = ("verified_worst_deviation", "verified_vectors", "verified_seed", "verified_ngspice_version")
 """Root attributes that a file has once it was held against ngspice."""
 _CHUNK_BYTES = 16 << 10
 """A chunk holds whole tiles up to about this size: small enough to read one, large enough to compress."""
+_TILE_DIGEST_BYTES = 16
 _FILTERS: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 
 
 def attributes(config: SweepConfig) -> dict[str, Any]:
-    """The root attributes of a sweep file; no time stamps: a resumed sweep equals an uninterrupted one."""
+    """The root attributes of a sweep file; no time stamps: a resumed sweep equals an uninterrupted one.
+
+    Raises:
+        InputError: the configuration has a cell that no file can name, as its class is not registered.
+    """
+    told = config.to_dict()
+    SweepConfig.from_dict(told)
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "config": json.dumps(config.to_dict()),
+        "config": json.dumps(told),
         "solver": config.engine,
         "solver_version": _solver_version(config),
         "seed": config.seed,
@@ -56,6 +69,7 @@ def create(target: Any, config: SweepConfig, tiles: int, root: dict[str, Any]) -
         per_chunk = _CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape[1:])))
         chunks = (min(max(per_chunk, 1), tiles), *shape[1:])
         file.create_dataset(name, shape=shape, dtype=dtype, chunks=chunks, **_FILTERS)
+    file.create_dataset(TILE_DIGESTS, shape=(tiles, _TILE_DIGEST_BYTES), dtype=np.uint8, **_FILTERS)
     return file
 
 
@@ -63,11 +77,14 @@ def write(file: h5py.File, at: int, data: TileData) -> None:
     """Put ``data`` into the tiles from ``at`` on."""
     for name, values in zip((*BULK, *SCALARS), (*data[:3], *data.scalars.T), strict=False):
         file[name][at : at + len(values)] = values
+    file[TILE_DIGESTS][at : at + len(data.codes)] = _tile_digests(*data[:3])
 
 
 def read(file: h5py.File, start: int, stop: int) -> TileData:
-    """The tiles ``start`` to ``stop``; ``OSError`` where a checksum does not hold."""
+    """The tiles ``start`` to ``stop``; ``OSError`` where a checksum or digest does not hold."""
     codes, voltages, currents = (file[name][start:stop] for name in BULK)
+    if not np.array_equal(_tile_digests(codes, voltages, currents), file[TILE_DIGESTS][start:stop]):
+        raise OSError("what is read is not what was written")
     return TileData(codes, voltages, currents, read_scalars(file, start, stop))
 
 
@@ -102,6 +119,7 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
     single = ("level_table", *_scalars(config))
     for name in (*(single if config.circuits is None else SCALARS), *BULK):
         _check_dataset(file, path, name, _shape(name, config, count), _dtype(name, config))
+    _check_dataset(file, path, TILE_DIGESTS, (count, _TILE_DIGEST_BYTES), np.dtype(np.uint8))
     return config
 
 
@@ -110,16 +128,25 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
 
 
+@contextmanager
+def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
+    """Whatever the HDF5 library raises within, as the one error of a damaged file; ours and missing rights pass."""
+    try:
+        yield
+    except (GeniexError, PermissionError):
+        raise
+    except Exception as error:  # a damaged file gives OSError, KeyError, RuntimeError, ValueError and others
+        raise bad_file(path, f"{why} ({error})") from None
+
+
 def open_sweep(path: Path) -> h5py.File:
-    """The file, open for reading; ``FileFormatError`` unless it is whole HDF5."""
+    """The file, open for reading; ``FileFormatError`` unless its seal holds, checked before HDF5 opens it."""
     if not path.is_file():
         raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
-    try:
+    if not seal.holds(path):
+        raise bad_file(path, "it is truncated or damaged, or no finished sweep")
+    with reading(path, "it is truncated or no HDF5"):
         return h5py.File(path, "r")
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise bad_file(path, f"it is truncated or no HDF5 ({error})") from None
 
 
 def bad_file(path: Path, why: str) -> FileFormatError:
@@ -137,6 +164,18 @@ def _check_dataset(file: h5py.File, path: Path, name: str, shape: tuple[int, ...
     if dataset.shape != shape or dataset.dtype != dtype:
         have = f"{dataset.dtype} {dataset.shape}"
         raise bad_file(path, f"its dataset {name!r} is {have}, its configuration says {dtype} {shape}")
+
+
+def _tile_digests(codes: NDArray[Any], voltages: NDArray[Any], currents: NDArray[Any]) -> NDArray[np.uint8]:
+    """A digest (tiles, 16) of each tile, the same for codes of any integer type."""
+    parts = (codes.astype("<u2"), voltages.astype("<f8"), currents.astype("<f8"))
+    out = np.empty((len(codes), _TILE_DIGEST_BYTES), dtype=np.uint8)
+    for k in range(len(codes)):
+        digest = hashlib.blake2b(digest_size=_TILE_DIGEST_BYTES)
+        for part in parts:
+            digest.update(part[k].tobytes())
+        out[k] = np.frombuffer(digest.digest(), dtype=np.uint8)
+    return out
 
 
 def circuit(config: SweepConfig) -> dict[str, float]:

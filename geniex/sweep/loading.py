@@ -68,11 +68,9 @@ def load_sweep(path: str | Path) -> SweepConfig | SweepSet:
     """What a YAML file describes: a set of sweeps where it has ``shapes``, else one."""
     path = Path(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=YamlLoader)
+        data = read_yaml(path)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError("config", path, "no such file; sweeps that ship are in spice_data/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError("config", path, f"it is not readable as YAML: {error}") from None
     try:
         data = dict(_mapping("config", data))
         return _set(data) if "shapes" in data or data.get("_type") == SweepSet.__name__ else _sweep(data)
@@ -94,12 +92,34 @@ def _set(data: dict[str, Any]) -> SweepSet:
 
 
 class YamlLoader(yaml.SafeLoader):
-    """YAML 1.1, except that 100e3 is a number and not a string."""
+    """YAML 1.1, except that 100e3 and inf are numbers and not strings."""
+
+
+def _float(loader: Any, node: Any) -> float:
+    return float("inf") if node.value == "inf" else loader.construct_yaml_float(node)
 
 
 YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"inf$"), ["i"])
+YamlLoader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of settings says.
+
+    Raises:
+        InputError: it is no YAML.
+        OSError: it cannot be read.
+    """
+    try:
+        return yaml.load(path.read_bytes(), Loader=YamlLoader)
+    except OSError:
+        raise
+    except Exception as error:  # beside its own errors, yaml raises those of the constructors of numbers and dates
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError("config", path, f"it is not readable as YAML: {why}") from None
 
 
 def _sweep(data: dict[str, Any]) -> SweepConfig:

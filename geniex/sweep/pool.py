@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from geniex.config import Config, register_configs, registered_configs
 from geniex.errors import SweepError
 
 _Shard = TypeVar("_Shard")
@@ -97,10 +98,11 @@ def _run_alone(task: Task[_Shard], shard: _Shard) -> str | None:
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawn, because torch's threads and HDF5's state do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(registered_configs(),))
 
 
-def _start_worker() -> None:
+def _start_worker(registered: tuple[type[Config], ...]) -> None:
+    register_configs(registered)
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole group: a worker goes quietly, the parent reports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

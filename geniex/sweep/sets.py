@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from geniex.cells import Cell, OneTransistorOneResistor
 from geniex.config import Config, check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
-from geniex.files import write_atomically
+from geniex.files import is_sealed, parsed_json, write_sealed_json
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
 from geniex.sweep.run import Executor, SweepObserver, run_sweeps
@@ -163,13 +162,12 @@ def _write(index: Path, sweeps: SweepSet, paths: list[Path]) -> None:
             }
         )
         file.close()
-    data = {"format": FORMAT, "version": VERSION, "set": sweeps.to_dict(), "files": files}
-    write_atomically(index, (json.dumps(data, indent=1) + "\n").encode())
+    write_sealed_json(index, {"format": FORMAT, "version": VERSION, "set": sweeps.to_dict(), "files": files}, indent=1)
 
 
 def _parsed(index: Path) -> dict[str, Any]:
     try:
-        data = json.loads(index.read_text(encoding="utf-8"))
+        data = parsed_json(index.read_bytes())
     except FileNotFoundError:
         raise InputError("sweep index", index, "no such file; `geniex sweep SET.yaml` makes one when done") from None
     except ValueError:
@@ -178,6 +176,8 @@ def _parsed(index: Path) -> dict[str, Any]:
         raise _bad(index, "it is no index of a set of sweeps")
     if data.get("version") != VERSION:
         raise _bad(index, f"it is version {data.get('version')!r}, this geniex reads version {VERSION}")
+    if not is_sealed(data):
+        raise _bad(index, "it was changed or damaged since it was written")
     try:
         return data | {"set": SweepSet.from_dict(data["set"]), "files": [dict(entry) for entry in data["files"]]}
     except (KeyError, TypeError, ValueError) as error:

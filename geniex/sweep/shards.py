@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import SweepError
-from geniex.files import sync, write_atomically
-from geniex.sweep import layout
+from geniex.files import parsed_json, sync, write_atomically
+from geniex.sweep import layout, seal
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
 
@@ -86,21 +86,18 @@ class ShardDirectory:
     def load(self, shard: int) -> TileData:
         """The tiles of a finished shard, every checksum checked."""
         path, (start, stop) = self._shard(shard), self.config.shard_range(shard)
-        with layout.open_sweep(path) as file:
+        with layout.reading(path), layout.open_sweep(path) as file:
             layout.check(file, path, stop - start)
             if layout.attributes_of(file) != self.attributes:
                 raise layout.bad_file(path, "it belongs to another sweep")
-            try:
-                return layout.read(file, 0, stop - start)
-            except OSError as error:
-                raise layout.bad_file(path, f"it is damaged ({error})") from None
+            return layout.read(file, 0, stop - start)
 
     def store(self, shard: int, data: TileData) -> None:
         """Make a solved shard durable; ``OSError`` where the disk does not take it."""
         image = io.BytesIO()
         with layout.create(image, self.config, len(data.codes), self.attributes) as file:
             layout.write(file, 0, data)
-        write_atomically(self._shard(shard), image.getbuffer())
+        write_atomically(self._shard(shard), seal.sealed(image.getbuffer()))
 
     def merge(self, out: Path) -> None:
         """Write all shards into ``out``, one at a time, and remove the directory once that is durable."""
@@ -114,6 +111,7 @@ class ShardDirectory:
             if sink.error is not None:
                 merged.unlink()
                 raise sink.error
+            seal.append(merged, layout.BULK)
             os.fsync(sink.fileno())
         os.replace(merged, out)
         sync(out.parent)
@@ -128,7 +126,7 @@ class ShardDirectory:
 
     def _check_owner(self, manifest: Path) -> None:
         try:
-            found = json.loads(manifest.read_text())
+            found = parsed_json(manifest.read_bytes())
             where = _difference(_parsed(found), _parsed(self.attributes))
         except (ValueError, KeyError, TypeError):
             where = "manifest"

@@ -14,8 +14,9 @@ from torch import Tensor
 from geniex.circuit.spice import ngspice_version
 from geniex.config import check_positive_int, check_seed
 from geniex.files import sync
+from geniex.sweep import seal
 from geniex.sweep.file import SweepFile
-from geniex.sweep.layout import VERIFIED
+from geniex.sweep.layout import BULK, VERIFIED
 from geniex.sweep.sets import SweepIndex
 
 
@@ -84,6 +85,7 @@ def _keep(sweep: SweepFile, result: tuple[float, int, int, str]) -> None:
         shutil.copyfile(sweep.path, aside)
         with h5py.File(aside, "r+") as file:
             file.attrs.update(zip(VERIFIED, result, strict=True))
+        seal.append(aside, BULK)
         sync(aside)
         os.replace(aside, sweep.path)
     finally:

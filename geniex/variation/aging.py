@@ -53,7 +53,7 @@ class Drift(Variation):
 
     def __post_init__(self) -> None:
         check_number("t0", self.t0, low=0.0, open_low=True, unit="s")
-        check_number("seconds", self.seconds, low=self.t0, unit="s (t0)")
+        check_number("seconds", self.seconds, low=self.t0, unit="s (t0; a day is 86400 s, a year 3.16e7 s)")
         for name in ("nu", "spread"):
             if not isinstance(getattr(self, name), LogLine):
                 check_number(name, getattr(self, name), low=0.0)

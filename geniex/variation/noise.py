@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import shared_matmul
-from geniex.config import Config, check_number, check_seed
+from geniex.config import Config, check_number, check_seed, warn_unit
 from geniex.emulator import Emulator
 from geniex.emulator.base import moved_once
 from geniex.errors import InputError
 from geniex.mapping import Architecture
+
+_USUAL_CURRENT = 1e-3
+"""Ampere; the sensing's noise is far below, in any array."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class ReadNoise(Config):
     def __post_init__(self) -> None:
         check_number("relative", self.relative, low=0.0)
         check_number("current", self.current, low=0.0, unit="A")
+        if self.current > _USUAL_CURRENT:
+            warn_unit("current", self.current, "A", "columns carry microamperes; is this in nano- or microampere?")
 
     @property
     def off(self) -> bool:

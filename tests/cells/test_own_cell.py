@@ -16,8 +16,10 @@ from geniex.cells import (
     spice_number,
 )
 from geniex.circuit import Crossbar
+from geniex.config import register_config
 
 
+@register_config
 @dataclass(frozen=True)
 class OwnCubicCell(Cell):
     vs: float = 0.5

@@ -96,11 +96,22 @@ def test_csv_is_the_same_cell(tmp_path: Path) -> None:
     ("text", "error", "message"),
     [
         ("v,i\n0,0\n0.1,x\n0.2,2\n", FileFormatError, r"line 3: '0\.1,x' are not numbers"),
-        ("v,i\n0,0\n0.1,1,2\n0.2,2\n", FileFormatError, "line 3: 3 columns"),
-        ("v\n0\n0.1\n0.2\n", FileFormatError, "line 2: 1 columns"),
+        ("v,i\n0,0\n0.1,1,2\n0.2,2\n", FileFormatError, "line 3: 3 columns; the first line has 2"),
+        ("v\n0\n0.1\n0.2\n", FileFormatError, "line 2: 1 columns; a voltage and a current are needed"),
         ("v,i\n0,0\n0.1,2\n0.2,1\n", InputError, r"bad\.csv: currents, state 0, row 2: got 1 A"),
-        ("0,0\n0.1,1\n0.2,2\n0.3,3\n", FileFormatError, "line 1: numbers; the first line must name the columns"),
-        ("", InputError, r"bad\.csv: voltages: got 0 points"),
+        ("0,0\n0.1,1\n0.2,2\n0.3,3\n", FileFormatError, r"numbers, and no header .* columns=\(.V., .I.\)"),
+        ("v,i\n", InputError, r"bad\.csv: voltages: got 0 points"),
+        ("", FileFormatError, "no header that tells"),
+        ("Voltage,Current\n0,0\n", FileFormatError, r"'Voltage' does not tell a unit; .*units=\(.mV., .uA.\)"),
+        ("Voltage (mV),I\n0,0\n", FileFormatError, "'I' does not tell a unit"),
+        ("x,y\n0,0\n", FileFormatError, "the header 'x' does not tell a voltage or a current"),
+        ("V (V),R (ohm)\n0,0\n", FileFormatError, r"'R \(ohm\)' does not tell"),
+        ("V (kV),I (A)\n0,0\n", FileFormatError, r"'V \(kV\)' does not tell"),
+        ("V (A),I (A)\n0,0\n", FileFormatError, r"'V \(A\)' does not tell"),
+        ("I (A),I (uA)\n0,0\n", FileFormatError, "0 columns of voltage and 2 of current"),
+        ("V (V),V (mV)\n0,0\n", FileFormatError, "2 columns of voltage and 0 of current"),
+        ("V,I\n0,0\n0.1,1\n0.2,2\n", InputError, "currents: got a curve of 10 S; at most 1 S; .*microampere"),
+        ("V,I\n0,0\n100,1\n200,2\n", InputError, "voltages: got up to 200 V; .*millivolt"),
     ],
 )
 def test_bad_files_are_refused_by_line(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
@@ -108,6 +119,80 @@ def test_bad_files_are_refused_by_line(text: str, error: type[Exception], messag
     path.write_text(text)
     with pytest.raises(error, match=message):
         TabulatedCell.from_csv(path)
+
+
+VALUES = ((0.0, 0.1, 0.2), (0.0, 1.1e-6, 2.7e-6))
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("V,I", "0,0 0.1,1.1e-6 0.2,2.7e-6"),
+        ("i , v", "0,0 1.1e-6,0.1 2.7e-6,0.2"),
+        ("Voltage (mV),Current (uA)", "0,0 100,1.1 200,2.7"),
+        ("I (A),V (V)", "0,0 1.1e-6,0.1 2.7e-6,0.2"),
+        ("I [µA], V [mV]", "0,0 1.1,100 2.7,200"),
+        ("CURRENT (NA),VOLTAGE (V)", "0,0 1100,0.1 2700,0.2"),
+        ("Current/pA,Voltage/uV", "0,0 1100000,100000 2700000,200000"),
+        ("voltage_V, low_A", "0,0 0.1,1.1e-6 0.2,2.7e-6"),
+        ("V_read [V],I_d [mA]", "0,0 0.1,0.0011 0.2,0.0027"),
+        ("mV,uA", "0,0 100,1.1 200,2.7"),
+        ("Voltage (volts),Current (microamperes)", "0,0 0.1,1.1 0.2,2.7"),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_columns_and_units_are_read_from_the_header(header: str, rows: str, mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "iv.csv"
+    path.write_text(mark + "\n".join(["# of a probe station", header, *rows.split()]), encoding="utf-8")
+    assert TabulatedCell.from_csv(path) == TabulatedCell(*VALUES)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "said"),
+    [
+        ("", "0,0 100,1.1 200,2.7", {"units": ("mV", "uA")}),
+        ("", "0,0 1.1,100 2.7,200", {"units": ("uA", "mV")}),
+        ("", "0,0 0.1,1.1e-6 0.2,2.7e-6", {"columns": ("V", "I")}),
+        ("", "0,0 1.1e-6,0.1 2.7e-6,0.2", {"columns": ("I", "V")}),
+        ("x,y,z", "0,7,0 1.1,8,100 2.7,9,200", {"columns": ("I", None, "V"), "units": ("mV", "uA")}),
+        ("x,y,z", "0,7,0 1.1,8,100 2.7,9,200", {"columns": ("I (uA)", None, "mV")}),
+        ("Voltage,Current", "0,0 100,1.1 200,2.7", {"units": ("mV", "uA")}),
+        ("Voltage,Current", "0,0 100,1.1 200,2.7", {"units": ("uA", "mV")}),
+        ("Voltage (mV),x", "0,0 100,1.1 200,2.7", {"columns": ("V", "I [uA]")}),
+        ("Voltage (V),Current (A)", "0,0 100,1.1 200,2.7", {"units": ("mV", "uA")}),
+    ],
+)
+def test_what_the_header_does_not_tell_is_said(header: str, rows: str, said: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "iv.csv"
+    path.write_text("\n".join([*([header] if header else []), *rows.split()]))
+    assert TabulatedCell.from_csv(path, **said) == TabulatedCell(*VALUES)
+
+
+def test_several_states_have_units_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "iv.csv"
+    path.write_text("low (nA),V (mV),high (uA)\n0,0,0\n100,100,1.1\n210,200,2.7\n")
+    assert TabulatedCell.from_csv(path) == TabulatedCell(VALUES[0], ((0.0, 1e-7, 2.1e-7), VALUES[1]))
+    path.write_text("0,0,0\n0.1,100,1.1\n0.21,200,2.7\n")
+    both = TabulatedCell.from_csv(path, columns=("I", "V", "I"), units=("mV", "uA"))
+    assert both == TabulatedCell(VALUES[0], ((0.0, 1e-7, 2.1e-7), VALUES[1]))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"columns": ("V",)}, r"columns: got \('V',\); the file has 2 columns"),
+        ({"columns": ("V", "R")}, "columns: got 'R'"),
+        ({"columns": "VI"}, "columns: got 'VI'"),
+        ({"units": ("mV", "kohm")}, "units: got 'kohm'; it must be one of V, mV, uV, A"),
+        ({"units": ("mV", "uA", "uA")}, "units: got .* one for each of 2 columns"),
+        ({"units": ("mV", "mV")}, "units: got .*; column 2 is a current"),
+    ],
+)
+def test_what_is_said_must_fit_the_file(said: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "iv.csv"
+    path.write_text("V,I\n0,0\n0.1,1.1e-6\n0.2,2.7e-6\n")
+    with pytest.raises(InputError, match=message):
+        TabulatedCell.from_csv(path, **said)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from geniex.errors import CheckpointError, GeniexError, InputError
+from geniex.files import write_sealed_json
 from geniex.networks import (
     NETWORKS,
     FashionCNN,
@@ -65,7 +66,7 @@ def test_bytes_are_the_same_each_time(tmp_path: Path, saved: Path) -> None:
 
 def _described(saved: Path, **changes: object) -> None:
     path = saved.with_suffix(".json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_sealed_json(path, json.loads(path.read_text()) | changes)
 
 
 DAMAGE = {
@@ -77,6 +78,7 @@ DAMAGE = {
     "a list": lambda p: p.with_suffix(".json").write_text("[]"),
     "foreign": lambda p: p.with_suffix(".json").write_text("{}"),
     "newer": lambda p: _described(p, schema_version=2),
+    "changed": lambda p: p.with_suffix(".json").write_text(p.with_suffix(".json").read_text().replace("net", "met", 1)),
     "unknown network": lambda p: _described(p, network="resnet"),
     "networks": lambda p: _described(p, network=["fashion-cnn"]),
 }
@@ -101,7 +103,7 @@ def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
 def test_unknown_names_are_told() -> None:
     with pytest.raises(InputError, match=r"network: got 'no-such-net'; no such file; shipped are fashion-cnn"):
         load_network("no-such-net")
-    with pytest.raises(GeniexError, match="cannot be read"):
+    with pytest.raises(GeniexError, match="is missing"):
         load_network("no/such/net")
     with pytest.raises(InputError, match="networks are fashion-cnn"):
         save_network("no-such-net", FashionCNN().folded(), Path("net"), {})

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from geniex.errors import CheckpointError, InputError
+from geniex.files import write_sealed_json
 from geniex.networks import NETWORKS, load_network, network_info, network_masks, network_name, save_network
 from geniex.networks.checkpoint import shipped_networks
 from geniex.networks.widths import layer_widths, select_channels, set_widths
@@ -76,7 +77,7 @@ def test_a_narrow_network_comes_back_to_the_bit(tmp_path: Path) -> None:
 def test_files_of_usual_networks_say_nothing_of_widths(tmp_path: Path) -> None:
     save_network("fashion-vgg", NETWORKS["fashion-vgg"].stored(), tmp_path / "net", {})
     assert set(json.loads((tmp_path / "net.json").read_text())) == {
-        *("format", "schema_version", "network", "sha256", "info")
+        *("format", "schema_version", "network", "sha256", "info", "content_sha256")
     }
 
 
@@ -116,7 +117,7 @@ def test_masks_of_nothing_are_told(tmp_path: Path) -> None:
 def test_wrong_widths_are_told_by_path(tmp_path: Path, widths: object) -> None:
     save_network("fashion-vgg", narrow(), tmp_path / "net", {})
     path = tmp_path / "net.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"widths": widths}))
+    write_sealed_json(path, json.loads(path.read_text()) | {"widths": widths})
     with pytest.raises(CheckpointError, match="net"):
         load_network(tmp_path / "net")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from geniex import Architecture, CircuitEmulator, IdealEmulator, LinearEmulator, convert, presets
 from geniex.circuit import Crossbar
 from geniex.emulator import Emulator
-from geniex.errors import ConversionWarning
+from geniex.errors import ConversionWarning, InputError
 from geniex.simulator import CrossbarMatrix, InputStatistics, load_converted, save_converted
 
 IDEAL = IdealEmulator()
@@ -153,6 +154,43 @@ def test_codes_of_one_count_stay_where_they_suffice() -> None:
     )
     assert auto.adc_step is None
     assert torch.equal(auto(x), unit(x))
+
+
+class Amplifying(IdealEmulator):
+    """Cells that conduct four times as much as they should, by no law that is linear."""
+
+    def read(self, array: Any, voltages: Tensor) -> Tensor:
+        """Four times the product."""
+        return 4 * super().read(array, voltages)
+
+    def response(self, array: Any) -> None:
+        """None: nobody knows."""
+
+
+def test_the_default_range_follows_cells_that_conduct_more_than_linearly() -> None:
+    arch = Architecture(tile=(16, 16), weight_bits=5, input_bits=5, adc_bits=13)
+    weight, x = torch.ones(2, 16), torch.ones(3, 16)
+    made = CrossbarMatrix(weight, arch, Amplifying(), inputs=seen(x))
+    assert made(x).flatten().tolist() == pytest.approx([64.0] * 6, rel=1e-2)
+    assert made.converter_use(x).clipped == 0
+
+
+class Broken(IdealEmulator):
+    """Gives no currents."""
+
+    def read(self, array: Any, voltages: Tensor) -> Tensor:
+        """NaN."""
+        return super().read(array, voltages) * torch.nan
+
+    def response(self, array: Any) -> None:
+        """None: nobody knows."""
+
+
+def test_an_emulator_without_currents_is_told() -> None:
+    with pytest.raises(InputError, match=r"emulator: got ideal.*NaN or infinite on the calibration inputs"):
+        CrossbarMatrix(
+            torch.ones(2, 16), Architecture(adc_range="calibrated"), Broken(), inputs=seen(torch.ones(3, 16))
+        )
 
 
 def test_ranges_of_their_own_come_and_go_with_a_saved_state() -> None:

@@ -113,9 +113,13 @@ def test_nf_of_linear_cells_is_the_share_that_the_wires_take(
     assert all(0 < x.p05 <= x.mean <= x.p95 < 1 for x in report.layers)
 
 
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_fixed_point_has_no_converters_and_no_wrapping(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     crossbar = Crossbar(8, 8, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
-    for change in {"adc_bits": 4}, {"accumulator_bits": 16}:
+    for change in (
+        {"adc_bits": 4, "adc_range": "unit"},
+        {"accumulator_bits": 16, "accumulator_frac_bits": 24},
+    ):
         report = predict_accuracy(
             model, batches, crossbar=crossbar, architecture=ARCH.replace(**change), circuit_images=10
         )
@@ -171,7 +175,7 @@ def test_a_surrogate_for_something_else_is_refused_before_any_stage_runs(
 
 
 def test_the_surrogate_goes_where_the_images_are_and_the_callers_stays(model: nn.Module) -> None:
-    mlp = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2)
+    mlp = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2, r_min=0.9, r_max=1.1)
     (emulator,) = _emulators([mlp], CROSSBAR, ARCH, torch.device("meta")).values()
     assert {p.device.type for p in emulator.surrogate.parameters()} == {"meta"}
     assert {p.device.type for p in mlp.parameters()} == {"cpu"}
@@ -212,7 +216,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_logits(
         assert (one.correct, one.logit_error, one.agreement) == (other.correct, other.logit_error, other.agreement)
     # One more surrogate leaves the others' logits as they are; another circuit, or a torn file, starts anew.
     seen.clear()
-    mlp = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2)
+    mlp = GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2, r_min=0.9, r_max=1.1)
     predict_accuracy(
         model, batches, work=tmp_path, surrogates=[mlp], progress=lambda *step: seen.append(step), **options
     )

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from geniex.errors import CheckpointError, InputError
+from geniex.files import write_sealed_json
 from geniex.surrogate import (
     GeniexMLP,
     PhysicsSurrogate,
@@ -32,7 +33,7 @@ def saved(untrained, tmp_path: Path) -> Path:
 
 
 def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_sealed_json(path, json.loads(path.read_text()) | changes)
 
 
 @pytest.mark.parametrize("suffix", ["", ".json", ".safetensors"])
@@ -54,7 +55,7 @@ def test_round_trip_is_exact(untrained, saved, suffix):
 def test_files_from_before_half_precision_load_as_they_are(untrained, saved):
     head = json.loads(saved.read_text())
     del head["half"]
-    saved.write_text(json.dumps(head))
+    write_sealed_json(saved, head)
     assert torch.equal(load_surrogate(saved).hidden.weight, untrained.hidden.weight)
 
 
@@ -85,7 +86,7 @@ def test_loading_leaves_the_random_state_alone(saved):
 def test_truncated_weights(saved):
     weights = saved.with_suffix(".safetensors")
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"v0\.25\.safetensors is truncated.*geniex train"):
+    with pytest.raises(CheckpointError, match=r"v0\.25\.safetensors is damaged, or not .*geniex train"):
         load_surrogate(saved)
 
 
@@ -100,7 +101,7 @@ def test_weights_of_another_surrogate(saved):
     weights = saved.with_suffix(".safetensors")
     other = {name: t + 1 for name, t in safetensors.torch.load_file(weights).items()}
     safetensors.torch.save_file(other, weights)
-    with pytest.raises(CheckpointError, match=r"not the file that v0\.25\.json was written with"):
+    with pytest.raises(CheckpointError, match=r"is damaged, or not the file that v0\.25\.json was written with"):
         load_surrogate(saved)
 
 

@@ -13,7 +13,7 @@ from geniex.circuit import Crossbar
 from geniex.circuit.spice import ngspice_version
 from geniex.errors import InputError, SweepError
 from geniex.mapping import ConductanceWindow
-from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, load_sweep_config, run_sweep
+from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, layout, load_sweep_config, run_sweep, seal
 from geniex.sweep.circuits import TileCircuits, mean_transmission
 from geniex.sweep.solving import solve_tiles
 
@@ -170,6 +170,7 @@ def test_digest_sees_the_circuits(many: SweepConfig, file: SweepFile) -> None:
     file.close()
     with h5py.File(file.path, "r+") as stored:
         stored["on_off"][20] += 1e-9
+    seal.append(file.path, layout.BULK)
     assert SweepFile(file.path).digest != before
 
 

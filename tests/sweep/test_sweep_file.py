@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from geniex.errors import FileFormatError, InputError
-from geniex.sweep import SweepConfig, SweepFile, draw_tile, run_sweep
+from geniex.sweep import SweepConfig, SweepFile, draw_tile, layout, run_sweep, seal
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_file_says_what_it_holds(small: SweepConfig, path: Path) -> None:
     assert (sweep.v_max, sweep.tiles, sweep.vectors) == (0.3, 21, 3)
     with h5py.File(path) as file:
         assert file.attrs["format"] == "geniex-sweep"
-        assert file.attrs["schema_version"] == 1
+        assert file.attrs["schema_version"] == 2
         assert file.attrs["solver"] == "native"
         assert file.attrs["seed"] == 7
         assert SweepConfig.from_dict(json.loads(file.attrs["config"])) == small
@@ -150,7 +150,10 @@ def test_digest_follows_content_and_configuration(small: SweepConfig, path: Path
     other = run_sweep(small.replace(seed=8), tmp_path / "other.h5", workers=1)
     assert SweepFile(other).digest != digest
     with h5py.File(same, "r+") as file:
-        file["currents"][20, 2, 2] += 1e-12
+        data = layout.read(file, 20, 21)
+        data.currents[0, 2, 2] += 1e-12
+        layout.write(file, 20, data)
+    seal.append(same, layout.BULK)
     assert SweepFile(same).digest != digest
 
 
@@ -166,8 +169,15 @@ def _edit(change):
     def apply(path: Path) -> None:
         with h5py.File(path, "r+") as file:
             change(file)
+        seal.append(path, ())  # of the bytes as they are now
 
     return apply
+
+
+def _unsealed(path: Path) -> None:
+    """As another program changes it."""
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(seed=8)
 
 
 def _reshape(file: h5py.File) -> None:
@@ -178,18 +188,21 @@ def _reshape(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_cut, "truncated or no HDF5"),
-        (_text, "truncated or no HDF5"),
-        (lambda path: path.write_bytes(b""), "truncated or no HDF5"),
+        (_cut, "truncated or damaged"),
+        (_text, "truncated or damaged"),
+        (lambda path: path.write_bytes(b""), "truncated or damaged"),
+        (lambda path: path.write_bytes(seal.sealed(b"tile,current\n")), "no HDF5"),
+        (_unsealed, "truncated or damaged, or no finished sweep"),
         (_edit(lambda file: file.attrs.clear()), "it is no sweep"),
         (_edit(lambda file: file.attrs.update(format="other")), "it is no sweep"),
-        (_edit(lambda file: file.attrs.update(schema_version=2)), "version 2, this geniex reads version 1"),
+        (_edit(lambda file: file.attrs.update(schema_version=1)), "version 1, this geniex reads version 2"),
         (_edit(lambda file: file.attrs.update(config="{")), "configuration is damaged"),
         (_edit(lambda file: file.attrs.update(config="[]")), "configuration is damaged"),
         (_edit(lambda file: file.attrs.__delitem__("config")), "configuration is damaged"),
         (_edit(lambda file: file.attrs.__delitem__("solver")), "differ from a sweep's in 'solver'"),
         (_edit(lambda file: file.__delitem__("codes")), "no dataset 'codes'"),
         (_edit(lambda file: file.__delitem__("r_sink")), "no dataset 'r_sink'"),
+        (_edit(lambda file: file.__delitem__("tile_digests")), "no dataset 'tile_digests'"),
         (_edit(_reshape), "'voltages' is float64 \\(21, 3, 4\\), its configuration says float64 \\(21, 3, 5\\)"),
     ],
 )
@@ -199,6 +212,14 @@ def test_damaged_and_foreign_files_say_so(path: Path, damage, message: str) -> N
         SweepFile(path)
     assert str(path) in str(error.value)
     assert "geniex sweep" in str(error.value)
+
+
+def test_samples_that_hdf5_finds_right_are_held_against_their_digest(path: Path) -> None:
+    _edit(lambda file: file["currents"].__setitem__((4, 1, 2), 1e-6))(path)
+    sweep = SweepFile(path)
+    sweep.read(0, 4)
+    with pytest.raises(FileFormatError, match=r"tiles 3 to 6 are damaged .what is read is not what was written"):
+        sweep.read(3, 6)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from geniex.circuit import Crossbar
 from geniex.circuit.spice import ngspice_version
 from geniex.errors import InputError, MissingDependencyError, SweepError
-from geniex.sweep import SweepConfig, SweepFile, SweepObserver, run_sweep, shards, verify_sweep
+from geniex.sweep import SweepConfig, SweepFile, SweepObserver, layout, run_sweep, seal, shards, verify_sweep
 from geniex.sweep.pool import run_shards
 from geniex.sweep.solving import solve_tiles
 
@@ -269,7 +269,10 @@ def test_verification_finds_the_one_vector_that_is_wrong(
     everything = small.tiles * small.vectors
     assert verify_sweep(out, everything) < 1e-9
     with h5py.File(out, "r+") as file:
-        file["currents"][small.tiles - 1, small.vectors - 1] *= 1.01
+        data = layout.read(file, small.tiles - 1, small.tiles)
+        data.currents[0, small.vectors - 1] *= 1.01
+        layout.write(file, small.tiles - 1, data)
+    seal.append(out, layout.BULK)
     digest = SweepFile(out).digest
     assert verify_sweep(out, everything, seed=5) == pytest.approx(0.01 / 1.01, rel=1e-6)
     verified = SweepFile(out)

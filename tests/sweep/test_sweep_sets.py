@@ -14,6 +14,7 @@ from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar
 from geniex.cli.main import main
 from geniex.errors import FileFormatError, InputError, SweepError
+from geniex.files import sealed
 from geniex.preset import presets
 from geniex.sweep import (
     CircuitRanges,
@@ -21,10 +22,12 @@ from geniex.sweep import (
     SweepIndex,
     SweepObserver,
     SweepSet,
+    layout,
     load_sweep_config,
     load_sweep_set,
     run_sweep,
     run_sweep_set,
+    seal,
     shards,
     verify_sweep_set,
 )
@@ -153,6 +156,11 @@ def test_another_set_in_its_place_is_refused(sweeps: SweepSet, tmp_path: Path) -
         _run(sweeps, tmp_path / "none" / "set")
 
 
+def _again(text: str, old: str, new: str) -> str:
+    """JSON with ``old`` replaced and the digest of that."""
+    return json.dumps(sealed(json.loads(text.replace(old, new))))
+
+
 def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(InputError, match="no such file"):
@@ -163,8 +171,9 @@ def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> No
         ("{", "not readable as JSON"),
         ("[]", "no index"),
         (whole.replace('"version": 1', '"version": 2'), "version 2, this geniex reads version 1"),
-        (whole.replace('"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "not those of its set"),
-        (whole.replace('"shapes"', '"shape"'), "it is damaged"),
+        (whole.replace('"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "changed or damaged"),
+        (_again(whole, '"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "not those of its set"),
+        (_again(whole, '"shapes"', '"shape"'), "it is damaged"),
     ):
         (out / "index.json").write_text(text)
         with pytest.raises(FileFormatError, match=message):
@@ -192,7 +201,10 @@ def test_verification_covers_all_files_and_stays_in_them(
     monkeypatch.setattr(Crossbar, "solve", lambda self, v, g, method: solve(self, v, g, method="native"))
     assert verify_sweep_set(out, 80, seed=3) < 1e-8
     with h5py.File(out / "3x5-sinh.h5", "r+") as file:
-        file["currents"][9, 1] *= 1.01
+        data = layout.read(file, 9, 10)
+        data.currents[0, 1] *= 1.01
+        layout.write(file, 9, data)
+    seal.append(out / "3x5-sinh.h5", layout.BULK)
     assert verify_sweep_set(out, 1000, seed=3) == pytest.approx(0.01 / 1.01, rel=1e-5)
     for old, new in zip(before, SweepIndex(out).files, strict=True):
         assert new.attributes["verified_vectors"] == 20

@@ -13,7 +13,7 @@ from typing import Any
 
 from geniex.config import check_positive_int
 from geniex.errors import InputError
-from geniex.files import write_atomically
+from geniex.files import parsed_json, write_atomically
 from geniex.study.explore.cell import Job, run_job
 from geniex.study.explore.plan import planned
 from geniex.study.explore.spec import StudySpec
@@ -84,7 +84,7 @@ def run_study(
 def kept_result(folder: Path, job: Job) -> dict[str, Any] | None:
     """The result of a job that is kept in ``folder``; a file that is missing, torn or changed is as good as none."""
     try:
-        held = json.loads(_path(folder, job).read_bytes())
+        held = parsed_json(_path(folder, job).read_bytes())
         same = held["format"] == _FORMAT and held["key"] == job.key and held["sha256"] == digest(held["result"])
         return held["result"] if same else None
     except (OSError, ValueError, KeyError, TypeError):

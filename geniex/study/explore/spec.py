@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from geniex.errors import InputError
 from geniex.study.configs import found
 from geniex.study.explore.fields import Flat, check_name, flattened, overridden, unknown
-from geniex.sweep.loading import YamlLoader
+from geniex.sweep.loading import read_yaml
 
 Label = str | int | float | bool
 """What an axis' value is called in tables."""
@@ -102,13 +100,11 @@ class StudySpec:
             return _study(given, "study", changes or {})
         path = Path(found(str(given)))
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), Loader=YamlLoader)
+            data = read_yaml(path)
         except (FileNotFoundError, IsADirectoryError):
             from geniex.study.configs import shipped_configs
 
             raise InputError("config", path, f"no such file; shipped are {', '.join(shipped_configs())}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError("config", path, f"it is not readable as YAML: {error}") from None
         try:
             return _study(_mapping("config", data), path.stem, changes or {})
         except InputError as error:
