@@ -52,9 +52,9 @@ def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "geniex/py.typed" in names
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
-    configs = {f"geniex/study/configs/{path.name}" for path in (ROOT / "geniex/study/configs").glob("*.yaml")}
+    configs = {str(path.relative_to(ROOT)) for path in (ROOT / "geniex/study/configs").rglob("*.yaml")}
     assert configs <= set(names)
-    assert "geniex/study/configs/xchangr.yaml" in configs
+    assert "geniex/study/configs/remap/xchangr.yaml" in configs
     models = {f"geniex/_models/{path.name}" for path in (ROOT / "models").iterdir()}
     assert models <= set(names)
     assert {name.split("/")[0] for name in names} == {"geniex", f"geniex-{geniex.__version__}.dist-info"}

@@ -119,22 +119,26 @@ def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
     return out
 
 
-def _with_shipped(argv: list[str]) -> list[str]:
-    """``argv`` with the names of shipped configurations made paths, where no such file is at hand."""
-    from geniex.study.configs import found
+def _with_shipped(verb: str, argv: list[str]) -> list[str]:
+    """``argv`` with the paths of configurations that it names, which may be files or shipped ones' names."""
+    from geniex.study.configs import config_path
+
+    def path(name: str) -> str:
+        return str(config_path(verb, name))
 
     out = list(argv)
     for k, word in enumerate(out):
         if word.startswith("--config="):
-            out[k] = f"--config={found(word.removeprefix('--config='))}"
+            out[k] = f"--config={path(word.removeprefix('--config='))}"
         elif k and out[k - 1] == "--config":
-            out[k] = found(word)
+            out[k] = path(word)
     return out
 
 
 def parsed(verb: str, argv: list[str]) -> jsonargparse.Namespace:
     """The options that ``argv`` gives a verb; ``jsonargparse.ArgumentError`` where it does not know one."""
-    return verb_parser(verb).parse_args(_with_shipped(_spelled(argv, _function(verb))))
+    spelled = _spelled(argv, _function(verb))
+    return verb_parser(verb).parse_args(_with_shipped(verb, spelled) if verb in _CONFIGURED else spelled)
 
 
 def verb_parser(verb: str) -> jsonargparse.ArgumentParser:

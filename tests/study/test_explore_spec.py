@@ -11,7 +11,7 @@ import pytest
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.errors import InputError
 from geniex.preset import presets
-from geniex.study.configs import found, shipped_configs
+from geniex.study.configs import config_path, shipped_configs
 from geniex.study.explore import CellSettings, StudySpec
 from geniex.study.explore.settings import Pruning
 from geniex.variation import FiniteStates, ReadNoise, StuckCells, variation_presets
@@ -263,15 +263,29 @@ def test_files_that_are_missing_or_no_yaml_are_told(tmp_path: Path) -> None:
         StudySpec.of(broken)
 
 
+def test_what_is_offered_in_place_of_an_unknown_study_runs() -> None:
+    with pytest.raises(InputError) as error:
+        StudySpec.of("nope.yaml")
+    offered = error.value.allowed.partition("shipped are ")[2].split(", ")
+    assert offered == shipped_configs("study") == sorted(STUDIES)
+    for name in offered:
+        assert StudySpec.of(name).points()
+
+
+def test_what_ships_for_another_verb_is_told_so() -> None:
+    with pytest.raises(InputError, match=r"xchangr.yaml; this one ships for geniex remap; shipped are dense-sparse"):
+        StudySpec.of("xchangr.yaml")
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_ask_for_what_there_is(name: str) -> None:
-    assert name in shipped_configs()
+    assert name in shipped_configs("study")
     spec = StudySpec.of(name)
     cells = [CellSettings.of(point.settings) for point in spec.points()]
     assert len(cells) >= 20
     assert spec.baseline or name == "geniex-precision-slices.yaml"
     assert spec.about
-    text = Path(found(name)).read_text()
+    text = config_path("study", name).read_text()
     assert f"geniex study {name}" in text
     assert "cifar10" in text
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from geniex.errors import InputError
-from geniex.study.configs import found
+from geniex.study.configs import config_path
 from geniex.study.explore.fields import Flat, check_name, flattened, overridden, unknown
 from geniex.sweep.loading import YamlLoader
 
@@ -100,13 +100,9 @@ class StudySpec:
             return given
         if isinstance(given, Mapping):
             return _study(given, "study", changes or {})
-        path = Path(found(str(given)))
+        path = config_path("study", given)
         try:
             data = yaml.load(path.read_text(encoding="utf-8"), Loader=YamlLoader)
-        except (FileNotFoundError, IsADirectoryError):
-            from geniex.study.configs import shipped_configs
-
-            raise InputError("config", path, f"no such file; shipped are {', '.join(shipped_configs())}") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError("config", path, f"it is not readable as YAML: {error}") from None
         try:
