@@ -47,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
+    from geniex.distribution import conflict
+
+    if (mixed := conflict()) is not None and argv[:1] != ["doctor"]:
+        return _refuse("geniex", mixed)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from geniex.distribution import install_hint
 from geniex.errors import MissingDependencyError, SweepError
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
@@ -95,5 +96,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise MissingDependencyError("ray", "executor ray", "pip install 'geniex[ray]', or solve locally") from None
+        raise MissingDependencyError("ray", "executor ray", f"{install_hint('ray')}, or solve locally") from None
     return ray

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geniex import __version__
+from geniex.distribution import install_hint
 from geniex.errors import FileFormatError, InputError, MissingDependencyError
 from geniex.sweep.circuits import SCALARS, scalars_of
 from geniex.sweep.config import SweepConfig
@@ -189,6 +190,6 @@ def _solver_version(config: SweepConfig) -> str:
         raise MissingDependencyError(
             "ngspice or PySpice",
             "engine ngspice",
-            "apt-get install ngspice libngspice0-dev and pip install 'geniex[spice]', or use engine native",
+            f"apt-get install ngspice libngspice0-dev and {install_hint('spice')}, or use engine native",
         )
     return f"ngspice {version}"

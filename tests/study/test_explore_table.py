@@ -172,7 +172,7 @@ def test_without_pyarrow_the_rest_is_written(tmp_path: Path, monkeypatch: pytest
         parquet_bytes(study.rows)
     (missing,) = write_study(study, tmp_path)
     assert missing.startswith("no Parquet: pyarrow not found")
-    assert "pip install 'geniex[parquet]'" in missing
+    assert "pip install 'geniex-crossbar[parquet]'" in missing
     assert not (tmp_path / "table.parquet").exists()
     assert missing in (tmp_path / "report.md").read_text()
 
