@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -58,7 +59,8 @@ def run_on_ray(
     connects = not ray.is_initialized()
     if connects:
         try:
-            ray.init(log_to_driver=False)
+            # What goes wrong is raised here; Ray's account of its own start is no business of a sweep's reader.
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SweepError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES, "max_calls": recycle or 0}
