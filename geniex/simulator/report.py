@@ -62,6 +62,12 @@ class LayerReport:
     input_frac_bits: tuple[int, int] | None = None
     histogram: Histogram | None = None
     """None where nothing was programmed."""
+    adc_clipped: float | None = None
+    """Share of ADC conversions that clip on calibration inputs; None without an ADC or calibration."""
+    adc_codes_used: float | None = None
+    """Share of the ADC's codes between the lowest and the highest that occur on calibration inputs."""
+    overflowed: float | None = None
+    """Share of sums that wrap or saturate on calibration inputs; None with unbounded accumulators."""
 
     @property
     def compression(self) -> float:
@@ -104,6 +110,24 @@ class ConversionReport:
         counts = [layer.array_reads for layer in self.layers if layer.where == "crossbar"]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
+
+    @property
+    def adc_clipped(self) -> float | None:
+        """Share of ADC conversions that clip in the layer where most do; None where no layer tells."""
+        return max(self._known("adc_clipped"), default=None)
+
+    @property
+    def adc_codes_used(self) -> float | None:
+        """Share of the ADC's codes that occur in the layer that uses the fewest; None where no layer tells."""
+        return min(self._known("adc_codes_used"), default=None)
+
+    @property
+    def overflowed(self) -> float | None:
+        """Share of sums that overflow in the layer where most do; None where no layer tells."""
+        return max(self._known("overflowed"), default=None)
+
+    def _known(self, figure: str) -> list[float]:
+        return [value for layer in self.layers if (value := getattr(layer, figure)) is not None]
 
     def layer(self, name: str) -> LayerReport:
         """The report of the layer ``name``."""
