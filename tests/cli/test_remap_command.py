@@ -202,3 +202,9 @@ def _study(srs: float | None, best: float) -> RemapStudy:
 )
 def test_the_published_shares_are_named(srs: float | None, told: str) -> None:
     assert any(note.startswith(told) for note in notes(_study(srs, 0.6)))
+
+
+@pytest.mark.usefixtures("few_images")
+def test_fraction_bits_without_an_accumulator_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["remap", "--network", "fashion-cnn", "--accumulator_frac_bits", "24"]) == 2
+    assert "accumulator_frac_bits: got 24; give accumulator_bits, too" in capsys.readouterr().err

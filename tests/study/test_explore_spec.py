@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.errors import InputError
@@ -312,3 +313,24 @@ def test_each_shipped_study_has_both_surrogates_side_by_side(name: str) -> None:
         both = [s["emulator"] for s, other in zip(settings, alike, strict=True) if other == own]
         assert sorted(both) == ["physics", "physics-fast"]
     assert settings
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_shipped_studies_say_what_their_converters_are_and_why(name: str) -> None:
+    """Their tables must not follow what the defaults become."""
+    text = config_path("study", name).read_text()
+    asked = yaml.safe_load(text)["architecture"]
+    assert asked["adc_range"] in ("unit", "full_scale")
+    assert (asked["accumulator_bits"], asked["accumulator_frac_bits"]) == (32, 24)
+    assert asked["accumulator_overflow"] == "wrap"
+    lines = text.splitlines()
+    for k, line in enumerate(lines):
+        if "adc_range:" in line or "accumulator_bits:" in line:
+            assert "#" in line or lines[k - 2].strip().startswith("#"), line
+
+
+def test_the_shipped_remapping_says_what_its_converters_are_and_why() -> None:
+    text = config_path("remap", "xchangr.yaml").read_text()
+    asked = yaml.safe_load(text)
+    assert (asked["adc_range"], asked["accumulator_bits"], asked["accumulator_frac_bits"]) == ("full_scale", 32, 24)
+    assert all("#" in line for line in text.splitlines() if line.startswith(("adc_range", "accumulator_bits")))
