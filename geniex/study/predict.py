@@ -62,7 +62,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """The exact circuit's NF on a layer's tiles, over sampled inputs: fractions, not percent."""
+    """The exact circuit's NF on a layer's tiles, over sampled inputs, and how well its converters fit: fractions."""
 
     name: str
     currents: int
@@ -70,6 +70,12 @@ class LayerFigures:
     std: float
     p05: float
     p95: float
+    adc_clipped: float | None = None
+    """Share of the ADC conversions of calibration inputs that clip; None without an ADC."""
+    adc_codes_used: float | None = None
+    """Share of the ADC's codes that occur on calibration inputs."""
+    overflowed: float | None = None
+    """Share of accumulated sums that wrap or saturate on calibration inputs; None where accumulators are unbounded."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ def predict_accuracy(
         found[name] = store.run(name, key, build, seen, _BATCH, _of_stage(progress, name))
     return Prediction(
         stages=tuple(_stage(name, found, labels) for name in builders),
-        layers=_layer_figures(on_circuit, images[:2]),
+        layers=_with_converters(_layer_figures(on_circuit, images[:2]), on_circuit.conversion),  # type: ignore[arg-type]
         circuit_images=circuit_images,
         configuration=configuration,
     )
@@ -271,6 +277,20 @@ def _layer_figures(network: nn.Module, images: Tensor) -> tuple[LayerFigures, ..
         for hook in hooks:
             hook.remove()
     return tuple(figures)
+
+
+def _with_converters(layers: Iterable[LayerFigures], report: ConversionReport) -> tuple[LayerFigures, ...]:
+    """The layers' figures with those of their converters, which the conversion has found."""
+    told = ((figures, report.layer(figures.name)) for figures in layers)
+    return tuple(
+        replace(
+            figures,
+            adc_clipped=layer.adc_clipped,
+            adc_codes_used=layer.adc_codes_used,
+            overflowed=layer.overflowed,
+        )
+        for figures, layer in told
+    )
 
 
 def _figures(name: str, nf: Tensor) -> LayerFigures:
