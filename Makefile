@@ -36,6 +36,9 @@ $(STAMP): pyproject.toml
 	       "name another one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[spice,plot,parquet,dev]"
+	@# Ray has no wheels for every Python and machine; only --executor ray needs it.
+	$(BIN)/python -m pip install --quiet --editable ".[ray]" \
+	  || echo "going on without Ray (geniex doctor says what it is for)"
 	@touch $@
 
 # Packages are installed one by one, so that one which this distribution lacks does not cost the others.

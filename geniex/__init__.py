@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from geniex.distribution import NAME, check_import
+
 __version__ = "0.1.0"
+__distribution__ = NAME
 
 _HOME = {
     "Architecture": "mapping",
@@ -51,6 +54,8 @@ _HOME = {
 }
 
 __all__ = ["__version__", *_HOME]
+
+check_import()
 
 
 def __getattr__(name: str) -> Any:

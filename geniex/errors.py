@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from geniex.distribution import check_import
+
+# Every room imports this module. Where another project's geniex/__init__.py has replaced ours, here it is noticed.
+check_import()
+
 
 class GeniexError(Exception):
     """Base of every error geniex raises on purpose; the shell prints it in one line and exits with 2."""

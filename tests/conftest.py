@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread, seeded randomness, and no ngspice test skipped in CI."""
+"""What all tests share: one torch thread, seeded randomness, and no test of ngspice or Ray skipped in CI."""
 
 import os
 from collections.abc import Generator
@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+MUST_RUN = ("ngspice", "ray")
+"""Markers of tests whose dependency `make setup` installs: in CI a skip of them is a failure."""
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 torch.set_num_threads(1)
@@ -35,7 +37,7 @@ def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport, where: st
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if IN_CI and item.get_closest_marker("ngspice"):
+    if IN_CI and any(item.get_closest_marker(name) for name in MUST_RUN):
         _fail_if_skipped(report, item.nodeid)
     return report
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import geniex
+from geniex import distribution
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,12 +53,12 @@ def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "geniex/py.typed" in names
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
-    configs = {f"geniex/study/configs/{path.name}" for path in (ROOT / "geniex/study/configs").glob("*.yaml")}
+    configs = {str(path.relative_to(ROOT)) for path in (ROOT / "geniex/study/configs").rglob("*.yaml")}
     assert configs <= set(names)
-    assert "geniex/study/configs/xchangr.yaml" in configs
+    assert "geniex/study/configs/remap/xchangr.yaml" in configs
     models = {f"geniex/_models/{path.name}" for path in (ROOT / "models").iterdir()}
     assert models <= set(names)
-    assert {name.split("/")[0] for name in names} == {"geniex", f"geniex-{geniex.__version__}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"geniex", f"geniex_crossbar-{geniex.__version__}.dist-info"}
 
 
 def test_an_installed_wheel_loads_a_shipped_network_and_runs_it(installed: Path, tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_an_installed_wheel_has_the_command(installed: Path, tmp_path: Path) -> 
 def test_one_version_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == geniex.__version__
+    assert project["name"] == distribution.NAME == geniex.__distribution__
     assert f"\nversion: {geniex.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{geniex.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 

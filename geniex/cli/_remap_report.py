@@ -63,8 +63,9 @@ def notes(study: RemapStudy) -> list[str]:
     arch, window = told["architecture"], told["preset"]["window"]
     out = [
         f"Drop: accuracy on ideal tiles less that on tiles with wires, as {told['surrogate']} has them, on the same"
-        " images. Recovered: the share of it that is back; in parentheses 95 % intervals over the networks (Student's"
-        " t), beside them those over images (bootstrap), which hold for these networks alone.",
+        " images. Recovered: the share of it that is back, of what all networks lose together; in parentheses 95 %"
+        " intervals over the networks (Student's t, that of accuracies on the logit scale), beside them those over"
+        " images (bootstrap), which hold for these networks alone.",
         "Mappings: none, as outputs come; random and l1, controls; srs, one ranking of all layers by how much the loss"
         " rises with an output's distance from the drivers, judged on the crossbars before anything is moved; drs, the"
         " same layer by layer, with the layers before mapped; *_taylor, ranked by |w dL/dw| instead (srs_taylor: on the"

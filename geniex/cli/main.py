@@ -7,8 +7,10 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -47,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
+    from geniex.distribution import conflict
+
+    if (mixed := conflict()) is not None and argv[:1] != ["doctor"]:
+        return _refuse("geniex", mixed)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -99,7 +105,8 @@ def _run(verb: str, argv: list[str]) -> int:
         told = options.as_dict()
         if verb in _CONFIGURED:
             told.pop("config", None)
-        _function(verb)(**told)
+        with _plain_warnings(name):
+            _function(verb)(**told)
     except jsonargparse.ArgumentError as error:
         return _refuse(name, f"{_plain(str(error))} (options: {name} --help)")
     except KeyboardInterrupt:
@@ -110,6 +117,24 @@ def _run(verb: str, argv: list[str]) -> int:
     except (GeniexError, OSError) as error:
         return _refuse(name, str(error))
     return 0
+
+
+@contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """Tell the warnings of geniex in one line each, without the line of code that they come from."""
+    from geniex.errors import ConvergenceWarning, ConversionWarning, UnitWarning
+
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, (ConversionWarning, ConvergenceWarning, UnitWarning)):
+            print(f"{name}: warning: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *where, **options)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _plain(message: str) -> str:
@@ -140,22 +165,26 @@ def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
     return out
 
 
-def _with_shipped(argv: list[str]) -> list[str]:
-    """``argv`` with the names of shipped configurations made paths, where no such file is at hand."""
-    from geniex.study.configs import found
+def _with_shipped(verb: str, argv: list[str]) -> list[str]:
+    """``argv`` with the paths of configurations that it names, which may be files or shipped ones' names."""
+    from geniex.study.configs import config_path
+
+    def path(name: str) -> str:
+        return str(config_path(verb, name))
 
     out = list(argv)
     for k, word in enumerate(out):
         if word.startswith("--config="):
-            out[k] = f"--config={found(word.removeprefix('--config='))}"
+            out[k] = f"--config={path(word.removeprefix('--config='))}"
         elif k and out[k - 1] == "--config":
-            out[k] = found(word)
+            out[k] = path(word)
     return out
 
 
 def parsed(verb: str, argv: list[str]) -> jsonargparse.Namespace:
     """The options that ``argv`` gives a verb; ``jsonargparse.ArgumentError`` where it does not know one."""
-    return verb_parser(verb).parse_args(_with_shipped(_spelled(argv, _function(verb))))
+    spelled = _spelled(argv, _function(verb))
+    return verb_parser(verb).parse_args(_with_shipped(verb, spelled) if verb in _CONFIGURED else spelled)
 
 
 def verb_parser(verb: str) -> jsonargparse.ArgumentParser:

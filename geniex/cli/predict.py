@@ -26,7 +26,11 @@ from geniex.study.html import html_table, markdown_page, write_page
 from geniex.study.predict import Prediction, predict_accuracy
 
 _STAGES = ("stage", "images", "accuracy, %", "agreement, %", "logit error", "images/s")
-_LAYERS = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
+_NF = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
+_CONVERTERS = {"ADC clips": "adc_clipped", "ADC codes used": "adc_codes_used", "overflows": "overflowed"}
+"""Columns of the table of layers that stand there where any layer has a figure."""
+_CLIPPED = 1e-3
+"""Share of clipped conversions above which a layer is named."""
 
 
 def predict(
@@ -141,16 +145,52 @@ def _rate(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
+def layer_header(report: Prediction) -> tuple[str, ...]:
+    """The columns of ``layer_rows``."""
+    return (*_NF, *_converters(report))
+
+
 def layer_rows(report: Prediction) -> list[tuple[str, ...]]:
-    """The layers' NF as text, one row each."""
-    return [
-        (x.name, f"{x.mean:.2%}", f"{x.std:.2%}", f"{x.p05:.2%}", f"{x.p95:.2%}", str(x.currents))
-        for x in report.layers
+    """The layers' NF, and how well their converters fit, as text, one row each."""
+    rows: list[tuple[str, ...]] = []
+    for x in report.layers:
+        figures = [getattr(x, name) for name in _converters(report).values()]
+        nf = (x.name, f"{x.mean:.2%}", f"{x.std:.2%}", f"{x.p05:.2%}", f"{x.p95:.2%}", str(x.currents))
+        rows.append((*nf, *("-" if figure is None else f"{figure:.2%}" for figure in figures)))
+    return rows
+
+
+def _converters(report: Prediction) -> dict[str, str]:
+    known = {name for name in _CONVERTERS.values() if any(getattr(x, name) is not None for x in report.layers)}
+    return {title: name for title, name in _CONVERTERS.items() if name in known}
+
+
+def _converter_notes(report: Prediction) -> list[str]:
+    """What the converters' columns are, and which layers suffer from them."""
+    if not _converters(report):
+        return []
+    out = [
+        "Of the exact circuit on calibration inputs: shares of ADC conversions that clip and of accumulated sums that"
+        " overflow, and share of the ADC's codes that occur."
     ]
+    clipped = [f"{x.name} ({x.adc_clipped:.2%})" for x in report.layers if (x.adc_clipped or 0) > _CLIPPED]
+    overflowed = [f"{x.name} ({x.overflowed:.2%})" for x in report.layers if x.overflowed]
+    if clipped:
+        out.append(
+            f"Warning: the ADC clips more than {_CLIPPED:.1%} of the conversions of {', '.join(clipped)}: give it more"
+            " bits or a wider range (adc_range calibrated)."
+        )
+    if overflowed:
+        out.append(
+            f"Warning: accumulated sums overflow in {', '.join(overflowed)}: give the accumulator more bits, or fewer"
+            " fraction bits."
+        )
+    return out
 
 
 def _notes(report: Prediction) -> list[str]:
     return [
+        *_converter_notes(report),
         "In parentheses: 95 % intervals.",
         f"Agreement of predictions and logit error are against the exact circuit, on the first {report.circuit_images}"
         " of the images; the logit error is the RMS difference over the RMS logit.",
@@ -162,7 +202,7 @@ def _print(report: Prediction, title: str) -> None:
     console = report_console()
     for name, header, rows in (
         (title, _STAGES, stage_rows(report)),
-        ("non-ideality factor by layer", _LAYERS, layer_rows(report)),
+        ("layer by layer", layer_header(report), layer_rows(report)),
     ):
         table = Table(title=name, box=SIMPLE_HEAD, pad_edge=False)
         for k, column in enumerate(header):
@@ -176,9 +216,11 @@ def _print(report: Prediction, title: str) -> None:
 
 def _write(report: Prediction, title: str, details: dict[str, Any], out: Path) -> None:
     write_json(out / "report.json", details)
-    text = markdown_page(title, _notes(report), [(_STAGES, stage_rows(report)), (_LAYERS, layer_rows(report))])
+    text = markdown_page(
+        title, _notes(report), [(_STAGES, stage_rows(report)), (layer_header(report), layer_rows(report))]
+    )
     (out / "report.md").write_text(text, encoding="utf-8")
-    tables = [html_table(_STAGES, stage_rows(report)), html_table(_LAYERS, layer_rows(report))]
+    tables = [html_table(_STAGES, stage_rows(report)), html_table(layer_header(report), layer_rows(report))]
     notes, figures = _notes(report), []
     try:
         figures = _figures(details, out)

@@ -47,7 +47,9 @@ def remap(
     slice_bits: int = 4,
     stream_bits: int = 5,
     adc_bits: int | None = 14,
-    adc_range: Literal["unit", "full_scale", "calibrated"] = "full_scale",
+    adc_range: Literal["auto", "unit", "full_scale", "calibrated"] = "full_scale",
+    accumulator_bits: int | None = None,
+    accumulator_frac_bits: int | None = None,
     offset: Offset = "analog_difference",
     seed: int = 0,
     device: str = "cpu",
@@ -81,7 +83,10 @@ def remap(
         slice_bits: bits of a weight that one cell holds.
         stream_bits: bits of an input that one read applies.
         adc_bits: bits of the ADC; null never clips.
-        adc_range: what its codes span: as many counts (unit), the largest ideal count, or those of calibration.
+        adc_range: what its codes span: as many counts (unit), the largest ideal count, those of calibration, or
+            what serves (auto).
+        accumulator_bits: width of a tile's shifted and added sum, sign included; null never overflows.
+        accumulator_frac_bits: fraction bits of that width; null places the binary point where the weights want it.
         offset: how the current of level 0 is removed.
         seed: of the choice of images and of random orders.
         device: where to compute, such as cpu or cuda.
@@ -102,6 +107,7 @@ def remap(
         adc_bits=adc_bits,
         adc_range=adc_range,
         offset=offset,
+        **_accumulator(accumulator_bits, accumulator_frac_bits),
     )
     names = network or ["fashion-vgg-0"]
     models: dict[str, Any] = {Path(name).name: load_network(name) for name in names}
@@ -140,6 +146,15 @@ def remap(
     if out is not None:
         _write(study, title, details, out)
         print(f"report: {out / 'report.html'}")
+
+
+def _accumulator(bits: int | None, frac_bits: int | None) -> dict[str, Any]:
+    """An architecture's settings of an accumulator of finite width; none, where its width is not given."""
+    if bits is None:
+        if frac_bits is not None:
+            raise InputError("accumulator_frac_bits", frac_bits, "give accumulator_bits, too")
+        return {}
+    return {"accumulator_bits": bits} | ({} if frac_bits is None else {"accumulator_frac_bits": frac_bits})
 
 
 def _controls(models: Mapping[str, nn.Module]) -> list[str]:

@@ -147,9 +147,11 @@ def _located(name_or_path: str | Path) -> tuple[Path, Path]:
     weights, description = _paths(path)
     if weights.is_file() or description.is_file() or len(path.parts) != 1:
         return weights, description
-    if weights.name not in shipped_names():
-        there = ", ".join(shipped_networks())
-        raise InputError("network", repr(str(name_or_path)), f"no such file; shipped are {there or 'none'}")
+    shipped = shipped_networks()
+    if weights.name.removesuffix(".safetensors") not in shipped:
+        raise InputError(
+            "network", repr(str(name_or_path)), f"no such file; shipped are {', '.join(shipped) or 'none'}"
+        )
     return shipped_file(weights.name), shipped_file(description.name)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geniex.distribution import install_hint
 from geniex.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def on_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingDependencyError("matplotlib", "plots", "pip install 'geniex[plot]'") from error
+        raise MissingDependencyError("matplotlib", "plots", install_hint("plot")) from error
     if ax is not None:
         return ax
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")

@@ -38,7 +38,12 @@ Lines = Mapping[str, Sequence[Measured]]
 
 
 def plot_along(
-    lines: Lines, axis: str, title: str = "Accuracy", dotted: Lines | None = None, ax: Axes | None = None
+    lines: Lines,
+    axis: str,
+    title: str = "Accuracy",
+    dotted: Lines | None = None,
+    ax: Axes | None = None,
+    reference: str = "ideal tiles",
 ) -> Axes:
     """Accuracy, percent, along what was varied, with its intervals.
 
@@ -48,13 +53,15 @@ def plot_along(
         lines: what is compared, by name, each along the axis.
         axis: what was varied, with its unit.
         title: of the picture.
-        dotted: lines to compare with, without intervals.
+        dotted: lines to compare with, without intervals; one with a curve's name is that curve's own reference and has
+            its colour.
         ax: where to draw; None makes a new figure.
+        reference: what the curves' own dotted lines are, for the legend.
     """
     if not any(lines.values()):
         raise InputError("lines", "no point", "there is nothing to draw")
     ax = on_axes(ax, 6.0, 4.0)
-    _draw_along(ax, lines, dotted or {})
+    _draw_along(ax, lines, dotted or {}, reference)
     ax.legend(frameon=False, fontsize=8.5)
     return framed(ax, title, axis, "accuracy, %")
 
@@ -65,15 +72,17 @@ def plot_panels(
     title: str = "Accuracy",
     legend: str | None = None,
     quantity: str = "accuracy",
+    reference: str = "ideal tiles",
 ) -> Axes:
     """The first of several pictures as of ``plot_along``, side by side on a new figure, with one legend and one scale.
 
     Args:
-        panels: lines and dotted lines, by the name of the panel.
+        panels: lines and dotted lines as ``plot_along`` takes them, by the name of the panel.
         axis: what was varied, with its unit.
         title: above all of them.
         legend: what the lines differ in.
         quantity: what is shown, a share.
+        reference: what the curves' own dotted lines are, for the legend.
     """
     if not panels or not any(any(lines.values()) for lines, _ in panels.values()):
         raise InputError("panels", "no point", "there is nothing to draw")
@@ -92,7 +101,7 @@ def plot_panels(
         for name in lines:
             names.setdefault(name, len(names))
     for ax, (name, (lines, dotted)) in zip(every, panels.items(), strict=False):
-        _draw_along(ax, lines, dotted, names)
+        _draw_along(ax, lines, dotted, reference, names)
         framed(ax, name, axis, f"{quantity}, %" if ax in grid[:, 0] else "")
         ax.title.set_fontsize(9)
     for ax in every[len(panels) :]:
@@ -153,16 +162,16 @@ def plot_tradeoff(groups: Mapping[str, Mapping[str, Measured]], cost: str, title
     return framed(ax, title, cost, "accuracy, %")
 
 
-def _draw_along(ax: Axes, lines: Lines, dotted: Lines, order: Mapping[str, int] | None = None) -> None:
+def _draw_along(ax: Axes, lines: Lines, dotted: Lines, reference: str, order: Mapping[str, int] | None = None) -> None:
     values = list(dict.fromkeys(p.at for own in (*lines.values(), *dotted.values()) for p in own))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     places = {value: float(value) if numeric else k for k, value in enumerate(values)}
     for k, (name, own) in enumerate(lines.items()):
         series = (k if order is None else order[name]) % len(SERIES)
+        aside = 0.0 if numeric else _ASIDE * (k - (len(lines) - 1) / 2)
         shown = sorted(own, key=lambda p: places[p.at])
         colour, below, above = SERIES[series], *_bars(shown)
-        aside = 0.0 if numeric else _ASIDE * (k - (len(lines) - 1) / 2)
-        x, y = [places[p.at] + aside for p in shown], [100 * p.accuracy for p in shown]
+        x, y = _drawn(shown, places, aside)
         # Between words there is nothing to join.
         ax.plot(x, y, MARKERS[series] + ("-" if numeric else ""), color=colour, markersize=4, linewidth=1, label=name)
         if numeric:  # areas hide each other less than bars at the same places do
@@ -170,10 +179,15 @@ def _draw_along(ax: Axes, lines: Lines, dotted: Lines, order: Mapping[str, int] 
             ax.fill_between(x, ends[0], ends[1], color=colour, alpha=0.12, linewidth=0)
         else:
             ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=0.8, capsize=2)
+        if name in dotted:
+            x, y = _drawn(dotted[name], places, aside)
+            ax.plot(x, y, ":" if numeric else "_", color=colour, linewidth=1.2, markersize=9, label="")
     for name, own in dotted.items():
-        shown = sorted(own, key=lambda p: places[p.at])
-        x, y = [places[p.at] for p in shown], [100 * p.accuracy for p in shown]
-        ax.plot(x, y, ":", color=GREY, linewidth=1, label=name)
+        if name not in lines:
+            ax.plot(*_drawn(own, places), ":", color=GREY, linewidth=1, label=name)
+    if any(name in lines for name in dotted):  # one entry of the legend tells of all
+        mark = "dotted" if numeric else "dash"
+        ax.plot([], [], ":" if numeric else "_", color=GREY, linewidth=1.2, label=f"{mark}: {reference} of each")
     if numeric and min(places.values()) > 0 and max(places.values()) > _WIDE * min(places.values()):
         ax.set_xscale("log")
         ax.minorticks_off()
@@ -181,6 +195,14 @@ def _draw_along(ax: Axes, lines: Lines, dotted: Lines, order: Mapping[str, int] 
     names = {place: short_number(value) for value, place in places.items()}
     slant = 30 if sum(map(len, names.values())) > _BROAD else 0
     ax.set_xticks(ticks, [names[x] for x in ticks], rotation=slant, ha="right" if slant else "center")
+
+
+def _drawn(
+    line: Sequence[Measured], places: Mapping[float | str, float], aside: float = 0.0
+) -> tuple[list[float], list[float]]:
+    """Where a line's points lie, in order along the axis: places and percent."""
+    shown = sorted(line, key=lambda p: places[p.at])
+    return [places[p.at] + aside for p in shown], [100 * p.accuracy for p in shown]
 
 
 def short_number(value: object) -> str:

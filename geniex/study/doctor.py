@@ -13,6 +13,7 @@ import torch
 
 import geniex
 from geniex.circuit.spice import ngspice_version
+from geniex.distribution import NAME, install_hint, strangers
 from geniex.networks import find_images
 from geniex.networks.images import data_root
 from geniex.shipped import models_dir, shipped_names
@@ -23,7 +24,7 @@ class Finding:
     """One thing that geniex can use."""
 
     kind: str
-    """"software", "device", "data set" or "shipped model"."""
+    """"software", "conflict", "device", "data set" or "shipped model"."""
     name: str
     found: str | None
     """Its version, size or place; None where it is missing."""
@@ -38,24 +39,31 @@ def examine(root: Path | None = None) -> list[Finding]:
     Args:
         root: folder to look for data sets in; None means the usual one.
     """
-    return [*_software(), *_devices(), *_data_sets(root), *_models()]
+    return [*_software(), *_conflicts(), *_devices(), *_data_sets(root), *_models()]
 
 
 def _software() -> Iterator[Finding]:
     yield Finding("software", "python", platform.python_version(), "everything")
-    yield Finding("software", "geniex", geniex.__version__, "everything")
+    yield Finding("software", NAME, geniex.__version__, "everything")
     yield Finding("software", "torch", torch.__version__, "everything")
-    yield _package("lightning", "geniex train, geniex fit", "pip install lightning")
+    yield _package("lightning", "geniex train, geniex fit", install_hint())
     yield Finding(
         "software",
         "ngspice library",
         ngspice_version(),
         "checks against SPICE: method='ngspice', geniex sweep --verify; all else uses the native solver",
-        "apt-get install ngspice libngspice0-dev (or set NGSPICE_LIBRARY_PATH), pip install 'geniex[spice]'",
+        f"apt-get install ngspice libngspice0-dev (or set NGSPICE_LIBRARY_PATH), {install_hint('spice')}",
     )
-    yield _package("PySpice", "driving ngspice", "pip install 'geniex[spice]'")
-    yield _package("ray", "sweeps on a cluster (--executor ray)", "pip install 'geniex[ray]'")
-    yield _package("matplotlib", "plots and the HTML report's figures", "pip install 'geniex[plot]'")
+    yield _package("PySpice", "driving ngspice", install_hint("spice"))
+    yield _package("ray", "sweeps on a cluster (--executor ray)", install_hint("ray"))
+    yield _package("matplotlib", "plots and the HTML report's figures", install_hint("plot"))
+
+
+def _conflicts() -> Iterator[Finding]:
+    for stranger in strangers():
+        needed_for = "nothing here: it is another project, whose modules are imported as geniex, too"
+        way_out = f"pip uninstall geniex {NAME}, then install {NAME} again; a virtual environment of its own for each"
+        yield Finding("conflict", "geniex", stranger, needed_for, way_out)
 
 
 def _package(name: str, needed_for: str, way_out: str) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import pickle
 import signal
@@ -31,7 +32,9 @@ from geniex.study.statistics import mean_interval
 from geniex.variation import Variations, derived_seed
 
 Metric = Callable[[nn.Module], float | Mapping[str, float]]
-"""What a model is worth: one figure, or several by name."""
+"""What a model is worth: one figure, or several by name.
+
+Its attribute ``bounds``, where it has one, tells what no figure can be below and above: intervals stay between them."""
 Progress = Callable[[int, int], None]
 """Called with the runs done and the runs to do."""
 
@@ -40,6 +43,9 @@ _NOMINAL = "nominal"
 
 class Accuracy:
     """The share of ``images`` (count, ...) to which a model gives its largest logit at ``labels`` (count,)."""
+
+    bounds = (0.0, 1.0)
+    """Of a share."""
 
     def __init__(self, images: Tensor | Examples, labels: Tensor, batch: int = 50) -> None:
         if not len(images) or labels.shape != (len(images),):
@@ -73,9 +79,9 @@ class Row:
     mean: float
     low: float
     high: float
-    """Ends of the mean's 95 % interval, by Student's t."""
+    """Ends of the mean's 95 % interval, by Student's t, within the metric's bounds."""
     std: float | None
-    """Over the runs; None where there is one only, and then the interval has no ends."""
+    """Over the runs; None where there is one only, and then the interval is all that the metric's bounds allow."""
     least: float
     most: float
 
@@ -143,7 +149,10 @@ def monte_carlo(
         left.remove(run)
         say(runs + 1 - len(left), runs + 1)
     drawn = tuple(store.found[str(run)] for run in range(runs))
-    rows = tuple(_row(name, nominal, [run[name] for run in drawn]) for name, nominal in store.found[_NOMINAL].items())
+    bounds = getattr(metric, "bounds", (-math.inf, math.inf))
+    rows = tuple(
+        _row(name, nominal, [run[name] for run in drawn], bounds) for name, nominal in store.found[_NOMINAL].items()
+    )
     return MonteCarlo(
         rows,
         drawn,
@@ -229,9 +238,9 @@ def _work(run: str) -> dict[str, float]:
     return _task(run)
 
 
-def _row(name: str, nominal: float, values: list[float]) -> Row:
+def _row(name: str, nominal: float, values: list[float], bounds: tuple[float, float]) -> Row:
     found = torch.tensor(values, dtype=torch.float64)
-    low, high = mean_interval(found)
+    low, high = mean_interval(found, *bounds)
     std = float(found.std()) if len(values) > 1 else None
     return Row(name, nominal, float(found.mean()), low, high, std, min(values), max(values))
 

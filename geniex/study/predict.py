@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from geniex import __version__
 from geniex.circuit import Crossbar, non_ideality_factor
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
-from geniex.errors import InputError
+from geniex.errors import ConversionWarning, InputError
 from geniex.mapping import Architecture
 from geniex.simulator import convert, crossbar_layers
 from geniex.simulator.arguments import Arguments, Examples
@@ -67,7 +68,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """The exact circuit's NF on a layer's tiles, over sampled inputs: fractions, not percent."""
+    """The exact circuit's NF on a layer's tiles, over sampled inputs, and how well its converters fit: fractions."""
 
     name: str
     currents: int
@@ -75,6 +76,12 @@ class LayerFigures:
     std: float
     p05: float
     p95: float
+    adc_clipped: float | None = None
+    """Share of the ADC conversions of calibration inputs that clip; None without an ADC."""
+    adc_codes_used: float | None = None
+    """Share of the ADC's codes that occur on calibration inputs."""
+    overflowed: float | None = None
+    """Share of accumulated sums that wrap or saturate on calibration inputs; None where accumulators are unbounded."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,10 @@ def predict_accuracy(
     trained = _emulators(surrogates, crossbar, architecture, images.device)
 
     def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
-        return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
+        with warnings.catch_warnings():
+            if not isinstance(emulator, CircuitEmulator):  # the circuit speaks for all stages
+                warnings.simplefilter("ignore", ConversionWarning)
+            return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
 
     exact = _without_converters(architecture)
     builders: dict[str, Callable[[], nn.Module]] = {
@@ -179,7 +189,7 @@ def predict_accuracy(
         found[name] = store.run(name, key, build, seen, _BATCH, _of_stage(progress, name))
     return Prediction(
         stages=tuple(_stage(name, found, labels) for name in builders),
-        layers=_layer_figures(on_circuit, images[:2]),
+        layers=_with_converters(_layer_figures(on_circuit, images[:2]), on_circuit.conversion),  # type: ignore[arg-type]
         circuit_images=circuit_images,
         configuration=configuration,
     )
@@ -274,6 +284,20 @@ def _layer_figures(network: nn.Module, images: Examples) -> tuple[LayerFigures, 
         for part in images:
             part.run(network)
     return tuple(figures)
+
+
+def _with_converters(layers: Iterable[LayerFigures], report: ConversionReport) -> tuple[LayerFigures, ...]:
+    """The layers' figures with those of their converters, which the conversion has found."""
+    told = ((figures, report.layer(figures.name)) for figures in layers)
+    return tuple(
+        replace(
+            figures,
+            adc_clipped=layer.adc_clipped,
+            adc_codes_used=layer.adc_codes_used,
+            overflowed=layer.overflowed,
+        )
+        for figures, layer in told
+    )
 
 
 def _figures(name: str, nf: Tensor) -> LayerFigures:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geniex.study.statistics import bootstrap_mean, bootstrap_ratio, mean_interval
+from geniex.study.statistics import bootstrap_mean, bootstrap_ratio, difference_interval, mean_interval, ratio_interval
 
 Right = Mapping[str, Mapping[str, Tensor]]
 """Which images (images,) are classified rightly, by network and row."""
@@ -30,14 +30,14 @@ class RemapRow:
     """Mean over the networks."""
     accuracy_low: float | None
     accuracy_high: float | None
-    """Ends of its 95 % interval over the networks, by Student's t; None for one network."""
+    """Ends of its 95 % interval over the networks, by Student's t on the logit scale; None for one network."""
     drop: float | None = None
     """Accuracy lost from ideal tiles to this row, on the same images."""
     recovered: float | None = None
-    """Share that is back of what is lost by "none" from ideal tiles, mean over networks; None where nothing is lost."""
+    """Share that is back of what all networks together lose by "none" from ideal tiles; None where nothing is lost."""
     recovered_low: float | None = None
     recovered_high: float | None = None
-    """Ends of its 95 % interval over the networks."""
+    """Ends of its 95 % interval over the networks, by Student's t; None for one, and where one loses nothing."""
     images_low: float | None = None
     images_high: float | None = None
     """Ends of its 95 % bootstrap interval over the images of all networks: these networks, other images."""
@@ -70,7 +70,8 @@ def differences(right: Right, methods: Sequence[str]) -> tuple[Difference, ...]:
         apart = [(found[method].double() - found[other].double()) for found in right.values()]
         means = torch.stack([x.mean() for x in apart])
         low, high = bootstrap_mean(torch.cat(apart))
-        out.append(Difference(method, other, float(means.mean()), low, high, *_over(means)))
+        before = float(torch.stack([found[other].double().mean() for found in right.values()]).mean())
+        out.append(Difference(method, other, float(means.mean()), low, high, *_apart(means, -before, 1 - before)))
     return tuple(out)
 
 
@@ -78,7 +79,7 @@ def _row(right: Right, method: str, control: str | None) -> RemapRow:
     label = method if control is None else f"{method} + {control}"
     own = [found[label].double() for found in right.values()]
     shares = torch.stack([x.mean() for x in own])
-    row = RemapRow(method, control, len(own), len(own[0]), float(shares.mean()), *_over(shares))
+    row = RemapRow(method, control, len(own), len(own[0]), float(shares.mean()), *_over(shares, 0.0, 1.0))
     if method in ("float", "ideal"):
         return row
     ideal = [found["ideal"][: len(x)].double() for found, x in zip(right.values(), own, strict=True)]
@@ -86,17 +87,23 @@ def _row(right: Right, method: str, control: str | None) -> RemapRow:
     drop = float(torch.stack([(a - b).mean() for a, b in zip(ideal, own, strict=True)]).mean())
     lost = torch.stack([(a - b).mean() for a, b in zip(ideal, before, strict=True)])
     told = {"drop": drop}
-    if label != "none" and bool((lost > 0).all()):
+    if label != "none" and float(lost.mean()) > 0:
+        # A ratio of means, and no mean of ratios, for both intervals: a network that loses little has a noisy share.
         back = torch.stack([(a - b).mean() for a, b in zip(own, before, strict=True)])
-        low, high = _over(back / lost)
-        told |= {"recovered": float((back / lost).mean())}
+        told |= {"recovered": float(back.mean() / lost.mean())}
         pooled = bootstrap_ratio(torch.cat(own) - torch.cat(before), torch.cat(ideal) - torch.cat(before))
         told |= {"images_low": pooled[0], "images_high": pooled[1]} if math.isfinite(sum(pooled)) else {}
-        if low is not None and high is not None:
+        if len(lost) > 1 and bool((lost > 0).all()):
+            low, high = ratio_interval(back, lost)
             told |= {"recovered_low": low, "recovered_high": high}
     return RemapRow(**(vars(row) | told))
 
 
-def _over(values: Tensor) -> tuple[float | None, float | None]:
-    """The interval of the mean over networks; none for one."""
-    return mean_interval(values) if len(values) > 1 else (None, None)
+def _apart(values: Tensor, least: float, most: float) -> tuple[float | None, float | None]:
+    """The interval over networks of a difference that lies between ``least`` and ``most``; none for one network."""
+    return difference_interval(values, least, most) if len(values) > 1 else (None, None)
+
+
+def _over(values: Tensor, least: float, most: float) -> tuple[float | None, float | None]:
+    """The interval over networks of a mean that lies between ``least`` and ``most``; none for one network."""
+    return mean_interval(values, least, most) if len(values) > 1 else (None, None)

@@ -17,6 +17,8 @@ from geniex.circuit.figures import relative_error
 TAIL = 0.999
 """The quantile that is reported beside RMS and maximum."""
 
+_MOST_LOGS = 700.0
+"""Of a factor that float64 still holds."""
 _DRAWN_AT_ONCE = 10_000_000
 """Samples that a bootstrap draws at once, for its memory."""
 
@@ -97,7 +99,9 @@ def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int =
             return math.nan, math.nan
         ratios = torch.cat([ratios, totals[:, 0] / totals[:, 1]])
     low, high = torch.quantile(ratios, ratios.new_tensor([0.025, 0.975])).tolist()
-    return low, high
+    # Of few samples the percentiles may miss the ratio itself, which must lie in its own interval.
+    own = float(above.double().sum() / below.double().sum())
+    return min(low, own), max(high, own)
 
 
 def logit_error(found: Tensor, truth: Tensor) -> tuple[float, float, float]:
@@ -115,19 +119,67 @@ def bootstrap_mean(values: Tensor, draws: int = 2000, seed: int = 0) -> tuple[fl
     return bootstrap_ratio(values, torch.ones_like(values), draws, seed)
 
 
-def mean_interval(values: Tensor) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean of normal ``values`` (samples,), by Student's t; infinite for one.
+def mean_interval(values: Tensor, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
+    """The 95 % confidence interval of the mean of ``values`` (samples,), by Student's t; all that is allowed for one.
+
+    A mean that cannot lie below ``low`` has its interval on the scale of log(mean - low), and one that cannot lie
+    above ``high`` either on the logit scale between the two, by the delta method: both ends are then allowed values,
+    and the mean lies between them. Few values that scatter little have the same interval on every scale.
+
+    Args:
+        values: independent samples of about a normal distribution.
+        low: below which no mean can be.
+        high: above which no mean can be; only beside a finite ``low``.
 
     >>> low, high = mean_interval(torch.tensor([1.0, 2.0, 3.0]))
     >>> round(low, 3), round(high, 3)
     (-0.484, 4.484)
+    >>> low, high = mean_interval(torch.tensor([0.90, 0.99, 0.96]), 0.0, 1.0)  # accuracies
+    >>> round(low, 3), round(high, 3)
+    (0.634, 0.995)
     """
     values = values.double()
     mean, count = float(values.mean()), values.numel()
     if count == 1:
-        return -math.inf, math.inf
+        return low, high
     half = student_quantile(count - 1) * float(values.std()) / math.sqrt(count)
-    return mean - half, mean + half
+    if low == -math.inf:
+        return mean - half, mean + half
+    below, above = mean - low, high - mean
+    if below <= 0 or above <= 0:  # at an end these scales have no slope
+        return max(low, mean - half), min(high, mean + half)
+    if above == math.inf:
+        factor = math.exp(min(half / below, _MOST_LOGS))
+        return low + below / factor, low + below * factor
+    factor = math.exp(min(half * (high - low) / (below * above), _MOST_LOGS))
+    ends = [(low * above + high * odds * below) / (above + odds * below) for odds in (1 / factor, factor)]
+    return min(mean, ends[0]), max(mean, ends[1])
+
+
+def difference_interval(values: Tensor, low: float, high: float) -> tuple[float, float]:
+    """The 95 % confidence interval of the mean of paired differences (samples,), by Student's t, cut off at the bounds.
+
+    Differences of accuracies scatter alike on both sides of their mean, however near to 0 or 100 % the accuracies are:
+    their scale is left as it is, and what no accuracy can make is only cut off.
+
+    >>> low, high = difference_interval(torch.tensor([0.1, 0.9, 0.8]), -0.9, 0.9)  # below a reference of 90 %
+    >>> round(low, 3), high
+    (-0.483, 0.9)
+    """
+    ends = mean_interval(values)
+    mean = float(values.double().mean())
+    return min(mean, max(low, ends[0])), max(mean, min(high, ends[1]))
+
+
+def ratio_interval(above: Tensor, below: Tensor) -> tuple[float, float]:
+    """The 95 % confidence interval of mean(above) / mean(below), both (samples,) in pairs, by Student's t.
+
+    The ratio is taken as linear in both means, which holds where mean(below) is known well; infinite for one sample.
+    """
+    above, below = above.double(), below.double()
+    ratio = float(above.mean() / below.mean())
+    low, high = mean_interval((above - ratio * below) / below.mean())
+    return ratio + low, ratio + high
 
 
 def student_quantile(freedom: int, coverage: float = 0.95) -> float:

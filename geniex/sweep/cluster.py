@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from geniex.config import register_configs, registered_configs
+from geniex.distribution import install_hint
 from geniex.errors import MissingDependencyError, SweepError
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
@@ -58,7 +60,8 @@ def run_on_ray(
     connects = not ray.is_initialized()
     if connects:
         try:
-            ray.init(log_to_driver=False)
+            # What goes wrong is raised here; Ray's account of its own start is no business of a sweep's reader.
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SweepError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES, "max_calls": recycle or 0}
@@ -107,5 +110,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise MissingDependencyError("ray", "executor ray", "pip install 'geniex[ray]', or solve locally") from None
+        raise MissingDependencyError("ray", "executor ray", f"{install_hint('ray')}, or solve locally") from None
     return ray

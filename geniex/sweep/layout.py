@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geniex import __version__
+from geniex.distribution import install_hint
 from geniex.errors import FileFormatError, GeniexError, InputError, MissingDependencyError
 from geniex.sweep import seal
 from geniex.sweep.circuits import SCALARS, scalars_of
@@ -228,6 +229,6 @@ def _solver_version(config: SweepConfig) -> str:
         raise MissingDependencyError(
             "ngspice or PySpice",
             "engine ngspice",
-            "apt-get install ngspice libngspice0-dev and pip install 'geniex[spice]', or use engine native",
+            f"apt-get install ngspice libngspice0-dev and {install_hint('spice')}, or use engine native",
         )
     return f"ngspice {version}"

@@ -60,7 +60,7 @@ def test_what_is_missing_comes_with_purpose_and_way_out(
     for name in missing:
         assert findings[name]["way_out"] in shown
     # Brackets are no markup: the extra's name must reach the reader.
-    assert "pip install 'geniex[spice]'" in shown
+    assert "pip install 'geniex-crossbar[spice]'" in shown
     assert "dataset-fashion-mnist" in shown
 
 

@@ -12,7 +12,7 @@ import yaml
 from geniex.cli._remap_report import notes
 from geniex.cli.main import main
 from geniex.networks import ImageSet
-from geniex.study.configs import found, shipped_configs
+from geniex.study.configs import config_path, shipped_configs
 from geniex.study.remap_table import RemapRow
 from geniex.study.remapping import RemapStudy
 
@@ -118,6 +118,23 @@ def test_options_come_from_a_file_and_from_the_command(tmp_path: Path, capsys: p
     assert [(row["method"], row["images"]) for row in rows] == [(m, 10) for m in ("float", "ideal", "none", "srs")]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nope.yaml", "config: got nope.yaml; no such file; shipped are xchangr.yaml"),
+        ("sparse-xbar.yaml", "this one ships for geniex study; shipped are xchangr.yaml"),
+    ],
+)
+@pytest.mark.parametrize("form", [["--config={}"], ["--config", "{}"]])
+def test_only_configurations_that_it_can_run_are_offered(
+    name: str, told: str, form: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["remap", *(word.format(name) for word in form)]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f"{told}\n")
+    assert said.count("\n") == 1
+
+
 def test_the_shipped_study_asks_for_what_there_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,14 +145,14 @@ def test_the_shipped_study_asks_for_what_there_is(
         asked.append({"networks": list(networks), "images": len(tests), "setting": setting})
         raise KeyboardInterrupt
 
-    assert "xchangr.yaml" in shipped_configs()
+    assert "xchangr.yaml" in shipped_configs("remap")
     monkeypatch.setattr("geniex.cli.remap.study_remapping", study)
     monkeypatch.setattr("geniex.cli.remap.load_images", _images)
     assert main(["remap", "--config", "xchangr.yaml"]) == 130
     from geniex.networks import NETWORKS, save_network
 
     save_network("cifar10-vgg16", NETWORKS["cifar10-vgg16"].make(), tmp_path / "vgg16-0", {})
-    text = Path(found("xchangr.yaml")).read_text()
+    text = config_path("remap", "xchangr.yaml").read_text()
     text = text.replace("[fashion-vgg-0, fashion-vgg-1, fashion-vgg-2]", f"[{tmp_path / 'vgg16-0'}]")
     (tmp_path / "cifar.yaml").write_text(text.replace("data: fashion-mnist", "data: cifar10"))
     assert main(["remap", "--config", str(tmp_path / "cifar.yaml")]) == 130
@@ -185,3 +202,9 @@ def _study(srs: float | None, best: float) -> RemapStudy:
 )
 def test_the_published_shares_are_named(srs: float | None, told: str) -> None:
     assert any(note.startswith(told) for note in notes(_study(srs, 0.6)))
+
+
+@pytest.mark.usefixtures("few_images")
+def test_fraction_bits_without_an_accumulator_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["remap", "--network", "fashion-cnn", "--accumulator_frac_bits", "24"]) == 2
+    assert "accumulator_frac_bits: got 24; give accumulator_bits, too" in capsys.readouterr().err

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "study"))
 from explore_cases import BASE, write_images, write_network
 
 from geniex.cli.main import main
-from geniex.study.configs import found
+from geniex.study.configs import config_path
 from geniex.study.explore import StudySpec, planned
 from geniex.sweep.loading import YamlLoader
 
@@ -153,7 +153,10 @@ def test_shipped_studies_are_found_valid_as_they_are(name: str, root: Path, monk
 
 @pytest.mark.parametrize("name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml"])
 def test_for_cifar_data_and_network_alone_change(name: str) -> None:
-    changed = yaml.load(Path(found(name)).read_text(), Loader=YamlLoader) | {"data": "cifar100", "network": "r20-0"}
+    changed = yaml.load(config_path("study", name).read_text(), Loader=YamlLoader) | {
+        "data": "cifar100",
+        "network": "r20-0",
+    }
     here, there = ([p.settings for p in StudySpec.of(x).points()] for x in (name, changed))
     apart: set[str] = {key for a, b in zip(here, there, strict=True) for key in a if str(a[key]) != str(b[key])}
     assert apart == {"data", "network"}

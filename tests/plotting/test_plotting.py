@@ -262,5 +262,5 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
         return real(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingDependencyError, match=r"geniex\[plot\]"):
+    with pytest.raises(MissingDependencyError, match=r"geniex-crossbar\[plot\]"):
         plotting.plot_stages(STAGES)

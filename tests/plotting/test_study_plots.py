@@ -30,6 +30,24 @@ def test_accuracy_along_numbers_is_drawn_at_their_places_in_order() -> None:
     assert (area.y0, area.y1) == pytest.approx((60, 95))
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_a_curve_s_own_reference_has_its_colour_and_the_legend_tells_of_it_once(words: bool) -> None:
+    places = ("none", "gain") if words else (16, 64)
+    lines = {name: [Measured(at, 0.5, 0.4, 0.6) for at in places] for name in ("4", "10")}
+    own = {"4": [Measured(places[0], 0.08, 0.08, 0.08)], "10": [Measured(at, 0.78, 0.78, 0.78) for at in places]}
+    ax = plot_along(lines, "x", dotted=own)
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["4", "10", f"{'dash' if words else 'dotted'}: ideal tiles of each"]
+    curves = {line.get_label(): line for line in ax.get_lines()}
+    others = [line for line in ax.get_lines() if line.get_label() not in names and len(line.get_xdata())]
+    # An interval's caps are dashes too, but smaller ones.
+    references = [line for line in others if line.get_linestyle() == ":" or line.get_markersize() > 5]
+    for name, line in zip(("4", "10"), references, strict=True):
+        assert line.get_color() == curves[name].get_color()
+        assert list(line.get_ydata()) == pytest.approx([100 * p.accuracy for p in own[name]])
+        assert set(line.get_xdata()) <= set(curves[name].get_xdata()), "beside its curve"
+
+
 def test_near_numbers_have_a_linear_axis_and_words_stand_side_by_side() -> None:
     near = plot_along({"a": [Measured(2, 0.5, 0.4, 0.6), Measured(3, 0.6, 0.5, 0.7)]}, "x")
     assert near.get_xscale() == "linear"

@@ -51,6 +51,7 @@ def made_up(given: dict[str, Any], images: int = IMAGES) -> MadeUp:
         found[key] = {
             "right": "".join("01"[int(x)] for x in right),
             "logit_error": [error, error - 0.002, error + 0.003],
+            "classes": 10,
             "seconds": 1.0 + point,
             **counts,
         }

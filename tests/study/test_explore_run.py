@@ -319,10 +319,13 @@ def test_ray_that_is_missing_is_told(root: Path, monkeypatch: pytest.MonkeyPatch
         run(root, given(root), executor="ray")
 
 
-def test_on_ray_the_table_is_the_same(root: Path) -> None:
-    pytest.importorskip("ray")
+@pytest.mark.ray
+def test_on_ray_the_table_is_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # a cluster of its own, whatever another test has started
     config = given(root, **GRID)
     assert timeless(run(root, config, executor="ray").rows) == timeless(run(root, config).rows)
+    assert not ray.is_initialized(), "what was started for the study is gone with it"
 
 
 def test_results_from_elsewhere_are_kept_as_they_come(

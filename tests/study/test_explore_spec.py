@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.errors import InputError
 from geniex.preset import presets
-from geniex.study.configs import found, shipped_configs
+from geniex.study.configs import config_path, shipped_configs
 from geniex.study.explore import CellSettings, StudySpec
 from geniex.study.explore.settings import Pruning
 from geniex.variation import FiniteStates, ReadNoise, StuckCells, variation_presets
@@ -263,15 +264,29 @@ def test_files_that_are_missing_or_no_yaml_are_told(tmp_path: Path) -> None:
         StudySpec.of(broken)
 
 
+def test_what_is_offered_in_place_of_an_unknown_study_runs() -> None:
+    with pytest.raises(InputError) as error:
+        StudySpec.of("nope.yaml")
+    offered = error.value.allowed.partition("shipped are ")[2].split(", ")
+    assert offered == shipped_configs("study") == sorted(STUDIES)
+    for name in offered:
+        assert StudySpec.of(name).points()
+
+
+def test_what_ships_for_another_verb_is_told_so() -> None:
+    with pytest.raises(InputError, match=r"xchangr.yaml; this one ships for geniex remap; shipped are dense-sparse"):
+        StudySpec.of("xchangr.yaml")
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_ask_for_what_there_is(name: str) -> None:
-    assert name in shipped_configs()
+    assert name in shipped_configs("study")
     spec = StudySpec.of(name)
     cells = [CellSettings.of(point.settings) for point in spec.points()]
     assert len(cells) >= 20
     assert spec.baseline or name == "geniex-precision-slices.yaml"
     assert spec.about
-    text = Path(found(name)).read_text()
+    text = config_path("study", name).read_text()
     assert f"geniex study {name}" in text
     assert "cifar10" in text
 
@@ -298,3 +313,24 @@ def test_each_shipped_study_has_both_surrogates_side_by_side(name: str) -> None:
         both = [s["emulator"] for s, other in zip(settings, alike, strict=True) if other == own]
         assert sorted(both) == ["physics", "physics-fast"]
     assert settings
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_shipped_studies_say_what_their_converters_are_and_why(name: str) -> None:
+    """Their tables must not follow what the defaults become."""
+    text = config_path("study", name).read_text()
+    asked = yaml.safe_load(text)["architecture"]
+    assert asked["adc_range"] in ("unit", "full_scale")
+    assert (asked["accumulator_bits"], asked["accumulator_frac_bits"]) == (32, 24)
+    assert asked["accumulator_overflow"] == "wrap"
+    lines = text.splitlines()
+    for k, line in enumerate(lines):
+        if "adc_range:" in line or "accumulator_bits:" in line:
+            assert "#" in line or lines[k - 2].strip().startswith("#"), line
+
+
+def test_the_shipped_remapping_says_what_its_converters_are_and_why() -> None:
+    text = config_path("remap", "xchangr.yaml").read_text()
+    asked = yaml.safe_load(text)
+    assert (asked["adc_range"], asked["accumulator_bits"], asked["accumulator_frac_bits"]) == ("full_scale", 32, 24)
+    assert all("#" in line for line in text.splitlines() if line.startswith(("adc_range", "accumulator_bits")))

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from geniex.circuit import Crossbar
@@ -72,8 +75,13 @@ def test_rows_are_the_runs_statistics(model: nn.Module, accuracy: Accuracy) -> N
     # In other batches read noise falls otherwise, which moves an image or two.
     assert [run["value"] for run in result.runs] == pytest.approx(by_hand, abs=0.1)
     values = torch.tensor([run["value"] for run in result.runs], dtype=torch.float64)
+    mean, scatter = float(values.mean()), stats.sem(values)
+    expected = expit(stats.t.interval(0.95, 4, logit(mean), scatter / (mean * (1 - mean))))
+    assert (row.low, row.high) == pytest.approx(tuple(expected), rel=1e-9)
+    # A figure of any other metric may have any value.
+    free = monte_carlo(model, VARIATIONS, accuracy.__call__, runs=5, seed=2).row()
     expected = stats.ttest_1samp(values.numpy(), 0).confidence_interval(0.95)
-    assert (row.low, row.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert (free.low, free.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
     assert row.nominal == 1.0
     assert (row.mean, row.std) == pytest.approx((float(values.mean()), float(values.std())))
     assert (row.least, row.most) == (values.min(), values.max())
@@ -146,5 +154,23 @@ def test_student_quantiles_are_scipys(freedom: int) -> None:
     assert student_quantile(freedom, 0.5) == pytest.approx(stats.t.ppf(0.75, freedom), rel=1e-9)
 
 
-def test_one_value_has_no_interval() -> None:
+def test_one_value_may_have_any_mean_that_is_allowed() -> None:
     assert mean_interval(torch.tensor([3.0])) == (-math.inf, math.inf)
+    assert mean_interval(torch.tensor([0.3]), 0.0, 1.0) == (0.0, 1.0)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=2, max_size=6),
+    st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-0.2, 1.5)]),
+)
+def test_intervals_hold_the_mean_and_stay_within_bounds(values: list[float], bounds: tuple[float, float]) -> None:
+    samples = torch.tensor(values, dtype=torch.float64)
+    low, high = mean_interval(samples, *bounds)
+    assert bounds[0] <= low <= samples.mean() <= high <= bounds[1]
+
+
+def test_little_scatter_has_the_plain_interval_on_every_scale() -> None:
+    samples = torch.tensor([0.7001, 0.7002, 0.6999], dtype=torch.float64)
+    plain = mean_interval(samples)
+    for bounds in ((0.0, 1.0), (0.0, math.inf), (-1.0, 1.0)):
+        assert mean_interval(samples, *bounds) == pytest.approx(plain, rel=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -111,6 +112,24 @@ def test_nf_of_linear_cells_is_the_share_that_the_wires_take(
     crossbar = CROSSBAR.replace(cell=LinearCell())
     report = predict_accuracy(model, batches, crossbar=crossbar, architecture=ARCH, circuit_images=1)
     assert all(0 < x.p05 <= x.mean <= x.p95 < 1 for x in report.layers)
+
+
+def test_layers_tell_how_well_their_converters_fit_as_the_conversion_does(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import geniex.study.predict as module
+
+    def told(*args: object, **options: object) -> nn.Module:
+        converted = convert(*args, **options)  # type: ignore[arg-type]
+        report = converted.conversion
+        layers = [dataclasses.replace(x, adc_clipped=k / 8, overflowed=0.5) for k, x in enumerate(report.layers)]
+        converted.conversion = dataclasses.replace(report, layers=tuple(layers))
+        return converted
+
+    monkeypatch.setattr(module, "convert", told)
+    report = predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)
+    assert [(x.name, x.adc_clipped, x.overflowed) for x in report.layers] == [("0", 0.0, 0.5), ("3", 0.125, 0.5)]
+    assert [x["adc_clipped"] for x in report.to_dict()["layers"]] == [0.0, 0.125]
 
 
 @pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")

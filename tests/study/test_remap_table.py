@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import expit, logit
 from torch import Tensor
 
 from geniex.study.remap_table import differences, summarised
@@ -32,14 +35,17 @@ def test_means_and_intervals_are_over_networks() -> None:
     assert (srs.networks, srs.images) == (3, 100)
     accuracies = [0.80, 0.84, 0.87]
     assert srs.accuracy == pytest.approx(np.mean(accuracies))
-    expected = stats.t.interval(0.95, 2, np.mean(accuracies), stats.sem(accuracies))
+    share = np.mean(accuracies)
+    expected = expit(stats.t.interval(0.95, 2, logit(share), stats.sem(accuracies) / (share * (1 - share))))
     assert (srs.accuracy_low, srs.accuracy_high) == pytest.approx(expected)
     assert srs.drop == pytest.approx(np.mean([0.10, 0.08, 0.01]))
-    shares = [10 / 20, 2 / 10, 9 / 10]
-    assert srs.recovered == pytest.approx(np.mean(shares))
-    expected = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
+    back, lost = np.array([0.10, 0.02, 0.09]), np.array([0.20, 0.10, 0.10])
+    ratio = back.sum() / lost.sum()
+    assert srs.recovered == pytest.approx(ratio)
+    # The ratio's scatter is that of what a network has back beyond its part.
+    expected = stats.t.interval(0.95, 2, ratio, stats.sem(back - ratio * lost) / lost.mean())
     assert (srs.recovered_low, srs.recovered_high) == pytest.approx(expected)
-    assert srs.images_low < np.sum([10, 2, 9]) / np.sum([20, 10, 10]) < srs.images_high
+    assert srs.images_low < ratio < srs.images_high
 
 
 def test_rows_on_fewer_images_are_compared_on_those() -> None:
@@ -48,6 +54,22 @@ def test_rows_on_fewer_images_are_compared_on_those() -> None:
     # Of the first 50 images, all are right by "ideal" and by "none": nothing was lost that could be back.
     assert row.drop == pytest.approx((10 + 0 + 5) / 150)
     assert row.recovered is None
+
+
+@given(st.data())
+def test_every_share_lies_in_its_own_intervals(data: st.DataObject) -> None:
+    """A mean of ratios lay outside the interval of the ratio of means: 6 %, where images gave 11 to 20."""
+    count = st.integers(0, 40)
+    networks = {
+        name: {row: right(data.draw(count), 40) for row in ("float", "none", "srs")} | {"ideal": right(40, 40)}
+        for name in data.draw(st.sampled_from(["a", "ab", "abc"]))
+    }
+    row = summarised(networks, [("none", None), ("srs", None)])[-1]
+    if row.accuracy_low is not None:
+        assert 0 <= row.accuracy_low <= row.accuracy <= row.accuracy_high <= 1
+    for low, high in ((row.images_low, row.images_high), (row.recovered_low, row.recovered_high)):
+        if low is not None:
+            assert low <= row.recovered <= high
 
 
 def test_float_ideal_and_none_recover_nothing() -> None:
@@ -69,8 +91,18 @@ def test_differences_are_paired_by_image() -> None:
     assert found.mean == pytest.approx(np.mean([0.10, 0.02, 0.09]))
     # 21 of 300 images differ, all one way: the interval is that of a share of 7 %, not of two shares of 80 %.
     assert (found.low, found.high) == pytest.approx((0.0433, 0.1), abs=0.01)
-    values = torch.tensor([0.10, 0.02, 0.09])
-    assert (found.networks_low, found.networks_high) == pytest.approx(mean_interval(values), abs=1e-6)
+    values, before = torch.tensor([0.10, 0.02, 0.09]), (0.70 + 0.82 + 0.78) / 3
+    ends = mean_interval(values)
+    expected = max(-before, ends[0]), min(1 - before, ends[1])
+    assert (found.networks_low, found.networks_high) == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_difference_over_networks_leaves_what_accuracies_can_make() -> None:
+    networks = {name: {"none": right(count), "srs": right(100)} for name, count in (("a", 2), ("b", 90), ("c", 95))}
+    (found,) = differences(networks, ["none", "srs"])
+    before = (2 + 90 + 95) / 300
+    assert found.networks_low == pytest.approx(-before)
+    assert found.mean <= found.networks_high == pytest.approx(1 - before)
 
 
 def test_every_pair_is_told_once() -> None:

@@ -1,5 +1,6 @@
 """Sweeps on a Ray cluster of several nodes on this machine, against the same sweep here."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -27,19 +28,22 @@ def test_ray_is_no_local_executor(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Two nodes of one processor each, and a head without any."""
+    """Two nodes of one processor each, without a dashboard; gone when the tests of this file are done."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes.add_node(num_cpus=1)
-    nodes.add_node(num_cpus=1)
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield
-    ray.shutdown()
-    nodes.shutdown()
+    small = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    nodes = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
+    try:
+        nodes.add_node(**small)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_same_files(small: SweepConfig, tmp_path: Path, content) -> None:
@@ -62,6 +66,7 @@ def _kill_once(flag: Path):
     return solve
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_dead_worker_is_replaced_and_a_failure_told(

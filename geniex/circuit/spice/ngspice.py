@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from geniex.distribution import install_hint
 from geniex.errors import MissingDependencyError, SpiceError
 
 _NAMES = ("libngspice.so", "libngspice.so.0", "libngspice.dylib", "ngspice.dll")
@@ -32,7 +33,7 @@ _CHATTER = ("note:", "using sparse", "doing analysis", "no. of data rows", "circ
 
 def missing_pyspice() -> MissingDependencyError:
     """The error that says how to get PySpice."""
-    return MissingDependencyError("PySpice", "ngspice", "pip install 'geniex[spice]'")
+    return MissingDependencyError("PySpice", "ngspice", install_hint("spice"))
 
 
 def shared_library() -> str:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from geniex.circuit import Crossbar
+from geniex.distribution import install_hint
 from geniex.errors import ConvergenceError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _laplacian(wires: list[_Wire], count: int) -> csc_matrix:
     try:
         from scipy import sparse
     except ImportError as error:
-        raise MissingDependencyError("scipy", "the SuperLU rival", "pip install 'geniex[dev]'") from error
+        raise MissingDependencyError("scipy", "the SuperLU rival", install_hint()) from error
 
     total = sparse.csc_matrix((count, count))
     for wire in wires:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit.spice import ngspice_version, solve_tile
+from geniex.distribution import install_hint
 from geniex.study.bench.cases import Problem
 from geniex.study.bench.nodal import NodalArray
 
@@ -100,8 +101,8 @@ class SuperLU:
 
     @property
     def missing(self) -> str | None:
-        """SciPy is an extra."""
-        return _missing_package("scipy", "pip install 'geniex[dev]'")
+        """Why there is no SciPy, if so."""
+        return _missing_package("scipy", install_hint())
 
     def vectors(self, problem: Problem) -> int:
         """All where one factorisation serves them; else one, which all the others cost as much as."""

@@ -1,18 +1,32 @@
-"""Studies that ship as YAML files, and where they are."""
+"""The YAML files that ship for ``geniex study`` and ``geniex remap``: a folder for each verb, named after it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from geniex.errors import InputError
+
 _HERE = Path(__file__).parent
+_VERBS = ("study", "remap")
 
 
-def shipped_configs() -> list[str]:
-    """The names of all shipped configurations, sorted."""
-    return sorted(path.name for path in _HERE.glob("*.yaml"))
+def shipped_configs(verb: str) -> list[str]:
+    """The names of the configurations that ship for ``geniex VERB``, sorted."""
+    return sorted(path.name for path in (_HERE / verb).glob("*.yaml"))
 
 
-def found(name: str) -> str:
-    """The path of a configuration: ``name`` itself where there is such a file, else the shipped one of that name."""
-    shipped = _HERE / name
-    return str(shipped) if not Path(name).is_file() and name in shipped_configs() else name
+def config_path(verb: str, name: str | Path) -> Path:
+    """The path of a configuration for ``geniex VERB``: the file ``name`` where there is one, else the shipped one.
+
+    Raises:
+        InputError: neither a file nor a configuration that ships for this verb; the message lists those that do.
+    """
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        return path
+    names = shipped_configs(verb)
+    if str(name) in names:
+        return _HERE / verb / str(name)
+    others = [other for other in _VERBS if str(name) in shipped_configs(other)]
+    what = f"this one ships for geniex {others[0]}" if others else "no such file"
+    raise InputError("config", str(name), f"{what}; shipped are {', '.join(names)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
-from geniex.errors import GeniexError
+from geniex.errors import ConversionWarning, GeniexError
 from geniex.mapping import ConductanceWindow
 from geniex.mitigation import REMAPPINGS, Batch, calibrate_outputs, fine_tune, prune, refit_batch_norm, remap
 from geniex.networks import ImageSet, load_images, load_network, network_info
 from geniex.networks.images import MovedBatches
 from geniex.networks.train import AugmentedBatches, FitConfig
-from geniex.simulator import LayerRule, arranged, arrangements, convert, vary
-from geniex.study.explore.counts import counted
+from geniex.simulator import ConversionReport, LayerRule, arranged, arrangements, convert, vary
+from geniex.study.explore.counts import converter_use, counted
 from geniex.study.explore.settings import CellSettings
 from geniex.study.statistics import finite, logit_error
 from geniex.surrogate import load_surrogate
@@ -165,6 +166,7 @@ def _result(job: Job) -> dict[str, Any]:
     right = logits.argmax(-1) == images.labels
     return {
         "right": "".join("1" if x else "0" for x in right.tolist()),
+        "classes": logits.shape[-1],
         "logit_error": [finite(value) for value in logit_error(logits, truth)],
         **counts,
         "seconds": time.perf_counter() - began,
@@ -177,7 +179,7 @@ def _logits(model: nn.Module, images: Images) -> Tensor:
         return torch.cat([model(part) for part in images.tests.split(_BATCH)])
 
 
-def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, float]]:
+def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, float | None]]:
     """The network on crossbars, mitigated and with varied devices, and what it takes.
 
     Remapping and training know the circuit but not the devices' deviations; gains and batch norms are fitted to the
@@ -187,26 +189,29 @@ def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module,
     model = _remapped(settings, network, job.network, images.calibration)
     if "fine_tuning" in settings.mitigation:
         model = _fine_tuned(job, network, model, images.calibration)
+    report: ConversionReport = model.conversion  # type: ignore[assignment]
     if settings.variations is not None:
         model = vary(model, settings.variations, derived_seed(settings.seed, "draw", job.draw))
     if "gain" in settings.mitigation:
         model = calibrate_outputs(model, images.calibration.images)
     if "batch_norm" in settings.mitigation:
         model = refit_batch_norm(model, images.calibration.images)
-    return model, counted(model, images.tests, settings.energy)
+    return model, counted(model, images.tests, settings.energy) | converter_use(report)
 
 
 def _convert(settings: CellSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:
-    return convert(
-        network,
-        settings.architecture,
-        emulator_of(settings),
-        per_layer=full_scales(name),
-        calibration=calibration.images,
-        layout=settings.layout,
-        fold=settings.fold,
-        **options,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)  # tables have columns of what clips and overflows
+        return convert(
+            network,
+            settings.architecture,
+            emulator_of(settings),
+            per_layer=full_scales(name),
+            calibration=calibration.images,
+            layout=settings.layout,
+            fold=settings.fold,
+            **options,
+        )
 
 
 def _remapped(settings: CellSettings, network: nn.Module, name: str, calibration: Batch) -> nn.Module:

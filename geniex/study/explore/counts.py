@@ -1,15 +1,18 @@
-"""What one image takes on crossbars: arrays, reads, conversions, energy."""
+"""What one image takes on crossbars: arrays, reads, conversions, energy; and how well converters fit its numbers."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from geniex.emulator import IdealEmulator
-from geniex.simulator import costs, emulated_by
+from geniex.simulator import ConversionReport, costs, emulated_by
 from geniex.study.explore.settings import Energy
 
 COUNTS = ("arrays", "reads", "adc_conversions", "static_energy")
 """Columns of a table: arrays in all; reads of single arrays, ADC conversions and static energy [J] for an image."""
+CONVERTERS = ("adc_clipped", "adc_codes_used", "overflowed")
+"""Columns of a table, on calibration inputs: share of ADC conversions that clip, and of accumulated sums that overflow,
+each in the layer where most do; share of the ADC's codes that occur, in the layer that uses the fewest."""
 _IMAGES = 4
 """Over which the energy is averaged; counts are the same for all."""
 _VECTORS = 64
@@ -30,3 +33,8 @@ def counted(model: nn.Module, images: Tensor, energy: Energy = "emulator") -> di
         "adc_conversions": found.adc_conversions,
         "static_energy": found.static_energy,
     }
+
+
+def converter_use(report: ConversionReport) -> dict[str, float | None]:
+    """The figures of ``CONVERTERS`` from a conversion's report; None where there is no such converter."""
+    return {name: getattr(report, name) for name in CONVERTERS}

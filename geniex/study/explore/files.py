@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from geniex.distribution import install_hint
 from geniex.errors import InputError, MissingDependencyError
 from geniex.study.explore.table import Row, columns
 
@@ -72,7 +73,7 @@ def _parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingDependencyError("pyarrow", "Parquet tables", "pip install 'geniex[parquet]'") from error
+        raise MissingDependencyError("pyarrow", "Parquet tables", install_hint("parquet")) from error
     return pyarrow.parquet
 
 

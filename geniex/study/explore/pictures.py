@@ -32,6 +32,8 @@ _COSTS = {
     "adc_conversions": "ADC conversions, an image",
     "static_energy": "static energy of the arrays, J an image",
 }
+IDEAL = "ideal tiles"
+"""What the line of ideal tiles is called where all curves share it."""
 _COLOURS = 8
 """Lines in one picture."""
 _MOST_PANELS = 9
@@ -93,17 +95,25 @@ def _along(rows: Sequence[Row], varied: Sequence[str], axis: str, part: str, mea
     panels: dict[str, tuple[dict[str, list[Measured]], dict[str, list[Measured]]]] = {}
     for row in rows:
         lines, dotted = panels.setdefault(_named(row, rest), ({}, {}))
-        line = lines.setdefault(measure.name if hue is None else str(row[hue]), [])
-        line.append(Measured(row[axis], *(row[column] for column in measure.columns)))
-        ideal = row[measure.ideal]
-        if ideal is not None and all(p.at != row[axis] for p in dotted.get("ideal tiles", [])):
-            dotted.setdefault("ideal tiles", []).append(Measured(row[axis], ideal, ideal, ideal))
+        name, ideal = measure.name if hue is None else str(row[hue]), row[measure.ideal]
+        lines.setdefault(name, []).append(Measured(row[axis], *(row[column] for column in measure.columns)))
+        if ideal is not None:
+            dotted.setdefault(name, []).append(Measured(row[axis], ideal, ideal, ideal))
+    panels = {name: (lines, _ideal_lines(dotted)) for name, (lines, dotted) in panels.items()}
     title = f"{part}: {measure.name}" if part else measure.name.capitalize()
     if len(panels) > _MOST_PANELS:
         title += f" (the first {_MOST_PANELS} of {len(panels)} panels)"
     legend = None if hue is None else short_title(hue)
     first = dict(list(panels.items())[:_MOST_PANELS])
     return plot_panels(first, _with_steps(rows, varied, axis), title, legend, measure.name)
+
+
+def _ideal_lines(dotted: dict[str, list[Measured]]) -> dict[str, list[Measured]]:
+    """A line of ideal tiles for each curve, by the curve's name; one for all where they do not differ."""
+    apart = {(point.at, point.accuracy) for line in dotted.values() for point in line}
+    if len(apart) > len({at for at, _ in apart}):
+        return dotted
+    return {IDEAL: list({point.at: point for line in dotted.values() for point in line}.values())} if apart else {}
 
 
 def _free(rows: Sequence[Row], varied: Sequence[str], axis: str) -> list[str]:

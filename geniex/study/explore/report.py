@@ -11,6 +11,7 @@ from typing import Any
 from geniex.errors import MissingDependencyError
 from geniex.files import standard, write_atomically
 from geniex.plotting.study import short_number
+from geniex.study.explore.counts import CONVERTERS
 from geniex.study.explore.files import csv_text, parquet_bytes
 from geniex.study.explore.pictures import save_pictures, short_title
 from geniex.study.explore.table import Row, Study
@@ -26,6 +27,16 @@ _FIGURES = {
     "s": ("seconds", ".0f", 1.0),
 }
 """Columns of the summary: what of a row, how it is written, times what."""
+_CONVERTERS = {
+    "ADC clips, %": "adc_clipped",
+    "ADC codes used, %": "adc_codes_used",
+    "overflows, %": "overflowed",
+}
+"""Columns of the summary that tell how well converters fit the numbers: shares."""
+_NEAR_CHANCE = 0.25
+"""Ideal tiles that keep less than this share of what floating point has above chance are near chance."""
+_NAMED = 3
+"""Cells that a warning names."""
 _FOLDED = 40
 """Rows from which a table is folded away on the page."""
 
@@ -63,13 +74,21 @@ def notes(study: Study) -> list[str]:
     told = [study.about] if study.about else []
     told += _findings(study)
     units = {row["interval"] for row in study.summary} - {None}
-    over = {"networks": "over networks (Student's t)", "draws": "over draws (Student's t)", "images": "over images"}
+    student = "Student's t; of accuracies on the logit scale, of differences cut off where no accuracy can be"
+    over = {"networks": f"over networks ({student})", "draws": f"over draws ({student})", "images": "over images"}
     ends = " or ".join(over[unit] for unit in sorted(units))
     told.append(
-        f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Drop: accuracy on ideal tiles of the same"
-        " architecture, without variations or mitigation, less the accuracy here, on the same images. Logit error: RMS"
-        " distance of the logits from those in floating point, over the RMS of these."
+        f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Below float, below ideal: how many"
+        " points the accuracy lies below that in floating point, and below that on ideal tiles of the same"
+        " architecture, without variations or mitigation, on the same images. Ideal tiles have the same number formats"
+        " and converters: what these cost is in the first drop alone. Logit error: RMS distance of the logits from"
+        " those in floating point, over the RMS of these."
     )
+    if any(row[name] is not None for row in study.summary for name in CONVERTERS):
+        told.append(
+            "On calibration inputs: shares of ADC conversions that clip and of accumulated sums that overflow, in the"
+            " layer where most do, and share of the ADC's codes that occur, in the layer that uses the fewest."
+        )
     if study.baseline:
         which = ", ".join(f"{short_title(name)} {value}" for name, value in study.baseline.items())
         told.append(
@@ -109,15 +128,21 @@ def summary_tables(study: Study) -> dict[str, Table]:
 def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
     varied = [axis for axis in study.axes if len({row[axis] for row in rows}) > 1]
     columns: dict[str, list[str]] = {short_title(axis): [_text(row[axis]) for row in rows] for axis in varied}
-    between = {"accuracy, %": ("accuracy", "", ".2f"), "drop, points": ("drop", "drop_", ".2f")}
+    between = {
+        "accuracy, %": ("accuracy", "", ".2f"),
+        "below float": ("float_drop", "float_drop_", ".2f"),
+        "below ideal": ("drop", "drop_", ".2f"),
+    }
     if study.baseline:
         between["above baseline"] = ("difference", "difference_", "+.2f")
     for title, (name, ends, form) in between.items():
         columns[title] = [_between(row, name, ends, form) for row in rows]
         if name == "accuracy":
             columns[title] = [f"{x} *" if row["failed"] else x for x, row in zip(columns[title], rows, strict=True)]
-            columns["ideal, %"] = [_percent(row["ideal_accuracy"]) for row in rows]
+            columns["ideal, %"] = [_ideal(row) for row in rows]
     columns["logit error, %"] = [_between(row, "logit_error", "logit_error_") for row in rows]
+    for title, name in _CONVERTERS.items():
+        columns[title] = [_percent(row[name]) for row in rows]
     for title, (name, form, scale) in _FIGURES.items():
         columns[title] = [_number(row[name], form, scale) for row in rows]
     kept = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
@@ -136,7 +161,8 @@ def run_table(study: Study) -> Table:
         "accuracy, %",
         "float, %",
         "ideal tiles, %",
-        "drop, points",
+        "below float",
+        "below ideal",
         "logit error, %",
         "s",
         "error",
@@ -144,26 +170,58 @@ def run_table(study: Study) -> Table:
     rows = []
     for row in study.rows:
         head = [_text(row[name]) for name in (*part, *study.axes, "training", "draw")]
-        tail = [_percent(row[name]) for name in ("float_accuracy", "ideal_accuracy", "drop", "logit_error")]
+        tail = [
+            _percent(row[name]) for name in ("float_accuracy", "ideal_accuracy", "float_drop", "drop", "logit_error")
+        ]
         cells = (_between(row, "accuracy", ""), *tail, _number(row["seconds"], ".1f"), row["error"] or "")
         rows.append((*head, *cells))
     return header, rows
 
 
 def _findings(study: Study) -> list[str]:
-    """The ends of the table, in a line each."""
-    done = [row for row in study.summary if row["drop"] is not None]
-    if len(done) < 2:
-        return []
+    """The most and the least accurate cells, in a line each, and a warning of references that say nothing."""
+    done = [row for row in study.summary if row["accuracy"] is not None]
     out = []
-    for what, row in (
-        ("Least lost", min(done, key=lambda row: row["drop"])),
-        ("Most lost", max(done, key=lambda row: row["drop"])),
-    ):
+    if len(done) > 1:
+        ends = {"Most accurate": max, "Least accurate": min}
+        out = [f"{what}: {_finding(study, end(done, key=_accuracy))}" for what, end in ends.items()]
+    ruined = [row for row in done if _near_chance(row)]
+    if ruined:
+        cells = "; ".join(f"{_told(study, row)} ({_percent(row['ideal_accuracy'])} %)" for row in ruined[:_NAMED])
+        more = f"; and {len(ruined) - _NAMED} more" if len(ruined) > _NAMED else ""
         out.append(
-            f"{what}: {100 * row['drop']:.1f} points ({_told(study, row)}), accuracy {_percent(row['accuracy'])} %."
+            f"Warning: in {len(ruined)} of {len(done)} cells even ideal tiles are near chance"
+            f" ({_percent(ruined[0]['chance'])} %; ! in the tables): their number formats or converters ruin the"
+            " network before wires and devices do, and the drop from ideal tiles says nothing about these. They are:"
+            f" {cells}{more}."
         )
     return out
+
+
+def _accuracy(row: Row) -> float:
+    return float(row["accuracy"])
+
+
+def _finding(study: Study, row: Row) -> str:
+    """A cell's accuracy with its interval, and how far it lies below its references."""
+    below = [
+        f"{100 * row[name]:.1f} points below {what}"
+        for name, what in (("float_drop", "float"), ("drop", "ideal tiles"))
+        if row[name] is not None
+    ]
+    return ", ".join([f"{_between(row, 'accuracy', '')} % ({_told(study, row)})", *below]) + "."
+
+
+def _near_chance(row: Row) -> bool:
+    """Whether the ideal tiles of a cell keep next to nothing of what the network has in floating point."""
+    ideal, floating, chance = row["ideal_accuracy"], row["float_accuracy"], row["chance"]
+    if None in (ideal, floating, chance):
+        return False
+    return bool(ideal - chance < _NEAR_CHANCE * (floating - chance))
+
+
+def _ideal(row: Row) -> str:
+    return _percent(row["ideal_accuracy"]) + (" !" if _near_chance(row) else "")
 
 
 def _told(study: Study, row: Row) -> str:

@@ -26,7 +26,7 @@ from geniex.sweep.run import EXECUTORS, Executor
 Progress = Callable[[int, int], None]
 """Called with the jobs done and the jobs to do; at first with those that were found done."""
 
-_FORMAT = "geniex-study-result-2"
+_FORMAT = "geniex-study-result-3"
 
 
 def run_study(

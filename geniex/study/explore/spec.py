@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import InputError
-from geniex.study.configs import found
+from geniex.study.configs import config_path
 from geniex.study.explore.fields import Flat, check_name, flattened, overridden, unknown
 from geniex.sweep.loading import read_yaml
 
@@ -98,15 +98,9 @@ class StudySpec:
             return given
         if isinstance(given, Mapping):
             return _study(given, "study", changes or {})
-        path = Path(found(str(given)))
+        path = config_path("study", given)
         try:
-            data = read_yaml(path)
-        except (FileNotFoundError, IsADirectoryError):
-            from geniex.study.configs import shipped_configs
-
-            raise InputError("config", path, f"no such file; shipped are {', '.join(shipped_configs())}") from None
-        try:
-            return _study(_mapping("config", data), path.stem, changes or {})
+            return _study(_mapping("config", read_yaml(path)), path.stem, changes or {})
         except InputError as error:
             raise InputError(f"{path.name}: {error.name}", error.value, error.allowed) from None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from geniex import __version__
 from geniex.errors import InputError
-from geniex.study.explore.counts import COUNTS
+from geniex.study.explore.counts import CONVERTERS, COUNTS
 from geniex.study.explore.plan import Cell, PlannedRun, StudyPlan
-from geniex.study.statistics import bootstrap_mean, mean_interval, wilson_interval
+from geniex.study.statistics import bootstrap_mean, difference_interval, mean_interval, wilson_interval
 
+_FIGURES = (*COUNTS, *CONVERTERS)
 _ERROR = ("logit_error", "logit_error_low", "logit_error_high")
 Row = dict[str, Any]
 """Columns by name: numbers, words, None where there is no value."""
@@ -39,16 +41,19 @@ class Study:
     baseline: dict[str, Any]
     rows: tuple[Row, ...]
     """One a cell, network and draw of devices: the axes' values, "training" (the network), "draw", "images", "correct",
-    "accuracy" with "low" and "high" (95 % Wilson interval over the images), "float_accuracy", "ideal_accuracy" (ideal
-    tiles, same architecture), "drop" (ideal less accuracy), "logit_error" (RMS distance of the logits from those in
-    floating point, over the RMS of these) with "logit_error_low"... (95 % bootstrap over the images),
-    "ideal_logit_error", "arrays", "reads", "adc_conversions", "static_energy" [J] of an image, "seconds", "error"
-    (None, or why there is nothing else)."""
+    "accuracy" with "low" and "high" (95 % Wilson interval over the images), "chance" (accuracy of guessing),
+    "float_accuracy", "ideal_accuracy" (ideal tiles, same architecture), "float_drop" and "drop" (how far the accuracy
+    lies below these two), "logit_error" (RMS distance of the logits from those in floating point, over the RMS of
+    these) with "logit_error_low"... (95 % bootstrap over the images), "ideal_logit_error"; of an image "arrays",
+    "reads", "adc_conversions", "static_energy" [J]; on calibration inputs the shares "adc_clipped" (of conversions) and
+    "overflowed" (of accumulated sums), both of the worst layer, and "adc_codes_used" (of the ADC's codes, by the layer
+    that uses the fewest); "seconds", "error" (None, or why there is nothing else)."""
     summary: tuple[Row, ...]
     """One a cell: means over its networks and draws; "low" and "high" end the 95 % interval of "accuracy", as do
-    "drop_low"... of "drop", "logit_error_low"..., and "difference_low"... of "difference" (accuracy above the
-    baseline's, on the same images, in pairs); "interval" tells over what: "networks" or "draws" (Student's t), or
-    "images" of the only one."""
+    "float_drop_low"..., "drop_low"..., "logit_error_low"..., and "difference_low"... of "difference" (accuracy above
+    the baseline's, on the same images, in pairs). "interval" tells over what: "networks" or "draws" (Student's t, of
+    accuracies on the logit scale, of logit errors on a logarithmic one, of differences cut off where no accuracy can
+    be), or "images" of the only one (Wilson's interval, or a bootstrap)."""
     configuration: dict[str, Any] = field(repr=False)
     missing: tuple[str, ...] = ()
     """What could not be written for want of an optional package, a line each."""
@@ -113,20 +118,23 @@ def _head(plan: StudyPlan, cell: Cell) -> Row:
 
 def _row(plan: StudyPlan, cell: Cell, run: PlannedRun, results: Results) -> Row:
     row = _head(plan, cell) | {"training": run.network, "draw": run.draw}
-    names = ("images", "correct", "accuracy", "low", "high", "float_accuracy", "ideal_accuracy", "drop")
-    row |= dict.fromkeys((*names, *_ERROR, "ideal_logit_error", *COUNTS, "seconds", "error"))
+    own = ("images", "correct", "accuracy", "low", "high", "chance")
+    references = ("float_accuracy", "ideal_accuracy", "float_drop", "drop")
+    row |= dict.fromkeys((*own, *references, *_ERROR, "ideal_logit_error", *_FIGURES, "seconds", "error"))
     found = results.found.get(run.job.key)
     if found is None:
         return row | {"error": results.errors.get(run.job.key, "its result was lost")}
     right = _right(found)
     low, high = wilson_interval(int(right.sum()), len(right))
-    accuracy, ideal = _share(right), _reference(results, run.ideal.key)
+    accuracy, chance = _share(right), _chance(found)
+    floating, ideal = (_reference(results, job.key) for job in (run.floating, run.ideal))
     row |= {"images": len(right), "correct": int(right.sum()), "accuracy": accuracy, "low": low, "high": high}
-    row |= {"float_accuracy": _reference(results, run.floating.key), "ideal_accuracy": ideal}
-    row |= {"drop": None if ideal is None else ideal - accuracy, "seconds": found["seconds"]}
+    row |= {"chance": chance, "float_accuracy": floating, "ideal_accuracy": ideal, "seconds": found["seconds"]}
+    for name, reference in (("float_drop", floating), ("drop", ideal)):
+        row[name] = None if reference is None else reference - accuracy
     row |= dict(zip(_ERROR, found["logit_error"], strict=True))
     row |= {"ideal_logit_error": _reference_error(results, run.ideal.key)}
-    return row | {name: found.get(name) for name in COUNTS}
+    return row | {name: found.get(name) for name in _FIGURES}
 
 
 def _summary(plan: StudyPlan, cell: Cell, results: Results) -> Row:
@@ -135,52 +143,73 @@ def _summary(plan: StudyPlan, cell: Cell, results: Results) -> Row:
     row |= {"failed": len(cell.runs) - len(runs), "images": None, "interval": None}
     own = {(run.network, run.draw): _right(results.found[run.job.key]) for run in runs}
     row |= {"images": len(next(iter(own.values()))), "interval": _unit(own)} if own else {}
-    row |= _with_interval("accuracy", own, "")
+    row |= _with_interval("accuracy", own, "", partial(mean_interval, low=0.0, high=1.0))
+    row |= {"chance": _mean([_chance(results.found[run.job.key]) for run in runs])}
     row |= {
         name: _mean([_reference(results, getattr(run, kind).key) for run in runs])
         for name, kind in (("float_accuracy", "floating"), ("ideal_accuracy", "ideal"))
     }
-    ideal = {(run.network, run.draw): results.found.get(run.ideal.key) for run in runs}
-    drops = {key: _right(there) - own[key] for key, there in ideal.items() if there is not None}
-    row |= _with_interval("drop", drops, "drop_")
+    for name, kind in (("float_drop", "floating"), ("drop", "ideal")):
+        row |= _drop(name, own, {(r.network, r.draw): results.found.get(getattr(r, kind).key) for r in runs})
     row |= _error({(run.network, run.draw): results.found[run.job.key]["logit_error"] for run in runs})
     row |= {"ideal_logit_error": _mean([_reference_error(results, run.ideal.key) for run in runs])}
     if plan.spec.baseline:
-        row |= _with_interval("difference", _above(plan, cell, own, results), "difference_")
-    for name in (*COUNTS, "seconds"):
+        row |= _difference(_pairs(plan, cell, own, results))
+    for name in (*_FIGURES, "seconds"):
         row[name] = _mean([results.found[run.job.key].get(name) for run in runs])
     return row
 
 
-def _above(
+def _drop(
+    name: str, own: Mapping[tuple[str, int], Tensor], there: Mapping[tuple[str, int], Mapping[str, Any] | None]
+) -> Row:
+    """How far accuracies lie below those of a reference on the same images, and the interval of that."""
+    reference = {key: _right(found) for key, found in there.items() if found is not None}
+    top = _mean_of(reference)
+    # The reference's accuracy less the drop is an accuracy.
+    interval = partial(difference_interval, low=top - 1, high=top)
+    return _with_interval(name, {key: x - own[key] for key, x in reference.items()}, f"{name}_", interval)
+
+
+def _difference(pairs: Mapping[tuple[str, int], tuple[Tensor, Tensor]]) -> Row:
+    """How far accuracies lie above those of the baseline, from (own, baseline) pairs, and the interval of that."""
+    apart = {key: own - before for key, (own, before) in pairs.items()}
+    base = _mean_of({key: before for key, (_, before) in pairs.items()})
+    interval = partial(difference_interval, low=-base, high=1 - base)
+    return _with_interval("difference", apart, "difference_", interval)
+
+
+def _pairs(
     plan: StudyPlan, cell: Cell, own: Mapping[tuple[str, int], Tensor], results: Results
-) -> dict[tuple[str, int], Tensor]:
-    """How much more is right (images,) than in the baseline, in pairs of trainings and draws, on the images of both."""
+) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """What is right (images,) here and in the baseline, in pairs of trainings and draws, on the images of both."""
     other = plan.baseline(cell)
     if other is None:
         return {}
     partner = dict(zip(cell.settings.networks, other.settings.networks, strict=True))
     there = {(run.network, run.draw): results.found.get(run.job.key) for run in other.runs}
-    apart = {}
+    pairs = {}
     for (network, draw), right in own.items():
         # Without draws of its own, one run stands beside all draws.
         match = there.get((partner[network], draw if other.settings.draws > 1 else 0))
         if match is not None:
             before = _right(match)
             shared = min(len(right), len(before))
-            apart[network, draw] = right[:shared] - before[:shared]
-    return apart
+            pairs[network, draw] = right[:shared], before[:shared]
+    return pairs
 
 
-def _with_interval(name: str, values: Mapping[tuple[str, int], Tensor], ends: str) -> Row:
-    """The mean of (images,) values over networks and draws, and its interval."""
+def _with_interval(
+    name: str, values: Mapping[tuple[str, int], Tensor], ends: str, interval: Callable[[Tensor], tuple[float, float]]
+) -> Row:
+    """The mean of (images,) values over networks and draws, and its interval, by ``interval`` over several of them."""
     low_name, high_name = f"{ends}low", f"{ends}high"
     if not values:
         return {name: None, low_name: None, high_name: None}
-    units = torch.stack([torch.stack(parts).mean() for parts in _by_unit(values).values()])
+    units = _by_unit(values)
     mean = float(units.mean())
     if len(units) > 1:
-        low, high = mean_interval(units)
+        low, high = interval(units)
     elif name == "accuracy":
         only = next(iter(values.values()))
         low, high = wilson_interval(int(only.sum()), len(only))
@@ -195,16 +224,24 @@ def _error(found: Mapping[tuple[str, int], Sequence[float | None]]) -> Row:
     if len(known) == 1:
         return dict(zip(_ERROR, next(iter(known.values())), strict=True))
     mean = {key: torch.tensor([error[0]], dtype=torch.float64) for key, error in known.items()}
-    return _with_interval(_ERROR[0], mean, f"{_ERROR[0]}_")
+    return _with_interval(_ERROR[0], mean, f"{_ERROR[0]}_", partial(mean_interval, low=0.0))
 
 
-def _by_unit(values: Mapping[tuple[str, int], Tensor]) -> dict[Any, list[Tensor]]:
-    """Means over images, by network where there are several, else by draw: draws of one network repeat no training."""
+def _by_unit(values: Mapping[tuple[str, int], Tensor]) -> Tensor:
+    """Means over images (units,), by network where there are several, else by draw.
+
+    Draws of one network repeat no training.
+    """
     place = 0 if _unit(values) == "networks" else 1
     out: dict[Any, list[Tensor]] = {}
     for key, value in values.items():
         out.setdefault(key[place], []).append(value.mean())
-    return out
+    return torch.stack([torch.stack(parts).mean() for parts in out.values()])
+
+
+def _mean_of(values: Mapping[tuple[str, int], Tensor]) -> float:
+    """The mean over units; 0 of nothing."""
+    return float(_by_unit(values).mean()) if values else 0.0
 
 
 def _unit(values: Mapping[tuple[str, int], Tensor]) -> str:
@@ -216,6 +253,11 @@ def _unit(values: Mapping[tuple[str, int], Tensor]) -> str:
 def _right(found: Mapping[str, Any]) -> Tensor:
     """Which images are classified rightly (images,): 0 or 1, float64."""
     return torch.tensor([c == "1" for c in found["right"]], dtype=torch.float64)
+
+
+def _chance(found: Mapping[str, Any]) -> float:
+    """The accuracy of guessing."""
+    return 1 / found["classes"]
 
 
 def _share(right: Tensor) -> float:
