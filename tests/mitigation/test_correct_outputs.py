@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from geniex.emulator import LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
-from geniex.mitigation import Remapping, calibrate_outputs, refit_batch_norm, remap
+from geniex.mitigation import Remapping, correct_outputs, refit_batch_norm, remap
 from geniex.mitigation.observe import hooked
 from geniex.simulator import CrossbarLayer, convert, crossbar_layers, crossbar_matrices, on_ideal, vary
 from geniex.variation import ConductanceSpread, Variations
@@ -64,7 +64,7 @@ def test_gains_and_offsets_are_least_squares_of_each_output(name: str, offset: b
     """Layer by layer, with what the corrected layers before it give; by NumPy, one output at a time."""
     data = batch(name, 20)
     model = converted(name, "linear", CLEAR)
-    fitted = calibrate_outputs(model, data.images, offset=offset)
+    fitted = correct_outputs(model, data.images, mode=mode)
     wanted = outputs(on_ideal(model), data.images)
     for at, layer in crossbar_layers(fitted).items():
         assert layer.output_gain is not None
@@ -96,7 +96,7 @@ def test_errors_fall(name: str) -> None:
     model = converted(name, "linear", CLEAR)
     with torch.no_grad():
         wanted, before = on_ideal(model)(data.images), model(data.images)
-        errors = [(calibrate_outputs(model, data.images, offset=o)(data.images) - wanted).norm() for o in (True, False)]
+        errors = [(correct_outputs(model, data.images, offset=o)(data.images) - wanted).norm() for o in (True, False)]
         assert errors[0] < errors[1] < (before - wanted).norm()
         assert errors[0] < (0.8 if name == "repeated" else 0.6) * (before - wanted).norm()
 
@@ -106,7 +106,7 @@ def test_errors_fall(name: str) -> None:
 def test_ideal_crossbars_need_no_correction(name: str, offset: bool) -> None:
     data = batch(name)
     model = converted(name, "ideal")
-    fitted = calibrate_outputs(model, data.images, offset=offset)
+    fitted = correct_outputs(model, data.images, mode=mode)
     for one, other in zip(*(crossbar_layers(m).values() for m in (model, fitted)), strict=True):
         assert torch.equal(other.output_gain, torch.ones_like(other.output_gain))  # type: ignore[arg-type]
         assert torch.equal(other.bias, bias_of(one).float().expand_as(other.bias))  # type: ignore[arg-type]
@@ -121,12 +121,12 @@ def test_an_output_that_does_not_vary_gets_an_offset_alone() -> None:
         layer.weight[1] = 0
     images = torch.rand(1, 8).repeat(6, 1)
     model = convert(nn.Sequential(layer), CLEAR, LinearEmulator(WIRED), calibration=images)
-    found = crossbar_layers(calibrate_outputs(model, images))["0"]
+    found = crossbar_layers(correct_outputs(model, images))["0"]
     assert torch.equal(found.output_gain, torch.ones(3))  # type: ignore[arg-type]
     lost = (on_ideal(model)(images) - model(images))[0].detach()
     torch.testing.assert_close(found.bias.detach() - layer.bias.detach(), lost, rtol=1e-4, atol=1e-6)  # type: ignore[union-attr]
     assert lost.abs().max() > 1e-4
-    scaled = crossbar_layers(calibrate_outputs(model, images, offset=False))["0"]
+    scaled = crossbar_layers(correct_outputs(model, images, offset=False))["0"]
     assert scaled.output_gain is not None
     assert scaled.output_gain[1] == 1
     assert scaled.output_gain[0] != 1
@@ -139,7 +139,7 @@ def test_in_place_activations_do_not_change_the_fit() -> None:
     apart = copy.deepcopy(inplace)
     apart[1] = nn.ReLU()
     one, other = (
-        calibrate_outputs(convert(m, CLEAR, EMULATORS["linear"], calibration=data.images), data.images).state_dict()
+        correct_outputs(convert(m, CLEAR, EMULATORS["linear"], calibration=data.images), data.images).state_dict()
         for m in (inplace, apart)
     )
     assert one.keys() == other.keys()
@@ -148,7 +148,7 @@ def test_in_place_activations_do_not_change_the_fit() -> None:
 
 def test_a_layer_is_fitted_at_its_first_call() -> None:
     data = batch("repeated", 20)
-    fitted = calibrate_outputs(converted("repeated", "linear", CLEAR), data.images)
+    fitted = correct_outputs(converted("repeated", "linear", CLEAR), data.images)
 
     class Once(Repeated):
         def forward(self, x: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def test_a_layer_is_fitted_at_its_first_call() -> None:
     # With the input ranges of the network that calls it twice.
     for name, layer in crossbar_layers(converted("repeated", "linear", CLEAR)).items():
         setattr(alone, name, layer)
-    alone = calibrate_outputs(alone, data.images)
+    alone = correct_outputs(alone, data.images)
     for name in ("first", "again"):
         assert torch.equal(getattr(fitted, name).output_gain, getattr(alone, name).output_gain)
         assert torch.equal(getattr(fitted, name).bias, getattr(alone, name).bias)
@@ -174,7 +174,7 @@ def test_the_original_is_untouched_and_the_copy_its_own(trainable: bool) -> None
     state = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         before = model(data.images)
-    for change in (calibrate_outputs, refit_batch_norm):
+    for change in (correct_outputs, refit_batch_norm):
         made = change(model, data.images)
         assert made is not model
         assert not any(module._forward_hooks for module in made.modules())
@@ -196,7 +196,7 @@ def test_remapped_models_are_corrected_and_corrected_ones_remapped(way: str) -> 
     model = converted("mlp", "linear", CLEAR)
     told = Remapping(places=3) if way == "assignment" else way
     moved = remap(model, told, data).model
-    fitted = calibrate_outputs(moved, data.images)
+    fitted = correct_outputs(moved, data.images)
     with torch.no_grad():
         wanted = on_ideal(model)(data.images)
         assert (fitted(data.images) - wanted).norm() < (moved(data.images) - wanted).norm()
@@ -211,7 +211,7 @@ def test_varied_crossbars_are_fitted_to_what_their_cells_would_give_without_wire
     data = batch("mlp", 20)
     model = vary(converted("mlp", "linear", CLEAR), Variations((ConductanceSpread(0.3),)))
     with torch.no_grad():
-        found = calibrate_outputs(model, data.images)(data.images)
+        found = correct_outputs(model, data.images)(data.images)
         wanted = on_ideal(model)(data.images)
         assert (found - wanted).norm() < (model(data.images) - wanted).norm()
 
@@ -303,7 +303,7 @@ def test_norms_without_running_statistics_are_left_alone() -> None:
     ],
 )
 def test_images_are_checked(images: Any, said: str) -> None:
-    for change, model in ((calibrate_outputs, converted("mlp")), (refit_batch_norm, nn.BatchNorm1d(9))):
+    for change, model in ((correct_outputs, converted("mlp")), (refit_batch_norm, nn.BatchNorm1d(9))):
         with pytest.raises(InputError, match=rf"^{said}"):
             change(model, images)
 
@@ -311,10 +311,10 @@ def test_images_are_checked(images: Any, said: str) -> None:
 def test_says_what_it_cannot_do() -> None:
     images = batch("mlp").images
     with pytest.raises(InputError, match=r"^model: got Sequential; it has nothing on crossbars: it must be what"):
-        calibrate_outputs(network("mlp"), images)
-    once = calibrate_outputs(converted("mlp"), images)
+        correct_outputs(network("mlp"), images)
+    once = correct_outputs(converted("mlp"), images)
     with pytest.raises(InputError, match=r"^model: got layer '0', calibrated before; calibrate the model that had no"):
-        calibrate_outputs(once, images)
+        correct_outputs(once, images)
     with pytest.raises(InputError, match=r"^model: got no batch norm with running statistics; convert the network"):
         refit_batch_norm(converted("mlp"), images)
     bare = nn.Sequential(nn.BatchNorm1d(9, track_running_stats=False))
@@ -340,7 +340,7 @@ def test_remapped_and_calibrated_models_keep_to_one_device(way: str, emulator: s
     data = batch("vgg", 4)
     model = remap(converted("vgg", emulator), way, data).model
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    for made in (model, calibrate_outputs(model, data.images), refit_batch_norm(model, data.images)):
+    for made in (model, correct_outputs(model, data.images), refit_batch_norm(model, data.images)):
         fake = onto_fake_cuda(made, mode)
         assert any(m.layout.arrangement.natural is False for m in crossbar_matrices(fake).values())
         with mode:
