@@ -41,9 +41,9 @@ def correct_outputs(
     decay of conductances that have drifted or the mean loss along wires; what is random from cell to cell stays.
 
     All batches and all calls of a layer count alike, so that how data are cut into batches makes no difference. One
-    batch takes one pass through each model. Several, or a layer that is called more than once, take for each layer a
-    pass through the reference and a part of a pass through the model; the layer's earlier calls then have the
-    reference's outputs. Layers that the data do not call stay uncorrected, with a warning.
+    batch takes one pass through each model. Several batches, or a layer that is called more than once, take another
+    pass through the model and, for each layer, a part of a pass through both; the layer's own later calls then see
+    the reference's outputs. Layers that the data do not call stay uncorrected, with a warning.
 
     Args:
         model: what ``convert`` or ``vary`` returned; the original is untouched.
@@ -84,9 +84,12 @@ def correct_outputs(
         if len(seen.calls) == 1 and max(seen.counts[0].values()) == 1:
             fitting.all_at_once(seen.calls[0], seen.outputs)
         else:
+            fitting.check_calls(seen.calls, seen.counts)
             for name in seen.called:
                 fitting.one_layer(name, seen.calls, [count[name] for count in seen.counts])
-        fitting.check_uncalled(set(crossbar_layers(model)) - set(seen.called), seen.calls)
+    uncalled = ", ".join(repr(name) for name in crossbar_layers(model) if name not in seen.called)
+    if uncalled:
+        warnings.warn(f"not called on the data, so that outputs stay uncorrected: layers {uncalled}", stacklevel=3)
     return corrected
 
 
@@ -187,19 +190,19 @@ class _Fitting:
                 self._add_call(sums, name, call, self._wanted(name, call, count))
         self._put(name, sums)
 
-    def check_uncalled(self, names: set[str], calls: list[Call]) -> None:
-        """Warn of layers that the reference does not call; raise where the model does."""
+    def check_calls(self, calls: list[Call], counts: list[Counter[str]]) -> None:
+        """Raise where the model calls a layer another number of times than the reference, as ``counts`` has it."""
+        for call, count in zip(calls, counts, strict=True):
+            found = Counter[str]()
 
-        def hook(layer: CrossbarLayer, args: object, output: Tensor) -> None:
-            raise self._other_calls(next(name for name in names if self.layers[name] is layer))
+            def watch(name: str, found: Counter[str] = found) -> Callable[..., None]:
+                return lambda *_: found.update([name])
 
-        if not names:
-            return
-        with hooked((self.layers[name], hook) for name in names):
-            for call in calls:
+            with hooked((layer, watch(name)) for name, layer in self.layers.items()):
                 run_until_reached(self.model, call)
-        told = ", ".join(map(repr, sorted(names)))
-        warnings.warn(f"not called on the data, so that outputs stay uncorrected: layers {told}", stacklevel=4)
+            for name in self.layers:
+                if found[name] != count[name]:
+                    raise self._other_calls(name)
 
     def _wanted(self, name: str, call: Call, count: int) -> list[Tensor]:
         """What the reference's layer gives when it is called in ``call``, ``count`` times."""
@@ -227,8 +230,6 @@ class _Fitting:
 
         with hooked([(self.layers[name], hook)]):
             run_until_reached(self.model, call)
-        if left:
-            raise self._other_calls(name)
 
     def _add(self, sums: PairedSums, name: str, output: Tensor, wanted: Tensor) -> None:
         if output.shape != wanted.shape:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from geniex.errors import InputError
-from geniex.simulator.calibrate import Calibration, hooked, run_calibration
+from geniex.simulator.calibrate import Calibration, for_a_while, run_calibration
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of one forward call, by position and by keyword."""
@@ -35,7 +35,8 @@ def forward_calls(model: nn.Module, data: Calibration, calls: list[Call] | None 
         kept.append((args, kwargs))
 
     try:
-        with hooked([(model, "pre", keep)]):
+        # Before hooks of the model's own, which will change the arguments again when the call is made again.
+        with for_a_while([model.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)]):
             run_calibration(model, data)
     except InputError as error:
         if error.name != "calibration":
