@@ -328,13 +328,13 @@ def small_mlp() -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize("name", ["fashion-cnn", "mlp"])
-def test_a_year_of_drift_costs_no_more_than_read_noise_explains(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [("fashion-cnn", 200), ("mlp", 1000)])
+def test_a_year_of_drift_costs_no_more_than_read_noise_explains(name: str, count: int) -> None:
     """With wires, by the surrogate: less than 2 points beside the crossbars of before with the same read noise."""
     if find_images("fashion-mnist") is None:
         pytest.skip("Fashion-MNIST is not on this machine")
     net = load_network("fashion-cnn").eval() if name == "fashion-cnn" else small_mlp()
-    images, labels = load_images("fashion-mnist", train=False).batch(torch.arange(200))
+    images, labels = load_images("fashion-mnist", train=False).batch(torch.arange(count))
     seen = load_images("fashion-mnist", train=True).batch(torch.arange(128))[0]
     preset = presets["geniex-64"]
     arch = preset.architecture(weight_bits=8, input_bits=8)
