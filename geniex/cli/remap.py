@@ -19,7 +19,7 @@ from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
 from geniex.mapping import Offset
 from geniex.mitigation import REMAPPINGS
-from geniex.mitigation.calibration import has_batch_norms
+from geniex.mitigation.batch_norm import has_batch_norms
 from geniex.networks import load_images, load_network
 from geniex.preset import presets
 from geniex.study.html import html_table, markdown_page, write_page

@@ -1,6 +1,7 @@
-"""What brings accuracy back that crossbars cost: remapping, calibration, pruning, fine-tuning."""
+"""What brings accuracy back that crossbars cost: remapping, corrected outputs, pruning, fine-tuning."""
 
-from geniex.mitigation.calibration import calibrate_outputs, refit_batch_norm
+from geniex.mitigation.batch_norm import refit_batch_norm
+from geniex.mitigation.correct_outputs import Correction, correct_outputs
 from geniex.mitigation.finetune import fine_tune
 from geniex.mitigation.observe import Batch
 from geniex.mitigation.pruning import Pruned, PrunedLayer, prune
@@ -11,12 +12,13 @@ from geniex.mitigation.weight_cut import weight_cut, weight_full_scales
 __all__ = [
     "REMAPPINGS",
     "Batch",
+    "Correction",
     "Pruned",
     "PrunedLayer",
     "Remapped",
     "RemappedLayer",
     "Remapping",
-    "calibrate_outputs",
+    "correct_outputs",
     "fine_tune",
     "prune",
     "refit_batch_norm",

@@ -22,7 +22,7 @@ from geniex.simulator.ranges import InputStatistics
 from geniex.simulator.report import ConversionReport, Histogram, LayerReport
 from geniex.simulator.rules import LayerRule
 from geniex.simulator.saving import load_converted, save_converted
-from geniex.simulator.vary import vary
+from geniex.simulator.vary import before_variation, vary
 
 __all__ = [
     "Arguments",
@@ -40,6 +40,7 @@ __all__ = [
     "LayerRule",
     "arranged",
     "arrangements",
+    "before_variation",
     "convert",
     "costs",
     "crossbar_layers",

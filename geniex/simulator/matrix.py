@@ -95,6 +95,11 @@ class CrossbarMatrix(nn.Module):
     """Counts per ADC code, broadcasting with (row_tiles, converters, col_tiles, cols); None is 1."""
     weight_mask: Tensor | None
     """bool (outputs, inputs): which trainable weights are not always 0; None is all."""
+    target_conductances: Tensor | None
+    """What ``vary`` was given the first time, shape and unit of ``conductances``; None where nothing was varied, or
+    where it is not known any more: neither files nor ``program`` tell it."""
+    varied: bool = False
+    """Whether the conductances are what ``vary`` made of others."""
     gradients: Gradients = "emulator"
     """Whose derivatives a backward pass takes, of a trainable matrix."""
 
@@ -131,6 +136,7 @@ class CrossbarMatrix(nn.Module):
             conductances = self._conductances(codes)
         self.register_buffer("codes", codes if architecture.offset == "ideal_before" else None)
         self.register_buffer("conductances", conductances)
+        self.register_buffer("target_conductances", None, persistent=False)
         self.register_buffer("adc_step", step_of_weights(conductances, self.layout))
         self.points = binary_points(self.weight_frac_bits + self.input_frac_bits, conductances, self.layout)
         with torch.no_grad():
@@ -147,6 +153,7 @@ class CrossbarMatrix(nn.Module):
         if self.weight is not None:
             raise InputError("conductances", tuple(conductances.shape), "a trainable matrix programs its own weight")
         self._put(conductances)
+        self.target_conductances = None
 
     def reprogram(self) -> None:
         """Program what is on the tiles again, by the emulator as it is now."""
@@ -181,7 +188,12 @@ class CrossbarMatrix(nn.Module):
         old = self.layout
         new = dataclasses.replace(old, arrangement=self._moved(arrangement))
         if self.weight is None:
-            self.conductances = new.onto_lines(old.relocated(old.off_lines(self.conductances), new))
+
+            def moved(cells: Tensor) -> Tensor:
+                return new.onto_lines(old.relocated(old.off_lines(cells), new))
+
+            self.conductances = moved(self.conductances)
+            self.target_conductances = None if self.target_conductances is None else moved(self.target_conductances)
             self.codes = None if self.codes is None else old.relocated(self.codes, new)
         self.layout = new
         self.reprogram()
@@ -402,15 +414,18 @@ class CrossbarMatrix(nn.Module):
         return arrangement.moved(lambda order: order.to(self.conductances.device))
 
     def get_extra_state(self) -> Tensor:
-        """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing."""
+        """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing.
+
+        Also whether they were varied: a model that is loaded cannot be taken for one as it was meant to be.
+        """
         places = self.layout.to_numbers()
-        own = (self.weight_frac_bits, self.input_frac_bits, self.non_negative, self.points.held)
+        own = (self.weight_frac_bits, self.input_frac_bits, self.non_negative, self.points.held, self.varied)
         return torch.tensor([*own, *places])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over what a saved matrix knew."""
-        self.weight_frac_bits, self.input_frac_bits, non_negative, held, *places = state.tolist()
-        self.non_negative = bool(non_negative)
+        self.weight_frac_bits, self.input_frac_bits, non_negative, held, varied, *places = state.tolist()
+        self.non_negative, self.varied = bool(non_negative), bool(varied)
         self.points = BinaryPoints(self.weight_frac_bits + self.input_frac_bits, held)
         layout = SqueezedTiles.from_numbers(self.layout, places)
         self.layout = layout.moved(lambda index: index.to(self.conductances.device))
@@ -443,6 +458,7 @@ class CrossbarMatrix(nn.Module):
 def _program_again(matrix: CrossbarMatrix, _: object) -> None:
     """Put loaded conductances on the tiles."""
     matrix._put(matrix.conductances)
+    matrix.target_conductances = None
 
 
 def _calibration_vectors(inputs: InputStatistics | float | None) -> Tensor:

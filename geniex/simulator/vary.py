@@ -10,6 +10,7 @@ from torch import nn
 from geniex.config import check_seed
 from geniex.emulator import Emulator
 from geniex.errors import InputError
+from geniex.simulator.exchange import check_converted, on_ideal
 from geniex.simulator.layers import crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.variation import NoisyEmulator, ReadNoise, Variations, derived_seed, vary_tiles
@@ -21,7 +22,8 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     The original is untouched. Each tile's draws depend on ``seed``, the layer's name and the tile's index alone. Read
     noise, also what the model had before, begins anew: a generator of each matrix goes on from read to read. The copy
     cannot be trained: a weight that is programmed again would be programmed without its variation. Calibrated ADC
-    ranges stay.
+    ranges stay. The copy keeps the conductances of before, of the first time where it is varied again, as each
+    matrix's ``target_conductances``; see ``before_variation``.
 
     >>> from geniex import Architecture, IdealEmulator, convert
     >>> from geniex.variation import StuckCells
@@ -48,8 +50,34 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
         if variations.read_noise is not None:
             matrix.emulator = _noisy(matrix.emulator, variations.read_noise, seed, name)
         matrix.emulator = matrix.emulator.bind(matrix.architecture)
+        changed = matrix.varied or not torch.equal(varied, matrix.conductances)
+        target = matrix.target_conductances if matrix.varied else matrix.conductances
         matrix.program(varied)
+        if changed:
+            matrix.varied, matrix.target_conductances = True, target
     return copied
+
+
+def before_variation(model: nn.Module) -> nn.Module:
+    """A copy of a converted ``model`` on ideal crossbars that hold what was asked for before ``vary``.
+
+    Crossbars that were never varied hold what they hold now.
+
+    Raises:
+        InputError: the model was varied, and what it held before is not known: it was saved and loaded, or other
+            conductances were programmed since.
+    """
+    check_converted(model)
+    for name, matrix in crossbar_matrices(model).items():
+        if matrix.varied and matrix.target_conductances is None:
+            allowed = "its conductances before variation are not known, as it was loaded or programmed since"
+            raise InputError("model", f"varied matrix {name!r}", allowed)
+    ideal = on_ideal(model)
+    for matrix in crossbar_matrices(ideal).values():
+        if matrix.target_conductances is not None:
+            matrix.program(matrix.target_conductances)
+            matrix.varied = False
+    return ideal
 
 
 def _noisy(emulator: Emulator, noise: ReadNoise, seed: int, *names: str) -> NoisyEmulator:

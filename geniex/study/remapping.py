@@ -19,8 +19,8 @@ from geniex.emulator.identity import identity
 from geniex.errors import InputError
 from geniex.files import is_sealed, parsed_json, write_sealed_json
 from geniex.mapping import Architecture, Arrangement
-from geniex.mitigation import Batch, Remapping, calibrate_outputs, fine_tune, refit_batch_norm, remap
-from geniex.mitigation.calibration import has_batch_norms
+from geniex.mitigation import Batch, Remapping, correct_outputs, fine_tune, refit_batch_norm, remap
+from geniex.mitigation.batch_norm import has_batch_norms
 from geniex.networks import ImageSet
 from geniex.networks.images import MovedBatches
 from geniex.networks.train import AugmentedBatches, FitConfig
@@ -264,7 +264,7 @@ class _OneNetwork:
             return self._fine_tuned(method)
         model = self._remapped(method)
         if control == "gain":
-            return calibrate_outputs(model, self.calibration[0])
+            return correct_outputs(model, self.calibration[0])
         return refit_batch_norm(model, self.calibration[0]) if control == "batch_norm" else model
 
     def _converted(self, **options: Any) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from geniex.circuit import Crossbar
 from geniex.emulator import IdealEmulator, LinearEmulator
 from geniex.mapping import Architecture
-from geniex.mitigation import REMAPPINGS, calibrate_outputs, remap
+from geniex.mitigation import REMAPPINGS, correct_outputs, remap
 from geniex.simulator import convert, emulated_by
 
 ARCH = Architecture(tile=(8, 14), weight_bits=10, input_bits=10, slice_bits=3, stream_bits=3, adc_bits=None)
@@ -26,7 +26,7 @@ def test_gains_and_offsets_are_fitted_by_channel() -> None:
     """One gain a channel for all its positions, with which the outputs are nearer to the network's."""
     model, x = network()
     sparse = convert(model, ARCH, WIRED, calibration=x, layout="sparse")
-    calibrated = calibrate_outputs(sparse, x)
+    calibrated = correct_outputs(sparse, x)
     assert calibrated[0].output_gain.shape == (4,)  # type: ignore[index, union-attr]
     wanted = model[0](x)  # type: ignore[index]
     before, after = ((m[0](x) - wanted).square().mean() for m in (sparse, calibrated))  # type: ignore[index]

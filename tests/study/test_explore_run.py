@@ -22,7 +22,7 @@ from geniex.mapping import Architecture, ConductanceWindow
 from geniex.mitigation import (
     REMAPPINGS,
     Batch,
-    calibrate_outputs,
+    correct_outputs,
     fine_tune,
     prune,
     refit_batch_norm,
@@ -134,7 +134,7 @@ def test_mitigations_come_in_their_order(root: Path) -> None:
     plain = hand.converted("vgg")
     sorted_ = remap(plain, REMAPPINGS["rearrange"], hand.calibration).model
     seen = hand.calibration.images
-    wanted = [plain, calibrate_outputs(plain, seen), refit_batch_norm(plain, seen), sorted_]
+    wanted = [plain, correct_outputs(plain, seen), refit_batch_norm(plain, seen), sorted_]
     wanted += [refit_batch_norm(sorted_, seen)]
     assert [row["accuracy"] for row in study.rows] == [hand.share(model) for model in wanted]
     assert len({row["ideal_accuracy"] for row in study.rows}) == 1
@@ -176,7 +176,7 @@ def test_gains_are_fitted_to_the_devices_as_they_are(root: Path) -> None:
     (row,) = run(root, given(root, **stuck)).rows
     hand = ByHand(root)
     varied = vary(hand.converted("cnn-0"), Variations((StuckCells(0.03, 0.03),)), derived_seed(0, "draw", 0))
-    assert row["accuracy"] == hand.share(calibrate_outputs(varied, hand.calibration.images))
+    assert row["accuracy"] == hand.share(correct_outputs(varied, hand.calibration.images))
 
 
 def test_networks_may_be_pruned_on_the_way(root: Path) -> None:

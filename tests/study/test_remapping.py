@@ -15,7 +15,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import IdealEmulator, SurrogateEmulator
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.mitigation import REMAPPINGS, Batch, calibrate_outputs, refit_batch_norm, remap
+from geniex.mitigation import REMAPPINGS, Batch, correct_outputs, refit_batch_norm, remap
 from geniex.networks import ImageSet, load_images
 from geniex.preset import Preset
 from geniex.simulator import convert
@@ -103,7 +103,7 @@ def test_rows_are_what_the_same_steps_give_by_hand(study: RemapStudy, networks: 
         "none": base,
         "random": remap(base, "random", batch).model,
         "assignment": assignment,
-        "none + gain": calibrate_outputs(base, calibration[0]),
+        "none + gain": correct_outputs(base, calibration[0]),
         "assignment + batch_norm": refit_batch_norm(assignment, calibration[0]),
     }
     rows = {row_label(row.method, row.control): row for row in study.by_network["net-1"]}
@@ -138,7 +138,7 @@ def test_a_study_goes_on_from_what_is_kept(
     def never(*args: object, **options: object) -> None:
         raise AssertionError("everything is kept")
 
-    for name in ("remap", "fine_tune", "calibrate_outputs", "check_layers"):
+    for name in ("remap", "fine_tune", "correct_outputs", "check_layers"):
         monkeypatch.setattr(remapping, name, never)
     again = study_remapping(networks, images(True), images(False), setting(), work=folder)
     assert again.rows == study.rows

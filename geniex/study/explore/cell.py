@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import ConversionWarning, GeniexError
 from geniex.mapping import ConductanceWindow
-from geniex.mitigation import REMAPPINGS, Batch, calibrate_outputs, fine_tune, prune, refit_batch_norm, remap
+from geniex.mitigation import REMAPPINGS, Batch, correct_outputs, fine_tune, prune, refit_batch_norm, remap
 from geniex.networks import ImageSet, load_images, load_network, network_info
 from geniex.networks.images import MovedBatches
 from geniex.networks.train import AugmentedBatches, FitConfig
@@ -193,7 +193,7 @@ def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module,
     if settings.variations is not None:
         model = vary(model, settings.variations, derived_seed(settings.seed, "draw", job.draw))
     if "gain" in settings.mitigation:
-        model = calibrate_outputs(model, images.calibration.images)
+        model = correct_outputs(model, images.calibration.images)
     if "batch_norm" in settings.mitigation:
         model = refit_batch_norm(model, images.calibration.images)
     return model, counted(model, images.tests, settings.energy) | converter_use(report)

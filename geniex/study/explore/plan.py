@@ -12,7 +12,7 @@ from torch import nn
 from geniex import __version__
 from geniex.emulator import IdealEmulator, SurrogateEmulator
 from geniex.errors import GeniexError, InputError
-from geniex.mitigation.calibration import has_batch_norms
+from geniex.mitigation.batch_norm import has_batch_norms
 from geniex.simulator import ConversionReport, dry_run
 from geniex.study.explore.cell import Job, emulator_of, full_scales, images_of, on_ideal_tiles, prepared_network
 from geniex.study.explore.settings import CellSettings

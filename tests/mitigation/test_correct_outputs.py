@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from mitigation_cases import (
     FINE,
     NETWORKS,
     WIRED,
-    Repeated,
     batch,
     converted,
     float_network,
@@ -28,11 +27,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from geniex.emulator import LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
-from geniex.mitigation import Remapping, calibrate_outputs, refit_batch_norm, remap
+from geniex.mitigation import Correction, Remapping, correct_outputs, refit_batch_norm, remap
 from geniex.mitigation.observe import hooked
 from geniex.simulator import CrossbarLayer, convert, crossbar_layers, crossbar_matrices, on_ideal, vary
 from geniex.variation import ConductanceSpread, Variations
 
+MODES = get_args(Correction)
 CLEAR = ARCH.replace(adc_bits=None, accumulator_bits=None)
 """Converters that pass on what wires take."""
 
@@ -54,17 +54,31 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, list[Tensor]]:
     return seen
 
 
+@torch.no_grad()
+def own_outputs(model: nn.Module, at: str, wanted: list[Tensor], images: Tensor) -> Tensor:
+    """What one layer gives at all its calls, where each call is followed by what is ``wanted`` of it."""
+    seen: list[Tensor] = []
+
+    def called(layer: CrossbarLayer, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        seen.append(layer.output_vectors(y).double().clone())
+        return wanted[len(seen) - 1].to(y) if len(wanted) > 1 else y
+
+    with hooked([(crossbar_layers(model)[at], called)]):
+        model(images)
+    return torch.cat(seen)
+
+
 def bias_of(layer: CrossbarLayer) -> Tensor:
     return torch.zeros(()) if layer.bias is None else layer.bias.detach().double()
 
 
-@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gains_and_offsets_are_least_squares_of_each_output(name: str, offset: bool) -> None:
+def test_gains_and_offsets_are_least_squares_of_each_output(name: str, mode: Correction) -> None:
     """Layer by layer, with what the corrected layers before it give; by NumPy, one output at a time."""
     data = batch(name, 20)
     model = converted(name, "linear", CLEAR)
-    fitted = calibrate_outputs(model, data.images, offset=offset)
+    fitted = correct_outputs(model, data.images, mode=mode)
     wanted = outputs(on_ideal(model), data.images)
     for at, layer in crossbar_layers(fitted).items():
         assert layer.output_gain is not None
@@ -73,20 +87,26 @@ def test_gains_and_offsets_are_least_squares_of_each_output(name: str, offset: b
         natural = crossbar_layers(model)[at]
         crossbar_layers(uncorrected)[at].output_gain = None
         crossbar_layers(uncorrected)[at].bias = copy.deepcopy(natural.bias)
-        given = outputs(uncorrected, data.images)[at][0] - bias_of(natural)
-        target = wanted[at][0] - bias_of(natural)
+        given = own_outputs(uncorrected, at, wanted[at], data.images) - bias_of(natural)
+        target = torch.cat(wanted[at]) - bias_of(natural)
         gains, offsets = layer.output_gain.double(), bias_of(layer) - bias_of(natural)
         assert layer.bias is not None
+        if mode == "one_factor":
+            best = np.linalg.lstsq(given.reshape(-1, 1).numpy(), target.reshape(-1).numpy(), rcond=None)[0]
+            np.testing.assert_allclose(gains, best.repeat(len(gains)), rtol=1e-3)
+            assert not offsets.any()
+            continue
+        with_offset = mode == "gains_and_offsets"
         for k in range(given.shape[1]):
             if not given[:, k].any():  # dead, behind an activation
                 assert float(gains[k]) == 1.0
-                assert float(offsets[k]) == pytest.approx(float(target[:, k].mean()) if offset else 0.0, abs=1e-6)
+                assert float(offsets[k]) == pytest.approx(float(target[:, k].mean()) if with_offset else 0.0, abs=1e-6)
                 continue
-            columns = [given[:, k], torch.ones_like(given[:, k])][: 1 + offset]
+            columns = [given[:, k], torch.ones_like(given[:, k])][: 1 + with_offset]
             best = np.linalg.lstsq(torch.stack(columns, 1).numpy(), target[:, k].numpy(), rcond=None)[0]
             scale = float(target[:, k].abs().max()) + 1e-3
             assert float(gains[k]) == pytest.approx(best[0], rel=1e-3, abs=1e-4), (at, k)
-            assert float(offsets[k]) == pytest.approx(best[1] if offset else 0.0, abs=1e-4 * scale + 1e-6), (at, k)
+            assert float(offsets[k]) == pytest.approx(best[1] if with_offset else 0.0, abs=1e-4 * scale + 1e-6), (at, k)
         assert (gains - 1).abs().max() > 0.003, "wires must cost something"
 
 
@@ -96,17 +116,17 @@ def test_errors_fall(name: str) -> None:
     model = converted(name, "linear", CLEAR)
     with torch.no_grad():
         wanted, before = on_ideal(model)(data.images), model(data.images)
-        errors = [(calibrate_outputs(model, data.images, offset=o)(data.images) - wanted).norm() for o in (True, False)]
-        assert errors[0] < errors[1] < (before - wanted).norm()
+        errors = [(correct_outputs(model, data.images, mode=m)(data.images) - wanted).norm() for m in MODES]
+        assert errors[0] < errors[1] < (before - wanted).norm() > errors[2]
         assert errors[0] < (0.8 if name == "repeated" else 0.6) * (before - wanted).norm()
 
 
-@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_ideal_crossbars_need_no_correction(name: str, offset: bool) -> None:
+def test_ideal_crossbars_need_no_correction(name: str, mode: Correction) -> None:
     data = batch(name)
     model = converted(name, "ideal")
-    fitted = calibrate_outputs(model, data.images, offset=offset)
+    fitted = correct_outputs(model, data.images, mode=mode)
     for one, other in zip(*(crossbar_layers(m).values() for m in (model, fitted)), strict=True):
         assert torch.equal(other.output_gain, torch.ones_like(other.output_gain))  # type: ignore[arg-type]
         assert torch.equal(other.bias, bias_of(one).float().expand_as(other.bias))  # type: ignore[arg-type]
@@ -121,12 +141,12 @@ def test_an_output_that_does_not_vary_gets_an_offset_alone() -> None:
         layer.weight[1] = 0
     images = torch.rand(1, 8).repeat(6, 1)
     model = convert(nn.Sequential(layer), CLEAR, LinearEmulator(WIRED), calibration=images)
-    found = crossbar_layers(calibrate_outputs(model, images))["0"]
+    found = crossbar_layers(correct_outputs(model, images))["0"]
     assert torch.equal(found.output_gain, torch.ones(3))  # type: ignore[arg-type]
     lost = (on_ideal(model)(images) - model(images))[0].detach()
     torch.testing.assert_close(found.bias.detach() - layer.bias.detach(), lost, rtol=1e-4, atol=1e-6)  # type: ignore[union-attr]
     assert lost.abs().max() > 1e-4
-    scaled = crossbar_layers(calibrate_outputs(model, images, offset=False))["0"]
+    scaled = crossbar_layers(correct_outputs(model, images, mode="gains"))["0"]
     assert scaled.output_gain is not None
     assert scaled.output_gain[1] == 1
     assert scaled.output_gain[0] != 1
@@ -139,32 +159,11 @@ def test_in_place_activations_do_not_change_the_fit() -> None:
     apart = copy.deepcopy(inplace)
     apart[1] = nn.ReLU()
     one, other = (
-        calibrate_outputs(convert(m, CLEAR, EMULATORS["linear"], calibration=data.images), data.images).state_dict()
+        correct_outputs(convert(m, CLEAR, EMULATORS["linear"], calibration=data.images), data.images).state_dict()
         for m in (inplace, apart)
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_a_layer_is_fitted_at_its_first_call() -> None:
-    data = batch("repeated", 20)
-    fitted = calibrate_outputs(converted("repeated", "linear", CLEAR), data.images)
-
-    class Once(Repeated):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.again(self.first(x).relu()).relu())
-
-    once = Once()
-    once.load_state_dict(network("repeated").state_dict())
-    alone: Any = convert(once.eval(), CLEAR, EMULATORS["linear"], calibration=data.images)
-    # With the input ranges of the network that calls it twice.
-    for name, layer in crossbar_layers(converted("repeated", "linear", CLEAR)).items():
-        setattr(alone, name, layer)
-    alone = calibrate_outputs(alone, data.images)
-    for name in ("first", "again"):
-        assert torch.equal(getattr(fitted, name).output_gain, getattr(alone, name).output_gain)
-        assert torch.equal(getattr(fitted, name).bias, getattr(alone, name).bias)
-    assert not torch.equal(fitted.last.output_gain, alone.last.output_gain)
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -174,7 +173,7 @@ def test_the_original_is_untouched_and_the_copy_its_own(trainable: bool) -> None
     state = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         before = model(data.images)
-    for change in (calibrate_outputs, refit_batch_norm):
+    for change in (correct_outputs, refit_batch_norm):
         made = change(model, data.images)
         assert made is not model
         assert not any(module._forward_hooks for module in made.modules())
@@ -196,7 +195,7 @@ def test_remapped_models_are_corrected_and_corrected_ones_remapped(way: str) -> 
     model = converted("mlp", "linear", CLEAR)
     told = Remapping(places=3) if way == "assignment" else way
     moved = remap(model, told, data).model
-    fitted = calibrate_outputs(moved, data.images)
+    fitted = correct_outputs(moved, data.images)
     with torch.no_grad():
         wanted = on_ideal(model)(data.images)
         assert (fitted(data.images) - wanted).norm() < (moved(data.images) - wanted).norm()
@@ -207,12 +206,12 @@ def test_remapped_models_are_corrected_and_corrected_ones_remapped(way: str) -> 
     assert torch.equal(again(data.images), ideal(data.images)), "the law holds with gains"
 
 
-def test_varied_crossbars_are_fitted_to_what_their_cells_would_give_without_wires() -> None:
-    data = batch("mlp", 20)
-    model = vary(converted("mlp", "linear", CLEAR), Variations((ConductanceSpread(0.3),)))
+def test_varied_crossbars_are_fitted_to_what_was_asked_for_without_wires() -> None:
+    data, plain = batch("mlp", 20), converted("mlp", "linear", CLEAR)
+    model = vary(plain, Variations((ConductanceSpread(0.3),)))
     with torch.no_grad():
-        found = calibrate_outputs(model, data.images)(data.images)
-        wanted = on_ideal(model)(data.images)
+        found = correct_outputs(model, data.images)(data.images)
+        wanted = on_ideal(plain)(data.images)
         assert (found - wanted).norm() < (model(data.images) - wanted).norm()
 
 
@@ -221,7 +220,7 @@ def test_varied_crossbars_are_fitted_to_what_their_cells_would_give_without_wire
 
 @torch.no_grad()
 def statistics_by_hand(model: Any, images: Tensor) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Means and unbiased variances of a VGG's batch norms, module after module, each normalised by its own batch."""
+    """Means and unbiased variances of a VGG's batch norms, module after module, each in force for what follows."""
     found, x = {}, images
     for name, module in model.named_children():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -230,8 +229,8 @@ def statistics_by_hand(model: Any, images: Tensor) -> dict[str, tuple[np.ndarray
         channels = x.movedim(1, -1).reshape(-1, x.shape[1]).double().numpy()
         mean, count = channels.mean(0), len(channels)
         found[name] = mean, ((channels - mean) ** 2).sum(0) / (count - 1)
+        spread = found[name][1]
         shape = (1, -1, *[1] * (x.dim() - 2))
-        spread = ((channels - mean) ** 2).mean(0)
         centred = x.double() - torch.from_numpy(mean).reshape(shape)
         centred = centred / torch.from_numpy(spread + module.eps).sqrt().reshape(shape)
         x = (centred * module.weight.reshape(shape) + module.bias.reshape(shape)).float()
@@ -257,6 +256,47 @@ def test_batch_norms_have_the_means_and_variances_of_the_images(count: int, emul
         assert (norm.training, norm.momentum) == (False, before.momentum)
         assert int(norm.num_batches_tracked) == 1
     assert not any(module.training for module in refitted.modules())
+
+
+def test_every_refitted_norm_sees_its_own_statistics_however_the_images_are_cut() -> None:
+    images = batch("resnet", 12).images
+    model = converted("resnet", "linear", FINE)
+    whole = refit_batch_norm(model, images)
+    seen: dict[str, list[Tensor]] = {}
+    norms = {name: m for name, m in whole.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    handles = [
+        m.register_forward_pre_hook(lambda m, args, name=name: seen.setdefault(name, []).append(args[0].double()))
+        for name, m in norms.items()
+    ]
+    whole(images)
+    for name, norm in norms.items():
+        values = seen[name][0].transpose(0, 1).flatten(1)
+        torch.testing.assert_close(norm.running_mean.double(), values.mean(1), rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+        torch.testing.assert_close(norm.running_var.double(), values.var(1), rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+    for handle in handles:
+        handle.remove()
+    for cut in (list(images.split(5)), (x for x in images.split(1)), lambda m: [m(x) for x in images.split(7)]):
+        parts = refit_batch_norm(model, cut)
+        for name, norm in norms.items():
+            other: Any = parts.get_submodule(name)
+            torch.testing.assert_close(other.running_mean, norm.running_mean, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(other.running_var, norm.running_var, rtol=1e-3, atol=1e-4)
+
+
+def test_a_norm_that_is_not_called_keeps_its_statistics() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.BatchNorm1d(9), nn.BatchNorm1d(9)
+            assert self.idle.running_mean is not None
+            self.idle.running_mean.fill_(3.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    refitted: Any = refit_batch_norm(Idle().eval(), torch.rand(5, 9))
+    assert bool((refitted.idle.running_mean == 3).all())
+    assert bool((refitted.used.running_mean > 0).all())
 
 
 def test_refitting_again_changes_nothing_and_float_networks_are_refitted_too() -> None:
@@ -294,34 +334,52 @@ def test_norms_without_running_statistics_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("data", "said"),
     [
-        (torch.rand(9), r"images: got torch.Size\(\[9\]\); a batch of inputs \(count, ...\)"),
-        (torch.rand(0, 9), r"images: got torch.Size\(\[0, 9\]\); a batch of inputs"),
-        ([[1.0] * 9], r"images: got list; a batch of inputs"),
-        (None, r"images: got NoneType; a batch of inputs"),
+        (torch.rand(0, 9), r"data: got (no vector|one value)"),
+        ([], r"data: got (a )?list"),
+        (lambda model: None, r"data: got function; it must give the model at least one batch of inputs"),
+        (None, r"data: got NoneType; it must give the model at least one batch of inputs"),
     ],
 )
-def test_images_are_checked(images: Any, said: str) -> None:
-    for change, model in ((calibrate_outputs, converted("mlp")), (refit_batch_norm, nn.BatchNorm1d(9))):
+def test_data_are_checked(data: Any, said: str) -> None:
+    for change, model in ((correct_outputs, converted("mlp")), (refit_batch_norm, nn.BatchNorm1d(9))):
         with pytest.raises(InputError, match=rf"^{said}"):
-            change(model, images)
+            change(model, data)
+
+
+def test_what_cannot_be_run_is_told_by_the_arguments_name() -> None:
+    for change, model in ((correct_outputs, converted("mlp")), (refit_batch_norm, nn.BatchNorm1d(9))):
+        with pytest.raises(InputError, match=r"^data: got "):
+            change(model, ["images"])  # type: ignore[operator]
 
 
 def test_says_what_it_cannot_do() -> None:
     images = batch("mlp").images
     with pytest.raises(InputError, match=r"^model: got Sequential; it has nothing on crossbars: it must be what"):
-        calibrate_outputs(network("mlp"), images)
-    once = calibrate_outputs(converted("mlp"), images)
-    with pytest.raises(InputError, match=r"^model: got layer '0', calibrated before; calibrate the model that had no"):
-        calibrate_outputs(once, images)
+        correct_outputs(network("mlp"), images)
+    once = correct_outputs(converted("mlp"), images)
+    with pytest.raises(
+        InputError, match=r"^model: got layer '0', corrected before; correct the model that had no gains"
+    ):
+        correct_outputs(once, images)
+    with pytest.raises(InputError, match=r"^mode: got 'gain'; modes are 'gains_and_offsets', 'gains', 'one_factor'"):
+        correct_outputs(converted("mlp"), images, mode="gain")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^data: got outputs of layer '0' that are not finite"):
+        correct_outputs(converted("mlp", arch=CLEAR), images, reference=spoilt(network("mlp")))
     with pytest.raises(InputError, match=r"^model: got no batch norm with running statistics; convert the network"):
         refit_batch_norm(converted("mlp"), images)
     bare = nn.Sequential(nn.BatchNorm1d(9, track_running_stats=False))
     with pytest.raises(InputError, match=r"^model: got no batch norm with running statistics"):
         refit_batch_norm(bare, images)
-    with pytest.raises(InputError, match=r"^images: got 1; variances need at least two"):
+    with pytest.raises(InputError, match=r"^data: got one value for each channel of ''; variances need at least two"):
         refit_batch_norm(nn.BatchNorm1d(9), images[:1])
+
+
+def spoilt(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = torch.nan
+    return model
 
 
 # On another device
@@ -340,7 +398,7 @@ def test_remapped_and_calibrated_models_keep_to_one_device(way: str, emulator: s
     data = batch("vgg", 4)
     model = remap(converted("vgg", emulator), way, data).model
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    for made in (model, calibrate_outputs(model, data.images), refit_batch_norm(model, data.images)):
+    for made in (model, correct_outputs(model, data.images), refit_batch_norm(model, data.images)):
         fake = onto_fake_cuda(made, mode)
         assert any(m.layout.arrangement.natural is False for m in crossbar_matrices(fake).values())
         with mode:

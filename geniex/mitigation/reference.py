@@ -1,0 +1,58 @@
+"""A model to compare a converted one with, layer by layer."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from geniex.errors import ConversionError, InputError
+from geniex.mapping import Architecture, Packing
+from geniex.simulator import CrossbarLayer, CrossbarMatrix, LayerRule, crossbar_layers
+from geniex.simulator.convert import prepared
+from geniex.simulator.plan import PlannedLayer
+from geniex.simulator.rules import Rules
+
+SAME_LAYERS = "it must have the layers of the model that is corrected"
+
+
+def comparable(reference: object, model: nn.Module) -> nn.Module:
+    """The reference in the form in which its layers have the names of the ``model``'s."""
+    if not isinstance(reference, nn.Module):
+        raise InputError("reference", type(reference).__name__, "it must be a model whose outputs are right")
+    layers = crossbar_layers(model)
+    if any(isinstance(module, CrossbarMatrix) for module in reference.modules()):
+        right, sizes = reference, {name: _size(layer.packing) for name, layer in crossbar_layers(reference).items()}
+    else:
+        right, sizes = _as_converted(reference, model, layers)
+    names = {name for name, _ in right.named_modules()}
+    for name, layer in layers.items():
+        if name not in names:
+            raise InputError("reference", f"{type(reference).__name__} without layer {name!r}", SAME_LAYERS)
+        if sizes.get(name, _size(layer.packing)) != _size(layer.packing):
+            told = f"layer {name!r} of (groups, outputs, inputs) {sizes[name]}"
+            raise InputError("reference", told, f"the model's is of {_size(layer.packing)}: {SAME_LAYERS}")
+    return right
+
+
+def _as_converted(
+    reference: nn.Module, model: nn.Module, layers: dict[str, CrossbarLayer]
+) -> tuple[nn.Module, dict[str, tuple[int, int, int]]]:
+    """A torch model as ``convert`` prepares it before anything is put on crossbars, and the sizes of its layers."""
+    rules = {name: LayerRule(architecture=_architecture(layer)) for name, layer in layers.items()}
+    norms = (name for name, m in reference.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    kept = dict(model.named_modules())
+    fold = any(isinstance(kept.get(name), nn.Identity) for name in norms)
+    try:
+        right, plan, _ = prepared(reference, Rules(None, "block_diagonal", rules), fold)
+    except ConversionError as error:
+        raise InputError("reference", type(reference).__name__, f"{SAME_LAYERS}: {error}") from error
+    return right, {layer.name: _size(layer.packing) for layer in plan if isinstance(layer, PlannedLayer)}
+
+
+def _architecture(layer: CrossbarLayer) -> Architecture:
+    matrix = layer.matrices[0]
+    assert isinstance(matrix, CrossbarMatrix)
+    return matrix.architecture
+
+
+def _size(packing: Packing) -> tuple[int, int, int]:
+    return packing.groups, packing.outputs, packing.inputs
