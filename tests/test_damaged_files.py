@@ -229,6 +229,7 @@ baseline: {crossbar.r_wire: 1.0}
 """
 
 
+@pytest.mark.filterwarnings("ignore::geniex.errors.UnitWarning")
 @pytest.mark.parametrize(("text", "kind"), [(SWEEP, "sweep"), (STUDY, "study")])
 def test_settings(text: str, kind: str, tmp_path: Path) -> None:
     """They have no digest, as people write them: what they say must be allowed, or one clear error."""
