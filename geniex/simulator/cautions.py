@@ -8,8 +8,8 @@ from geniex.simulator.ranges import Quantisation
 
 _CLIPPED = 1e-3
 """Share of numbers, conversions or sums beyond their range from which on a layer is worth a word."""
-_FEW_CODES = 0.25
-"""Share of an ADC's codes below which a coarser step than one count wastes resolution."""
+_FEW_CODES, _FEW_OF_ALL = 64, 0.25
+"""Codes, and their share of an ADC's, below which a coarser step than one count costs resolution that is there."""
 _COARSE = 0.3
 """Relative error of fixed point from which on its range, and not its width, is to blame."""
 _WIDE = 6
@@ -79,7 +79,9 @@ def _adc(arch: Architecture, use: ConverterUse) -> str:
 
 def _resolution(arch: Architecture, use: ConverterUse, largest_step: float) -> str:
     used = use.codes_used
-    if used is None or used >= _FEW_CODES or largest_step <= 1 or arch.adc_range in ("auto", "calibrated"):
+    if used is None or use.codes is None or arch.adc_range in ("auto", "calibrated"):
+        return ""
+    if largest_step <= 1 or used >= _FEW_OF_ALL or used * use.codes >= _FEW_CODES:
         return ""
     return (
         f"only {used:.1%} of its ADC's {use.codes} codes occur, each worth {largest_step:g} counts"

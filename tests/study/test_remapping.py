@@ -173,6 +173,7 @@ def test_a_killed_study_ends_with_the_same_table(
         {"preset": Preset(Crossbar(64, 64, r_wire=9.0), SMALL.window, 0.25, "other")},
     ],
 )
+@pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_what_was_kept_for_another_setting_is_not_taken(
     networks: dict[str, nn.Module],
     folder: Path,
