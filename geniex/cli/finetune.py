@@ -15,6 +15,7 @@ from geniex.cli._files import check_file, check_folder, write_json
 from geniex.cli.predict import Bars, share
 from geniex.config import check_seed
 from geniex.errors import InputError
+from geniex.mapping import AdcRange
 from geniex.networks import load_images, load_network
 from geniex.preset import presets
 from geniex.simulator import save_converted
@@ -47,6 +48,7 @@ def finetune(
     slice_bits: int = 4,
     stream_bits: int = 4,
     adc_bits: int | None = 14,
+    adc_range: AdcRange = "auto",
     seed: int = 0,
     data_root: Path | None = None,
     out: Path | None = None,
@@ -72,7 +74,9 @@ def finetune(
         input_bits: bits of an input, sign included.
         slice_bits: bits of a weight that one cell holds.
         stream_bits: bits of an input that one read applies.
-        adc_bits: range of the ADC, one step being the product of two level steps; null never clips.
+        adc_bits: bits of the ADC; null never clips.
+        adc_range: what its codes span: the counts that the training images cause (auto, calibrated), one count each
+            (unit), or the largest count of an ideal tile (full_scale).
         seed: of the images, their order and their augmentation.
         data_root: folder of the data set, where the default has it not.
         out: folder for report.md, report.json and the fine-tuned converted networks, which ``load_converted`` reads.
@@ -89,6 +93,7 @@ def finetune(
         slice_bits=slice_bits,
         stream_bits=stream_bits,
         adc_bits=adc_bits,
+        adc_range=adc_range,
     )
     model = load_network(network)
     training, tests = (load_images(data, train=train, root=data_root) for train in (True, False))

@@ -18,7 +18,7 @@ from geniex.cli._device import checked_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
-from geniex.mapping import Offset
+from geniex.mapping import AdcRange, Offset
 from geniex.networks import ImageSet, load_images, load_network
 from geniex.networks.images import MovedBatches
 from geniex.preset import presets
@@ -45,6 +45,7 @@ def predict(
     slice_bits: int = 4,
     stream_bits: int = 4,
     adc_bits: int | None = 14,
+    adc_range: AdcRange = "auto",
     offset: Offset = "analog_difference",
     seed: int = 0,
     data_root: Path | None = None,
@@ -66,7 +67,9 @@ def predict(
         input_bits: bits of an input, sign included; its fraction bits are chosen on 128 training images.
         slice_bits: bits of a weight that one cell holds.
         stream_bits: bits of an input that one read applies.
-        adc_bits: range of the ADC, one step being the product of two level steps; null never clips.
+        adc_bits: bits of the ADC; null never clips.
+        adc_range: what its codes span: the counts that the training images cause (auto, calibrated), one count each
+            (unit), or the largest count of an ideal tile (full_scale).
         offset: how the current of level 0 is removed.
         seed: of the choice of images.
         data_root: folder of the data set, where the default has it not.
@@ -84,6 +87,7 @@ def predict(
         slice_bits=slice_bits,
         stream_bits=stream_bits,
         adc_bits=adc_bits,
+        adc_range=adc_range,
         offset=offset,
     )
     check_seed(seed)

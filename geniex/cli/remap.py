@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.markup import escape
 from torch import nn
@@ -17,7 +17,7 @@ from geniex.cli._remap_report import checked_rows, difference_rows, layer_header
 from geniex.cli.predict import Bars
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
-from geniex.mapping import Offset
+from geniex.mapping import AdcRange, Offset
 from geniex.mitigation import REMAPPINGS
 from geniex.mitigation.batch_norm import has_batch_norms
 from geniex.networks import load_images, load_network
@@ -47,7 +47,7 @@ def remap(
     slice_bits: int = 4,
     stream_bits: int = 5,
     adc_bits: int | None = 14,
-    adc_range: Literal["auto", "unit", "full_scale", "calibrated"] = "full_scale",
+    adc_range: AdcRange = "full_scale",
     accumulator_bits: int | None = None,
     accumulator_frac_bits: int | None = None,
     offset: Offset = "analog_difference",

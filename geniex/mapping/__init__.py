@@ -1,6 +1,6 @@
 """From weights and activations to conductances and voltages: fixed point, slices, streams, tiles, layouts."""
 
-from geniex.mapping.architecture import OFFSETS, Architecture, Offset
+from geniex.mapping.architecture import OFFSETS, AdcRange, Architecture, Offset
 from geniex.mapping.arrangement import Arrangement
 from geniex.mapping.layouts import (
     LAYOUTS,
@@ -21,6 +21,7 @@ from geniex.mapping.window import ConductanceWindow
 __all__ = [
     "LAYOUTS",
     "OFFSETS",
+    "AdcRange",
     "Architecture",
     "Arrangement",
     "ConductanceWindow",

@@ -11,6 +11,7 @@ from geniex.mapping.checks import check_architecture, checked_tile
 from geniex.mapping.window import ConductanceWindow
 
 Offset = Literal["analog_difference", "reference_column", "ideal_before", "ideal_after"]
+AdcRange = Literal["auto", "unit", "full_scale", "calibrated"]
 OFFSETS = ("analog_difference", "reference_column", "ideal_before", "ideal_after")
 
 
@@ -80,7 +81,7 @@ class Architecture(Config):
     adc_bits: int | None = 14
     """Bits of the ADC, whose codes are [0, 2^bits - 1], or signed [-2^(bits-1), 2^(bits-1) - 1] for
     "analog_difference"; what lies beyond clips. None never clips."""
-    adc_range: Literal["auto", "unit", "full_scale", "calibrated"] = "auto"
+    adc_range: AdcRange = "auto"
     """What one code stands for, in counts (a count is the product of one level step of conductance and one of voltage).
     "unit": one count. "full_scale": so many that the codes span the largest count that any weights and inputs give on
     an ideal tile. "calibrated": so many that the codes span the counts that calibration inputs cause on this emulator.

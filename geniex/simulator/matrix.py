@@ -32,7 +32,7 @@ Gradients = Literal["emulator", "ideal"]
 
 _CALIBRATION_VECTORS = 64
 """Fewest inputs that are read to calibrate ADCs which share one range; all that are kept are, where they do not."""
-_PROBE_VECTORS = 16
+_PROBE_VECTORS = 4
 """Inputs that tell whether ADC codes of one count suffice."""
 _CALIBRATION_COLUMNS = 1 << 15
 """Bit lines times inputs that are read to calibrate, where there are so few bit lines that more inputs are needed."""
