@@ -40,9 +40,10 @@ def _weights(arch: Architecture, found: Quantisation) -> str:
     if found.clipped > _CLIPPED:
         set_to = "set weight_frac_bits=None" if fixed else "give a larger weight_full_scale"
         return f"{found.clipped:.2%} of its weights lie beyond the fixed-point range and clip: {set_to}"
-    if found.error > _COARSE and arch.weight_bits >= _WIDE:
-        set_to = "weight_frac_bits=None" if fixed else "weight_scale='channel'"
-        return f"fixed point changes its weights by {found.error:.0%} (RMS): set {set_to}"
+    error = max(found.error, found.typical)
+    if error > _COARSE and arch.weight_bits >= _WIDE:
+        set_to = "weight_frac_bits=None" if fixed else "weight_scale='channel' if a few weights are far larger"
+        return f"fixed point changes most of its outputs' weights by {error:.0%} (RMS): set {set_to}"
     return ""
 
 
@@ -54,9 +55,10 @@ def _inputs(arch: Architecture, found: Quantisation) -> str:
         set_to = "set input_frac_bits=None" if fixed else "calibrate on inputs of the whole range"
         set_to = "use another input_scheme if they are negative" if unsigned else set_to
         return f"{found.clipped:.2%} of its inputs lie beyond the fixed-point range and clip: {set_to}"
-    if found.error > _COARSE and arch.input_bits >= _WIDE and not chosen:
+    error = max(found.error, found.typical)
+    if error > _COARSE and arch.input_bits >= _WIDE and not chosen:
         set_to = "set input_frac_bits=None" if fixed else "set input_calibration='mse' if a few inputs are far larger"
-        return f"fixed point changes its inputs by {found.error:.0%} (RMS): {set_to}"
+        return f"fixed point changes most of its inputs by {error:.0%} (RMS): {set_to}"
     return ""
 
 

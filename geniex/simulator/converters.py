@@ -120,6 +120,22 @@ def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None
 
 
 @torch.no_grad()
+def count_ends(reader: Reader, tiles: Programmed, integers: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest count (row_tiles, converters, col_tiles, cols) for ``integers`` (inputs, features)."""
+    inputs, row_tiles = reader.chunk(len(integers), tiles)
+    ends = []
+    for at in reader.row_tiles(row_tiles):
+        found = []
+        for part in integers.split(inputs):
+            counts = reader.analog(reader.levels(part, tiles.example.dtype)[0], tiles, at)
+            found.append(torch.stack(torch.aminmax(counts.flatten(0, 1), dim=0)))
+        low, high = torch.stack(found).unbind(1)
+        ends.append((low.amin(0), high.amax(0)))
+    low, high = (torch.cat(end) for end in zip(*ends, strict=True))
+    return low, high
+
+
+@torch.no_grad()
 def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> ConverterUse:
     """How the ADCs and accumulators of ``tiles`` are used for whole inputs ``integers`` (inputs, features)."""
     arch, layout = reader.layout.architecture, reader.layout

@@ -98,6 +98,8 @@ class CrossbarLayer(nn.Module, ABC):
             )
         )
         bias = module.bias
+        if isinstance(bias, Tensor) and has_values(bias) and not torch.isfinite(bias).all():
+            raise InputError("bias", "NaN or infinity", "every bias must be finite")
         self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
         self.register_buffer("output_gain", None)
         self._torch_layer = (_without_values(module),) if trainable else ()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -19,7 +21,7 @@ from geniex.mapping import Architecture, Arrangement, Location, SqueezedTiles, T
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
 from geniex.simulator.accumulation import BinaryPoints
-from geniex.simulator.converters import ConverterUse, binary_points, converter_use, step_of_weights
+from geniex.simulator.converters import ConverterUse, binary_points, converter_use, count_ends, step_of_weights
 from geniex.simulator.modes import check_mode, refuse_script
 from geniex.simulator.programmed import Programmed, shortened
 from geniex.simulator.ranges import FullScale, InputStatistics, check_weight, input_scale, weight_scale
@@ -30,6 +32,17 @@ from geniex.simulator.streams import whole_inputs
 
 Gradients = Literal["emulator", "ideal"]
 
+_FREE = (
+    "weight_frac_bits",
+    "input_frac_bits",
+    "input_calibration",
+    "input_percentile",
+    "rounding",
+    "accumulator_bits",
+    "accumulator_frac_bits",
+    "accumulator_overflow",
+)
+"""Fields of an architecture that a saved state knows better, or that change no meaning of what is saved."""
 _CALIBRATION_VECTORS = 64
 """Fewest inputs that are read to calibrate ADCs which share one range; all that are kept are, where they do not."""
 _PROBE_VECTORS = 4
@@ -206,20 +219,9 @@ class CrossbarMatrix(nn.Module):
         if arch.adc_range not in ("auto", "calibrated"):
             raise InputError("architecture.adc_range", repr(arch.adc_range), "only a calibrated range can be chosen")
         self._check_vectors(vectors)
-        parts = []
         with torch.no_grad():
             tiles, codes = self._current()
-            reader = self._apart(codes)
-            integers = self._integers(vectors.to(self.conductances.device))
-            inputs, row_tiles = reader.chunk(len(vectors), tiles)
-            for at in reader.row_tiles(row_tiles):
-                ends = []
-                for part in integers.split(inputs):
-                    counts = reader.analog(reader.levels(part, tiles.example.dtype)[0], tiles, at)
-                    ends.append(torch.stack([counts.amin((0, 1)), counts.amax((0, 1))]))
-                low, high = torch.stack(ends).unbind(1)
-                parts.append((low.amin(0), high.amax(0)))
-        low, high = (torch.cat(end) for end in zip(*parts, strict=True))
+        low, high = count_ends(self._apart(codes), tiles, self._integers(vectors.to(self.conductances.device)))
         if not (low.isfinite().all() and high.isfinite().all()):
             allowed = "its currents are NaN or infinite on the calibration inputs: it does not stand for these tiles"
             raise InputError("emulator", self.emulator.description, allowed)
@@ -420,11 +422,14 @@ class CrossbarMatrix(nn.Module):
         """
         places = self.layout.to_numbers()
         own = (self.weight_frac_bits, self.input_frac_bits, self.non_negative, self.points.held, self.varied)
-        return torch.tensor([*own, *places])
+        return torch.tensor([_number_of(self.architecture), *own, *places])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over what a saved matrix knew."""
-        self.weight_frac_bits, self.input_frac_bits, non_negative, held, varied, *places = state.tolist()
+        """Take over what a saved matrix knew; raise ``InputError`` where it was of another architecture."""
+        number, self.weight_frac_bits, self.input_frac_bits, non_negative, held, varied, *places = state.tolist()
+        if number != _number_of(self.architecture):
+            allowed = "this matrix has another one, by which its conductances mean other weights: convert with the same"
+            raise InputError("state_dict", "the state of a matrix of another architecture", allowed)
         self.non_negative, self.varied = bool(non_negative), bool(varied)
         self.points = BinaryPoints(self.weight_frac_bits + self.input_frac_bits, held)
         layout = SqueezedTiles.from_numbers(self.layout, places)
@@ -453,6 +458,12 @@ class CrossbarMatrix(nn.Module):
         self.layout = self.layout.moved(move)
         self.tiles = self._shortened(self.conductances, array, self.codes)
         return self
+
+
+def _number_of(architecture: Architecture) -> int:
+    """A number that tells architectures apart by which a saved state means different products."""
+    told = {name: value for name, value in architecture.to_dict().items() if name not in _FREE}
+    return int.from_bytes(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()[:7])
 
 
 def _program_again(matrix: CrossbarMatrix, _: object) -> None:

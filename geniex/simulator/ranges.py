@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,6 +37,8 @@ class Quantisation(NamedTuple):
     """RMS difference between the fixed-point numbers and the numbers, over the numbers' RMS; 0 where all are 0."""
     clipped: float
     """Share of the numbers that lie beyond the fixed-point range by a last bit or more."""
+    typical: float
+    """The error of the output, or of the input, in the middle of all: what a few large numbers leave to the others."""
 
 
 class InputStatistics:
@@ -151,33 +152,32 @@ def weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullSca
 
 def weight_quantisation(weight: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
     """What fixed point does to ``weight`` (outputs, inputs)."""
-    gain = None if scale.gain is None else scale.gain.reshape(-1, 1)
-    return _quantisation(weight, Scale(scale.frac_bits, gain), architecture.weight_range, architecture, weight_integers)
+    gain = 1.0 if scale.gain is None else scale.gain.to(weight.device).double().reshape(-1, 1)
+    scaled = weight.detach().double() / gain
+    integers = weight_integers(scaled, architecture, scale.frac_bits)
+    return _quantisation(scaled, integers, gain, scale.frac_bits, architecture.weight_range)
 
 
-def input_quantisation(values: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
-    """What fixed point does to the inputs ``values`` (any shape)."""
-    return _quantisation(values, scale, architecture.input_range, architecture, input_integers)
+def input_quantisation(vectors: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
+    """What fixed point does to the inputs ``vectors`` (count, inputs)."""
+    gain = 1.0 if scale.gain is None else scale.gain.to(vectors.device).double()
+    scaled = vectors.detach().double() / gain
+    integers = input_integers(scaled, architecture, scale.frac_bits)
+    return _quantisation(scaled.T, integers.T, gain, scale.frac_bits, architecture.input_range)
 
 
 def _quantisation(
-    values: Tensor,
-    scale: Scale,
-    ends: tuple[int, int],
-    architecture: Architecture,
-    integers: Callable[[Tensor, Architecture, int], Tensor],
+    scaled: Tensor, integers: Tensor, gain: Tensor | float, frac_bits: int, ends: tuple[int, int]
 ) -> Quantisation:
-    values = values.detach().double()
-    if not values.numel():
-        return Quantisation(0.0, 0.0)
-    factor = 1.0 if scale.gain is None else scale.gain.to(values)
-    scaled = values / factor
-    kept = integers(scaled, architecture, scale.frac_bits) * 2.0**-scale.frac_bits * factor
-    exact = scaled * 2.0**scale.frac_bits
+    """Of numbers ``scaled`` times ``gain``, one output or input a row, and the ``integers`` that stand for them."""
+    if not scaled.numel():
+        return Quantisation(0.0, 0.0, 0.0)
+    exact = scaled * 2.0**frac_bits
+    power, noise = (x.square().mean(1) for x in (exact * gain, (integers - exact) * gain))
+    by_row = torch.where(power > 0, noise / power.clamp(min=torch.finfo(power.dtype).tiny), 0.0).sqrt()
+    error = math.sqrt(float(noise.mean()) / float(power.mean())) if power.any() else 0.0
     beyond = (exact <= ends[0] - 1) | (exact >= ends[1] + 1)
-    power = float(values.square().mean())
-    error = math.sqrt(float((kept - values).square().mean()) / power) if power else 0.0
-    return Quantisation(error, float(beyond.double().mean()))
+    return Quantisation(error, float(beyond.double().mean()), float(by_row.median()))
 
 
 def check_weight(weight: Tensor) -> None:

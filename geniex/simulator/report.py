@@ -264,7 +264,7 @@ def arithmetic_figures(
         pairs = list(zip(seen, matrices, strict=True))
         inputs = _over_matrices(
             [
-                (one.count, input_quantisation(one.values, arch, Scale(m.input_frac_bits, m.input_gain)))
+                (one.count, input_quantisation(one.vectors, arch, Scale(m.input_frac_bits, m.input_gain)))
                 for one, m in pairs
             ]
         )
@@ -290,7 +290,8 @@ def _over_matrices(found: Sequence[tuple[int, Quantisation]]) -> Quantisation:
     """What fixed point does to the numbers of several matrices, each with so many of them; errors add up in square."""
     total = sum(count for count, _ in found)
     square = sum(count * one.error**2 for count, one in found) / total
-    return Quantisation(math.sqrt(square), sum(count * one.clipped for count, one in found) / total)
+    clipped = sum(count * one.clipped for count, one in found) / total
+    return Quantisation(math.sqrt(square), clipped, max(one.typical for _, one in found))
 
 
 def reads_per_vector(architecture: Architecture, *, non_negative: bool = False) -> int:

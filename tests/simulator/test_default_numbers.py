@@ -210,9 +210,17 @@ def test_ranges_of_their_own_come_and_go_with_a_saved_state() -> None:
     ("options", "x", "message"),
     [
         ({"weight_frac_bits": 15}, torch.rand(9, 20), r"% of its weights lie beyond .* weight_frac_bits=None"),
-        ({"weight_frac_bits": -2}, torch.rand(9, 20), r"fixed point changes its weights by .* weight_frac_bits=None"),
+        (
+            {"weight_frac_bits": -2},
+            torch.rand(9, 20),
+            r"its outputs' weights by .* weight_frac_bits=None",
+        ),
         ({"input_frac_bits": 16}, torch.rand(9, 20), r"% of its inputs lie beyond .* input_frac_bits=None"),
-        ({"input_frac_bits": -2}, torch.rand(9, 20), r"fixed point changes its inputs by .* input_frac_bits=None"),
+        (
+            {"input_frac_bits": -2},
+            torch.rand(9, 20),
+            r"most of its inputs by .* input_frac_bits=None",
+        ),
         ({"input_scheme": "unsigned"}, torch.randn(9, 20), r"% of its inputs lie beyond .*another input_scheme"),
     ],
 )
@@ -222,6 +230,36 @@ def test_a_fixed_point_range_that_does_not_fit_is_told(options: dict, x: Tensor,
         linear.weight.copy_(3 * torch.randn(5, 20, generator=torch.Generator().manual_seed(0)))
     with pytest.warns(ConversionWarning, match=message):
         convert(linear, Architecture(**options), IDEAL, calibration=x)
+
+
+def test_one_large_number_is_told_where_it_leaves_nothing_to_the_others() -> None:
+    linear, x = nn.Linear(50, 30), torch.rand(20, 50)
+    arch = Architecture(weight_bits=8, input_bits=8)
+    with torch.no_grad():
+        linear.weight[0, 0] = 1e4
+    with pytest.warns(ConversionWarning, match=r"changes most of its outputs' weights by 100%.*weight_scale='channel'"):
+        convert(linear, arch, IDEAL, calibration=x)
+    convert(linear, arch.replace(weight_scale="channel"), IDEAL, calibration=x)
+    linear, x[0, 0] = nn.Linear(50, 30), 1e5
+    with pytest.warns(ConversionWarning, match=r"changes most of its inputs by 100%.*input_calibration='mse'"):
+        convert(linear, arch, IDEAL, calibration=x)
+
+
+def test_a_state_of_another_architecture_is_refused() -> None:
+    """Slices of 2 bits would take conductances of 4-bit slices for other weights, in tensors of the same shape."""
+    weight = torch.randn(3, 20)
+    made = CrossbarMatrix(weight, Architecture(), IDEAL, inputs=1.0)
+    for change in ({"slice_bits": 2}, {"input_bits": 8}, {"weight_scale": "tensor"}):
+        with pytest.raises((InputError, RuntimeError), match=r"another architecture|Missing key|Unexpected key"):
+            CrossbarMatrix(weight, Architecture(**change), IDEAL, inputs=1.0).load_state_dict(made.state_dict())
+
+
+def test_a_bias_must_be_a_number() -> None:
+    linear = nn.Linear(5, 3)
+    with torch.no_grad():
+        linear.bias[1] = torch.nan
+    with pytest.raises(ValueError, match=r"layer '': bias: got NaN or infinity"):
+        convert(linear, Architecture(), IDEAL, calibration=torch.rand(4, 5))
 
 
 def test_what_fixed_point_does_is_reported() -> None:
