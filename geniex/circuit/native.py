@@ -35,9 +35,11 @@ from torch import Tensor
 from geniex.cells import Cell, LinearCell
 from geniex.circuit.anderson import Problem, anderson, pick
 from geniex.circuit.broadcast import Groups
+from geniex.circuit.elimination import Elimination
 from geniex.circuit.fields import seen, stored, turn, turned_wires
 from geniex.circuit.implicit import implicit_step
 from geniex.circuit.newton import damped_newton, shared_newton
+from geniex.circuit.validate import has_values
 from geniex.circuit.wires import Wires
 from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
 
@@ -58,6 +60,8 @@ _ITERATIONS = 24
 """Anderson steps before an instance counts as hard."""
 DEFAULT_TOL = {torch.float64: 1e-9, torch.float32: 1e-4}
 _TIGHTEST = {torch.float64: 1e-13, torch.float32: 1e-5}
+_UNSEEN_ITERATIONS = 3
+"""Anderson steps of tensors without values, which tell shapes and memory alone: from the third on both are the same."""
 _COPIES = 16
 """Tensors of the size of the iterate that Anderson mixing keeps per problem."""
 
@@ -91,6 +95,8 @@ def solve_cells(
         tol: relative current tolerance; None means 1e-9 in float64 and 1e-4 in float32.
         iterations: run exactly so many without any check (no host synchronisation); ``tol`` is then unused.
         on_failure: "raise" a ``ConvergenceError``, or "warn" with a ``ConvergenceWarning`` and return what there is.
+
+    Tensors without values (fake ones, those of the meta device) give solutions without values.
 
     Raises:
         ConvergenceError: an array did not reach ``tol``; the message names its index and how far it got.
@@ -141,12 +147,15 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
     missed = torch.zeros(b.shape[:2], dtype=b.dtype, device=b.device)
     for block in _blocks(b, rows, cols):
         problem = _block(b, g, cell, wires, turned, block)
-        if method.iterations is None:
-            u, missed[block] = _solved(problem, method.tol)
-        else:
+        if method.iterations is not None:
             u, _ = anderson(problem, method.tol, method.iterations, check=False)
+        elif has_values(b):
+            u, missed[block] = _solved(problem, method.tol)
+        else:  # of this block as of all others, none of which is larger
+            out[block] = seen(_unseen(problem, method.tol))
+            break
         out[block] = seen(u)
-    if method.iterations is None:
+    if method.iterations is None and has_values(b):
         _report_unsolved(missed, groups, method)
     out = groups.scatter(out)
     return turn(out) if turned else out
@@ -206,6 +215,17 @@ def _solved(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
         u[:, part // vectors, :, part % vectors] = solved[..., 0].transpose(0, 1)
         missed.view(-1)[part] = share[:, 0]
     return u, missed
+
+
+def _unseen(problem: Problem, tol: float) -> Tensor:
+    """Cell voltages of tensors without values, made in about the memory that solving with values takes."""
+    cols, _, rows, vectors = problem.shape
+    shared = None
+    if _is_shared(vectors, rows, cols):
+        shared = Elimination(problem.conductances.float().mean(-1, keepdim=True), problem.wires)
+    u, _ = anderson(problem, tol, _UNSEEN_ITERATIONS, check=False)
+    del shared  # it was there all the while
+    return u
 
 
 def _is_shared(vectors: int, rows: int, cols: int) -> bool:

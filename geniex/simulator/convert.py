@@ -11,6 +11,7 @@ from geniex.emulator import Emulator
 from geniex.mapping import Architecture, Layout
 from geniex.simulator.calibrate import Calibration, calibrated
 from geniex.simulator.fold import fold_in_place
+from geniex.simulator.memory import first_call, pass_memory
 from geniex.simulator.plan import DigitalLayer, PlannedLayer, planned, projected, replaced
 from geniex.simulator.programming import OwnEmulators, build, check_emulator
 from geniex.simulator.report import ConversionReport, LayerReport, built_report, digital_report, folded_report
@@ -67,7 +68,8 @@ def convert(
     """
     check_emulator(emulator, architecture)
     converted, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold)
-    plan, seen = calibrated(converted, plan, calibration)
+    with first_call(converted) as calls:
+        plan, seen = calibrated(converted, plan, calibration)
     if calibration is not None:
         plan = without_uncalled(plan, set(seen))
     emulators, options = OwnEmulators(emulator), {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}
@@ -80,7 +82,7 @@ def convert(
         made[id(layer.module)] = built
         reports.append(built_report(layer, built))
     converted = replaced(converted, made)
-    converted.conversion = ConversionReport((*reports, *folded))  # type: ignore[assignment]
+    converted.conversion = ConversionReport((*reports, *folded), memory=pass_memory(converted, calls))  # type: ignore[assignment]
     return converted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
@@ -17,6 +17,7 @@ from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow, Packing, SqueezedTiles, TileLayout
 from geniex.simulator.layers import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.memory import Later, PassMemory
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
 
 _MOST_BINS = 64
@@ -76,6 +77,17 @@ class ConversionReport:
     layers: tuple[LayerReport, ...]
     program_seconds: float | None = None
     """Time that programming will take, estimated by a dry run; a conversion's own report holds no timing."""
+    memory: Later | None = field(default=None, compare=False, repr=False)
+    """Of a pass, as ``pass_memory`` tells it."""
+
+    @property
+    def pass_memory(self) -> PassMemory | None:
+        """Peak memory of a pass of the first batch of calibration, or of a dry run's example.
+
+        None where no inputs were given, or where the model cannot run without their values. It is found when it is
+        first asked for, from the shapes of all tensors, which takes seconds and little memory.
+        """
+        return None if self.memory is None else self.memory.value
 
     @property
     def arrays(self) -> int:

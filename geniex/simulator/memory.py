@@ -1,0 +1,459 @@
+"""How much memory a pass through a converted model takes, found from shapes alone.
+
+The model is copied without its values, and the copy runs on fake tensors, which have shapes and sizes and nothing else,
+while ``LiveBytes`` follows what is alive. So the code that is measured is the code that will run. Two parts of it would
+take long even so, because they repeat one piece of work many times: of reads in chunks, one chunk of each size is run
+and stands for the others; of programming many tiles, what a few take is continued in a straight line.
+
+What depends on values is taken at its largest: a forward pass on the CPU leaves out streams and word lines that carry
+nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from geniex.emulator import Emulator, map_tensors
+from geniex.mapping import Architecture
+from geniex.simulator.layers import crossbar_matrices
+from geniex.simulator.live import LiveBytes
+from geniex.simulator.programmed import Programmed
+from geniex.simulator.reading import Reader
+from geniex.simulator.recompute import tensors_of
+
+_PROGRAMMED_CELLS = {"cpu": 1 << 18, "cuda": 1 << 22}
+"""Cells of the tiles that are programmed to learn what programming takes; past one chunk of any emulator's."""
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """Peak memory of a pass through a model, beyond its programmed arrays, weights and inputs."""
+
+    examples: int
+    """Examples of the batch that it is for."""
+    bytes: int
+    """Peak of a forward pass without gradients."""
+    bytes_with_gradients: int
+    """Peak of a forward and a backward pass, from inputs that ask for gradients; also from the weights of a model that
+    was converted with ``trainable=True``."""
+    more: float
+    """What each further example adds to ``bytes``."""
+    more_with_gradients: float
+    """What each further example adds to ``bytes_with_gradients``."""
+
+
+class Call:
+    """The arguments of a call of a model, without their values."""
+
+    def __init__(self, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> None:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.args, self.kwargs = tree_map_only(Tensor, _on_meta, (tuple(args), kwargs or {}))
+        self.examples = len(given[0]) if given and given[0].dim() else 0
+        """The size of the first tensor's first dimension; 0 where there is none."""
+        self.device = given[0].device if given and not given[0].is_meta else torch.device("cpu")
+        self.usable = self.examples > 0 and not any(isinstance(tensor, FakeTensor) for tensor in given)
+
+    def of(self, count: int, gradients: bool) -> Any:
+        """Arguments and keywords with ``count`` examples, which ask for ``gradients`` where they can."""
+
+        def made(tensor: Tensor) -> Tensor:
+            batched = tensor.dim() and len(tensor) == self.examples
+            shape = (count, *tensor.shape[1:]) if batched else tensor.shape
+            wanted = gradients and tensor.is_floating_point()
+            return torch.empty(shape, dtype=tensor.dtype, device=self.device, requires_grad=wanted)
+
+        return tree_map_only(Tensor, made, (self.args, self.kwargs))
+
+
+@contextmanager
+def first_call(model: nn.Module) -> Iterator[list[Call]]:
+    """The arguments of the first call of ``model`` within, in a list that is empty until then."""
+    calls: list[Call] = []
+
+    def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not calls:
+            calls.append(Call(args, kwargs))
+
+    handle = model.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+class Later:
+    """The memory of a pass, found by ``find`` when it is first asked for: that takes a second or more."""
+
+    def __init__(self, find: Callable[[], PassMemory | None]) -> None:
+        self._find: Callable[[], PassMemory | None] | None = find
+        self._found: PassMemory | None = None
+
+    @property
+    def value(self) -> PassMemory | None:
+        """The pass's memory; None where the model cannot run without values."""
+        if self._find is not None:
+            self._found, self._find = self._find(), None
+        return self._found
+
+    def __deepcopy__(self, memo: object) -> Later:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _known, (self.value,)
+
+
+def _known(memory: PassMemory | None) -> Later:
+    later = Later(lambda: memory)
+    assert later.value is memory  # and lets go of the function, which could not be pickled
+    return later
+
+
+def pass_memory(model: nn.Module, calls: Sequence[Call]) -> Later | None:
+    """The peak memory of the first of ``calls`` on a converted ``model``; None where there is none."""
+    if not calls or not calls[0].usable:
+        return None
+    bare = without_values(model)
+    return Later(lambda: measured(lambda: placed(bare, calls[0].device), calls[0]))
+
+
+def measured(made: Callable[[], nn.Module], call: Call) -> PassMemory | None:
+    """The peak memory of ``call`` on the model that ``made`` gives; None where that cannot run without values.
+
+    It is called under fake tensors, so that all that it makes is fake.
+    """
+    one, two = call.examples, 2 * call.examples
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            meter = _Meter()
+            model = meter.prepared(made())
+            peaks = [[meter.peak(model, call, count, grad) for grad in (False, True)] for count in (one, two)]
+    except Exception:  # what a model does with values, and how it fails without them, is its own affair
+        return None
+    more = [(after - before) / one for before, after in zip(*peaks, strict=True)]
+    return PassMemory(one, *peaks[0], *more)
+
+
+def without_values(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of ``model``, its emulators and its programmed arrays, all of it on the meta device."""
+    return _copied(model, _on_meta, memo)
+
+
+def placed(model: nn.Module, device: torch.device, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of ``model`` with tensors of any values on ``device``."""
+    return _copied(model, lambda tensor: _on_device(tensor, device), memo)
+
+
+def _copied(model: nn.Module, change: Callable[[Tensor], Tensor], memo: dict[int, Any] | None = None) -> nn.Module:
+    with _Copying(change), torch.no_grad():
+        return copy.deepcopy(model, {} if memo is None else memo)
+
+
+class _Copying(TorchFunctionMode):
+    """Within, deep copies have ``change`` of a tensor in its place."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.clone:  # a parameter's copy holds a clone of its data
+            return self.change(args[0])
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = self.change(tensor)
+        return memo[id(tensor)]
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+class _Cost(NamedTuple):
+    """Bytes that a piece of work takes."""
+
+    forward: float
+    """At the peak of the forward pass, what is kept and the results included."""
+    results: float
+    kept: float = 0
+    """From the forward to the backward pass, the results not included."""
+    backward: float = 0
+    """At the peak of the backward pass, what was kept included."""
+    felt: tuple[bool, ...] = ()
+    """Which of the inputs get a gradient."""
+
+    def times(self, count: float) -> _Cost:
+        """Of ``count`` such pieces, one after the other."""
+        before = (count - 1) * (self.kept + self.results)
+        kept = count * self.kept
+        return _Cost(before + self.forward, count * self.results, kept, kept - self.kept + self.backward, self.felt)
+
+    def then(self, other: _Cost) -> _Cost:
+        """Of this and then ``other``, which works on other parts of the same inputs."""
+        forward = max(self.forward, self.kept + self.results + other.forward)
+        backward = max(self.kept + other.backward, self.backward)
+        return _Cost(forward, self.results + other.results, self.kept + other.kept, backward, self.felt)
+
+    def of_tiles(self, more: float) -> _Cost:
+        """Of ``more`` times the tiles, where what is at work beside the results and what is kept stays the same."""
+        results, kept = more * self.results, more * self.kept
+        grown = results + kept - self.results - self.kept
+        return _Cost(self.forward + grown, results, kept, self.backward + kept - self.kept, self.felt)
+
+    def repeated(self, again: _Cost) -> _Cost:
+        """Of this in a backward pass, where the forward pass did not keep anything and took ``again``."""
+        return _Cost(again.forward, self.results, 0, max(self.forward, self.backward), self.felt)
+
+
+class _Meter:
+    """Measures passes, and remembers what pieces of work cost."""
+
+    def __init__(self) -> None:
+        self.live = LiveBytes()
+        self._costs: dict[Any, _Cost] = {}
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """``model`` with matrices that are read and programmed by pieces that stand for others."""
+        for matrix in crossbar_matrices(model).values():
+            matrix.emulator = SizedEmulator(matrix.emulator, self)
+            matrix._reader = _reader_of(matrix._reader, self)  # type: ignore[method-assign]
+            if matrix.weight is not None:  # as after the first pass, which programs once more
+                matrix._programmed_weight, matrix._programmed_state = matrix.weight, matrix._weight_state
+        return model
+
+    def peak(self, model: nn.Module, call: Call, count: int, gradients: bool) -> int:
+        """Peak bytes of a pass of ``count`` examples, with ``gradients`` of a forward and a backward pass."""
+        args, kwargs = call.of(count, gradients)
+        with self._watching() as live, torch.set_grad_enabled(gradients):
+            out = model(*args, **kwargs)
+            ends = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad]
+            if ends:
+                torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
+        for parameter in model.parameters():
+            parameter.grad = None
+        return live.peak
+
+    def cost(self, key: Any, work: Callable[..., Any], tensors: Sequence[Tensor]) -> _Cost:
+        """What ``work`` of ``tensors`` costs, with its backward pass where gradients are wanted of any of them."""
+        key = (key, torch.is_grad_enabled(), *((x.shape, x.dtype, x.requires_grad) for x in tensors))
+        if key not in self._costs:
+            with self.live.paused(), self._watching() as live:
+                with live.paused():
+                    leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
+                self._costs[key] = _measured(live, work, leaves)
+        return self._costs[key]
+
+    @contextmanager
+    def _watching(self) -> Iterator[LiveBytes]:
+        before, self.live = self.live, LiveBytes()
+        try:
+            with self.live:
+                yield self.live
+        finally:
+            self.live = before
+
+
+def _measured(live: LiveBytes, work: Callable[..., Any], leaves: Sequence[Tensor]) -> _Cost:
+    outs = [out for out in tree_leaves(tensors_of(work(*leaves)))]
+    forward, results = live.peak, live.of(outs)
+    kept = live.now - results
+    ends = [out for out in outs if out.requires_grad]
+    if not ends or not torch.is_grad_enabled():
+        return _Cost(forward, results)
+    with live.paused():
+        cotangents = [torch.empty_like(end) for end in ends]
+    del outs
+    live.peak = live.now
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    found = iter(torch.autograd.grad(ends, wanted, cotangents, allow_unused=True))
+    felt = tuple(leaf.requires_grad and next(found) is not None for leaf in leaves)
+    return _Cost(forward, results, kept, live.peak - results, felt)
+
+
+class _StandIn(torch.autograd.Function):
+    """Takes the memory of a piece of work, of which it has the results' sizes and the gradients' sizes alone."""
+
+    @staticmethod
+    def forward(ctx: Any, meter: _Meter, cost: _Cost, made: Callable[[], Any], *inputs: Tensor) -> Any:
+        meter.live.pulse(round(cost.forward))
+        ctx.meter, ctx.cost, ctx.device = meter, cost, inputs[0].device
+        ctx.grads = [_on_meta(x) if felt else None for x, felt in zip(inputs, cost.felt or (False,) * len(inputs), strict=True)]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(torch.empty(round(max(cost.kept, 0)), dtype=torch.uint8, device=ctx.device))
+        return made()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        (kept,) = ctx.saved_tensors
+        ctx.meter.live.pulse(round(ctx.cost.backward - len(kept)))
+        return None, None, None, *(None if x is None else _on_device(x, ctx.device) for x in ctx.grads)
+
+
+def _reader_of(make: Callable[[Tensor | None], Reader], meter: _Meter) -> Callable[[Tensor | None], Reader]:
+    def made(codes: Tensor | None) -> Reader:
+        reader = make(codes)
+        return _SampledReader(**{f.name: getattr(reader, f.name) for f in dataclasses.fields(reader)}, meter=meter)
+
+    return made
+
+
+@dataclass(frozen=True)
+class _SampledReader(Reader):
+    """A reader that reads one chunk of each size, which stands for all others."""
+
+    meter: _Meter = None  # type: ignore[assignment]
+
+    def product(self, integers: Tensor, tiles: Programmed) -> Tensor:
+        """As the reader's, with its memory and without values."""
+        if tiles.weights is not None:
+            return super().product(integers, tiles)
+        size, row_tiles = self.chunk(len(integers), tiles)
+        chunks, rest = divmod(len(integers), size)
+        cost = self._chunk_cost(integers[:size], tiles, row_tiles).times(chunks)
+        if rest:
+            cost = cost.then(self._chunk_cost(integers[:rest], tiles, row_tiles))
+        # The chunks' results are put into one tensor, and so are their gradients.
+        joined = cost.kept + 2 * cost.results
+        split = 2 * integers.nbytes if integers.requires_grad else 0
+        cost = cost._replace(forward=max(cost.forward, joined), backward=max(cost.backward, split))
+        layout = self.layout
+        shape = (len(integers), layout.col_tiles, layout.architecture.outputs_per_tile)
+        return layout.join_outputs(self._stand_in(cost, shape, integers, tiles))
+
+    def _chunk_cost(self, integers: Tensor, tiles: Programmed, row_tiles: int) -> _Cost:
+        cost = self._cost(lambda reader, x, held: reader._read(x, held, row_tiles), row_tiles, integers, tiles)
+        if not self.checkpoint or not torch.is_grad_enabled():
+            return cost
+        with torch.no_grad():
+            return cost.repeated(self._chunk_cost(integers, tiles, row_tiles))
+
+    def _partial(self, levels: Tensor, place: Tensor, tiles: Programmed, at: slice) -> Tensor:
+        def work(reader: _SampledReader, levels: Tensor, tiles: Programmed) -> Tensor:
+            return Reader._partial(reader, levels, place, tiles, at)
+
+        cost = self._cost(work, ("partial", at.stop - at.start), levels, tiles)
+        layout = self.layout
+        shape = (levels.shape[1], layout.col_tiles, layout.architecture.outputs_per_tile)
+        return self._stand_in(cost, shape, levels, tiles)
+
+    def _stand_in(self, cost: _Cost, shape: Sequence[int], first: Tensor, tiles: Programmed) -> Tensor:
+        def made() -> Tensor:
+            return torch.empty(shape, dtype=torch.float64, device=first.device)
+
+        return _StandIn.apply(self.meter, cost, made, first, *tensors_of((tiles, self.codes)))
+
+    def _cost(self, work: Callable[..., Tensor], key: Any, first: Tensor, tiles: Programmed) -> _Cost:
+        """What ``work`` of this reader, the ``first`` tensor and the tiles costs."""
+
+        def on_leaves(first: Tensor, *others: Tensor) -> Tensor:
+            leaf = iter(others)
+            held, codes = map_tensors((tiles, self.codes), lambda _: next(leaf))
+            return work(dataclasses.replace(self, codes=codes), first, held)
+
+        step = None if self.step is None else self.step.shape
+        alike = (_named(self.emulator), self.layout.architecture, self.layout.stack, step, self.non_negative, tiles.live)
+        return self.meter.cost((alike, key), on_leaves, [first, *tensors_of((tiles, self.codes))])
+
+
+class SizedEmulator(Emulator):
+    """``emulator`` with fake arrays: many tiles are not programmed but have the sizes of a few, and a ``meter`` learns
+    the memory that their programming takes."""
+
+    def __init__(self, emulator: Emulator, meter: _Meter | None = None) -> None:
+        self.emulator, self.meter = emulator, meter
+        self.name = emulator.name
+
+    @property
+    def worker(self) -> Emulator:
+        """The emulator whose arrays these are."""
+        return self.emulator.worker
+
+    @property
+    def deterministic(self) -> bool:
+        """The emulator's."""
+        return self.emulator.deterministic
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """The emulator's."""
+        return self.emulator.tile
+
+    @property
+    def floats_per_read(self) -> int:
+        """The emulator's."""
+        return self.emulator.floats_per_read
+
+    def check(self, architecture: Architecture) -> None:
+        """As the emulator does."""
+        self.emulator.check(architecture)
+
+    def move(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Moves the emulator's weights."""
+        self.emulator.move(function)
+
+    def read(self, array: Any, voltages: Tensor) -> Tensor:
+        """Column currents (..., cols) [A]."""
+        return self.emulator.read(array, voltages)
+
+    def response(self, array: Any) -> Tensor | None:
+        """The emulator's."""
+        return self.emulator.response(array)
+
+    def program(self, conductances: Tensor) -> Any:
+        """The array of (..., rows, cols) [S]."""
+        lead, tile = conductances.shape[:-2], conductances.shape[-2:]
+        count = math.prod(lead)
+        few = max(1, _PROGRAMMED_CELLS.get(conductances.device.type, 1 << 18) // math.prod(tile))
+        if count <= (few if self.meter is not None else 1):
+            return self.emulator.program(conductances)
+        one = conductances.detach()[(slice(0, 1),) * len(lead)]
+        with self.meter.live.paused() if self.meter is not None else nullcontext():
+            array = self.emulator.program(one)
+        own = one.untyped_storage()._cdata
+        alike: dict[Any, Tensor] = {}
+
+        def sized(tensor: Tensor) -> Tensor:
+            """One for all that share a tensor; of the conductances themselves they are what is given."""
+            if tensor.untyped_storage()._cdata == own:
+                return conductances
+            key = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape)
+            if key not in alike:
+                alike[key] = tensor.new_empty((*lead, *tensor.shape[len(lead) :]))
+            return alike[key]
+
+        if self.meter is None:
+            return map_tensors(array, sized)
+        cost = self.meter.cost(_named(self.emulator), self.emulator.program, [_few_tiles(conductances, few)])
+
+        def made() -> tuple[Tensor, ...]:
+            return tuple(tensors_of(map_tensors(array, lambda tensor: sized(tensor).detach())))
+
+        outs = iter(_StandIn.apply(self.meter, cost.of_tiles(count / few), made, conductances))
+        return map_tensors(array, lambda _: next(outs))
+
+
+def _few_tiles(conductances: Tensor, count: int) -> Tensor:
+    few = torch.empty(count, *conductances.shape[-2:], dtype=conductances.dtype, device=conductances.device)
+    return few.requires_grad_(conductances.requires_grad)
+
+
+def _named(emulator: Emulator) -> Any:
+    return type(emulator.worker), emulator.name, emulator.floats_per_read, emulator.deterministic
+
