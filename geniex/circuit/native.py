@@ -35,10 +35,9 @@ from torch import Tensor
 from geniex.cells import Cell, LinearCell
 from geniex.circuit.anderson import Problem, anderson, pick
 from geniex.circuit.broadcast import Groups
-from geniex.circuit.elimination import Elimination
 from geniex.circuit.fields import seen, stored, turn, turned_wires
 from geniex.circuit.implicit import implicit_step
-from geniex.circuit.newton import damped_newton, shared_newton
+from geniex.circuit.newton import damped_newton, shared_newton, shared_newton_step
 from geniex.circuit.validate import has_values
 from geniex.circuit.wires import Wires
 from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
@@ -110,7 +109,7 @@ def solve_cells(
         h = drive - wires.drop(cell.current(u, conductances))
         slopes = cell.derivative(u, conductances).detach()
         fixed = wires.detached()
-        u = implicit_step(h, u, slopes, fixed, lambda b: fixed_point(b, slopes, LinearCell(), fixed, method))
+        u = implicit_step(h, u, slopes, fixed, lambda d, b: fixed_point(b, d, LinearCell(), fixed, method))
     return Solution(cell.current(u, conductances).sum(-2), u)
 
 
@@ -220,12 +219,9 @@ def _solved(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
 def _unseen(problem: Problem, tol: float) -> Tensor:
     """Cell voltages of tensors without values, made in about the memory that solving with values takes."""
     cols, _, rows, vectors = problem.shape
-    shared = None
-    if _is_shared(vectors, rows, cols):
-        shared = Elimination(problem.conductances.float().mean(-1, keepdim=True), problem.wires)
-    u, _ = anderson(problem, tol, _UNSEEN_ITERATIONS, check=False)
-    del shared  # it was there all the while
-    return u
+    if not _is_shared(vectors, rows, cols):
+        return anderson(problem, tol, _UNSEEN_ITERATIONS, check=False)[0]
+    return shared_newton_step(problem)
 
 
 def _is_shared(vectors: int, rows: int, cols: int) -> bool:

@@ -11,7 +11,7 @@ from geniex.emulator import Emulator
 from geniex.mapping import Architecture, Layout
 from geniex.simulator.calibrate import Calibration, calibrated
 from geniex.simulator.fold import fold_in_place
-from geniex.simulator.memory import first_call, pass_memory
+from geniex.simulator.memory import first_call, pass_memory, without_values
 from geniex.simulator.plan import DigitalLayer, PlannedLayer, planned, projected, replaced
 from geniex.simulator.programming import OwnEmulators, build, check_emulator
 from geniex.simulator.report import ConversionReport, LayerReport, built_report, digital_report, folded_report
@@ -29,7 +29,7 @@ def convert(
     fold: bool = False,
     dtype: torch.dtype | None = None,
     trainable: bool = False,
-    checkpoint: bool = False,
+    checkpoint: bool | None = None,
 ) -> nn.Module:
     """A copy of ``model`` whose matrix products with weights run on crossbars; the original is untouched.
 
@@ -60,7 +60,8 @@ def convert(
             float32.
         trainable: keep the weights on crossbars as parameters, so that an optimiser can be given ``.parameters()``;
             ``CrossbarMatrix`` states the gradients, ``digital_copy`` is the way back.
-        checkpoint: whether a backward pass programs and reads again, so that a forward pass keeps little in memory.
+        checkpoint: whether a backward pass computes intermediate values once more, so that a forward pass keeps little
+            in memory: True of programming and of reading, False of neither, None of reading alone (unless it is noisy).
 
     Raises:
         ConversionError: a rule that names no layer, or one that cannot go onto crossbars, a tile other than the
@@ -82,7 +83,9 @@ def convert(
         made[id(layer.module)] = built
         reports.append(built_report(layer, built))
     converted = replaced(converted, made)
-    converted.conversion = ConversionReport((*reports, *folded), memory=pass_memory(converted, calls))  # type: ignore[assignment]
+    bare = without_values(converted) if calls else converted
+    memory = pass_memory(lambda: bare, next(iter(calls), None))
+    converted.conversion = ConversionReport((*reports, *folded), memory=memory)  # type: ignore[assignment]
     return converted
 
 

@@ -13,6 +13,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+class Account:
+    """Bytes that are alive, and the most that there were."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.peak = 0
+
+    def add(self, count: int) -> None:
+        """Count ``count`` more bytes, or fewer."""
+        self.now += count
+        self.peak = max(self.peak, self.now)
+
+    def pulse(self, count: int) -> None:
+        """Count ``count`` bytes that are taken and given back at once."""
+        self.peak = max(self.peak, self.now + count)
+
+
 class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors that operations make, each for as long as something holds it, autograd's graph included.
 
@@ -22,20 +39,20 @@ class LiveBytes(TorchDispatchMode):
     >>> with LiveBytes() as live:
     ...     x = torch.zeros(100)
     ...     y = (x + 1).sum()
-    >>> live.now, live.peak
+    >>> live.account.now, live.account.peak
     (404, 804)
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0
-        self.peak = 0
-        self._paused = False
+        self.account = Account()
+        """What is counted now."""
+        self.operations = 0
+        """How many there were."""
         self._held: dict[int, tuple[weakref.ref[Any], int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._paused:
-            return func(*args, **(kwargs or {}))
+        self.operations += 1
         for tensor in _strided((args, kwargs)):
             self._hold(tensor, 0)
         out = func(*args, **(kwargs or {}))
@@ -43,37 +60,32 @@ class LiveBytes(TorchDispatchMode):
             self._hold(tensor, tensor.untyped_storage().nbytes())
         return out
 
-    def pulse(self, count: int) -> None:
-        """Count ``count`` bytes that are taken and given back at once."""
-        self.peak = max(self.peak, self.now + count)
+    @contextmanager
+    def apart(self) -> Iterator[Account]:
+        """An account of its own for what is made within."""
+        before, self.account = self.account, Account()
+        try:
+            yield self.account
+        finally:
+            self.account = before
 
     def of(self, tensors: Iterable[Tensor]) -> int:
         """Bytes of the storages of ``tensors`` that were counted."""
         keys = {tensor.untyped_storage()._cdata for tensor in tensors}
         return sum(self._held[key][1] for key in keys if key in self._held)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out what is made within."""
-        before, self._paused = self._paused, True
-        try:
-            yield
-        finally:
-            self._paused = before
-
     def _hold(self, tensor: Tensor, count: int) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key, account = storage._cdata, self.account
         if key in self._held:
             return
 
         def freed(_: object) -> None:
             self._held.pop(key, None)
-            self.now -= count
+            account.add(-count)
 
         self._held[key] = weakref.ref(storage, freed), count
-        self.now += count
-        self.peak = max(self.peak, self.now)
+        account.add(count)
 
 
 def _strided(tree: Any) -> Iterator[Tensor]:

@@ -28,13 +28,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from geniex.emulator import Emulator, map_tensors
 from geniex.mapping import Architecture
 from geniex.simulator.layers import crossbar_matrices
-from geniex.simulator.live import LiveBytes
+from geniex.simulator.live import Account, LiveBytes
 from geniex.simulator.programmed import Programmed
 from geniex.simulator.reading import Reader
 from geniex.simulator.recompute import tensors_of
 
-_PROGRAMMED_CELLS = {"cpu": 1 << 18, "cuda": 1 << 22}
-"""Cells of the tiles that are programmed to learn what programming takes; past one chunk of any emulator's."""
+_PROGRAMMED_CELLS = 1 << 18
+"""Cells of the tiles that are programmed to learn what programming more of them takes."""
+_MANY_OPERATIONS = 10_000
+"""Of programming one tile, from which on that one has to do: it then keeps far more than is at work at any time."""
 
 
 @dataclass(frozen=True)
@@ -107,37 +109,38 @@ class Later:
             self._found, self._find = self._find(), None
         return self._found
 
+    @classmethod
+    def known(cls, memory: PassMemory | None) -> Later:
+        """``memory``, found already."""
+        later = cls(lambda: memory)
+        assert later.value is memory  # which lets go of the function
+        return later
+
     def __deepcopy__(self, memo: object) -> Later:
         return self
 
     def __reduce__(self) -> Any:
-        return _known, (self.value,)
+        return Later.known, (self.value,)
 
 
-def _known(memory: PassMemory | None) -> Later:
-    later = Later(lambda: memory)
-    assert later.value is memory  # and lets go of the function, which could not be pickled
-    return later
+def pass_memory(made: Callable[[], nn.Module], call: Call | None) -> Later | None:
+    """The peak memory of ``call`` on the converted model that ``made`` gives on the meta device.
 
-
-def pass_memory(model: nn.Module, calls: Sequence[Call]) -> Later | None:
-    """The peak memory of the first of ``calls`` on a converted ``model``; None where there is none."""
-    if not calls or not calls[0].usable:
-        return None
-    bare = without_values(model)
-    return Later(lambda: measured(lambda: placed(bare, calls[0].device), calls[0]))
-
-
-def measured(made: Callable[[], nn.Module], call: Call) -> PassMemory | None:
-    """The peak memory of ``call`` on the model that ``made`` gives; None where that cannot run without values.
-
-    It is called under fake tensors, so that all that it makes is fake.
+    None where there is no call, or one without examples.
     """
+    if call is None or not call.usable:
+        return None
+    return Later(lambda: _measured_pass(made, call))
+
+
+def _measured_pass(made: Callable[[], nn.Module], call: Call) -> PassMemory | None:
+    """As ``pass_memory``; None where the model cannot run without values."""
     one, two = call.examples, 2 * call.examples
     try:
+        bare = made()
         with FakeTensorMode(allow_non_fake_inputs=True):
             meter = _Meter()
-            model = meter.prepared(made())
+            model = meter.prepared(_copied(bare, lambda tensor: _on_device(tensor, call.device)))
             peaks = [[meter.peak(model, call, count, grad) for grad in (False, True)] for count in (one, two)]
     except Exception:  # what a model does with values, and how it fails without them, is its own affair
         return None
@@ -148,11 +151,6 @@ def measured(made: Callable[[], nn.Module], call: Call) -> PassMemory | None:
 def without_values(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A copy of ``model``, its emulators and its programmed arrays, all of it on the meta device."""
     return _copied(model, _on_meta, memo)
-
-
-def placed(model: nn.Module, device: torch.device, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy of ``model`` with tensors of any values on ``device``."""
-    return _copied(model, lambda tensor: _on_device(tensor, device), memo)
 
 
 def _copied(model: nn.Module, change: Callable[[Tensor], Tensor], memo: dict[int, Any] | None = None) -> nn.Module:
@@ -198,12 +196,13 @@ class _Cost(NamedTuple):
     """At the peak of the backward pass, what was kept included."""
     felt: tuple[bool, ...] = ()
     """Which of the inputs get a gradient."""
+    operations: int = 0
 
     def times(self, count: float) -> _Cost:
         """Of ``count`` such pieces, one after the other."""
         before = (count - 1) * (self.kept + self.results)
         kept = count * self.kept
-        return _Cost(before + self.forward, count * self.results, kept, kept - self.kept + self.backward, self.felt)
+        return _Cost(before + self.forward, count * self.results, kept, kept - self.kept + self.backward, self.felt, self.operations)
 
     def then(self, other: _Cost) -> _Cost:
         """Of this and then ``other``, which works on other parts of the same inputs."""
@@ -215,7 +214,7 @@ class _Cost(NamedTuple):
         """Of ``more`` times the tiles, where what is at work beside the results and what is kept stays the same."""
         results, kept = more * self.results, more * self.kept
         grown = results + kept - self.results - self.kept
-        return _Cost(self.forward + grown, results, kept, self.backward + kept - self.kept, self.felt)
+        return _Cost(self.forward + grown, results, kept, self.backward + kept - self.kept, self.felt, self.operations)
 
     def repeated(self, again: _Cost) -> _Cost:
         """Of this in a backward pass, where the forward pass did not keep anything and took ``again``."""
@@ -232,7 +231,8 @@ class _Meter:
     def prepared(self, model: nn.Module) -> nn.Module:
         """``model`` with matrices that are read and programmed by pieces that stand for others."""
         for matrix in crossbar_matrices(model).values():
-            matrix.emulator = SizedEmulator(matrix.emulator, self)
+            inner = matrix.emulator
+            matrix.emulator = SizedEmulator(inner.emulator if isinstance(inner, SizedEmulator) else inner, self)
             matrix._reader = _reader_of(matrix._reader, self)  # type: ignore[method-assign]
             if matrix.weight is not None:  # as after the first pass, which programs once more
                 matrix._programmed_weight, matrix._programmed_state = matrix.weight, matrix._weight_state
@@ -241,69 +241,92 @@ class _Meter:
     def peak(self, model: nn.Module, call: Call, count: int, gradients: bool) -> int:
         """Peak bytes of a pass of ``count`` examples, with ``gradients`` of a forward and a backward pass."""
         args, kwargs = call.of(count, gradients)
-        with self._watching() as live, torch.set_grad_enabled(gradients):
+        self.live = LiveBytes()
+        with self.live, torch.set_grad_enabled(gradients):
             out = model(*args, **kwargs)
             ends = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad]
             if ends:
                 torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
         for parameter in model.parameters():
             parameter.grad = None
-        return live.peak
+        return self.live.account.peak
+
+    def pulse(self, count: float) -> None:
+        """Count ``count`` bytes that are taken and given back at once."""
+        self.live.account.pulse(round(count))
 
     def cost(self, key: Any, work: Callable[..., Any], tensors: Sequence[Tensor]) -> _Cost:
         """What ``work`` of ``tensors`` costs, with its backward pass where gradients are wanted of any of them."""
         key = (key, torch.is_grad_enabled(), *((x.shape, x.dtype, x.requires_grad) for x in tensors))
         if key not in self._costs:
-            with self.live.paused(), self._watching() as live:
-                with live.paused():
-                    leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
-                self._costs[key] = _measured(live, work, leaves)
+            with self.live.apart():
+                leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
+                self._costs[key] = _measured(self.live, work, leaves)
         return self._costs[key]
-
-    @contextmanager
-    def _watching(self) -> Iterator[LiveBytes]:
-        before, self.live = self.live, LiveBytes()
-        try:
-            with self.live:
-                yield self.live
-        finally:
-            self.live = before
 
 
 def _measured(live: LiveBytes, work: Callable[..., Any], leaves: Sequence[Tensor]) -> _Cost:
-    outs = [out for out in tree_leaves(tensors_of(work(*leaves)))]
-    forward, results = live.peak, live.of(outs)
-    kept = live.now - results
-    ends = [out for out in outs if out.requires_grad]
-    if not ends or not torch.is_grad_enabled():
-        return _Cost(forward, results)
-    with live.paused():
-        cotangents = [torch.empty_like(end) for end in ends]
-    del outs
-    live.peak = live.now
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    found = iter(torch.autograd.grad(ends, wanted, cotangents, allow_unused=True))
-    felt = tuple(leaf.requires_grad and next(found) is not None for leaf in leaves)
-    return _Cost(forward, results, kept, live.peak - results, felt)
+    before = live.operations
+    with live.apart() as account:
+        outs = tensors_of(work(*leaves))
+        forward, results = account.peak, live.of(outs)
+        kept = account.now - results
+        ends = [out for out in outs if out.requires_grad]
+        if not ends or not torch.is_grad_enabled():
+            return _Cost(forward, results, operations=live.operations - before)
+        with live.apart():
+            cotangents = [torch.empty_like(end) for end in ends]
+        del outs
+        account.peak = account.now
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = torch.autograd.grad(ends, wanted, cotangents, allow_unused=True)
+    grads = iter(found)
+    felt = tuple(leaf.requires_grad and next(grads) is not None for leaf in leaves)
+    return _Cost(forward, results, kept, account.peak - results, felt, live.operations - before)
+
+
+class _Kept:
+    """Bytes on an account for as long as autograd's graph holds this."""
+
+    def __init__(self, account: Account, count: int) -> None:
+        self.account, self.count = account, count
+        account.add(count)
+
+    def let_go(self) -> None:
+        """Give the bytes back, once."""
+        count, self.count = self.count, 0
+        self.account.add(-count)
+
+    def __del__(self) -> None:
+        self.let_go()
 
 
 class _StandIn(torch.autograd.Function):
-    """Takes the memory of a piece of work, of which it has the results' sizes and the gradients' sizes alone."""
+    """Takes the memory of a piece of work, of which it has the results' sizes and the gradients' sizes alone.
+
+    ``holding`` says that the work keeps its first input for the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, meter: _Meter, cost: _Cost, made: Callable[[], Any], *inputs: Tensor) -> Any:
-        meter.live.pulse(round(cost.forward))
+    def forward(
+        ctx: Any, meter: _Meter, cost: _Cost, holding: bool, made: Callable[[], Any], *inputs: Tensor
+    ) -> Any:
+        meter.pulse(cost.forward)
         ctx.meter, ctx.cost, ctx.device = meter, cost, inputs[0].device
-        ctx.grads = [_on_meta(x) if felt else None for x, felt in zip(inputs, cost.felt or (False,) * len(inputs), strict=True)]
+        ctx.inputs = [(x.shape, x.dtype) for x in inputs]
+        if holding:
+            ctx.save_for_backward(inputs[0])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(torch.empty(round(max(cost.kept, 0)), dtype=torch.uint8, device=ctx.device))
+        ctx.kept = _Kept(meter.live.account, round(cost.kept))
         return made()
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        (kept,) = ctx.saved_tensors
-        ctx.meter.live.pulse(round(ctx.cost.backward - len(kept)))
-        return None, None, None, *(None if x is None else _on_device(x, ctx.device) for x in ctx.grads)
+        ctx.meter.pulse(ctx.cost.backward - ctx.cost.kept)
+        ctx.kept.let_go()
+        wanted = zip(ctx.inputs, ctx.cost.felt, strict=True)
+        grads = [torch.empty(shape, dtype=dtype, device=ctx.device) if felt else None for (shape, dtype), felt in wanted]
+        return None, None, None, None, *grads
 
 
 def _reader_of(make: Callable[[Tensor | None], Reader], meter: _Meter) -> Callable[[Tensor | None], Reader]:
@@ -332,10 +355,14 @@ class _SampledReader(Reader):
         # The chunks' results are put into one tensor, and so are their gradients.
         joined = cost.kept + 2 * cost.results
         split = 2 * integers.nbytes if integers.requires_grad else 0
-        cost = cost._replace(forward=max(cost.forward, joined), backward=max(cost.backward, split))
+        # To the tiles' gradients of other chunks each adds its own.
+        felt = zip(tensors_of((tiles, self.codes)), cost.felt[1:], strict=False)
+        added = sum(tensor.nbytes for tensor, one in felt if one) if len(integers) > size else 0
+        cost = cost._replace(forward=max(cost.forward, joined), backward=max(cost.backward + added, split))
         layout = self.layout
         shape = (len(integers), layout.col_tiles, layout.architecture.outputs_per_tile)
-        return layout.join_outputs(self._stand_in(cost, shape, integers, tiles))
+        again = self.checkpoint and torch.is_grad_enabled()
+        return layout.join_outputs(self._stand_in(cost, again, shape, integers, tiles))
 
     def _chunk_cost(self, integers: Tensor, tiles: Programmed, row_tiles: int) -> _Cost:
         cost = self._cost(lambda reader, x, held: reader._read(x, held, row_tiles), row_tiles, integers, tiles)
@@ -351,13 +378,17 @@ class _SampledReader(Reader):
         cost = self._cost(work, ("partial", at.stop - at.start), levels, tiles)
         layout = self.layout
         shape = (levels.shape[1], layout.col_tiles, layout.architecture.outputs_per_tile)
-        return self._stand_in(cost, shape, levels, tiles)
+        # Products with conductances that want a gradient keep the levels.
+        holding = any(tensor.requires_grad for tensor in tensors_of(tiles))
+        return self._stand_in(cost, holding, shape, levels, tiles)
 
-    def _stand_in(self, cost: _Cost, shape: Sequence[int], first: Tensor, tiles: Programmed) -> Tensor:
+    def _stand_in(
+        self, cost: _Cost, holding: bool, shape: Sequence[int], first: Tensor, tiles: Programmed
+    ) -> Tensor:
         def made() -> Tensor:
             return torch.empty(shape, dtype=torch.float64, device=first.device)
 
-        return _StandIn.apply(self.meter, cost, made, first, *tensors_of((tiles, self.codes)))
+        return _StandIn.apply(self.meter, cost, holding, made, first, *tensors_of((tiles, self.codes)))
 
     def _cost(self, work: Callable[..., Tensor], key: Any, first: Tensor, tiles: Programmed) -> _Cost:
         """What ``work`` of this reader, the ``first`` tensor and the tiles costs."""
@@ -420,11 +451,10 @@ class SizedEmulator(Emulator):
         """The array of (..., rows, cols) [S]."""
         lead, tile = conductances.shape[:-2], conductances.shape[-2:]
         count = math.prod(lead)
-        few = max(1, _PROGRAMMED_CELLS.get(conductances.device.type, 1 << 18) // math.prod(tile))
-        if count <= (few if self.meter is not None else 1):
+        if self.meter is None and count <= 1:
             return self.emulator.program(conductances)
         one = conductances.detach()[(slice(0, 1),) * len(lead)]
-        with self.meter.live.paused() if self.meter is not None else nullcontext():
+        with self.meter.live.apart() if self.meter is not None else nullcontext():
             array = self.emulator.program(one)
         own = one.untyped_storage()._cdata
         alike: dict[Any, Tensor] = {}
@@ -440,18 +470,25 @@ class SizedEmulator(Emulator):
 
         if self.meter is None:
             return map_tensors(array, sized)
-        cost = self.meter.cost(_named(self.emulator), self.emulator.program, [_few_tiles(conductances, few)])
+        cost = self._cost(conductances, count)
 
         def made() -> tuple[Tensor, ...]:
             return tuple(tensors_of(map_tensors(array, lambda tensor: sized(tensor).detach())))
 
-        outs = iter(_StandIn.apply(self.meter, cost.of_tiles(count / few), made, conductances))
+        outs = iter(_StandIn.apply(self.meter, cost, True, made, conductances))
         return map_tensors(array, lambda _: next(outs))
 
+    def _cost(self, conductances: Tensor, count: int) -> _Cost:
+        """What programming so many tiles costs."""
+        few = min(count, max(1, _PROGRAMMED_CELLS // math.prod(conductances.shape[-2:])))
 
-def _few_tiles(conductances: Tensor, count: int) -> Tensor:
-    few = torch.empty(count, *conductances.shape[-2:], dtype=conductances.dtype, device=conductances.device)
-    return few.requires_grad_(conductances.requires_grad)
+        def of(tiles: int) -> _Cost:
+            like = torch.empty(tiles, *conductances.shape[-2:], dtype=conductances.dtype, device=conductances.device)
+            like.requires_grad_(conductances.requires_grad)
+            return self.meter.cost(_named(self.emulator), self.emulator.program, [like]).of_tiles(count / tiles)
+
+        cost = of(1)
+        return of(few) if cost.operations < _MANY_OPERATIONS else cost
 
 
 def _named(emulator: Emulator) -> Any:

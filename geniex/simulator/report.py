@@ -135,12 +135,15 @@ class ConversionReport:
         """JSON-ready."""
         sums = ("arrays", "utilisation", "bytes", "array_reads", "program_seconds")
         totals = {name: getattr(self, name) for name in sums}
+        totals["pass_memory"] = None if self.pass_memory is None else dataclasses.asdict(self.pass_memory)
         return totals | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The report that ``to_dict`` wrote."""
-        return cls(tuple(_layer_of(layer) for layer in data["layers"]), data["program_seconds"])
+        told = data["pass_memory"]
+        memory = None if told is None else Later.known(PassMemory(**told))
+        return cls(tuple(_layer_of(layer) for layer in data["layers"]), data["program_seconds"], memory)
 
     def __str__(self) -> str:
         head = ("layer", "kind", "where", "arrays", "grid", "used", "memory", "vectors")
@@ -151,7 +154,7 @@ class ConversionReport:
         reads = "" if self.array_reads is None else f", {self.array_reads:,} reads of one for an example"
         total = f"{self.arrays:,} arrays, {self.utilisation:.0%} used, {_size(self.bytes)}{reads}"
         seconds = "" if self.program_seconds is None else f"; programming takes about {self.program_seconds:.2g} s"
-        return "\n".join([*(line.rstrip() for line in lines), total + seconds])
+        return "\n".join([*(line.rstrip() for line in lines), *_memory_lines(self.pass_memory), total + seconds])
 
 
 def digital_report(layer: DigitalLayer) -> LayerReport:
@@ -280,6 +283,13 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
         _size(layer.bytes),
         "" if layer.vectors is None else f"{layer.vectors:,}",
     )
+
+
+def _memory_lines(memory: PassMemory | None) -> list[str]:
+    if memory is None:
+        return []
+    examples = f"{memory.examples:,} example" + "s" * (memory.examples > 1)
+    return [f"a pass of {examples} takes {_size(memory.bytes)}, with gradients {_size(memory.bytes_with_gradients)}"]
 
 
 def _size(count: float) -> str:
