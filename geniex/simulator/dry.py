@@ -18,7 +18,7 @@ from geniex.simulator.calibrate import counted, hooked
 from geniex.simulator.convert import prepared, without_uncalled
 from geniex.simulator.layers import crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.memory import Call, SizedEmulator, pass_memory, without_values
+from geniex.simulator.memory import Call, pass_memory, without_values
 from geniex.simulator.plan import DigitalLayer, PlannedLayer, replaced
 from geniex.simulator.programming import OwnEmulators, build, check_emulator, placeholder
 from geniex.simulator.report import (
@@ -30,6 +30,7 @@ from geniex.simulator.report import (
     reads_per_vector,
 )
 from geniex.simulator.rules import PerLayer, Rules
+from geniex.simulator.sampled import SizedEmulator
 
 _PROBED_TILES = 4
 
@@ -189,4 +190,6 @@ class _Probes:
             matrix = CrossbarMatrix(weight, arch, emulator, inputs=inputs)
             seconds = time.perf_counter() - start
         arrays = arch.arrays * _PROBED_TILES
-        return _Probe(programmed_bytes(matrix) / arrays, seconds / arrays, matrix.tiles.weights is not None, matrix.tiles.lossless)
+        return _Probe(
+            programmed_bytes(matrix) / arrays, seconds / arrays, matrix.tiles.weights is not None, matrix.tiles.lossless
+        )
