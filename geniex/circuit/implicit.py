@@ -10,8 +10,11 @@ from torch import Tensor
 
 from geniex.circuit.wires import Wires
 
-Inverse = Callable[[Tensor], Tensor]
-"""(1 + K D)^-1 of a field (..., rows, cols)."""
+Inverse = Callable[[Tensor, Tensor], Tensor]
+"""(1 + K D)^-1 of a field, both (..., rows, cols), the slopes D first.
+
+It is given the slopes and does not hold them: what a checkpoint is to drop must be among the saved tensors alone.
+"""
 
 
 def implicit_step(h: Tensor, u: Tensor, slopes: Tensor, wires: Wires, inverse: Inverse) -> Tensor:
@@ -33,4 +36,4 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None]:
         (slopes,) = ctx.saved_tensors
         # (1 + D K)^-1 w = w - D z, z + K D z = K w: an array of linear cells of conductance D, driven by K w.
-        return w - slopes * ctx.inverse(ctx.wires.drop(w)), None, None, None, None
+        return w - slopes * ctx.inverse(slopes, ctx.wires.drop(w)), None, None, None, None

@@ -27,8 +27,8 @@ def array_voltages(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
     ``drives`` (patterns, tiles, rows, cols) [V] drive each cell: its word line's driver voltage.
     """
     with torch.no_grad():
-        inverse = _array(slopes, wires)
-        u = inverse(drives)
+        inverse = _array(wires)
+        u = inverse(slopes, drives)
     return implicit_step(drives - wires.drop(slopes * u), u, slopes, wires, inverse)
 
 
@@ -37,7 +37,7 @@ def line_voltages(slopes: Tensor, lines: Wires, drives: Tensor) -> Tensor:
     with torch.no_grad():
         ladders = Ladders(slopes, lines)
         u = ladders.solve(drives)
-    return implicit_step(drives - lines.row_drop(slopes * u), u, slopes, lines, ladders.solve)
+    return implicit_step(drives - lines.row_drop(slopes * u), u, slopes, lines, lambda _, b: ladders.solve(b))
 
 
 class Ladders:
@@ -67,12 +67,12 @@ class Ladders:
         return b - x.movedim(0, -1)
 
 
-def _array(slopes: Tensor, wires: Wires) -> Inverse:
+def _array(wires: Wires) -> Inverse:
     """(1 + K D)^-1 of whole arrays, by eliminations of as many tiles as fit the memory."""
-    tiles, rows, cols = slopes.shape
-    step = max(1, _BYTES // (2 * slopes.element_size() * rows * cols * min(rows, cols)))
 
-    def inverse(b: Tensor) -> Tensor:
+    def inverse(slopes: Tensor, b: Tensor) -> Tensor:
+        tiles, rows, cols = slopes.shape
+        step = max(1, _BYTES // (2 * slopes.element_size() * rows * cols * min(rows, cols)))
         chunks = (slice(k, k + step) for k in range(0, tiles, step))
         return torch.cat([_eliminated(slopes[at], wires, at, b[:, at]) for at in chunks], 1)
 

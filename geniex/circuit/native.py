@@ -37,7 +37,8 @@ from geniex.circuit.anderson import Problem, anderson, pick
 from geniex.circuit.broadcast import Groups
 from geniex.circuit.fields import seen, stored, turn, turned_wires
 from geniex.circuit.implicit import implicit_step
-from geniex.circuit.newton import damped_newton, shared_newton
+from geniex.circuit.newton import damped_newton, shared_newton, shared_newton_step
+from geniex.circuit.validate import has_values
 from geniex.circuit.wires import Wires
 from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
 
@@ -58,6 +59,8 @@ _ITERATIONS = 24
 """Anderson steps before an instance counts as hard."""
 DEFAULT_TOL = {torch.float64: 1e-9, torch.float32: 1e-4}
 _TIGHTEST = {torch.float64: 1e-13, torch.float32: 1e-5}
+_UNSEEN_ITERATIONS = 3
+"""Anderson steps of tensors without values, which tell shapes and memory alone: from the third on both are the same."""
 _COPIES = 16
 """Tensors of the size of the iterate that Anderson mixing keeps per problem."""
 
@@ -92,6 +95,8 @@ def solve_cells(
         iterations: run exactly so many without any check (no host synchronisation); ``tol`` is then unused.
         on_failure: "raise" a ``ConvergenceError``, or "warn" with a ``ConvergenceWarning`` and return what there is.
 
+    Tensors without values (fake ones, those of the meta device) give solutions without values.
+
     Raises:
         ConvergenceError: an array did not reach ``tol``; the message names its index and how far it got.
     """
@@ -104,7 +109,7 @@ def solve_cells(
         h = drive - wires.drop(cell.current(u, conductances))
         slopes = cell.derivative(u, conductances).detach()
         fixed = wires.detached()
-        u = implicit_step(h, u, slopes, fixed, lambda b: fixed_point(b, slopes, LinearCell(), fixed, method))
+        u = implicit_step(h, u, slopes, fixed, lambda d, b: fixed_point(b, d, LinearCell(), fixed, method))
     return Solution(cell.current(u, conductances).sum(-2), u)
 
 
@@ -141,12 +146,15 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
     missed = torch.zeros(b.shape[:2], dtype=b.dtype, device=b.device)
     for block in _blocks(b, rows, cols):
         problem = _block(b, g, cell, wires, turned, block)
-        if method.iterations is None:
-            u, missed[block] = _solved(problem, method.tol)
-        else:
+        if method.iterations is not None:
             u, _ = anderson(problem, method.tol, method.iterations, check=False)
+        elif has_values(b):
+            u, missed[block] = _solved(problem, method.tol)
+        else:  # of this block as of all others, none of which is larger
+            out[block] = seen(_unseen(problem, method.tol))
+            break
         out[block] = seen(u)
-    if method.iterations is None:
+    if method.iterations is None and has_values(b):
         _report_unsolved(missed, groups, method)
     out = groups.scatter(out)
     return turn(out) if turned else out
@@ -206,6 +214,14 @@ def _solved(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
         u[:, part // vectors, :, part % vectors] = solved[..., 0].transpose(0, 1)
         missed.view(-1)[part] = share[:, 0]
     return u, missed
+
+
+def _unseen(problem: Problem, tol: float) -> Tensor:
+    """Cell voltages of tensors without values, made in about the memory that solving with values takes."""
+    cols, _, rows, vectors = problem.shape
+    if not _is_shared(vectors, rows, cols):
+        return anderson(problem, tol, _UNSEEN_ITERATIONS, check=False)[0]
+    return shared_newton_step(problem)
 
 
 def _is_shared(vectors: int, rows: int, cols: int) -> bool:

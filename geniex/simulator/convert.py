@@ -15,6 +15,7 @@ from geniex.simulator.calibrate import Calibration, calibrated
 from geniex.simulator.fold import fold_in_place
 from geniex.simulator.layers import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.memory import first_call, pass_memory, without_values
 from geniex.simulator.originals import copy_of
 from geniex.simulator.plan import (
     DigitalLayer,
@@ -44,7 +45,7 @@ def convert(
     fold: bool = False,
     dtype: torch.dtype | None = None,
     trainable: bool = False,
-    checkpoint: bool = False,
+    checkpoint: bool | None = None,
     allow_empty: bool = False,
 ) -> nn.Module:
     """A copy of ``model`` whose matrix products with weights run on crossbars; the original is untouched.
@@ -84,7 +85,8 @@ def convert(
             ``CrossbarMatrix`` states the gradients, ``digital_copy`` is the way back. Parameters that need no gradient
             in the model need none here. Without it nothing does, so that a forward pass keeps no graph unless an input
             asks for one.
-        checkpoint: whether a backward pass programs and reads again, so that a forward pass keeps little in memory.
+        checkpoint: whether a backward pass computes intermediate values once more, so that a forward pass keeps little
+            in memory: True of programming and of reading, False of neither, None of reading alone (unless it is noisy).
         allow_empty: whether a model may be returned that has no layer on crossbars.
 
     Raises:
@@ -95,7 +97,8 @@ def convert(
     """
     check_emulator(emulator, architecture)
     converted, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
-    plan, seen = calibrated(converted, plan, calibration)
+    with first_call(converted) as calls:
+        plan, seen = calibrated(converted, plan, calibration)
     if calibration is not None:
         plan = without_uncalled(plan, set(seen))
     if not allow_empty:
@@ -110,9 +113,12 @@ def convert(
         keep_frozen(layer.module, built)
         made[id(layer.module)] = built
         reports.append(built_report(layer, built, seen.get(id(layer.module))))
-    converted, report = replaced(converted, made), ConversionReport((*reports, *folded), emulator.description)
+    converted = replaced(converted, made)
     if not trainable:
         converted.requires_grad_(False)
+    bare = without_values(converted) if calls else converted
+    memory = pass_memory(lambda: bare, next(iter(calls), None))
+    report = ConversionReport((*reports, *folded), emulator.description, memory=memory)
     converted.conversion = report  # type: ignore[assignment]
     if report.cautions:
         first, *rest = report.cautions

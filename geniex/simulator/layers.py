@@ -49,7 +49,7 @@ class CrossbarLayer(nn.Module, ABC):
         inputs: what calibration saw, for all matrices or one for each; see ``CrossbarMatrix``.
         dtype: of conductances, voltages and currents.
         trainable: keep the weights as parameters; see ``CrossbarMatrix``.
-        checkpoint: whether a backward pass programs and reads again; see ``CrossbarMatrix``.
+        checkpoint: what a backward pass computes once more; see ``CrossbarMatrix``.
         weight_full_scale: what weights are scaled by, one magnitude or one for each of all groups' outputs; see
             ``CrossbarMatrix``.
     """
@@ -65,7 +65,7 @@ class CrossbarLayer(nn.Module, ABC):
         inputs: Inputs | Sequence[Inputs] = None,
         dtype: torch.dtype | None = None,
         trainable: bool = False,
-        checkpoint: bool = False,
+        checkpoint: bool | None = None,
         weight_full_scale: FullScale | None = None,
     ) -> None:
         super().__init__()

@@ -84,8 +84,9 @@ class CrossbarMatrix(nn.Module):
         trainable: keep the weight as a parameter, ``.weight``, which is programmed again whenever it has changed, and
             in every forward pass that needs its gradient; or a mask (outputs, inputs) of the weights that are not
             always 0. Scales stay those of the first weight.
-        checkpoint: keep no intermediate values of programming and reading for the backward pass, which does both
-            once more instead, reading one chunk of inputs at a time.
+        checkpoint: whether the backward pass computes intermediate values once more, one chunk of inputs at a time,
+            instead of keeping them from the forward pass. True does so for programming and reading, False for neither,
+            None for reading alone, and only where equal reads give equal currents.
         layout: how the weight lies on tiles; None is as a matrix. ``UnrolledTiles`` lays kernels out, (channels, inputs
             of a group), and then there are more outputs and inputs than the weight has.
         weight_full_scale: the magnitude that the largest integer stands for, or one for each output with the
@@ -125,7 +126,7 @@ class CrossbarMatrix(nn.Module):
         inputs: InputStatistics | float | None = None,
         dtype: torch.dtype | None = None,
         trainable: bool | Tensor = False,
-        checkpoint: bool = False,
+        checkpoint: bool | None = None,
         layout: TileLayout | None = None,
         weight_full_scale: FullScale | None = None,
     ) -> None:
@@ -364,8 +365,10 @@ class CrossbarMatrix(nn.Module):
         return whole_inputs(x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative)
 
     def _reader(self, codes: Tensor | None) -> Reader:
-        step, lean = self.adc_step, self.checkpoint
-        return Reader(self.emulator, self.layout, self.points, step, codes, self.non_negative, checkpoint=lean)
+        again = self.emulator.deterministic if self.checkpoint is None else self.checkpoint
+        return Reader(
+            self.emulator, self.layout, self.points, self.adc_step, codes, self.non_negative, checkpoint=again
+        )
 
     def _apart(self, codes: Tensor | None) -> Reader:
         """A reader whose noise is its own, so that the noise of the model's reads begins after calibration."""

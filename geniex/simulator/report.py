@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
@@ -19,6 +19,7 @@ from geniex.simulator.cautions import cautions
 from geniex.simulator.converters import ConverterUse
 from geniex.simulator.layers import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.memory import Later, PassMemory
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.ranges import InputStatistics, Quantisation, Scale, input_quantisation, weight_quantisation
 
@@ -101,6 +102,17 @@ class ConversionReport:
     """The emulator, with its cells and the resistances in force."""
     program_seconds: float | None = None
     """Time that programming will take, estimated by a dry run; a conversion's own report holds no timing."""
+    memory: Later | None = field(default=None, compare=False, repr=False)
+    """Of a pass, as ``pass_memory`` tells it."""
+
+    @property
+    def pass_memory(self) -> PassMemory | None:
+        """Peak memory of a pass of the first batch of calibration, or of a dry run's example.
+
+        None where no inputs were given, or where the model cannot run without their values. It is found when it is
+        first asked for, from the shapes of all tensors, which takes seconds and little memory.
+        """
+        return None if self.memory is None else self.memory.value
 
     @property
     def arrays(self) -> int:
@@ -168,15 +180,20 @@ class ConversionReport:
         return histogram
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready; with the memory of a pass where that has been asked for before."""
         figures = ("adc_clipped", "adc_codes_used", "overflowed", "program_seconds")
         totals = {name: getattr(self, name) for name in ("arrays", "utilisation", "bytes", "array_reads", *figures)}
+        memory = None if self.memory is None else self.memory.found
+        totals["pass_memory"] = None if memory is None else dataclasses.asdict(memory)
         return {"emulator": self.emulator} | totals | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The report that ``to_dict`` wrote."""
-        return cls(tuple(_layer_of(layer) for layer in data["layers"]), data["emulator"], data["program_seconds"])
+        told = data["pass_memory"]
+        memory = None if told is None else Later.known(PassMemory(**told))
+        layers = tuple(_layer_of(layer) for layer in data["layers"])
+        return cls(layers, data["emulator"], data["program_seconds"], memory)
 
     def __str__(self) -> str:
         head = ("layer", "kind", "where", "arrays", "grid", "used", "memory", "clips", "codes", "vectors")
@@ -188,7 +205,8 @@ class ConversionReport:
         total = f"{self.arrays:,} arrays, {self.utilisation:.0%} used, {_size(self.bytes)}{reads}"
         seconds = "" if self.program_seconds is None else f"; programming takes about {self.program_seconds:.2g} s"
         named = [self.emulator] if self.emulator else []
-        return "\n".join([*(line.rstrip() for line in lines), total + seconds, *named, *self.cautions])
+        told = [*_memory_lines(self.pass_memory), total + seconds, *named, *self.cautions]
+        return "\n".join([*(line.rstrip() for line in lines), *told])
 
 
 def digital_report(layer: DigitalLayer) -> LayerReport:
@@ -371,6 +389,13 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
         "" if layer.adc_codes_used is None else f"{layer.adc_codes_used:.1%}",
         "" if layer.vectors is None else f"{layer.vectors:,}",
     )
+
+
+def _memory_lines(memory: PassMemory | None) -> list[str]:
+    if memory is None:
+        return []
+    examples = f"{memory.examples:,} example" + "s" * (memory.examples > 1)
+    return [f"a pass of {examples} takes {_size(memory.bytes)}, with gradients {_size(memory.bytes_with_gradients)}"]
 
 
 def _size(count: float) -> str:

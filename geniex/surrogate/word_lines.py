@@ -193,7 +193,7 @@ def _differentiable(u: Tensor, g: Tensor, excess: Excess, lines: Wires, states: 
         slopes = g * (1 + excess(u, 1))
         ladders = Ladders(slopes, lines)
     h = states.drives() - lines.row_drop(g * (u + excess(u)))
-    return implicit_step(h, u, slopes, lines, ladders.solve)
+    return implicit_step(h, u, slopes, lines, lambda _, b: ladders.solve(b))
 
 
 def own_response(g: Tensor, lines: Wires) -> Tensor:

@@ -22,6 +22,16 @@ def test_fixed_iterations_never_wait_for_the_device(cell: Cell, dtype: torch.dty
             assert (out.device.type, out.dtype) == ("cuda", dtype)
 
 
+@pytest.mark.parametrize("vectors", [1, 7, 40])
+def test_solutions_of_tensors_without_values_have_none_either(vectors: int) -> None:
+    with FakeTensorMode():
+        v, g = torch.empty(vectors, 1, 5, requires_grad=True), torch.empty(2, 5, 6)
+        solution = solve_cells(v, g, SinhCell(), Wires(500.0, 100.0, 2.5, 2.5))
+        assert (solution.currents.shape, solution.cell_voltages.shape) == ((vectors, 2, 6), (vectors, 2, 5, 6))
+        (gradient,) = torch.autograd.grad(solution.currents.sum(), v)
+    assert gradient.shape == v.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_linear_path_stays_on_the_device(dtype: torch.dtype) -> None:
     with FakeTensorMode():
