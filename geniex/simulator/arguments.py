@@ -24,7 +24,7 @@ class Arguments:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, model: Callable[..., Any]) -> Any:
-        """What ``model`` returns for these arguments."""
+        """The output of ``model`` for these arguments."""
         return model(*self.args, **self.kwargs)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.ranges import InputStatistics
 
 Calibration = Data | None
-"""Inputs in any form that ``read_batches`` reads, or a function that runs the model it is given; None is no inputs."""
+"""Inputs in any form that ``read_batches`` reads, or a function that runs the model it is given, or None."""
 _MOST_VECTORS = 2048
 """Most vectors that one image, or one call of a Linear, adds to a matrix's statistics besides the extreme ones."""
 
@@ -122,7 +122,7 @@ def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generato
 def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> AbstractContextManager[None]:
     """A context with hooks that take keywords: "pre" sees a module's final input, "post" its first output.
 
-    Pre-hooks that a module already has run before "pre", and its other forward hooks run after "post".
+    A module's other pre-hooks run before "pre", and its other forward hooks run after "post".
     """
     return for_a_while(
         module.register_forward_pre_hook(hook, with_kwargs=True)

@@ -9,7 +9,7 @@ from geniex.simulator.ranges import Quantisation
 _CLIPPED = 1e-3
 """Share of numbers, conversions or sums beyond their range above which a layer gets a caution."""
 _FEW_CODES, _FEW_OF_ALL = 64, 0.25
-"""Codes that occur, and their share of the ADC's codes, below which a step above one count wastes resolution."""
+"""Codes in use, and their share of the ADC's codes. Below both, a step above one count loses resolution needlessly."""
 _COARSE = 0.3
 """Relative fixed-point error above which the range, and not the bit width, is to blame."""
 _WIDE = 6

@@ -47,7 +47,8 @@ class LayerCosts:
     array_reads: int
     """Reads of single arrays: vectors times streams times arrays, for both passes where inputs have a sign."""
     adc_conversions: int
-    """ADC conversions of single bit lines: a read converts those that hold a slice of an output, or its bias."""
+    """ADC conversions of single bit lines. A read converts the bit lines that have an ADC and hold a slice of an output
+    or its bias."""
     static_energy: float
     """Energy that the drivers deliver while arrays are read, joule."""
 
@@ -127,11 +128,11 @@ def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_v
 
     Counts follow the architecture; a controller that skips streams of zeros, as the simulator does, reads less. Static
     energy is the power of the drivers, sum_i V_i I_i over word lines, times the time of a read. It is taken at the
-    images' own streams and the programmed conductances, including unused cells of an array, which are at G_off. An
-    ideal, linear or exact circuit of the emulator is solved, so that a linear emulator's energy equals that of the
-    exact circuit with linear cells. A surrogate's energy is estimated from its column currents (``exact_energy`` tells
-    which), within 0.4 % of the exact circuit's if its currents are exact; see ``geniex.emulator.power``. Charging of
-    lines, drivers, converters and everything digital are not counted.
+    images' own streams and the programmed conductances, including unused cells of an array, which are at G_off. The
+    emulator's circuit is solved where it is ideal, linear or exact, so that a linear emulator's energy equals that of
+    the exact circuit with linear cells. A surrogate's energy is estimated from its column currents; it is within 0.4 %
+    of the exact circuit's if these currents are exact (see ``geniex.emulator.power``). ``exact_energy`` tells which of
+    the two it is. Charging of lines, drivers, converters and everything digital are not counted.
 
     Args:
         model: what ``convert`` returned.

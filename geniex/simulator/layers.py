@@ -47,7 +47,8 @@ class CrossbarLayer(nn.Module, ABC):
             "sparse" unrolls a convolution, so that one read serves all its positions. "squeezed" leaves out rows and
             columns of zeros.
         map_size: spatial size of the input, which "sparse" needs.
-        inputs: calibration statistics, one for all matrices or one for each; see ``CrossbarMatrix``.
+        inputs: statistics of the inputs in calibration, or their largest magnitude, for all matrices or one for each;
+            see ``CrossbarMatrix``.
         dtype: dtype of conductances, voltages and currents.
         trainable: whether the weights stay parameters; see ``CrossbarMatrix``.
         checkpoint: whether a backward pass programs and reads again; see ``CrossbarMatrix``.

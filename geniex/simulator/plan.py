@@ -234,7 +234,7 @@ def _overridden(module: nn.Module, torch_kind: type[nn.Module]) -> bool:
 
 
 def _digital_form(module: nn.Module) -> str | None:
-    """The reason for which a module stays digital, beyond a class without crossbar form; None where there is none."""
+    """The obstacle, other than a class without crossbar form, that keeps a module digital; None without one."""
     if isinstance(module, torch.jit.ScriptModule):
         return "compiled by torch.jit"
     if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):  # as torch.ao's modules have

@@ -41,7 +41,7 @@ class Programmed:
     lossless: bool
     """Whether the accumulator passes on the sums of ``weights`` unchanged."""
     live: tuple[bool, ...]
-    """Whether each row tile is worth a read: where W+ and W- are equal, so are their currents in any circuit."""
+    """Whether each row tile is worth a read: equal W+ and W- have equal currents in any circuit, which cancel."""
 
 
 def shortened(

@@ -74,7 +74,7 @@ def unclipped_codes(counts: Tensor, step: Tensor | float | None, architecture: A
 
 
 def snapped(counts: Tensor, architecture: Architecture) -> Tensor:
-    """``counts``, of which those are made whole that differ from whole numbers by floating-point noise only."""
+    """``counts``, rounded where they differ from whole numbers by floating-point noise only."""
     noise = min(0.25, 4 * torch.finfo(counts.dtype).eps * _full_current(architecture))
     whole = counts.detach().round()
     return torch.where((counts.detach() - whole).abs() <= noise, straight_through(whole, counts), counts)

@@ -154,7 +154,10 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
 
 
 def _parts(layers: dict[str, Any], reports: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Layers by the outermost converted model that holds them and their names in it, or by their own names alone."""
+    """Layers by the outermost converted model that holds them, under their names in it.
+
+    A layer outside of converted models is a part of its own, under its own name.
+    """
     outermost = [name for name in reports if not any(name != other and _is_in(name, other) for other in reports)]
     parts: dict[str, dict[str, Any]] = {name: {} for name in outermost}
     for name, told in layers.items():

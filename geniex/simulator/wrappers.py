@@ -28,7 +28,7 @@ def without_wrappers(model: nn.Module) -> nn.Module:
 
 
 def replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    """``model`` with modules exchanged for those in ``made``, by id, wherever they are referred to, even twice.
+    """``model`` with modules exchanged for those in ``made``, by id, also where one is used twice.
 
     A module that takes another's place gets its hooks.
     """
