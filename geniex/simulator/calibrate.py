@@ -16,7 +16,10 @@ from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.ranges import InputStatistics
 
 Calibration = Data | None
-"""Inputs in any form that ``read_batches`` reads, or a function that runs the model it is given, or None."""
+"""Inputs in any form that ``read_batches`` reads, or a function that runs the model it is given.
+
+None stands for no inputs.
+"""
 _MOST_VECTORS = 2048
 """Most vectors that one image, or one call of a Linear, adds to a matrix's statistics besides the extreme ones."""
 
