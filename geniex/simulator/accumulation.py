@@ -1,4 +1,4 @@
-"""From counts to numbers: shifts and adds over slices and streams, the accumulator, and the signs of its sums."""
+"""From counts to numbers: shift-and-add over slices and streams, the accumulator, and the signs of its sums."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from geniex.mapping.slicing import slice_weights
 
 
 def shift_add(counts: Tensor, place: Tensor, layout: TileLayout) -> Tensor:
-    """Sums (passes, inputs, row_tiles, converters, col_tiles, outputs), float64, over slices and streams.
+    """The sums (passes, inputs, row_tiles, converters, col_tiles, outputs), float64, of counts over slices and streams.
 
-    Of ``counts`` (reads, inputs, row_tiles, converters, col_tiles, cols), with the place values (passes, reads) of the
-    reads. Bias columns that have an ADC of their own are subtracted here.
+    ``counts`` are (reads, inputs, row_tiles, converters, col_tiles, cols), and ``place`` (passes, reads) are the place
+    values of the reads. Bias columns that have an ADC of their own are subtracted here.
     """
     arch = layout.architecture
-    # Row tiles first, as batched products leave them: then nothing large is copied.
+    # Batched products leave the row tiles first: in that order nothing large is copied.
     counts = counts.movedim(2, 0)
     slices = layout.slices_of(counts).double()
     if arch.bias_cols and arch.offset != "analog_difference":
@@ -28,19 +28,19 @@ def shift_add(counts: Tensor, place: Tensor, layout: TileLayout) -> Tensor:
 
 
 class BinaryPoints(NamedTuple):
-    """Where the binary points of a matrix's sums lie."""
+    """The binary points of a matrix's sums."""
 
     exact: int
     """Fraction bits of the sums of whole weights times whole inputs."""
     held: int
-    """Fraction bits that the accumulator keeps; of no consequence where it is unbounded."""
+    """Fraction bits that the accumulator keeps; not used where it is unbounded."""
 
 
 def accumulate(total: Tensor, architecture: Architecture, points: BinaryPoints) -> Tensor:
     """A tile's sum ``total`` (float64, in whole numbers) as the accumulator holds it, in real units.
 
-    The sum is divided down to the accumulator's fraction, cut off towards zero, then wrapped around with the sign of
-    the dividend (PUMA's remainder) or saturated.
+    The sum is scaled to the accumulator's fraction bits and cut off towards zero. It is then wrapped around with the
+    sign of the dividend (PUMA's remainder) or saturated.
     """
     bits = architecture.accumulator_bits
     if bits is None:
@@ -55,7 +55,7 @@ def accumulate(total: Tensor, architecture: Architecture, points: BinaryPoints) 
 
 
 def overflows(total: Tensor, architecture: Architecture, points: BinaryPoints) -> Tensor:
-    """Whether the accumulator wraps or saturates each sum ``total``, in whole numbers."""
+    """Whether the accumulator wraps or saturates each sum of ``total``, in whole numbers."""
     bits = architecture.accumulator_bits
     if bits is None:
         return torch.zeros_like(total, dtype=torch.bool)
@@ -66,9 +66,9 @@ def overflows(total: Tensor, architecture: Architecture, points: BinaryPoints) -
 
 
 def signed_sum(held: Tensor, layout: TileLayout, at: slice | None = None) -> Tensor:
-    """Products (inputs, col_tiles, outputs) of what the accumulators hold, as ``shift_add`` lays them out.
+    """The products (inputs, col_tiles, outputs) from the accumulators' values ``held``, in ``shift_add``'s shape.
 
-    The negative pass and W- are subtracted, then row tiles are added: all of them, or those ``at``.
+    The negative pass and W- are subtracted, then the row tiles are added. ``held`` has the row tiles ``at``, or all.
     """
     signed = held[0] - held[1] if held.shape[0] == 2 else held[0]
     signed = signed[:, :, 0] - signed[:, :, 1] if signed.shape[2] == 2 else signed[:, :, 0]

@@ -1,4 +1,4 @@
-"""What a model is called with, for one batch of examples or for many, and the logits that it returns."""
+"""The arguments of a model's calls, for one batch of examples or for many, and the logits that it returns."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from geniex.errors import InputError
 class Arguments:
     """The arguments of one call of a model, for one or more examples.
 
-    Every tensor in them, in whatever tuples, lists and mappings, has the examples as its first dimension; a scalar
-    tensor, and all that is no tensor, belongs to the whole call.
+    The first dimension of every tensor, in tuples, lists and mappings of any depth, is the examples. Scalar tensors,
+    and values that are not tensors, belong to the whole call.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, model: Callable[..., Any]) -> Any:
-        """What ``model`` returns for these arguments."""
+        """The output of ``model`` for these arguments."""
         return model(*self.args, **self.kwargs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor in the arguments by its place: "0" is the first argument, "mask" the one of that name."""
+        """Every tensor in the arguments, by its place: "0" is the first argument, "mask" the one of that name."""
         named = {str(k): value for k, value in enumerate(self.args)} | dict(self.kwargs)
         return dict(_named(named, ""))
 
@@ -42,7 +42,7 @@ class Arguments:
         return next((tensor.device for tensor in self.tensors().values()), torch.device("cpu"))
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         counts = {name: len(tensor) for name, tensor in self.tensors().items() if tensor.dim()}
         if len(set(counts.values())) != 1:
             told = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no tensor"
@@ -51,7 +51,7 @@ class Arguments:
 
     def __getitem__(self, examples: slice) -> Arguments:
         """The same call for some of the examples."""
-        len(self)  # it raises where the tensors disagree about the examples
+        len(self)  # raises where the tensors disagree about the number of examples
 
         def chosen(tensor: Tensor) -> Tensor:
             return tensor[examples] if tensor.dim() else tensor
@@ -65,7 +65,7 @@ class Arguments:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned: a tensor, or what has one under "logits" as Hugging Face's outputs do."""
+    """The logits in a model's ``output``: a tensor, or an object with one under "logits", as Hugging Face's outputs."""
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(found, Tensor):
         raise InputError(
@@ -75,7 +75,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 class Examples:
-    """Many examples, in groups that can go through a model in one call: neighbours of one shape share a group.
+    """Many examples, in groups of which each goes through a model in one call; neighbours of one shape share a group.
 
     >>> x = Examples([Arguments((torch.zeros(shape),)) for shape in ((3, 5), (2, 5), (1, 7))])
     >>> len(x), [len(group) for group in x], [len(part) for part in x[1:].split(3)]
@@ -102,7 +102,7 @@ class Examples:
         return Examples(parts)
 
     def split(self, size: int) -> Iterator[Arguments]:
-        """Calls for at most ``size`` examples each, none of which spans two groups."""
+        """Calls for at most ``size`` examples each; no call spans two groups."""
         for group in self.groups:
             yield from group.split(size)
 
@@ -112,7 +112,7 @@ class Examples:
         return self.groups[0].device if self.groups else torch.device("cpu")
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of every group by group and place."""
+        """Every tensor of every group, by group and place."""
         named = ((k, group.tensors()) for k, group in enumerate(self.groups))
         return {f"{k}.{name}": tensor for k, group in named for name, tensor in group.items()}
 
@@ -140,7 +140,7 @@ def _joined(batches: Sequence[Arguments]) -> Arguments:
 
 
 def _form(batch: Arguments) -> str:
-    """What calls must have in common to be joined: structure, shapes of one example, dtypes, and other values."""
+    """The form that calls must share to be joined: structure, shapes of one example, dtypes, and other values."""
 
     def told(tensor: Tensor) -> tuple[Any, ...]:
         whole_call = () if tensor.dim() else (tensor.item(),)
@@ -153,7 +153,7 @@ def _form(batch: Arguments) -> str:
 
 
 def _mapped(value: Any, fn: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda value: value) -> Any:
-    """``value`` with ``fn`` of each tensor and ``other`` of what is none; a mapping becomes a dictionary."""
+    """``value`` with ``fn`` applied to each tensor and ``other`` to the other leaves; mappings become dictionaries."""
     if isinstance(value, Tensor):
         return fn(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Where everything of a converted model lies, to keep and to put back."""
+"""The arrangement of a converted model's weights on tiles, to keep and to restore."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def arrangements(model: nn.Module) -> dict[str, Arrangement]:
 
 
 def arranged(model: nn.Module, places: Mapping[str, Arrangement]) -> nn.Module:
-    """A copy of a converted ``model`` with its matrices in the arrangements of ``places``, by name.
+    """A copy of a converted ``model`` whose matrices have the arrangements of ``places``, by name.
 
-    Matrices that are not named stay as they are. ADC ranges that are calibrated by tile or column cannot be moved so:
-    ``CrossbarMatrix.arrange`` takes the inputs that they need.
+    Matrices that are not named stay as they are. ADC ranges that were calibrated by tile or column cannot be moved this
+    way: use ``CrossbarMatrix.arrange`` with the inputs that they need.
     """
     check_converted(model)
     copied = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""Attention with projections that can go onto crossbars: q, k, v and out as Linear layers of their own."""
+"""Attention whose projections can go onto crossbars: q, k, v and out are Linear layers of their own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class ProjectedAttention(nn.Module):
-    """The function of an ``nn.MultiheadAttention``, whose projections are ``nn.Linear`` children.
+    """A module with the function of an ``nn.MultiheadAttention`` whose projections are ``nn.Linear`` children.
 
-    Scores, softmax and the weighted sum of values are digital. torch's own reads the weights itself, and in some
-    cases runs in one fused kernel: neither leaves anything to replace.
+    Scores, softmax and the weighted sum of values are digital. torch's own module reads the projection weights itself,
+    and in some cases runs one fused kernel, so that it has no layers to replace.
     """
 
-    # What torch's TransformerEncoderLayer asks before it would read the weights past the modules.
+    # TransformerEncoderLayer checks these before its fast path, which reads the weights without calling the modules.
     _qkv_same_embed_dim = False
     in_proj_weight = None
     in_proj_bias = None
@@ -51,9 +51,9 @@ class ProjectedAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(output, weights or None), all arguments and shapes as ``nn.MultiheadAttention``'s."""
+        """The output and the attention weights or None; arguments and shapes are those of ``nn.MultiheadAttention``."""
         if is_causal and attn_mask is None:
-            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")  # as torch says it
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")  # torch's own message
         batched = query.dim() == 3
         if not batched:
             query, key, value = (x[None] for x in (query, key, value))
@@ -76,7 +76,7 @@ class ProjectedAttention(nn.Module):
         return out if self.batch_first else out.transpose(0, 1), weights
 
     def joined(self, q: nn.Linear, k: nn.Linear, v: nn.Linear, out: nn.Linear) -> nn.MultiheadAttention:
-        """torch's attention with these projections."""
+        """The ``nn.MultiheadAttention`` with these projections."""
         with torch.device("meta"):
             attention = nn.MultiheadAttention(
                 self.embed_dim,
@@ -101,7 +101,7 @@ class ProjectedAttention(nn.Module):
         return attention.train(self.training)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(batch, heads, length, head_dim) of (batch, length, embed_dim)."""
+        """The heads (batch, heads, length, head_dim) of ``x`` (batch, length, embed_dim)."""
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _attend(
@@ -116,7 +116,7 @@ class ProjectedAttention(nn.Module):
         return weights @ v, weights
 
     def _mask(self, attn: Tensor | None, padding: Tensor | None, keys: int, like: Tensor) -> Tensor | None:
-        """What is added to the scores, broadcasting with (batch, heads, queries, keys)."""
+        """The mask that is added to the scores, broadcasting with (batch, heads, queries, keys)."""
         mask = None
         if attn is not None:
             attn = _additive(attn, like)
@@ -126,18 +126,18 @@ class ProjectedAttention(nn.Module):
             mask = padding if mask is None else mask + padding
         if mask is None:
             return None
-        return F.pad(mask, (0, keys - mask.shape[-1]))  # bias_k and zero attention are seen by all
+        return F.pad(mask, (0, keys - mask.shape[-1]))  # all queries see bias_k and zero attention
 
 
 def project_attention(attention: nn.MultiheadAttention) -> ProjectedAttention | None:
-    """``attention`` with projections of their own; None where it has a forward of its own."""
+    """``attention`` with its projections as layers; None where its ``forward`` is not torch's."""
     if type(attention).forward is not nn.MultiheadAttention.forward or "forward" in vars(attention):
         return None
     return ProjectedAttention(attention)
 
 
 def leave_fast_path(model: nn.Module) -> None:
-    """Keep torch's transformer encoders in ``model`` from reading their layers' weights past the modules."""
+    """Keep torch's transformer encoders in ``model`` off the fast path, which reads weights without calling layers."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
@@ -152,7 +152,7 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    with torch.device("meta"):  # nothing is drawn: the weights are there
+    with torch.device("meta"):  # draws no initial weights
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
     if bias is not None:

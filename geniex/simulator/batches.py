@@ -1,4 +1,4 @@
-"""Data in whatever form users have them, read as calls of a model: for calibration, accuracy, training, remapping."""
+"""Data in the forms that users have, read as calls of a model for calibration, accuracy, training and remapping."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from geniex.simulator.arguments import Arguments
 from geniex.simulator.wrappers import unwrapped
 
 Data = Tensor | tuple[Any, ...] | Mapping[str, Any] | Arguments | Iterable[Any] | Callable[[nn.Module], object]
-"""One batch, several, or a function that runs the model it is given; ``read_batches`` states the rules."""
+"""One batch, several batches, or a function that runs the model it is given; ``read_batches`` states the rules."""
 LabelledData = tuple[Any, ...] | Mapping[str, Any] | Iterable[Any]
-"""One batch with labels, or several; ``labelled_batches`` states the rules."""
+"""One batch with labels, or several such batches; ``labelled_batches`` states the rules."""
 
 _TAKEN = (
     "it must be a tensor, a tuple or a mapping (one batch), a list, DataLoader or other iterable of such batches, or a"
@@ -30,14 +30,14 @@ _LABELLED = (
 
 
 class Labelled(NamedTuple):
-    """One batch: what the model is called with, and the labels where the batch has some."""
+    """One batch: the arguments of the model's call, and the labels where the batch has some."""
 
     inputs: Arguments
     labels: Any
 
 
 def read_batches(data: Data, model: nn.Module | None, name: str = "calibration") -> Iterator[Labelled]:
-    """Each batch of ``data`` as a call of ``model``, with labels where there are some; all but functions are read.
+    """Each batch of ``data`` as a call of ``model``, with labels where it has some; functions are not read.
 
     ==========================  ========================================================================================
     data                        what it means
@@ -48,20 +48,20 @@ def read_batches(data: Data, model: nn.Module | None, name: str = "calibration")
                                 and whatever follows is left out
     a mapping                   one batch: ``model(**batch)``; "labels" is left out unless ``forward`` takes it
     (mapping, labels)           one batch: ``model(**mapping)``
-    any other iterable          several batches of these kinds; in a batch that a loader gives, a list is a tuple
+    any other iterable          several batches of these kinds, in which a list counts as a tuple
     ==========================  ========================================================================================
 
-    A list or tuple in place of the first argument holds the arguments themselves where ``forward`` requires several:
-    ((x1, x2), labels). Arguments with a default are given by name, in a mapping. Mappings of any class will do, so that
-    what tokenisers return is one.
+    Where ``forward`` requires several arguments, a list or tuple in the place of the first one holds them all:
+    ((x1, x2), labels). Arguments with a default are given by name, in a mapping. A mapping may be of any class, such as
+    those that tokenisers return.
 
     Args:
-        data: as the table has it.
-        model: whose ``forward`` says what is an argument; None stands for one that requires one.
-        name: the caller's argument, which errors name.
+        data: inputs in one of the forms of the table.
+        model: its ``forward`` says which elements are arguments; None stands for a model that requires one argument.
+        name: the name of the caller's argument, for errors.
 
     Raises:
-        InputError: no batch, or one that cannot be understood.
+        InputError: there is no batch, or a batch cannot be understood.
     """
     return _batches(data, model, name, labelled=False)
 
@@ -69,13 +69,14 @@ def read_batches(data: Data, model: nn.Module | None, name: str = "calibration")
 def labelled_batches(
     data: LabelledData, model: nn.Module | None, name: str = "loader"
 ) -> Iterator[tuple[Arguments, Tensor]]:
-    """Each batch of ``data`` as a call of ``model`` and its labels, a tensor.
+    """Each batch of ``data`` as a call of ``model``, and its labels as a tensor.
 
-    The rules are those of ``read_batches``, but for two. With ``*args`` the last element is the labels. A list that has
-    a tensor among its elements, as a DataLoader's single batch has, is one batch, because a tensor alone has no labels.
+    The rules are those of ``read_batches``, with two exceptions. With ``*args`` the last element is the labels. A list
+    with a tensor among its elements, such as a DataLoader's single batch, is one batch, because a tensor alone has no
+    labels.
 
     Raises:
-        InputError: no batch, a batch without labels, or one that cannot be understood.
+        InputError: there is no batch, a batch has no labels, or a batch cannot be understood.
     """
     if callable(data) and not isinstance(data, Iterable):
         raise InputError(name, f"a {type(data).__name__}", _LABELLED)
@@ -103,18 +104,18 @@ def _batches(data: Data, model: nn.Module | None, name: str, *, labelled: bool) 
 
 class _Signature(NamedTuple):
     whole: inspect.Signature | None
-    """None where it is not known: one argument then."""
+    """Signature of ``forward``; None where it is unknown, and one argument is assumed."""
     required: int
     most: int | None
-    """None is any number."""
+    """Most positional arguments; None is any number."""
     names: frozenset[str] | None
-    """Keywords that are taken; None is any."""
+    """Keywords that ``forward`` takes; None is any."""
 
 
 def _signature(model: nn.Module | None) -> _Signature:
     try:
         whole = None if model is None else inspect.signature(unwrapped(model).forward)
-    except (TypeError, ValueError):  # there is no telling, as with scripted modules
+    except (TypeError, ValueError):  # the signature is unknown, as for scripted modules
         whole = None
     if whole is None:
         return _Signature(None, 1, 1, None)
@@ -128,7 +129,7 @@ def _signature(model: nn.Module | None) -> _Signature:
 
 
 def _top_level(data: Data, name: str) -> Iterator[Any]:
-    """The batches in ``data``, which may be one."""
+    """The batches in ``data``, which may itself be one batch."""
     if isinstance(data, (Tensor, tuple, Mapping, Arguments)):
         yield data
         return
@@ -142,7 +143,7 @@ def _top_level(data: Data, name: str) -> Iterator[Any]:
 
 
 def _check_alike(batches: list[Any], name: str) -> None:
-    """Raise where the elements of a list can hardly be batches of the same inputs: they are one batch's parts."""
+    """Raise ``InputError`` where the elements of a list differ in kind: they are probably the parts of one batch."""
 
     def form(batch: Any) -> tuple[Any, ...]:
         if isinstance(batch, Tensor):
@@ -212,7 +213,7 @@ def _told(inputs: Arguments) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What ``value`` is, for a message."""
+    """A description of ``value`` for a message."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, (tuple, list)) and value:

@@ -1,4 +1,4 @@
-"""What a model's layers see on calibration inputs, collected by hooks before anything is programmed."""
+"""Inputs that a model's layers see in calibration, collected by hooks before anything is programmed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.ranges import InputStatistics
 
 Calibration = Data | None
-"""Inputs in any form that ``read_batches`` reads, or a function that runs the model it is given; None is none."""
+"""Inputs in any form that ``read_batches`` reads, or a function that runs the model it is given.
+
+None stands for no inputs.
+"""
 _MOST_VECTORS = 2048
-"""Vectors of one image and matrix that go into the statistics, beside those with the extreme values."""
+"""Most vectors that one image, or one call of a Linear, adds to a matrix's statistics besides the extreme ones."""
 
 
 def calibrated(
     model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], calibration: Calibration
 ) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, list[InputStatistics]]]:
-    """The ``plan`` for the maps that there are, and statistics for each matrix of each layer, by the module's id.
+    """The ``plan`` with the map sizes that were seen, and statistics for each matrix of each layer, by the module's id.
 
-    Of layers that ``model`` does not call on the calibration inputs there are none.
+    Layers that ``model`` does not call on the calibration inputs have no statistics.
     """
     seen: dict[int, list[InputStatistics]] = {}
     sized: dict[int, PlannedLayer] = {}
@@ -51,8 +54,10 @@ def calibrated(
 def counted(
     model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], example: Data
 ) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, int], int]:
-    """The ``plan`` for the maps that there are, how many vectors each layer's matrices see for ``example``, by the
-    module's id, and how many examples there are."""
+    """The ``plan`` with the map sizes that were seen, the number of vectors of each layer, and that of the examples.
+
+    The vectors are those that a layer's matrices see for ``example``, by the module's id.
+    """
     vectors: dict[int, int] = {}
     sized: dict[int, PlannedLayer] = {}
 
@@ -74,7 +79,7 @@ def counted(
 
 
 def run_calibration(model: nn.Module, calibration: Calibration, name: str = "calibration") -> int:
-    """How many examples ``model`` has been run on: those of the calibration inputs; 0 where a function ran it.
+    """The number of calibration examples that ``model`` has been run on; 0 where a function ran it.
 
     The rules of ``read_batches`` hold; errors call the inputs ``name``.
     """
@@ -102,7 +107,7 @@ def _with_sizes(
 
 
 def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generator: torch.Generator) -> None:
-    """Add vectors (count, groups * inputs): a sample of them, and those with the least and the greatest value."""
+    """Add a sample of the vectors (count, groups * inputs), and those with the least and the greatest value."""
     if not fields.numel():
         return
     drawn = None
@@ -118,9 +123,9 @@ def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generato
 
 
 def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> AbstractContextManager[None]:
-    """Hooks with keywords, for a while: "pre" sees what a module is given at last, "post" what it gives at first.
+    """A context with hooks that take keywords: "pre" sees a module's final input, "post" its first output.
 
-    Hooks that modules had before do their part between the two, outside of the module's own computation.
+    A module's other pre-hooks run before "pre", and its other forward hooks run after "post".
     """
     return for_a_while(
         module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -132,7 +137,7 @@ def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> Abstr
 
 @contextmanager
 def for_a_while(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Hooks that were registered, removed in the end."""
+    """A context for registered hooks, which are removed at its end."""
     registered = list(handles)
     try:
         yield

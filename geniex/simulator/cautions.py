@@ -1,4 +1,4 @@
-"""What a user should know before trusting a converted layer, in sentences that say what to set."""
+"""Cautions that a user should read before trusting a converted layer; each says what to set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from geniex.simulator.converters import ConverterUse
 from geniex.simulator.ranges import Quantisation
 
 _CLIPPED = 1e-3
-"""Share of numbers, conversions or sums beyond their range from which on a layer is worth a word."""
+"""Share of numbers, conversions or sums beyond their range above which a layer gets a caution."""
 _FEW_CODES, _FEW_OF_ALL = 64, 0.25
-"""Codes, and their share of an ADC's, below which a coarser step than one count costs resolution that is there."""
+"""Codes in use, and their share of the ADC's codes. Below both, a step above one count loses resolution needlessly."""
 _COARSE = 0.3
-"""Relative error of fixed point from which on its range, and not its width, is to blame."""
+"""Relative fixed-point error above which the range, and not the bit width, is to blame."""
 _WIDE = 6
-"""Bits at which numbers that use their range have a far smaller error than ``_COARSE``."""
+"""Bit width at which numbers that use their range have a far smaller error than ``_COARSE``."""
 
 
 def cautions(
@@ -23,9 +23,10 @@ def cautions(
     use: ConverterUse | None,
     largest_step: float,
 ) -> tuple[str, ...]:
-    """What clips, overflows or is too coarse in a layer on its calibration inputs, and what to set instead.
+    """Sentences that say what clips, overflows or is too coarse on a layer's calibration inputs, and what to set.
 
-    ``inputs`` and ``use`` are None where calibration saw no inputs; ``largest_step`` are the counts of an ADC code.
+    ``inputs`` and ``use`` are None where calibration saw no inputs. ``largest_step`` is the ADC's largest step, in
+    counts per code.
     """
     found = [_weights(arch, weights)]
     if inputs is not None:
@@ -49,7 +50,7 @@ def _weights(arch: Architecture, found: Quantisation) -> str:
 
 def _inputs(arch: Architecture, found: Quantisation) -> str:
     fixed = arch.input_frac_bits is not None and arch.input_scale == "power_of_two"
-    chosen = arch.input_calibration != "max" and arch.streaming != "unsigned"  # then clipping was asked for
+    chosen = arch.input_calibration != "max" and arch.streaming != "unsigned"  # the user then asked for clipping
     if found.clipped > _CLIPPED and not chosen:
         unsigned = arch.streaming == "unsigned"
         set_to = "set input_frac_bits=None" if fixed else "calibrate on inputs of the whole range"

@@ -1,4 +1,4 @@
-"""What ADCs and accumulators have to span, and how well they do on the inputs that calibration saw."""
+"""The ranges that ADCs and accumulators have to span, and how well they fit the calibration inputs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from geniex.simulator.reading import Reader
 from geniex.simulator.readout import calibrated_step, digitised, full_scale_step, unclipped_codes
 
 _CELLS_AT_ONCE = 1 << 22
-"""Cells whose counts are looked at at once."""
+"""Cells whose counts are computed at once."""
 _MARGIN = 2
-"""What cells that conduct more than linearly may add to an ideal tile's counts, as a factor."""
+"""Factor by which cells that conduct more than linearly may exceed the counts of an ideal tile."""
 
 
 @dataclass(frozen=True)
 class ConverterUse:
-    """How ADCs and accumulators were used on calibration inputs; uses of several matrices add up."""
+    """Use of ADCs and accumulators on calibration inputs; the uses of several matrices add up."""
 
     conversions: int = 0
     """ADC conversions of bit lines that hold weights, in reads that drive a word line."""
@@ -40,9 +40,9 @@ class ConverterUse:
     highest_wanted: float = -math.inf
     """Highest code that would have occurred without clipping."""
     codes: int | None = None
-    """Codes that the ADC has; None where it never clips."""
+    """Number of the ADC's codes; None where it never clips."""
     sums: int = 0
-    """Shifted and added sums of tiles, one for each output and pass, that are not 0."""
+    """Sums of tiles after shift-and-add that are not 0, one for each output and pass."""
     overflowed: int = 0
     """Sums that the accumulator wrapped or saturated."""
 
@@ -53,7 +53,7 @@ class ConverterUse:
 
     @property
     def codes_used(self) -> float | None:
-        """Share of the ADC's codes between the lowest and the highest one that occur; None where it never clips."""
+        """Share of the ADC's codes from the lowest to the highest that occur; None where the ADC never clips."""
         if self.codes is None or not self.conversions:
             return None
         return (self.highest - self.lowest + 1) / self.codes
@@ -78,9 +78,9 @@ class ConverterUse:
 
 
 def step_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
-    """The ADC's step, in counts per code, of tiles (row_tiles, arrays, col_tiles, rows, cols) [S] before calibration.
+    """The ADC's step, in counts per code, for tiles (row_tiles, arrays, col_tiles, rows, cols) [S] before calibration.
 
-    None is 1. What is still to be calibrated has the step 1, in a tensor (1, 1, 1, 1).
+    None is 1. An ADC that is still to be calibrated has the step 1, in a tensor (1, 1, 1, 1).
     """
     arch = layout.architecture
     if arch.adc_range == "auto":
@@ -92,9 +92,9 @@ def step_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
 
 
 def binary_points(exact: int, conductances: Tensor, layout: TileLayout) -> BinaryPoints:
-    """The binary points of sums with ``exact`` fraction bits, of tiles (row_tiles, arrays, col_tiles, rows, cols) [S].
+    """The binary points of sums with ``exact`` fraction bits on tiles (row_tiles, arrays, col_tiles, rows, cols) [S].
 
-    Conductances without values leave the accumulator's point at 0: it comes with the state that is loaded.
+    Where conductances have no values, the accumulator's binary point is 0 until a state with it is loaded.
     """
     arch = layout.architecture
     if arch.accumulator_bits is None or arch.accumulator_frac_bits is not None or not has_values(conductances):
@@ -104,12 +104,12 @@ def binary_points(exact: int, conductances: Tensor, layout: TileLayout) -> Binar
 
 
 def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
-    """The step by which the codes span all that inputs can cause on ideal tiles.
+    """The step at which the codes span all counts that inputs can cause on ideal tiles.
 
-    None says that codes of one count have room for cells that conduct more than linearly, too.
+    None means that codes of one count suffice, even with cells that conduct more than linearly.
     """
     arch = layout.architecture
-    if arch.adc_codes is None or arch.adc_codes[1] < 1:  # a single bit has no code above 0 to put a range on
+    if arch.adc_codes is None or arch.adc_codes[1] < 1:  # a signed ADC of one bit has no code above 0
         return None
     ends = [_ends(counts, arch) for counts in _ideal_counts(conductances, layout)]
     low, high = torch.stack([low for low, _ in ends]).amin(), torch.stack([high for _, high in ends]).amax()
@@ -121,7 +121,7 @@ def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None
 
 @torch.no_grad()
 def count_ends(reader: Reader, tiles: Programmed, integers: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest count (row_tiles, converters, col_tiles, cols) for ``integers`` (inputs, features)."""
+    """The lowest and highest counts (row_tiles, converters, col_tiles, cols) for ``integers`` (inputs, features)."""
     inputs, row_tiles = reader.chunk(len(integers), tiles)
     ends = []
     for at in reader.row_tiles(row_tiles):
@@ -137,7 +137,7 @@ def count_ends(reader: Reader, tiles: Programmed, integers: Tensor) -> tuple[Ten
 
 @torch.no_grad()
 def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> ConverterUse:
-    """How the ADCs and accumulators of ``tiles`` are used for whole inputs ``integers`` (inputs, features)."""
+    """The use of the ADCs and accumulators of ``tiles`` for whole inputs ``integers`` (inputs, features)."""
     arch, layout = reader.layout.architecture, reader.layout
     inputs, row_tiles = reader.chunk(len(integers), tiles)
     used = ConverterUse(codes=None if arch.adc_codes is None else arch.adc_codes[1] - arch.adc_codes[0] + 1)
@@ -147,7 +147,7 @@ def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> Conver
         for part in integers.split(inputs):
             levels, place = reader.levels(part, tiles.example.dtype)
             counts = reader.analog(levels, tiles, at)
-            # A read without a driven word line converts nothing that matters, and may be left out altogether.
+            # A read without a driven word line is not counted: it carries no current and may be left out altogether.
             driven = levels[:, :, at].any(-1, keepdim=True)
             used += _adc_use(counts, step, held & driven, arch)
             if arch.accumulator_bits is not None:
@@ -158,7 +158,7 @@ def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> Conver
 
 
 def _adc_use(counts: Tensor, step: Tensor | None, looked_at: Tensor, arch: Architecture) -> ConverterUse:
-    """The use of the ADC for ``counts`` (reads, inputs, row_tiles, converters, col_tiles, cols)."""
+    """The use of the ADC for those ``counts`` (reads, inputs, row_tiles, converters, col_tiles, cols) ``looked_at``."""
     if arch.adc_rounding == "none" or not bool(looked_at.any()):
         return ConverterUse()
     codes = unclipped_codes(counts, step, arch)[looked_at.expand_as(counts)]
@@ -169,7 +169,7 @@ def _adc_use(counts: Tensor, step: Tensor | None, looked_at: Tensor, arch: Archi
 
 
 def _ideal_counts(conductances: Tensor, layout: TileLayout) -> Iterator[Tensor]:
-    """Counts of level 1 on ideal tiles (row_tiles, converters, col_tiles, rows, cols), some row tiles at a time."""
+    """Counts (row_tiles, converters, col_tiles, rows, cols) for level 1 on ideal tiles, a few row tiles at a time."""
     size = max(1, _CELLS_AT_ONCE // max(1, conductances[0].numel()))
     for tiles in conductances.detach().split(size):
         counts, _ = linear_counts(layout.off_lines(tiles), None, _linear(layout.architecture))
@@ -178,16 +178,16 @@ def _ideal_counts(conductances: Tensor, layout: TileLayout) -> Iterator[Tensor]:
 
 
 def _linear(arch: Architecture) -> Architecture:
-    """An architecture with the same counts on ideal tiles, by a linear read-out."""
+    """An architecture with a linear read-out that has the same counts on ideal tiles."""
     return arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
 
 
 def _ends(counts: Tensor, arch: Architecture) -> tuple[Tensor, Tensor]:
-    """Lowest and highest count of any column whatever drives it, of counts (..., rows, cols) for level 1."""
+    """The lowest and highest count of any column under any drive, from counts (..., rows, cols) for level 1."""
     top = 2**arch.stream_bits - 1
     return counts.clamp(max=0).sum(-2).amin() * top, counts.clamp(min=0).sum(-2).amax() * top
 
 
 def _holds_weights(counts: Tensor, arch: Architecture) -> Tensor:
-    """Which columns (row_tiles, converters, col_tiles, cols) hold anything but level 0."""
+    """Whether each column (row_tiles, converters, col_tiles, cols) holds anything but level 0."""
     return counts.any(-2)

@@ -1,4 +1,4 @@
-"""What an image costs on crossbars: arrays, reads, conversions, and the static energy of its reads."""
+"""The costs of an image on crossbars: arrays, reads, conversions, and the static energy of its reads."""
 
 from __future__ import annotations
 
@@ -28,50 +28,51 @@ from geniex.simulator.report import reads_per_vector
 from geniex.variation import NoisyEmulator
 
 _WORKSPACE_BYTES = 64 << 20
-"""Of what is measured at once."""
+"""Bytes of workspace for the reads whose power is measured at once."""
 
 
 @dataclass(frozen=True)
 class LayerCosts:
-    """Of one layer; what is counted is for one image."""
+    """Costs of one layer; counts and energy are for one image."""
 
     name: str
     kind: str
     layout: str
     arrays: int
-    """That exist, of every sign."""
+    """Arrays that exist, counting W+ and W- separately."""
     grid_arrays: int
-    """With those that hold zeros alone and are left out."""
+    """Arrays including those that are left out because they hold only zeros."""
     vectors: int
-    """Inputs of the layer's matrices: positions of a convolution, or one map where it is unrolled."""
+    """Input vectors of the layer's matrices: positions of a convolution, or one whole map where it is unrolled."""
     array_reads: int
-    """Of single arrays: vectors times streams, of both passes where inputs have a sign, times arrays."""
+    """Reads of single arrays: vectors times streams times arrays, for both passes where inputs have a sign."""
     adc_conversions: int
-    """Of single bit lines: of each read those that hold a slice of an output, or its bias, and that have an ADC."""
+    """ADC conversions of single bit lines. A read converts the bit lines that have an ADC and hold a slice of an output
+    or its bias."""
     static_energy: float
-    """That the drivers deliver while arrays are read, joule."""
+    """Energy that the drivers deliver while arrays are read, joule."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of every layer on crossbars, for one image; ``str`` gives a table."""
+    """Costs of every layer on crossbars, for one image; ``str`` gives a table."""
 
     layers: tuple[LayerCosts, ...]
     read_time: float
-    """For which the drivers hold a read's voltages, second."""
+    """Time for which the drivers hold a read's voltages, second."""
     images: int
-    """Over which energies are averaged."""
+    """Images over which vectors and energies are averaged."""
     exact_energy: bool
-    """Whether energies are of solved circuits, or estimated from column currents; see ``power_meter``."""
+    """Whether energies come from solved circuits, not from estimates by column currents; see ``power_meter``."""
 
     @property
     def arrays(self) -> int:
-        """Arrays in all."""
+        """Arrays of all layers."""
         return sum(layer.arrays for layer in self.layers)
 
     @property
     def grid_arrays(self) -> int:
-        """Arrays in all, with those that are left out."""
+        """Arrays of all layers, including those that are left out."""
         return sum(layer.grid_arrays for layer in self.layers)
 
     @property
@@ -81,35 +82,35 @@ class Costs:
 
     @property
     def array_reads(self) -> int:
-        """Reads of single arrays of all layers."""
+        """Reads of single arrays, summed over all layers."""
         return sum(layer.array_reads for layer in self.layers)
 
     @property
     def adc_conversions(self) -> int:
-        """Conversions of all layers."""
+        """ADC conversions of all layers."""
         return sum(layer.adc_conversions for layer in self.layers)
 
     @property
     def static_energy(self) -> float:
-        """Energy of all layers, joule."""
+        """Static energy of all layers, joule."""
         return sum(layer.static_energy for layer in self.layers)
 
     def layer(self, name: str) -> LayerCosts:
-        """Those of the layer ``name``."""
+        """The costs of the layer ``name``."""
         found = {layer.name: layer for layer in self.layers}
         if name not in found:
             raise InputError("name", repr(name), f"layers on crossbars are {', '.join(map(repr, found))}")
         return found[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: totals, and a row for each layer."""
+        """The costs as JSON-ready data: totals, and a row for each layer."""
         totals = ("arrays", "grid_arrays", "vectors", "array_reads", "adc_conversions", "static_energy")
         told = {name: getattr(self, name) for name in (*totals, "read_time", "images", "exact_energy")}
         return told | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """What ``to_dict`` wrote."""
+        """The costs that ``to_dict`` wrote."""
         layers = tuple(LayerCosts(**layer) for layer in data["layers"])
         return cls(layers, data["read_time"], data["images"], data["exact_energy"])
 
@@ -123,27 +124,28 @@ class Costs:
 
 
 def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_vectors: int | None = None) -> Costs:
-    """What one of ``images`` costs on a converted ``model``, layer by layer; the model is left as it is.
+    """The costs of one of ``images`` on a converted ``model``, layer by layer; the model is left as it is.
 
-    Counts are of the architecture: a controller that skips streams of zeros, as the simulator does, reads less. Static
-    energy is the power of the drivers, sum_i V_i I_i over word lines, at the images' own streams and the programmed
-    conductances (unused cells of an array included: they are at G_off), times the time of a read. It is that of the
-    emulator's circuit: solved where that is ideal, linear or exact, so that a linear emulator's equals the exact
-    circuit's of linear cells; for surrogates estimated from their column currents (``exact_energy`` tells), which is
-    within 0.4 % of the exact circuit if the currents are, see ``geniex.emulator.power``. Not counted: charging of
-    lines, drivers, converters, and everything digital.
+    Counts follow the architecture; a controller that skips streams of zeros, as the simulator does, reads less. Static
+    energy is the power of the drivers, sum_i V_i I_i over word lines, times the time of a read. It is taken at the
+    images' own streams and the programmed conductances, including unused cells of an array, which are at G_off. The
+    emulator's circuit is solved where it is ideal, linear or exact, so that a linear emulator's energy equals that of
+    the exact circuit with linear cells. A surrogate's energy is estimated from its column currents; it is within 0.4 %
+    of the exact circuit's if these currents are exact (see ``geniex.emulator.power``). ``exact_energy`` tells which of
+    the two it is. Charging of lines, drivers, converters and everything digital are not counted.
 
     Args:
         model: what ``convert`` returned.
-        images: its inputs, in any form that ``convert`` takes for calibration but a function; a few are enough.
-        read_time: for which drivers hold the voltages of a read, second. 100 ns is an assumption, ISAAC's (A. Shafiee
-            et al., ISCA 2016); energies are proportional to it.
-        energy_vectors: energies are taken from so many of a layer's vectors in a call, drawn with a fixed seed, and
-            scaled up; None takes all. The exact circuit takes as long for each as for its inference; linear emulators
-            and surrogates about as long for each array as to program it, however few the vectors.
+        images: inputs of the model, in any form that ``convert`` takes for calibration except a function; a few are
+            enough.
+        read_time: time for which the drivers hold the voltages of a read, second. 100 ns is an assumption, that of
+            ISAAC (A. Shafiee et al., ISCA 2016); energies are proportional to it.
+        energy_vectors: number of a layer's vectors in a call, drawn with a fixed seed, from which energies are taken
+            and scaled up; None takes all. For each vector the exact circuit takes as long as its inference does.
+            Linear emulators and surrogates take about as long for each array as to program it, however few the vectors.
 
     Raises:
-        InputError: a model with nothing on crossbars, images without values, a time that is none.
+        InputError: the model has nothing on crossbars, the images have no values, or the time is not positive.
 
     >>> from geniex import Architecture, IdealEmulator, convert
     >>> model = convert(nn.Linear(70, 8), Architecture(input_frac_bits=13), IdealEmulator())
@@ -158,7 +160,7 @@ def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_v
     if energy_vectors is not None:
         check_positive_int("energy_vectors", energy_vectors)
     if any(not m.emulator.deterministic for m in model.modules() if isinstance(m, CrossbarMatrix)):
-        model = copy.deepcopy(model)  # a read would move the noise on
+        model = copy.deepcopy(model)  # a read would advance the noise
     layers = crossbar_layers(model)
     tallies = {name: _Tally(layer, energy_vectors) for name, layer in layers.items()}
     with hooked((layers[name], "pre", tally.take) for name, tally in tallies.items()):
@@ -170,7 +172,7 @@ def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_v
 
 
 class _Tally:
-    """Counts what one layer does, call by call."""
+    """Counts the work of one layer, call by call."""
 
     def __init__(self, layer: CrossbarLayer, energy_vectors: int | None) -> None:
         self.layer, self.energy_vectors = layer, energy_vectors
@@ -179,7 +181,7 @@ class _Tally:
         self._generator = torch.Generator().manual_seed(0)
 
     def take(self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        """Count a call of the layer."""
+        """Count one call of the layer."""
         fields = self.layer.matrix_inputs(args[0] if args else kwargs["input"])
         self.vectors += len(fields)
         share, most = 1.0, self.energy_vectors
@@ -191,7 +193,7 @@ class _Tally:
             self.power, self.exact = self.power + power / share, self.exact and exact
 
     def row(self, name: str, images: int, read_time: float) -> LayerCosts:
-        """For one image."""
+        """The layer's costs for one image."""
         arch, vectors = self.matrices[0].architecture, -(-self.vectors // images)
         tiles = [math.prod(m.layout.stack) for m in self.matrices]
         reads = [reads_per_vector(arch, non_negative=m.non_negative) for m in self.matrices]
@@ -210,10 +212,10 @@ class _Tally:
 
 
 def conversions_per_read(matrix: CrossbarMatrix) -> int:
-    """ADC conversions when all arrays of a ``matrix`` are read once; none where values stay analog.
+    """The ADC conversions when all arrays of a ``matrix`` are read once; 0 where values stay analog.
 
-    One for each bit line that holds a slice of an output, or for each pair of them that shares a signed ADC
-    ("analog_difference"), and one for each bias column that is not subtracted before. Reference columns have none.
+    Each bit line that holds a slice of an output is converted once, or each pair of bit lines that shares a signed ADC
+    ("analog_difference"). So is each bias column that is not subtracted before the ADC. Reference columns have no ADC.
     """
     arch: Architecture = matrix.architecture
     if arch.adc_rounding == "none":
@@ -224,9 +226,9 @@ def conversions_per_read(matrix: CrossbarMatrix) -> int:
 
 
 def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
-    """The powers [W] of all reads that ``vectors`` (count, inputs) cause in a ``matrix``, in sum, and if it is exact.
+    """The sum of the powers [W] of all reads that ``vectors`` (count, inputs) cause, and whether it is exact.
 
-    Times the time of a read it is their energy. Without read noise.
+    The sum times the time of a read is the energy of the reads. Read noise is left out.
     """
     tiles, codes = matrix._current()
     emulator, array = matrix.emulator, tiles.array
@@ -246,7 +248,7 @@ def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
 
 
 def _tiles_at_once(matrix: CrossbarMatrix) -> int:
-    """Row tiles whose meters fit the workspace."""
+    """The number of row tiles whose meters fit the workspace."""
     return max(1, _WORKSPACE_BYTES // (16 * matrix.conductances[0].numel()))
 
 

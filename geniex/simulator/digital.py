@@ -1,4 +1,4 @@
-"""The way back: a converted model as the torch model that it was, with the weights it has now."""
+"""The way back from a converted model to the torch model that it was, with its present weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from geniex.simulator.layers import crossbar_layers
 
 
 def digital_copy(converted: nn.Module) -> nn.Module:
-    """A copy of a model that was converted with ``trainable=True``, all of it digital, in evaluation mode.
+    """A fully digital copy, in evaluation mode, of a model that was converted with ``trainable=True``.
 
-    Its layers are torch's, and attention has its weights under torch's names again; folded batch norms stay folded.
-    Weights are the trained ones before rounding.
+    Its layers are torch's, and attention has its weights under torch's names again. Folded batch norms stay folded.
+    The weights are the trained ones, before rounding.
 
     Raises:
         InputError: a layer's weights are on crossbars alone, because it was not converted with ``trainable=True``.
@@ -29,7 +29,7 @@ def digital_copy(converted: nn.Module) -> nn.Module:
             raise InputError("converted", f"layer {name!r}", allowed)
         layers[id(layer)] = layer.digital()
         take_place(layer, layers[id(layer)])
-    # What deepcopy finds in its memo it takes for copied.
+    # deepcopy takes the modules in its memo for copied already.
     memo = dict(layers)
     for module in converted.modules():
         if isinstance(module, ProjectedAttention):

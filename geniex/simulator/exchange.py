@@ -16,7 +16,7 @@ from geniex.simulator.programming import OwnEmulators, check_emulator
 
 
 def emulated_by(model: nn.Module, emulator: Emulator) -> nn.Module:
-    """A copy of a converted ``model`` whose arrays, as they are programmed, are read by ``emulator``.
+    """A copy of a converted ``model`` whose programmed arrays are read by ``emulator``.
 
     Arrangements, scales and ADC ranges stay; the original is untouched.
     """
@@ -30,18 +30,18 @@ def emulated_by(model: nn.Module, emulator: Emulator) -> nn.Module:
 
 
 def on_ideal(model: nn.Module) -> nn.Module:
-    """A copy of a converted ``model`` on ideal crossbars: the same numbers, no wires, linear cells."""
+    """A copy of a converted ``model`` on ideal crossbars: the same conductances, no wires, linear cells."""
     return emulated_by(model, IdealEmulator())
 
 
 def check_converted(model: nn.Module) -> None:
-    """Raise ``InputError`` for a model that has nothing on crossbars."""
+    """Raise ``InputError`` unless ``model`` has a matrix on crossbars."""
     if not isinstance(model, nn.Module) or not crossbar_matrices(model):
         raise InputError("model", type(model).__name__, "it has nothing on crossbars: it must be what convert returned")
 
 
 def programmed_weight(matrix: CrossbarMatrix) -> Tensor:
-    """The weight (outputs, inputs), float64, that the conductances of ``matrix`` stand for on ideal crossbars."""
+    """The weight (outputs, inputs), float64, that the conductances of ``matrix`` represent on ideal crossbars."""
     layout, parts = matrix.layout, matrix.layout.joined(programmed_integers(matrix))  # (arrays, outputs, inputs)
     whole = parts[0] - parts[1] if len(parts) == 2 else parts[0]
     weight = whole * 2.0**-matrix.weight_frac_bits
@@ -51,14 +51,14 @@ def programmed_weight(matrix: CrossbarMatrix) -> Tensor:
 
 
 def programmed_integers(matrix: CrossbarMatrix) -> Tensor:
-    """The integers that the cells stand for on ideal crossbars, where they lie; float64.
+    """The integers, float64, that the cells represent on ideal crossbars, at the places of the cells.
 
-    (row_tiles, arrays, col_tiles, rows, outputs per tile), in the order of the arrangement; no whole numbers where
-    conductances were measured or varied.
+    Their shape is (row_tiles, arrays, col_tiles, rows, outputs per tile), in the order of the arrangement. They are not
+    whole numbers where conductances were measured or varied.
     """
     arch, layout, window = matrix.architecture, matrix.layout, matrix.architecture.window
     with torch.no_grad():
-        programmed = matrix._current()[0].example  # of a trainable matrix, the weight as it is now
+        programmed = matrix._current()[0].example  # a trainable matrix programs its present weight
     cells = layout.off_lines(programmed).double()
     level_0 = cells[..., -1:] if arch.offset == "reference_column" else window.g_off
     levels = (cells - level_0) / window.step(2**arch.slice_bits)

@@ -1,4 +1,4 @@
-"""Batch norms into the convolutions before them: the same function with fewer digital layers."""
+"""Batch norms folded into the convolutions before them: the same function with fewer digital layers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose2d: nn.BatchNorm2d,
     nn.ConvTranspose3d: nn.BatchNorm3d,
 }
-"""A batch norm after a Linear is not folded: on sequences it would norm positions, and only shapes could tell."""
+"""A batch norm after a Linear is not folded: on sequences it normalises positions, and only shapes could tell."""
 
 
 def fold_batch_norm(model: Model) -> Model:
     """A copy of ``model`` in evaluation mode whose batch norms are part of the convolutions before them.
 
-    The norms become ``nn.Identity``. One is folded where tracing (torch.fx) shows that it alone takes the
-    convolution's output, in all of the model's forward; where a module cannot be traced, its children are tried.
+    The norms become ``nn.Identity``. A norm is folded where tracing (torch.fx) shows that it alone takes the
+    convolution's output in the model's whole forward. Where a module cannot be traced, its children are tried.
     """
     folded = copy.deepcopy(model).eval()
     fold_in_place(folded)
@@ -37,7 +37,7 @@ def fold_batch_norm(model: Model) -> Model:
 
 
 def fold_in_place(model: nn.Module) -> dict[str, str]:
-    """Fold the norms of ``model``, which is in evaluation mode; the convolution that took each norm, by name."""
+    """Fold the norms of ``model``, which is in evaluation mode; return each norm's name with its convolution's."""
     folded: dict[str, str] = {}
     for conv_name, norm_name in _pairs(model):
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
@@ -47,7 +47,7 @@ def fold_in_place(model: nn.Module) -> dict[str, str]:
             continue
         hooks = conv._forward_pre_hooks, conv._forward_pre_hooks_with_kwargs, conv._backward_pre_hooks
         fused = fuse_conv_bn_eval(conv, norm, transposed)  # type: ignore[type-var, arg-type]
-        # Not the copies of them that fusing made.
+        # The original hooks replace the copies that fusing made.
         fused._forward_pre_hooks, fused._forward_pre_hooks_with_kwargs, fused._backward_pre_hooks = hooks
         _put(model, conv_name, fused)
         _put(model, norm_name, nn.Identity().eval())
@@ -56,7 +56,7 @@ def fold_in_place(model: nn.Module) -> dict[str, str]:
 
 
 def _pairs(model: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
-    """(convolution, norm) names of what can be folded."""
+    """The (convolution, norm) names of pairs that can be folded."""
     shared = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
     try:
         graph = torch.fx.Tracer().trace(model)
@@ -84,7 +84,7 @@ def _pairs(model: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
-    # A hook between the two would see, or change, what is no longer there.
+    # A hook between the two would see, or change, a tensor that no longer exists.
     return not (has_hooks(conv, before=False) or has_hooks(norm)) and (
         type(norm) is _NORM_OF.get(type(conv))
         and isinstance(norm, nn.modules.batchnorm._BatchNorm)

@@ -1,4 +1,4 @@
-"""What belongs to a layer's place in a model and not to its computation: hooks, sizes, references from elsewhere."""
+"""Hooks, sizes and references from elsewhere, which belong to a layer's place in a model and not to its computation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import nn
 
 _BEFORE = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_pre_hooks")
 _AFTER = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks")
-"""torch's own dictionaries of hooks by number; its own numbers are unique among all modules."""
+"""Names of torch's dictionaries of hooks by number; the numbers are unique among all modules."""
 _INTERNAL = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 
 
 def take_place(old: nn.Module, new: nn.Module) -> None:
-    """Give ``new`` the hooks of ``old``, whose place in a model it takes, and its sizes such as ``in_features``.
+    """Give ``new`` the hooks of ``old``, whose place in a model it takes, and sizes of ``old`` such as ``in_features``.
 
-    Hooks run in the order in which they were registered. Those of ``new`` itself stay next to it.
+    Hooks run in the order in which they were registered. The hooks of ``new`` itself stay next to it.
     """
     for name in _BEFORE:
         setattr(new, name, OrderedDict({**getattr(old, name), **getattr(new, name)}))
@@ -33,7 +33,7 @@ def take_place(old: nn.Module, new: nn.Module) -> None:
 
 
 def without_hooks(module: nn.Module) -> nn.Module:
-    """``module`` itself, of whose hooks none is left."""
+    """``module`` itself, with all its hooks removed."""
     for name in (*_BEFORE, *_AFTER):
         setattr(module, name, OrderedDict())
     module._is_full_backward_hook = None
@@ -41,7 +41,7 @@ def without_hooks(module: nn.Module) -> nn.Module:
 
 
 def has_hooks(module: nn.Module, *, before: bool = True) -> bool:
-    """Whether ``module`` has hooks, of the forward or the backward pass; without ``before``, only after the forward."""
+    """Whether ``module`` has hooks of the forward or the backward pass; without ``before``, pre-hooks do not count."""
     names = (*_BEFORE, *_AFTER) if before else _AFTER
     return any(getattr(module, name) for name in names)
 
@@ -49,7 +49,8 @@ def has_hooks(module: nn.Module, *, before: bool = True) -> bool:
 def outside_hooks(model: nn.Module) -> list[Any]:
     """The hooks in ``model`` that belong to none of its modules: a copy of the model calls them, not copies of them.
 
-    A recorder whose method is a hook, say, goes on recording. A module's own method is a hook of the copied module.
+    A recorder whose method is a hook goes on recording, for example. A hook that is a method of a module in ``model``
+    becomes a method of the copied module.
     """
     inside = {id(module) for module in model.modules()}
     hooks = [hook for m in model.modules() for name in (*_BEFORE, *_AFTER) for hook in getattr(m, name).values()]
@@ -57,14 +58,14 @@ def outside_hooks(model: nn.Module) -> list[Any]:
 
 
 def exchange_references(module: nn.Module, made: dict[int, nn.Module]) -> None:
-    """Exchange the modules in ``made``, by id, wherever ``module`` refers to them beside its submodules."""
+    """Exchange modules for those in ``made``, by id, wherever ``module`` refers to them other than as submodules."""
     for name, value in vars(module).items():
         if name not in _INTERNAL:
             vars(module)[name] = _exchanged(value, made)
 
 
 def kept_aside(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that ``module`` keeps in lists, tuples and dictionaries of its own, by name."""
+    """The modules that ``module`` keeps in lists, tuples and dictionaries instead of as submodules, by name."""
     found: list[tuple[str, nn.Module]] = []
 
     def look(value: Any, name: str) -> None:
@@ -98,7 +99,7 @@ def _exchanged(value: Any, made: dict[int, nn.Module]) -> Any:
 
 
 def _belongs(hook: Any, inside: set[int]) -> bool:
-    """Whether a hook is a module of those ``inside``, by id, the method of one, or a function that is given one."""
+    """Whether a hook is one of the modules ``inside`` (by id), a method of one, or a function with one bound to it."""
     if isinstance(hook, partial):
         return any(_belongs(part, inside) for part in (hook.func, *hook.args, *hook.keywords.values()))
     return id(hook) in inside or id(getattr(hook, "__self__", None)) in inside

@@ -37,21 +37,23 @@ Inputs = InputStatistics | float | None
 
 
 class CrossbarLayer(nn.Module, ABC):
-    """A torch layer as matrix products of its fields: one matrix a block of groups, one read a field.
+    """A torch layer on crossbars: one matrix for each block of groups, one read for each field (input vector).
 
     Args:
         module: the torch layer; its weights are programmed, its bias copied.
         architecture: fixed point, slices, streams, converters.
         emulator: the crossbar's physics.
-        layout: "block_diagonal" puts as many groups on one array as fit, "dense" gives each arrays of its own, "sparse"
-            unrolls a convolution, so that all its positions are one read, "squeezed" leaves out zero rows and columns.
+        layout: "block_diagonal" puts as many groups on one array as fit. "dense" gives each group arrays of its own.
+            "sparse" unrolls a convolution, so that one read serves all its positions. "squeezed" leaves out rows and
+            columns of zeros.
         map_size: spatial size of the input, which "sparse" needs.
-        inputs: what calibration saw, for all matrices or one for each; see ``CrossbarMatrix``.
-        dtype: of conductances, voltages and currents.
-        trainable: keep the weights as parameters; see ``CrossbarMatrix``.
+        inputs: statistics of the inputs in calibration, or their largest magnitude, for all matrices or one for each;
+            see ``CrossbarMatrix``.
+        dtype: dtype of conductances, voltages and currents.
+        trainable: whether the weights stay parameters; see ``CrossbarMatrix``.
         checkpoint: what a backward pass computes once more; see ``CrossbarMatrix``.
-        weight_full_scale: what weights are scaled by, one magnitude or one for each of all groups' outputs; see
-            ``CrossbarMatrix``.
+        weight_full_scale: magnitude that weights are scaled by, one for the layer or one for each output of all groups;
+            see ``CrossbarMatrix``.
     """
 
     def __init__(
@@ -105,47 +107,47 @@ class CrossbarLayer(nn.Module, ABC):
         self._torch_layer = (_without_values(module),) if trainable else ()
 
     output_gain: Tensor | None
-    """(groups * outputs,): what a calibration multiplies the products by before the bias is added; None is 1."""
+    """Factors (groups * outputs,) on the products before the bias is added, from a correction of outputs; None is 1."""
 
     @staticmethod
     @abstractmethod
     def weight_of(module: Any) -> Tensor:
-        """The layer's matrices (groups, outputs, inputs)."""
+        """The layer's weight matrices (groups, outputs, inputs)."""
 
     @staticmethod
     @abstractmethod
     def weight_to(module: Any, matrices: Tensor) -> Tensor:
-        """A copy of the layer's matrices (groups, outputs, inputs) in the shape of the torch layer's weight."""
+        """A copy of weight matrices (groups, outputs, inputs) in the shape of the torch layer's weight."""
 
     @staticmethod
     @abstractmethod
     def fields_of(module: Any, x: Tensor) -> Tensor:
-        """The vectors (count, groups * inputs) that the matrices of a torch layer see for its input."""
+        """The vectors (count, groups * inputs) that the matrices of a torch layer see for its input ``x``."""
 
     @abstractmethod
     def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The vectors (count, groups * inputs) that the matrices see for a layer input."""
+        """The vectors (count, groups * inputs) that the matrices see for the layer's input ``x``."""
 
     @property
     @abstractmethod
     def output_dim(self) -> int:
-        """Which dimension of an output, from the last one, has the groups' outputs."""
+        """The dimension of an output, as a negative index, that holds the groups' outputs."""
 
     @abstractmethod
     def output_vectors(self, y: Tensor) -> Tensor:
-        """The vectors (count, groups * outputs) of a layer output, one for each of ``matrix_inputs``."""
+        """The vectors (count, groups * outputs) of the layer's output ``y``, one for each of ``matrix_inputs``."""
 
     @classmethod
     def packed(
         cls, module: nn.Module, architecture: Architecture, layout: Layout, map_size: Sequence[int] | None = None
     ) -> Packing:
-        """How the layer's matrices lie on arrays."""
+        """The packing that places the layer's matrices on arrays."""
         groups, outputs, inputs = cls.weight_of(module).shape
         return GroupPacking.of(groups, inputs, outputs, architecture, layout)
 
     @property
     def matrix(self) -> CrossbarMatrix:
-        """The layer's matrix, where it has one only."""
+        """The matrix of a layer that has exactly one."""
         if len(self.matrices) != 1:
             raise InputError("layer", f"one of {len(self.matrices)} matrices", "they are in .matrices")
         return self.matrices[0]  # type: ignore[return-value]
@@ -156,7 +158,7 @@ class CrossbarLayer(nn.Module, ABC):
         return bool(self._torch_layer)
 
     def digital(self) -> nn.Module:
-        """The torch layer in whose place this one is, on its device, with the weights and the bias as they are now."""
+        """The torch layer that this one replaced, on this layer's device, with the present weights and bias."""
         if not self._torch_layer:
             raise InputError("model", "a layer whose weights are on crossbars alone", "convert it with trainable=True")
         if self.output_gain is not None:
@@ -168,17 +170,17 @@ class CrossbarLayer(nn.Module, ABC):
         return layer
 
     def reads(self, fields: Tensor) -> list[Reads]:
-        """Every voltage and current that fields (count, groups * inputs) cause, matrix by matrix."""
+        """Every voltage and current that fields (count, groups * inputs) cause, for each matrix."""
         return [matrix.reads(part) for matrix, part in self._parts(fields)]
 
     def product(self, fields: Tensor) -> Tensor:
         """The layer's outputs (..., groups * outputs) for fields (..., groups * inputs).
 
-        Of an unrolled convolution they are (..., positions, groups * outputs) for whole maps (..., features). A NaN
-        reaches the outputs of the fields, and of the groups, that it is in.
+        An unrolled convolution gives (..., positions, groups * outputs) for whole maps (..., features). A NaN reaches
+        only the outputs of the fields and groups that contain it.
         """
         if not fields.dim() or fields.shape[-1] != self.packing.features:
-            return self.matrices[0](fields)  # it tells what is wrong
+            return self.matrices[0](fields)  # the matrix raises an error that says what is wrong
         joined = self.packing.joined([matrix(part, nan=False) for matrix, part in self._parts(fields)])
         if fields.numel():
             joined = joined.masked_fill(self.packing.reached_by_nan(fields.detach()), math.nan)
@@ -187,7 +189,7 @@ class CrossbarLayer(nn.Module, ABC):
         return joined if self.bias is None else joined + self.bias
 
     def _trained(self, weight: Tensor, layouts: Sequence[TileLayout]) -> Sequence[bool | Tensor]:
-        """Of each matrix, which weights are trained: not the zeros between groups, nor those that are on no tile."""
+        """The trained weights of each matrix: all but the zeros between groups and the weights that are on no tile."""
         if self.packing.per_block == 1 and self.layout != "squeezed":
             return [True] * len(self.packing.shapes)
         masks = self.packing.blocks(torch.ones_like(weight, dtype=torch.bool))
@@ -197,7 +199,7 @@ class CrossbarLayer(nn.Module, ABC):
         ]
 
     def _parts(self, fields: Tensor) -> Iterator[tuple[CrossbarMatrix, Tensor]]:
-        """Each matrix with its inputs."""
+        """Pairs of each matrix and its inputs."""
         return zip(self.matrices, self.packing.split(fields), strict=True)  # type: ignore[arg-type]
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -221,16 +223,16 @@ class CrossbarLayer(nn.Module, ABC):
 
 
 class CrossbarLinear(CrossbarLayer):
-    """``nn.Linear`` on crossbars: one input a word line, one output a group of bit lines."""
+    """``nn.Linear`` on crossbars: each input drives a word line, each output is read from a group of bit lines."""
 
     @staticmethod
     def weight_of(module: nn.Linear) -> Tensor:
-        """The weights (1, outputs, inputs)."""
+        """The weight matrix (1, outputs, inputs)."""
         return module.weight[None]
 
     @staticmethod
     def weight_to(module: nn.Linear, matrices: Tensor) -> Tensor:
-        """The matrix."""
+        """A copy of the one matrix (outputs, inputs)."""
         return matrices[0].clone()
 
     @staticmethod
@@ -244,7 +246,7 @@ class CrossbarLinear(CrossbarLayer):
 
     @property
     def output_dim(self) -> int:
-        """The last one."""
+        """The last dimension."""
         return -1
 
     def output_vectors(self, y: Tensor) -> Tensor:
@@ -252,19 +254,20 @@ class CrossbarLinear(CrossbarLayer):
         return y.reshape(-1, self.packing.outputs)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., out_features) for (..., in_features)."""
+        """The outputs (..., out_features) for inputs (..., in_features)."""
         check_mode(input)
         return self.product(input)
 
 
 class CrossbarConv(CrossbarLayer):
-    """A convolution of one to three dimensions on crossbars: a kernel a group of bit lines, a position a read (im2col).
+    """A convolution of one to three dimensions on crossbars.
 
-    In the layout "sparse" every output of every position has bit lines of its own, and a whole map, of the size
-    ``map_size`` alone, is one read. Products are the same to the bit, unless ADCs clip or accumulators cut off: other
-    tiles then do it to other sums. Tiles without a weight have no array. The others are so many as positions times
-    channels fill column tiles, times the few row tiles that one of those sees: 17 MB of conductances for FashionCNN's
-    first layer on tiles of 64 x 64, gigabytes for 64 channels on maps of 32 x 32.
+    Each kernel lies on a group of bit lines, and each position is one read (im2col). In the layout "sparse" every
+    output at every position has bit lines of its own, and one read takes a whole map, whose size must be ``map_size``.
+    Products are the same to the bit unless ADCs clip or accumulators cut off bits, because these then act on other
+    sums. Tiles without a weight have no array. The number of the others is the number of column tiles that positions
+    times channels fill, times the few row tiles that each column tile sees. That is 17 MB of conductances for
+    FashionCNN's first layer on tiles of 64 x 64, and gigabytes for 64 channels on maps of 32 x 32.
     """
 
     def __init__(
@@ -275,24 +278,24 @@ class CrossbarConv(CrossbarLayer):
 
     @staticmethod
     def weight_of(module: nn.modules.conv._ConvNd) -> Tensor:
-        """One matrix a group."""
+        """The kernel matrices (groups, outputs, inputs)."""
         return kernels(module)
 
     @staticmethod
     def weight_to(module: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
-        """The kernels."""
+        """A copy of the kernels in the shape of the torch layer's weight."""
         return kernel_weight(module, matrices)
 
     @staticmethod
     def fields_of(module: nn.modules.conv._ConvNd, x: Tensor) -> Tensor:
-        """The receptive fields (count, in_channels * kernel)."""
+        """The receptive fields (count, in_channels * kernel) of the input ``x``."""
         return _fields(x, ConvGeometry.of(module))
 
     @classmethod
     def packed(
         cls, module: Any, architecture: Architecture, layout: Layout, map_size: Sequence[int] | None = None
     ) -> Packing:
-        """How the layer's matrices lie on arrays."""
+        """The packing that places the layer's matrices on arrays."""
         if layout != "sparse":
             return super().packed(module, architecture, layout)
         if map_size is None:
@@ -303,23 +306,23 @@ class CrossbarConv(CrossbarLayer):
         return Unrolling.of(module, architecture, map_size)
 
     def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The receptive fields (count, in_channels * kernel); of an unrolled one the whole maps (count, features)."""
+        """The receptive fields (count, in_channels * kernel), or whole maps (count, features) where it is unrolled."""
         if isinstance(self.packing, Unrolling):
             return self.packing.vectors(x if x.dim() > self.geometry.dims + 1 else x[None])
         return _fields(x, self.geometry)
 
     @property
     def output_dim(self) -> int:
-        """The one before the map's."""
+        """The dimension before those of the map."""
         return -1 - self.geometry.dims
 
     def output_vectors(self, y: Tensor) -> Tensor:
-        """The output's positions (count, out_channels), image after image."""
+        """The output's vectors (count, out_channels), position by position, image after image."""
         maps = y if y.dim() > self.geometry.dims + 1 else y[None]
         return maps.flatten(2).transpose(1, 2).flatten(0, 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, out_channels, ...) for (batch, in_channels, ...); a single map may lack the batch."""
+        """The outputs (batch, out_channels, ...) for (batch, in_channels, ...); a single map may lack the batch."""
         return self._convolved(input, self.geometry)
 
     def _convolved(self, x: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -336,10 +339,10 @@ class CrossbarConv(CrossbarLayer):
 
 
 class CrossbarConvTranspose(CrossbarConv):
-    """A transposed convolution on crossbars: a convolution of the input with zeros between its elements."""
+    """A transposed convolution on crossbars, computed as a convolution of the input with zeros between its elements."""
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """(batch, out_channels, ...) for (batch, in_channels, ...); ``output_size`` as torch's layer takes it."""
+        """The outputs (batch, out_channels, ...) for (batch, in_channels, ...); torch defines ``output_size``."""
         geometry = self.geometry if output_size is None else self.geometry.to_size(input.shape, output_size)
         return self._convolved(input, geometry)
 
@@ -347,14 +350,14 @@ class CrossbarConvTranspose(CrossbarConv):
 def tile_layouts(
     packing: Packing, blocks: Sequence[Tensor], architecture: Architecture, layout: Layout
 ) -> list[TileLayout]:
-    """Where each of ``blocks`` lies; where they have no values, none of them is known to be 0 and can be left out."""
+    """The tile layout of each of ``blocks``; without values no weight is known to be 0, and none is left out."""
     if layout != "squeezed" or not all(has_values(block) for block in blocks):
         return packing.layouts(architecture)
     return [squeezed(block.detach() != 0, architecture) for block in blocks]
 
 
 def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[FullScale | None]:
-    """The full scale of each block of outputs."""
+    """The full scale of each block: the one given for all, or those of the block's outputs."""
     if not isinstance(full_scale, tuple):
         return [full_scale] * len(blocks)
     outputs = sum(len(block) for block in blocks)
@@ -369,7 +372,7 @@ def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[Fu
 
 
 def _without_values(module: nn.Module) -> nn.Module:
-    """A copy of a layer that has no weight and no bias."""
+    """A copy of ``module`` without its weight and its bias."""
     bare = without_hooks(copy.copy(module))
     bare._parameters = dict.fromkeys(module._parameters)
     return copy.deepcopy(bare)
@@ -388,7 +391,7 @@ CROSSBAR_LAYERS: dict[type[nn.Module], type[CrossbarLayer]] = {
     nn.ConvTranspose2d: CrossbarConvTranspose,
     nn.ConvTranspose3d: CrossbarConvTranspose,
 }
-"""What can go onto crossbars."""
+"""torch's layers that have a crossbar form, each with the class of that form."""
 
 
 def crossbar_layers(model: nn.Module) -> dict[str, CrossbarLayer]:

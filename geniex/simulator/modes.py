@@ -1,4 +1,4 @@
-"""Ways in which torch runs modules that crossbars cannot follow, told in one line."""
+"""Refusals, each in one line, of the ways in which torch runs modules that crossbars cannot follow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geniex.errors import ConversionError, InputError
 
 
 def check_mode(x: Tensor) -> None:
-    """Raise ``InputError`` where ``torch.jit.trace`` or ``torch.vmap`` runs the module on ``x``; it reads no values."""
+    """Raise ``InputError`` where ``torch.jit.trace`` or ``torch.vmap`` runs the module on ``x``; no value is read."""
     if torch.compiler.is_compiling():
         return
     if torch.jit.is_tracing():
@@ -26,5 +26,5 @@ def check_mode(x: Tensor) -> None:
 
 
 def refuse_script() -> NoReturn:
-    """Raise ``ConversionError``: ``torch.jit.script`` cannot compile what is on crossbars."""
+    """Raise ``ConversionError``, because ``torch.jit.script`` cannot compile layers on crossbars."""
     raise ConversionError("model: torch.jit.script cannot compile layers on crossbars; save_converted keeps the model")

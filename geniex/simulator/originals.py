@@ -1,4 +1,4 @@
-"""The model that is to be converted: a copy of it that computes the same, with weights that are plain parameters."""
+"""A copy of the model to be converted that computes the same and whose weights are plain parameters."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.wrappers import without_wrappers
 
 _DERIVING = (prune.BasePruningMethod, WeightNorm, SpectralNorm)
-"""Forward pre-hooks of torch that compute a tensor of their module from others."""
+"""torch's forward pre-hooks that compute a tensor of their module from others."""
 
 
 def copy_of(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode, without the wrappers of parallel and compiled modules.
 
-    Hooks that belong to no module are shared with the original, as functions are.
+    Hooks that belong to none of its modules are shared with the original, as functions are.
 
     Raises:
-        ConversionError: a model that is converted already, compiled by ``torch.jit``, without weights as yet, or one
-            that cannot be copied.
+        ConversionError: the model is converted already, is compiled by ``torch.jit``, has no weights yet, or cannot be
+            copied.
     """
     _check(model)
     memo: dict[int, Any] = {id(hook): hook for hook in outside_hooks(model)}
     for module in model.modules():
         for value in (*vars(module).values(), *module._buffers.values(), *module._parameters.values()):
-            # deepcopy refuses both kinds.
+            # deepcopy refuses tensors with a graph and tensors that are not strided.
             if isinstance(value, Tensor) and (not value.is_leaf or value.layout != torch.strided):
                 new = value.detach().clone()
                 memo[id(value)] = nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
     try:
-        with torch.no_grad():  # or the weights of scripted modules have a graph
+        with torch.no_grad():  # otherwise the weights of copied scripted modules have a graph
             copied = copy.deepcopy(model, memo)
-    except Exception as error:  # whatever the model's attributes raise
+    except Exception as error:  # the model's attributes may raise anything
         raise ConversionError(f"model: it cannot be copied: {type(error).__name__}: {error}") from error
     return without_wrappers(copied).eval()
 
 
 def derived_tensors(module: nn.Module) -> dict[str, str]:
-    """The tensors of ``module`` that torch computes from others, by name, and how each is made a parameter again."""
+    """The names of tensors that torch computes from others, each with the call that makes it a parameter again."""
     found: dict[str, str] = {}
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, prune.BasePruningMethod):
@@ -65,10 +65,10 @@ def derived_tensors(module: nn.Module) -> dict[str, str]:
 
 @torch.no_grad()
 def make_plain(module: nn.Module) -> None:
-    """Put the values of derived tensors in their places, as parameters, and forget what they were computed from."""
+    """Replace derived tensors by parameters with their values, and drop the tensors that they were computed from."""
     names = derived_tensors(module)
     hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _DERIVING)]
-    for hook in hooks:  # an attribute that was computed once may be stale, as after load_state_dict
+    for hook in hooks:  # the attribute may be stale, for example after load_state_dict
         hook(module, ())
     values = {name: getattr(module, name).detach().clone() for name in names}
     for hook in reversed(hooks):
@@ -89,14 +89,14 @@ def _remove(hook: Any, module: nn.Module) -> None:
     elif isinstance(hook, SpectralNorm):
         remove_spectral_norm(module, hook.name)
     else:
-        # It writes into the tensor that it masks, which another layer may share.
+        # Removing a mask writes into the masked tensor, which another layer may share.
         whole = f"{hook._tensor_name}_orig"
         module._parameters[whole] = nn.Parameter(module._parameters[whole].clone())  # type: ignore[union-attr]
         prune.remove(module, hook._tensor_name)
 
 
 def ties(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
-    """Each parameter that is trained in more than one place: the (module, parameter) names of its places."""
+    """The (module, parameter) names of all places of each parameter that is trained in more than one place."""
     places: dict[int, list[tuple[str, str]]] = {}
     for module_name, module in model.named_modules():
         for name, parameter in module._parameters.items():

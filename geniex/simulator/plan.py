@@ -1,4 +1,4 @@
-"""Which of a model's layers go onto crossbars, and why the others do not."""
+"""The plan of a conversion: which layers of a model go onto crossbars, and why the others do not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_PRODUCT = (
     nn.Embedding,
     nn.EmbeddingBag,
 )
-"""Layers with parameters that are no matrix product with the input."""
+"""Layers whose parameters do not form a matrix product with the input."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,25 @@ class PlannedLayer:
     architecture: Architecture
     layout: Layout
     packing: Packing
-    """Of a layer that is to be unrolled, but for no size as yet, as if it were dense."""
+    """Placement of the layer's matrices on arrays; dense for a convolution to be unrolled whose map size is unknown."""
     map_size: tuple[int, ...] | None = None
-    """For which a convolution is unrolled."""
+    """Spatial size of the input maps for which a convolution is unrolled."""
     weight_full_scale: FullScale | None = None
-    """What its weights are scaled by, where that is given."""
+    """Magnitude that the weights are scaled by; None takes it from the weights."""
 
     @property
     def layouts(self) -> list[TileLayout]:
-        """Its matrices on their tiles."""
+        """The tile layout of each of the layer's matrices."""
         blocks = self.packing.blocks(self.kind.weight_of(self.module)) if self.layout == "squeezed" else []
         return tile_layouts(self.packing, blocks, self.architecture, self.layout)
 
     @property
     def unsized(self) -> bool:
-        """Whether it is to be unrolled and nothing has told the size of its maps."""
+        """Whether the layer is to be unrolled while the size of its maps is unknown."""
         return self.layout == "sparse" and self.map_size is None
 
     def sized(self, x: Tensor) -> PlannedLayer:
-        """Unrolled for maps such as ``x``, if it is to be unrolled; they must be of the size that is known."""
+        """This layer, unrolled for maps of the size of ``x`` if its layout is "sparse"; all maps must have one size."""
         if self.layout != "sparse":
             return self
         size = tuple(x.shape[-len(self.module.kernel_size) :])  # type: ignore[arg-type]
@@ -71,20 +71,20 @@ class PlannedLayer:
         return replace(self, map_size=size, packing=_packed(self, size))
 
     def vectors_of(self, x: Tensor) -> Tensor:
-        """The vectors (count, inputs of all matrices) that the matrices of the torch layer see for its input."""
+        """The vectors (count, inputs of all matrices) that the layer's matrices see for its input ``x``."""
         if isinstance(self.packing, Unrolling):
             return self.packing.vectors(x if x.dim() > self.packing.geometry.dims + 1 else x[None])
         return self.kind.fields_of(self.module, x)
 
     def pieces(self, x: Tensor) -> Iterator[Tensor]:
-        """Inputs in pieces whose vectors fit into memory: receptive fields overlap. A single map has no batch."""
+        """``x`` in pieces whose vectors fit into memory: one map at a time for convolutions, whose fields overlap."""
         batched = issubclass(self.kind, CrossbarConv) and x.dim() > len(self.module.kernel_size) + 1  # type: ignore[arg-type]
         return iter(x.split(1)) if batched else iter((x,))
 
 
 @dataclass(frozen=True)
 class DigitalLayer:
-    """A module with parameters that stays as it is."""
+    """A module with parameters that stays digital, and the reason."""
 
     name: str
     module: nn.Module
@@ -92,10 +92,10 @@ class DigitalLayer:
 
 
 def planned(model: nn.Module, rules: Rules) -> list[PlannedLayer | DigitalLayer]:
-    """Every module that owns parameters, in the model's order; the rules must all have had a say.
+    """Every module of ``model`` that owns parameters, on crossbars or digital, in the model's order.
 
     Raises:
-        ConversionError: a rule names nothing, or asks for what cannot be.
+        ConversionError: a rule matches no module, or asks for something impossible.
     """
     plan = list(_planned(model, rules))
     rules.check_all_used()
@@ -103,20 +103,20 @@ def planned(model: nn.Module, rules: Rules) -> list[PlannedLayer | DigitalLayer]
 
 
 def projected(model: nn.Module, rules: Rules) -> nn.Module:
-    """``model`` with attention in the form that projections can be converted in, where the rules want that."""
+    """``model`` with attention split into projections that can be converted, where the rules want them on crossbars."""
     leave_fast_path(model)
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.MultiheadAttention) or not _wanted(name, rules):
             continue
         attention = project_attention(module)
         if attention is not None:
-            # torch reads the projection's weight past the module, so that hooks of out_proj never run.
+            # torch reads out_proj's weight without calling it: hooks of out_proj never ran, and are not carried over.
             model = replaced(model, {id(module): attention})
     return model
 
 
 def check_trainable(model: nn.Module, rules: Rules) -> None:
-    """Raise ``ConversionError`` for what cannot be trained on crossbars as it is trained in ``model``.
+    """Raise ``ConversionError`` for a weight that cannot be trained on crossbars as it is trained in ``model``.
 
     A weight on crossbars is a parameter of its own: it can neither be shared with another module nor be computed from
     other tensors.
@@ -139,14 +139,14 @@ def check_trainable(model: nn.Module, rules: Rules) -> None:
 
 
 def make_weights_plain(model: nn.Module) -> None:
-    """Give the layers of ``model`` that have a crossbar form their effective weights as parameters, in place."""
+    """Make the effective weights of layers that have a crossbar form plain parameters, in place."""
     for module in list(model.modules()):
         if derived_tensors(module) and (_crossbar_kind(module) or isinstance(module, nn.MultiheadAttention)):
             make_plain(module)
 
 
 def _goes(name: str, module: nn.Module, rules: Rules) -> bool:
-    """Whether the rules put a module on crossbars, as far as its kind tells."""
+    """Whether the rules put a module on crossbars, judged by its name and its kind."""
     if isinstance(module, nn.MultiheadAttention):
         return _wanted(name, rules)
     return _crossbar_kind(module) is not None and rules.choice(name).architecture is not None
@@ -181,7 +181,7 @@ def _planned(model: nn.Module, rules: Rules) -> Iterator[PlannedLayer | DigitalL
 
 
 def _unregistered(model: nn.Module) -> Iterator[DigitalLayer]:
-    """Modules in lists and the like, which torch does not know as submodules."""
+    """Modules with parameters that are kept in lists and the like, which torch does not register as submodules."""
     seen = {id(module) for module in model.modules()}
     for owner, module in model.named_modules():
         for name, aside in kept_aside(module):
@@ -203,7 +203,7 @@ def _planned_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choi
         if by_name:
             raise ConversionError(f"per_layer[{name!r}]: map_size is of convolutions in the layout 'sparse'")
         size = None
-    # Without a size a stand-in: what is unrolled then learns it from the inputs.
+    # The dense packing stands in until calibration inputs tell the map size of a layer to be unrolled.
     dense = kind.packed(module, choice.architecture, "dense")
     scale = choice.weight_full_scale
     start = PlannedLayer(name, module, kind, choice.architecture, layout, dense, weight_full_scale=scale)
@@ -220,7 +220,7 @@ def _packed(layer: PlannedLayer, size: tuple[int, ...] | None) -> Packing:
 
 
 def _crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
-    """What takes the module's place: its class must be torch's, or compute as torch's does."""
+    """The class that takes the module's place; None unless the module computes as one of torch's layers does."""
     for torch_kind, kind in CROSSBAR_LAYERS.items():
         if isinstance(module, torch_kind) and not _overridden(module, torch_kind):
             return kind
@@ -234,10 +234,10 @@ def _overridden(module: nn.Module, torch_kind: type[nn.Module]) -> bool:
 
 
 def _digital_form(module: nn.Module) -> str | None:
-    """Why a module whose class could go onto crossbars, or whose class says it all, cannot; None where it may."""
+    """The obstacle, other than a class without crossbar form, that keeps a module digital; None without one."""
     if isinstance(module, torch.jit.ScriptModule):
         return "compiled by torch.jit"
-    if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):  # torch.ao's
+    if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):  # as torch.ao's modules have
         return "quantised weights, outside of parameters"
     if _crossbar_kind(module) is None:
         return None

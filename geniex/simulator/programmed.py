@@ -1,9 +1,9 @@
-"""Tiles as an emulator has programmed them, with the shorter ways to the same counts that a configuration allows.
+"""Programmed tiles, with the shortcuts to the same counts that an emulator and an architecture allow.
 
-Ideal and linear emulators read a product, I = V @ R. Every offset scheme but "ideal_before" is linear too, so that the
-analog counts are one product, ``levels @ counts``, for both arrays at once. Where the ADC changes nothing either,
-because its codes are whole counts that cannot clip or because there is none, slices, streams and tiles are sums that
-can be done once, when programming: the whole read is one product of integers with ``weights``.
+Ideal and linear emulators read currents as a product, I = V @ R. Every offset scheme except "ideal_before" is linear
+too, so that the analog counts of both arrays are one product, ``levels @ counts``. Where the ADC changes nothing
+either, because its codes are whole counts that cannot clip or because there is no ADC, the sums over slices, streams
+and tiles can be done once, at programming. The whole read is then one product of integers with ``weights``.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from geniex.simulator.accumulation import BinaryPoints, accumulate, shift_add, s
 from geniex.simulator.readout import analog_counts
 
 _EXACT = 2.0**53
-"""Up to which all whole numbers are in float64."""
+"""Bound up to which float64 holds all whole numbers."""
 
 
 @dataclass(frozen=True)
 class Programmed:
-    """What is read; every tensor begins with the row tiles."""
+    """The tiles as they are read; the first dimension of every tensor is the row tiles."""
 
     example: Tensor
-    """The conductances, whose dtype and device the work has (row_tiles, arrays, col_tiles, rows, cols)."""
+    """Conductances (row_tiles, arrays, col_tiles, rows, cols) [S]; reads have their dtype and device."""
     array: Any
-    """The emulator's."""
+    """The emulator's programmed array."""
     counts: Tensor | None
-    """Counts for a level of 1 on a word line (row_tiles, converters, col_tiles, rows, cols); None where reads are no
-    such product, or not needed."""
+    """Counts for level 1 on one word line (row_tiles, converters, col_tiles, rows, cols). None where reads are no such
+    product, or where ``weights`` replace them."""
     weights: Tensor | None
-    """What whole inputs are multiplied with instead of reading (row_tiles, rows, converters, col_tiles, outputs),
-    float64; None where the ADC is felt."""
+    """Matrix that whole inputs are multiplied with instead of a read (row_tiles, rows, converters, col_tiles, outputs),
+    float64. None where the ADC changes counts, or where sums are too large to be exact in float64."""
     lossless: bool
-    """Whether the accumulator passes on what it is given, of ``weights``."""
+    """Whether the accumulator passes on the sums of ``weights`` unchanged."""
     live: tuple[bool, ...]
-    """Row tiles that are worth a read: W+ and W- alike give the same currents, whatever the circuit."""
+    """Whether each row tile is worth a read: equal W+ and W- have equal currents in any circuit, which cancel."""
 
 
 def shortened(
@@ -54,9 +54,10 @@ def shortened(
     step: Tensor | None,
     points: BinaryPoints,
 ) -> Programmed:
-    """Tiles (row_tiles, arrays, col_tiles, rows, cols) [S] that the ``emulator`` has programmed as ``array``.
+    """The tiles of conductances (row_tiles, arrays, col_tiles, rows, cols) [S], with the shortcuts that they allow.
 
-    ``codes`` are the ideal levels, which "ideal_before" alone needs, ``step`` is the ADC's, ``points`` the sums'.
+    ``array`` is what the ``emulator`` made of the conductances. ``codes`` are the ideal levels, which only
+    "ideal_before" needs. ``step`` is the ADC's step, and ``points`` are the binary points of the sums.
     """
     arch = layout.architecture
     response = emulator.response(array)
@@ -74,7 +75,7 @@ def shortened(
 
 
 def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: BinaryPoints) -> Tensor:
-    """Products (inputs, col_tiles, outputs) of whole inputs (inputs, features), float64, without a read."""
+    """Products (inputs, col_tiles, outputs), float64, of whole inputs (inputs, features) with ``tiles.weights``."""
     assert tiles.weights is not None
     arch, weights = layout.architecture, tiles.weights
     if tiles.lossless:
@@ -87,7 +88,7 @@ def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: B
 
 
 def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple[bool, ...]:
-    # Two converters with ranges of their own digitise the same current differently.
+    # Converters with different ranges digitise the same current differently: W+ and W- then need not cancel.
     alike = arch.offset == "analog_difference" or arch.adc_range != "calibrated" or arch.adc_granularity == "layer"
     known = has_values(conductances) and not conductances.requires_grad and emulator.deterministic
     if arch.weight_scheme != "differential" or not alike or not known:
@@ -96,14 +97,14 @@ def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple
 
 
 def linear_counts(response: Tensor | None, codes: Tensor | None, arch: Architecture) -> tuple[Tensor | None, bool]:
-    """Counts (row_tiles, converters, col_tiles, rows, cols) for level 1 on each word line, and whether they are whole.
+    """Counts (row_tiles, converters, col_tiles, rows, cols) for level 1 on one word line, and whether they are whole.
 
     ``response`` (row_tiles, arrays, col_tiles, rows, cols) [S] has its bit lines in natural order. The counts are None
     where the read-out is not linear.
     """
     if response is None:
         return None, False
-    # One word line after the other at level 1, the others at 0.
+    # One word line at a time is driven at level 1; the others are at 0.
     scheme = arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
     currents = response.movedim(-2, 0) * (arch.v_max / (2**arch.stream_bits - 1))
     level = torch.ones_like(currents[..., :1])
@@ -123,7 +124,7 @@ def _whole(counts: Tensor) -> bool:
 
 
 def _transparent(counts: Tensor, whole: bool, adc_step: Tensor | None, arch: Architecture) -> bool:
-    """Whether what the ADC makes of counts is the counts themselves."""
+    """Whether the ADC returns all counts unchanged."""
     if arch.adc_rounding == "none":
         return True
     if not whole or adc_step is not None:
@@ -136,19 +137,19 @@ def _transparent(counts: Tensor, whole: bool, adc_step: Tensor | None, arch: Arc
 
 
 def summed_weights(counts: Tensor, layout: TileLayout) -> Tensor:
-    """Slices shifted and added, before reading instead of after (row_tiles, rows, converters, col_tiles, outputs)."""
+    """Weights (row_tiles, rows, converters, col_tiles, outputs), float64: ``counts`` shifted and added over slices."""
     rows_as_inputs = counts.double().movedim(-2, 0)[None]
     one = rows_as_inputs.new_ones(1, 1)
     return shift_add(rows_as_inputs, one, layout)[0].movedim(0, 1)
 
 
 def largest_sum(weights: Tensor, arch: Architecture) -> float:
-    """The largest magnitude that a row tile's sum can take in one pass."""
+    """The largest magnitude that a row tile's sum can have in one pass."""
     return float(weights.abs().sum(1).amax()) * max(map(abs, arch.input_range))
 
 
 def _passes_on(largest: float, points: BinaryPoints, arch: Architecture) -> bool:
-    """Whether the accumulator neither cuts off nor overflows sums up to ``largest``."""
+    """Whether the accumulator passes on sums up to ``largest`` without cutting off bits and without overflow."""
     if arch.accumulator_bits is None:
         return True
     held = largest * 2.0 ** (points.held - points.exact)

@@ -1,4 +1,4 @@
-"""Layers programmed with emulators of their own."""
+"""Planned layers programmed onto crossbars, with emulators that belong to the conversion."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from geniex.simulator.ranges import InputStatistics
 
 
 def check_emulator(emulator: object, architecture: object) -> None:
-    """Raise unless ``emulator`` is one that can serve ``architecture``."""
+    """Raise an error unless ``emulator`` is an emulator that can serve ``architecture``."""
     if not isinstance(architecture, Architecture):
         raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
     _checked(emulator).bind(architecture)
 
 
 class OwnEmulators:
-    """The emulators of one conversion: bound once for each architecture and device, and shared by its layers.
+    """The emulators of one conversion, each bound once for an architecture and a device and shared by its layers.
 
-    Their noise begins from the seed, and they have copies of the weights, so that a conversion stays as it is made
-    whatever becomes of the emulator that was given.
+    Their noise begins from the seed, and they have copies of the emulator's tensors, so that a conversion does not
+    change with the emulator that was given.
     """
 
     def __init__(self, emulator: Emulator) -> None:
@@ -45,7 +45,7 @@ class OwnEmulators:
 def build(
     layer: PlannedLayer, emulators: OwnEmulators, inputs: Inputs | Sequence[Inputs], **options: Any
 ) -> CrossbarLayer:
-    """The crossbar layer in a planned layer's place, programmed; ``options`` are what its class takes beside."""
+    """The programmed crossbar layer for a planned layer; ``options`` are further arguments of its class."""
     weight = layer.kind.weight_of(layer.module)
     try:
         emulator = emulators.own(layer.architecture, weight.device)
@@ -64,7 +64,7 @@ def build(
 
 
 def placeholder(inputs: int) -> InputStatistics:
-    """Statistics of a matrix of which nothing is known but its number of inputs."""
+    """Statistics of a matrix of which only the number of inputs is known."""
     statistics = InputStatistics()
     statistics.add(torch.ones(1, inputs))
     return statistics

@@ -1,4 +1,4 @@
-"""What a matrix's inputs look like in calibration, and the ranges chosen from it."""
+"""Statistics of a matrix's inputs in calibration, and the ranges chosen from them."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from geniex.mapping import Architecture
 from geniex.mapping.fixed_point import fitting_frac_bits, gain, input_integers, weight_integers
 
 _OCTAVES = 10
-"""How far below the largest magnitude the range of least squared error is looked for."""
+"""Octaves below the largest magnitude in which the range of least squared error is sought."""
 
 
 FullScale = float | tuple[float, ...]
-"""The largest magnitude of a matrix' weights, or of each output's."""
+"""The largest magnitude of a matrix's weights, or one for each output."""
 
 
 class Scale(NamedTuple):
-    """What an integer stands for: integer * 2^-frac_bits * gain."""
+    """The real number for which an integer stands: integer * 2^-frac_bits * gain."""
 
     frac_bits: int
     gain: Tensor | None
-    """float32, (): one for all, or (outputs,): one for each; None is 1."""
+    """Factor, float32: () for all numbers, or (outputs,) for each output; None is 1."""
 
 
 class Quantisation(NamedTuple):
-    """What fixed point does to some numbers."""
+    """Fixed-point errors of a set of numbers."""
 
     error: float
-    """RMS difference between the fixed-point numbers and the numbers, over the numbers' RMS; 0 where all are 0."""
+    """RMS error of the fixed-point numbers, relative to the RMS of the exact numbers; 0 where all are 0."""
     clipped: float
     """Share of the numbers that lie beyond the fixed-point range by a last bit or more."""
     typical: float
-    """The error of the output, or of the input, in the middle of all: what a few large numbers leave to the others."""
+    """Median of that error over single outputs or inputs: it tells what a few large numbers leave to the others."""
 
 
 class InputStatistics:
-    """Collects the vectors that a matrix is multiplied with: their range, and bounded samples of them.
+    """Collects the range of the vectors that a matrix is multiplied with, and bounded samples of them.
 
-    The samples are uniform over all that was added and the same for the same seed.
+    The samples are uniform over all that was added; equal seeds draw equal samples.
 
     >>> seen = InputStatistics()
     >>> seen.add(torch.tensor([[0.0, 2.0], [1.0, 0.5]]))
@@ -53,11 +53,11 @@ class InputStatistics:
     """
 
     count: int
-    """Values added."""
+    """Number of values added."""
     low: float
-    """Smallest value; infinity before any."""
+    """Smallest value; infinity before any is added."""
     high: float
-    """Largest value; minus infinity before any."""
+    """Largest value; minus infinity before any is added."""
     vectors: Tensor
     """A sample of whole vectors (at most ``max_vectors``, inputs), on the CPU."""
     values: Tensor
@@ -71,7 +71,7 @@ class InputStatistics:
         self._value_keys, self._vector_keys = torch.empty(0), torch.empty(0)
 
     def add(self, vectors: Tensor) -> None:
-        """Take in ``vectors`` (count, inputs)."""
+        """Add ``vectors`` (count, inputs) to the statistics."""
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or not vectors.is_floating_point():
             raise InputError("vectors", getattr(vectors, "shape", type(vectors)), "floating (count, inputs)")
         if self.count and vectors.shape[1] != self.vectors.shape[1]:
@@ -93,12 +93,12 @@ class InputStatistics:
 
     @property
     def non_negative(self) -> bool:
-        """Whether no negative value was ever seen."""
+        """Whether values were added and none of them was negative."""
         return self.count > 0 and self.low >= 0
 
     @property
     def largest(self) -> float:
-        """The largest magnitude; 0 before any."""
+        """The largest magnitude; 0 before any value is added."""
         return max(-self.low, self.high) if self.count else 0.0
 
     def _sampled(self, new: Tensor, keys: Tensor, kept: Tensor, limit: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ class InputStatistics:
 
 
 def input_scale(architecture: Architecture, inputs: InputStatistics | float | None) -> Scale:
-    """The scale of a matrix's inputs, from what calibration saw of them or from their largest magnitude."""
+    """The scale of a matrix's inputs, from their calibration statistics or from their largest magnitude."""
     frac_bits, top = architecture.input_frac_bits, architecture.input_range[1]
     real = architecture.input_scale == "tensor"
     if frac_bits is not None and not real:
@@ -134,7 +134,7 @@ def input_scale(architecture: Architecture, inputs: InputStatistics | float | No
 
 
 def weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullScale | None = None) -> Scale:
-    """The scale of ``weight`` (outputs, inputs), by its largest magnitudes, or by ``full_scale`` in their place."""
+    """The scale of ``weight`` (outputs, inputs), from its largest magnitudes or from ``full_scale`` in their place."""
     frac_bits, top = architecture.weight_frac_bits, architecture.weight_range[1]
     magnitude = weight.detach().abs()
     given = None if full_scale is None else _full_scale(architecture, weight, full_scale)
@@ -151,7 +151,7 @@ def weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullSca
 
 
 def weight_quantisation(weight: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
-    """What fixed point does to ``weight`` (outputs, inputs)."""
+    """The fixed-point errors of ``weight`` (outputs, inputs)."""
     gain = 1.0 if scale.gain is None else scale.gain.to(weight.device).double().reshape(-1, 1)
     scaled = weight.detach().double() / gain
     integers = weight_integers(scaled, architecture, scale.frac_bits)
@@ -159,7 +159,7 @@ def weight_quantisation(weight: Tensor, architecture: Architecture, scale: Scale
 
 
 def input_quantisation(vectors: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
-    """What fixed point does to the inputs ``vectors`` (count, inputs)."""
+    """The fixed-point errors of the inputs ``vectors`` (count, inputs)."""
     gain = 1.0 if scale.gain is None else scale.gain.to(vectors.device).double()
     scaled = vectors.detach().double() / gain
     integers = input_integers(scaled, architecture, scale.frac_bits)
@@ -169,7 +169,7 @@ def input_quantisation(vectors: Tensor, architecture: Architecture, scale: Scale
 def _quantisation(
     scaled: Tensor, integers: Tensor, gain: Tensor | float, frac_bits: int, ends: tuple[int, int]
 ) -> Quantisation:
-    """Of numbers ``scaled`` times ``gain``, one output or input a row, and the ``integers`` that stand for them."""
+    """The errors of ``integers`` that stand for ``scaled`` times ``gain``, each row being an output or an input."""
     if not scaled.numel():
         return Quantisation(0.0, 0.0, 0.0)
     exact = scaled * 2.0**frac_bits
@@ -191,13 +191,13 @@ def check_weight(weight: Tensor) -> None:
 
 
 def check_full_scale(full_scale: object, name: str = "weight_full_scale") -> None:
-    """Raise ``InputError`` unless ``full_scale`` is a magnitude, or a tuple of one for each output."""
+    """Raise ``InputError`` unless ``full_scale`` is a magnitude or a tuple of magnitudes."""
     for value in full_scale if isinstance(full_scale, tuple) and full_scale else (full_scale,):
         check_number(name, value, low=0.0, open_low=True)
 
 
 def _full_scale(architecture: Architecture, weight: Tensor, full_scale: FullScale) -> Tensor:
-    """The given magnitude (), or those of each output (outputs,), on the CPU."""
+    """The given magnitude (), or those of the outputs (outputs,), on the CPU."""
     check_full_scale(full_scale)
     if architecture.weight_scale == "power_of_two" and architecture.weight_frac_bits is not None:
         allowed = f"the architecture's weight_frac_bits={architecture.weight_frac_bits} are the scale: give one of both"
@@ -213,7 +213,7 @@ def _full_scale(architecture: Architecture, weight: Tensor, full_scale: FullScal
 
 
 def _scale(architecture: Architecture, largest: float, frac_bits: int | None) -> Scale:
-    """The scale at which ``largest`` is the largest integer, or fits, where only powers of two are allowed."""
+    """The scale at which ``largest`` is the largest integer or, if a power of two, the finest at which it fits."""
     top = architecture.input_range[1]
     if architecture.input_scale == "power_of_two":
         return Scale(fitting_frac_bits(largest, top), None)
@@ -222,7 +222,7 @@ def _scale(architecture: Architecture, largest: float, frac_bits: int | None) ->
 
 
 def _ranges(architecture: Architecture, inputs: InputStatistics | float) -> list[float]:
-    """The largest magnitudes to choose from."""
+    """The largest magnitudes among which the input scale is chosen."""
     if not isinstance(inputs, InputStatistics):
         check_number("inputs", inputs, low=0.0)
         if architecture.input_calibration != "max":

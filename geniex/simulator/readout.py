@@ -1,8 +1,8 @@
 """From column currents to ADC codes: the offset schemes of ``Architecture.offset`` and the ADC.
 
-Three steps: currents to analog counts (``analog_counts``), counts to what the ADC makes of them (``digitised``), and
-the step of its codes (``full_scale_step``, ``calibrated_step``). One count is the product of one level step of
-conductance and one of voltage; the ideal crossbar's counts are whole.
+``analog_counts`` turns currents into analog counts, and ``digitised`` turns these into the counts that the ADC returns.
+``full_scale_step`` and ``calibrated_step`` choose the ADC's step, in counts per code. One count is the current of one
+level step of conductance at one level step of voltage; the counts of an ideal crossbar are whole numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STEP_BITS = 8
 
 
 def stream_voltages(levels: Tensor, architecture: Architecture) -> Tensor:
-    """The DAC: driver voltages [V] of stream ``levels``, V = level * v_max / (2^stream_bits - 1)."""
+    """The DAC's driver voltages [V] for stream ``levels``: V = level * v_max / (2^stream_bits - 1)."""
     return levels * (architecture.v_max / (2**architecture.stream_bits - 1))
 
 
@@ -29,15 +29,15 @@ def analog_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, archit
     """Counts (..., converters, col_tiles, cols) of currents (..., arrays, col_tiles, cols) [A], not yet rounded.
 
     ``converters`` is 1 where two arrays share one signed ADC, else ``arrays``. ``levels`` (..., 1, 1, rows) are the
-    stream levels that were applied, ``codes`` (..., arrays, col_tiles, rows, cols) the ideal levels, which
-    "ideal_before" alone needs.
+    stream levels that were applied. ``codes`` (..., arrays, col_tiles, rows, cols) are the ideal levels, which only
+    "ideal_before" needs.
     """
     scale = architecture.current_scale
     if architecture.offset == "analog_difference":
         return _difference(currents, architecture) * scale
     if architecture.offset == "reference_column":
         return (currents - currents[..., -1:]) * scale
-    # What level 0 adds to every column, as the ideal circuit would have it, in counts.
+    # The counts that level 0 adds to every column in the ideal circuit.
     background = stream_voltages(levels, architecture).sum(-1, keepdim=True)
     background = background * (architecture.window.g_off * scale)
     if architecture.offset == "ideal_after":
@@ -45,15 +45,15 @@ def analog_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, archit
     assert codes is not None
     product = shared_matmul(levels, codes)
     ideal = product + background
-    # No drive, no current: the ratio 1 / f_R is then of no consequence, and taken as 1 for gradients.
+    # Without drive no current flows. The ratio 1 / f_R then has no effect, and gradients take it as 1.
     at_rest = ideal == 0
     return torch.where(at_rest, product, product * (currents * scale) / torch.where(at_rest, 1.0, ideal))
 
 
 def digitised(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
-    """What the ADC makes of analog ``counts``: codes times their ``step``, in counts.
+    """The counts that the ADC returns for analog ``counts``: its codes times their ``step``.
 
-    ``step`` broadcasts with the counts; None is 1. The result is float64 where it is given.
+    ``step`` broadcasts with the counts; None is 1. The result is float64 where a step is given.
     """
     if architecture.adc_rounding == "none":
         return counts
@@ -64,32 +64,32 @@ def digitised(counts: Tensor, step: Tensor | float | None, architecture: Archite
 
 
 def unclipped_codes(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
-    """The codes of analog ``counts`` on an ADC whose codes never end."""
+    """The codes of analog ``counts`` on an ADC without a lowest and a highest code."""
     if step is not None or architecture.adc_rounding == "floor":
         counts = snapped(counts, architecture)
-    # Whole counts over a step of few bits are exact in float64, and so are the ties.
+    # Division is exact in float64 wherever a count lies on a code or half-way between two, so that ties stay ties.
     exact = counts if step is None else counts.double() / step
     rounded = exact.detach().floor() if architecture.adc_rounding == "floor" else exact.detach().round()
     return straight_through(rounded, exact)
 
 
 def snapped(counts: Tensor, architecture: Architecture) -> Tensor:
-    """``counts`` with those made whole that floating point alone keeps from being so."""
+    """``counts``, rounded where they differ from whole numbers by floating-point noise only."""
     noise = min(0.25, 4 * torch.finfo(counts.dtype).eps * _full_current(architecture))
     whole = counts.detach().round()
     return torch.where((counts.detach() - whole).abs() <= noise, straight_through(whole, counts), counts)
 
 
 def full_scale_step(architecture: Architecture) -> float:
-    """Counts per code such that the codes span the largest ideal count."""
+    """The counts per code at which the codes span the largest ideal count."""
     assert architecture.adc_codes is not None
     return _rounded_up(architecture.largest_count / architecture.adc_codes[1])
 
 
 def calibrated_step(low: Tensor, high: Tensor, architecture: Architecture) -> Tensor:
-    """Counts per code such that the codes span ``low`` .. ``high``, those (row_tiles, converters, col_tiles, cols).
+    """The counts per code at which the codes span ``low`` .. ``high`` (row_tiles, converters, col_tiles, cols).
 
-    Of that shape, or with size 1 in each dimension that shares a range.
+    The result has the same shape, with size 1 in each dimension that shares a range.
     """
     assert architecture.adc_codes is not None
     lowest, highest = architecture.adc_codes
@@ -104,7 +104,7 @@ def calibrated_step(low: Tensor, high: Tensor, architecture: Architecture) -> Te
 
 
 def _difference(currents: Tensor, architecture: Architecture) -> Tensor:
-    """Currents less those of W-, or less those of each slice's bias column (..., 1, col_tiles, cols)."""
+    """Currents (..., 1, col_tiles, cols) of W+ less those of W-, or of data columns less their slice's bias column."""
     if architecture.weight_scheme == "differential":
         return currents[..., :1, :, :] - currents[..., 1:, :, :]
     start, slices = architecture.data_cols, architecture.slices
@@ -114,11 +114,11 @@ def _difference(currents: Tensor, architecture: Architecture) -> Tensor:
 
 
 def _rounded_up(step: float) -> float:
-    """``step`` rounded up to few significant bits, at least 1: then sums of codes are exact in float64."""
+    """``step`` rounded up to few significant bits, and at least 1: sums of codes are then exact in float64."""
     mantissa, exponent = math.frexp(max(step, 1.0))
     return math.ldexp(math.ceil(mantissa * 2**_STEP_BITS), exponent - _STEP_BITS)
 
 
 def _full_current(architecture: Architecture) -> float:
-    """Counts of a bit line with all its cells at G_on, level 0's share included."""
+    """The counts of a bit line whose cells are all at G_on, at full drive; level 0's share is included."""
     return architecture.tile[0] * architecture.v_max * architecture.window.g_on * architecture.current_scale

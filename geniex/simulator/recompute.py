@@ -1,4 +1,4 @@
-"""Programming without its intermediate values kept for the backward pass, which programs once more instead."""
+"""Programming that keeps no intermediate values for the backward pass, which programs once more instead."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from geniex.emulator import map_tensors
 
 
 def program_lean(program: Callable[[Tensor], Any], conductances: Tensor) -> Any:
-    """What ``program`` makes of ``conductances``, differentiable in them alone.
+    """The result of ``program`` for ``conductances``, differentiable in them alone.
 
-    torch's own checkpoints would run ``program`` again for each backward pass within its backward pass.
+    torch's own checkpoints would run ``program`` again for each backward pass inside the backward pass of ``program``.
     """
     made: list[Any] = []
     tensors = iter(_Programming.apply(program, made, conductances))

@@ -1,4 +1,4 @@
-"""Exceptions for single layers: another architecture, another layout, or none."""
+"""Rules for single layers: another architecture, another layout, or no crossbars."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from geniex.simulator.ranges import FullScale, check_full_scale
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRule:
-    """What differs for a layer; what is None is as for all others."""
+    """The settings in which a layer differs; a setting that is None is that of all other layers."""
 
     architecture: Architecture | None = None
     layout: Layout | None = None
     map_size: tuple[int, ...] | None = None
     """Spatial size of the input maps of a convolution in the layout "sparse"; None takes it from the calibration."""
     weight_full_scale: FullScale | None = None
-    """The magnitude that the highest conductances stand for, or, with the architecture's ``weight_scale`` "channel",
-    one for each output; None takes the largest of the weights there are. Weights beyond clip. Give that of before where
-    training has cut weights (WCT, see ``geniex.mitigation.weight_cut``), or they are spread over the window again."""
+    """Magnitude that the highest conductances stand for, or one for each output with the architecture's
+    ``weight_scale`` "channel"; None takes the largest of the present weights. Larger weights clip. After
+    weight-constrained training (WCT, see ``geniex.mitigation.weight_cut``) give the magnitude from before weights were
+    cut, or they are spread over the whole window again."""
 
     def __post_init__(self) -> None:
         if self.architecture is not None and not isinstance(self.architecture, Architecture):
@@ -39,27 +40,28 @@ class LayerRule:
 
 
 PerLayer = Mapping[str, Architecture | LayerRule | None]
-"""Layer names or patterns: an architecture, a ``LayerRule``, or None to keep it digital."""
+"""Rules by layer name or pattern: an architecture, a ``LayerRule``, or None to keep the layer digital."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the rules say about one layer."""
+    """The decision of the rules about one layer."""
 
     architecture: Architecture | None
-    """None keeps it digital."""
+    """Architecture of the layer; None keeps it digital."""
     layout: Layout
     map_size: tuple[int, ...] | None
     pattern: str | None
-    """The rule that decided; None where none did."""
+    """Name or pattern of the rule that decided; None where no rule did."""
     weight_full_scale: FullScale | None = None
 
 
 class Rules:
-    """Which architecture and layout a layer gets; remembers the patterns that matched nothing.
+    """The architecture and layout of each layer; rules that have matched nothing are remembered.
 
-    The layer's exact name beats that of a module around it, the nearer module's the farther one's, any name a
-    pattern, and a later pattern an earlier one. Without an ``architecture`` only what rules name leaves the digital.
+    A rule with the layer's exact name comes before a rule with the name of a module around it, a nearer module before
+    a farther one, any name before a pattern, and a later pattern before an earlier one. Without an ``architecture``,
+    layers that no rule gives one stay digital.
     """
 
     def __init__(self, architecture: Architecture | None, layout: Layout, per_layer: PerLayer | None) -> None:
@@ -69,7 +71,7 @@ class Rules:
         self._unused = set(self.rules)
 
     def choice(self, name: str) -> Choice:
-        """What holds for the module ``name``."""
+        """The decision about the module ``name``."""
         parts = name.split(".")
         around = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
         for module in around:

@@ -1,4 +1,4 @@
-"""Converted models on disk: safetensors for all tensors, JSON for what they mean, never a pickle."""
+"""Converted models on disk: safetensors for all tensors, JSON for their description, never a pickle."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ FORMAT, SCHEMA_VERSION = "geniex-converted", 2
 
 
 def save_converted(model: nn.Module, path: str | Path) -> Path:
-    """The path of the JSON written for a converted ``model``: ``path``.json beside ``path``.safetensors.
+    """The path of the JSON file written for a converted ``model``: ``path``.json beside ``path``.safetensors.
 
-    The model is what ``convert`` or ``vary`` returned, or one of your own that holds converted models or single
+    The model is a result of ``convert`` or ``vary``, or a model of your own that holds converted models or single
     crossbar layers, such as ``CrossbarLinear``. The tensors are the programmed conductances, scales, ADC ranges and
-    arrangements, and all that stayed digital. The JSON has each layer's architecture, the emulators with what wraps
-    them, and the reports. Both files are written whole and renamed.
+    arrangements, and those of all digital parts. The JSON has each layer's architecture, the emulators with their
+    wrappers, and the reports. Both files are written whole and then renamed.
 
-    Of read noise the kind and the seed are saved, and not how far the noise had come: a loaded model's noise begins
-    from the seed again, as that of the saved model did at its first read.
+    The kind and the seed of read noise are saved, but not how far the noise had advanced: a loaded model's noise
+    begins from the seed again, as the saved model's noise did at its first read.
 
     Raises:
-        InputError: nothing of the model is on crossbars, a ``CrossbarMatrix`` lies outside of crossbar layers, or the
-            state holds something that is no tensor.
+        InputError: the model has nothing on crossbars, a ``CrossbarMatrix`` lies outside of crossbar layers, or the
+            state holds something other than tensors.
     """
     if not isinstance(model, nn.Module) or not crossbar_layers(model):
         allowed = "it has nothing on crossbars: it must be what convert returned, or hold crossbar layers"
@@ -77,20 +77,20 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
 
 
 def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | None = None) -> nn.Module:
-    """The converted model that was saved at ``path``, on the CPU, its arrays programmed as they were.
+    """The converted model that was saved at ``path``, on the CPU, with its arrays programmed as they were.
 
     Args:
-        path: either file, or without suffix.
-        model: the network that was converted, as it was before; its weights are of no consequence, and it may be on
-            the meta device unless it has buffers that are not saved. For a model of your own that holds crossbar
-            layers or converted models it is the same model with the torch layers in their places.
-        emulator: needed where the saved one was of a user's own class. Otherwise it must do the same work, and is for
-            choosing another wrapper: a ``StoredEmulator`` or ``NoisyEmulator`` is taken as it is given, and around
-            any other emulator the wrappers that were saved are made again.
+        path: either of the two files, or their path without suffix.
+        model: the network as it was before conversion. Its weights are not used, and it may be on the meta device
+            unless it has buffers that are not saved. For a model of your own that holds crossbar layers or converted
+            models, it is the same model with the torch layers in their places.
+        emulator: required where the saved emulator was of a user's own class. Elsewhere it must be of the same circuit
+            and weights, and it serves to choose another wrapper: a ``StoredEmulator`` or ``NoisyEmulator`` is taken as
+            it is given, and any other emulator gets the wrappers that were saved.
 
     Raises:
-        FileFormatError: damaged or foreign files.
-        ConversionError: another network, or another emulator.
+        FileFormatError: the files are damaged or of another format.
+        ConversionError: ``model`` is another network, or ``emulator`` another emulator.
     """
     head, tensors = _read(*checkpoint_paths(path))
     reports = {name: ConversionReport.from_dict(report) for name, report in head["reports"].items()}
@@ -114,13 +114,13 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
 
 
 def _reports(model: nn.Module) -> dict[str, ConversionReport]:
-    """The reports of the models in ``model`` that ``convert`` returned, by where they are."""
+    """The conversion reports of the converted models in ``model``, by module name."""
     found = {name: vars(module).get("conversion") for name, module in model.named_modules()}
     return {name: report for name, report in found.items() if isinstance(report, ConversionReport)}
 
 
 def _check_matrices(model: nn.Module) -> None:
-    """Raise ``InputError`` for a matrix that belongs to no layer, as no torch layer tells what it is."""
+    """Raise ``InputError`` for a matrix outside of crossbar layers, because no torch layer could tell what it is."""
     known = {id(matrix) for layer in crossbar_layers(model).values() for matrix in layer.matrices}
     for name, matrix in crossbar_matrices(model).items():
         if id(matrix) not in known:
@@ -129,7 +129,7 @@ def _check_matrices(model: nn.Module) -> None:
 
 
 def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
-    """What each layer was made of, by name, and the emulators that its matrices refer to."""
+    """The description of each layer, by name, and the emulators that the layers' matrices refer to."""
     layers: dict[str, Any] = {}
     emulators: list[Identity] = []
     known: dict[int, int] = {}
@@ -154,7 +154,10 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
 
 
 def _parts(layers: dict[str, Any], reports: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Layers by the outermost converted model that they are in, with their names there; single ones by their own."""
+    """Layers by the outermost converted model that holds them, under their names in it.
+
+    A layer outside of converted models is a part of its own, under its own name.
+    """
     outermost = [name for name in reports if not any(name != other and _is_in(name, other) for other in reports)]
     parts: dict[str, dict[str, Any]] = {name: {} for name in outermost}
     for name, told in layers.items():
@@ -170,7 +173,7 @@ def _is_in(name: str, outer: str) -> bool:
 def _converted(
     path: str | Path, name: str, part: nn.Module, layers: dict[str, Any], fold: bool, emulators: _Emulators
 ) -> nn.Module:
-    """The part ``name`` of a model with crossbar layers, without values, in the places of ``layers``."""
+    """The part ``name`` of a model, with crossbar layers without values in the places that ``layers`` names."""
     rules = {
         inside: LayerRule(
             architecture=Architecture.from_dict(told["architecture"]), layout=told["layout"], map_size=told["map_size"]
@@ -197,18 +200,18 @@ def _converted(
 
 
 def _shape(packing: Packing) -> list[int]:
-    """(groups, outputs, inputs), as JSON has it."""
+    """The packing's (groups, outputs, inputs) as a list, for JSON."""
     return [packing.groups, packing.outputs, packing.inputs]
 
 
 def _weights_prefix(told: dict[str, Any]) -> str:
-    """What the names of an emulator's weights begin with; equal weights have one name, and no module has such a one."""
+    """The prefix of an emulator's weights in the file: one for equal weights, and unlike any module's name."""
     digest = worker_told(told).get("surrogate", {}).get("weights_sha256", "")
     return f"#weights.{digest}."
 
 
 def _stored(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A state's tensors each once, and under which other name the repeated ones are."""
+    """Each tensor of a state once, and for each repeated tensor the name under which it is stored."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -237,7 +240,7 @@ def _read(weights_path: Path, json_path: Path) -> tuple[dict[str, Any], dict[str
 
 
 class _Emulators:
-    """The emulators that a file tells of, each bound once for an architecture and shared by the layers that have it."""
+    """The emulators that a file describes, each bound once for an architecture and shared by its layers."""
 
     def __init__(self, told: list[dict[str, Any]], tensors: dict[str, Tensor], given: Emulator | None) -> None:
         self._tensors = tensors
@@ -247,7 +250,7 @@ class _Emulators:
         self._bound: dict[tuple[int, Architecture], Emulator] = {}
 
     def bound(self, index: int, architecture: Architecture) -> Emulator:
-        """The emulator of this ``index`` for ``architecture``."""
+        """The emulator number ``index``, bound to ``architecture``."""
         key = (index, architecture)
         if key not in self._bound:
             self._bound[key] = self._made[index].bind(architecture)
@@ -263,7 +266,7 @@ class _Emulators:
         return given if given.inner is not None else emulator_of(told, {}, given)
 
     def _worker(self, told: dict[str, Any]) -> Emulator:
-        """The innermost emulator, one for all that tell the same of it."""
+        """The innermost emulator; equal descriptions share one."""
         key, prefix = json.dumps(told, sort_keys=True), _weights_prefix(told)
         if key not in self._workers:
             named = {name.removeprefix(prefix): x for name, x in self._tensors.items() if name.startswith(prefix)}
@@ -272,9 +275,9 @@ class _Emulators:
 
 
 def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, Any]) -> CrossbarLayer:
-    """A planned layer's crossbar layer, as it was ``told``, without values: they are loaded."""
+    """A planned layer's crossbar layer as the file describes it, without values, which are loaded later."""
     arch = layer.architecture
-    # Without values there is no largest weight to choose a binary point by; it is loaded too.
+    # Without values no largest weight can set the binary point, which is loaded with the state.
     valueless = arch if arch.weight_frac_bits is not None else arch.replace(weight_frac_bits=0)
     module = copy.deepcopy(layer.module).to("meta")
     inputs = [placeholder(inputs) for _, inputs in layer.packing.shapes]
@@ -302,7 +305,7 @@ def _load(path: str | Path, model: nn.Module, tensors: dict[str, Tensor], aliase
 
 
 def _make_room(module: CrossbarMatrix | CrossbarLayer, prefix: str, state: dict[str, Tensor]) -> None:
-    """Give a module's own tensors the shapes that the saved ones have, which calibration or variation gave them."""
+    """Give a module's own tensors the shapes of the saved ones, which calibration or variation may have changed."""
     for name, buffer in list(module._buffers.items()):
         saved = state.get(f"{prefix}{name}")
         if saved is not None and (buffer is None or saved.shape != buffer.shape):
@@ -311,7 +314,7 @@ def _make_room(module: CrossbarMatrix | CrossbarLayer, prefix: str, state: dict[
         saved = state.get(f"{prefix}bias")
         if saved is None:
             module.bias = None
-        elif module.bias is None:  # a calibration of outputs added it
+        elif module.bias is None:  # a correction of outputs added the bias
             module.bias = nn.Parameter(torch.empty_like(saved, device="meta"))
 
 

@@ -1,4 +1,4 @@
-"""From inputs to the levels that drive the word lines, read by read."""
+"""From inputs to the levels that drive the word lines in each read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from geniex.mapping.slicing import stream_digits, stream_weights
 def whole_inputs(
     x: Tensor, architecture: Architecture, frac_bits: int, gain: Tensor | None, *, non_negative: bool
 ) -> Tensor:
-    """Integers, float64, that ``x`` is taken for; those of inputs known to be ``non_negative`` have no sign.
+    """The integers, float64, that stand for ``x`` in fixed point; ``non_negative`` inputs are clipped at 0.
 
-    Infinities clip as the largest inputs do. NaN is taken for 0: what it reaches is told apart from the values.
+    Infinities clip as the largest inputs do. NaN becomes 0 here: callers set the outputs that it reaches to NaN.
     """
     x = torch.nan_to_num(x, nan=0.0, posinf=math.inf, neginf=-math.inf)
     if non_negative:
@@ -29,11 +29,11 @@ def whole_inputs(
 def stream_reads(
     integers: Tensor, architecture: Architecture, *, non_negative: bool, all_streams: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Levels (reads, inputs, features), float64, of ``integers`` (inputs, features), place values (passes, reads).
+    """The levels (reads, inputs, features), float64, that stream ``integers`` (inputs, features).
 
-    Inputs known to be ``non_negative`` need no negative pass and no sign stream. Where values can be looked at for
-    free, on the CPU, neither does a batch that happens to have none below 0, and streams of zeros are left out,
-    unless ``all_streams`` are wanted.
+    The second tensor is the place values (passes, reads). Inputs known to be ``non_negative`` need no negative pass and
+    no sign stream. On the CPU, where looking at values is free, a batch without negative values needs neither, and
+    streams of zeros are left out unless ``all_streams`` is set.
     """
     eager = integers.device.type == "cpu" and has_values(integers)
     unsigned = non_negative or (eager and not (integers < 0).any())
@@ -45,7 +45,7 @@ def stream_reads(
     place = torch.block_diag(*[weights] * passes).reshape(passes, -1)
     levels = digits.flatten(0, 1)
     if eager and not integers.requires_grad and not all_streams:
-        # A stream that is zero everywhere carries no current: nothing is read.
+        # A stream that is zero everywhere drives no current and is not read.
         used = levels.flatten(1).any(-1)
         used[0] |= not used.any()  # solvers and products take no empty batch
         if not used.all():

@@ -1,4 +1,4 @@
-"""``vary``: a converted model on devices that are not what was asked for."""
+"""``vary``: a converted model on devices whose conductances are not those that were asked for."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from geniex.variation import NoisyEmulator, ReadNoise, Variations, derived_seed,
 def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     """A copy of a converted ``model`` whose arrays are programmed with varied conductances.
 
-    The original is untouched. Each tile's draws depend on ``seed``, the layer's name and the tile's index alone. Read
-    noise, also what the model had before, begins anew: a generator of each matrix goes on from read to read. The copy
-    cannot be trained: a weight that is programmed again would be programmed without its variation. Calibrated ADC
-    ranges stay. The copy keeps the conductances of before, of the first time where it is varied again, as each
-    matrix's ``target_conductances``; see ``before_variation``.
+    The original is untouched. Each tile's draws depend only on ``seed``, the layer's name and the tile's index. Read
+    noise begins anew, including noise that the model had before: each matrix has a generator that goes on from read to
+    read. The copy cannot be trained, because a weight that is programmed again would lose its variation. Calibrated ADC
+    ranges stay. Each matrix of the copy keeps its conductances from before the first variation as
+    ``target_conductances``; see ``before_variation``.
 
     >>> from geniex import Architecture, IdealEmulator, convert
     >>> from geniex.variation import StuckCells
@@ -59,13 +59,13 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
 
 
 def before_variation(model: nn.Module) -> nn.Module:
-    """A copy of a converted ``model`` on ideal crossbars that hold what was asked for before ``vary``.
+    """A copy of a converted ``model`` on ideal crossbars with the conductances from before ``vary``.
 
-    Crossbars that were never varied hold what they hold now.
+    Crossbars that were never varied keep their present conductances.
 
     Raises:
-        InputError: the model was varied, and what it held before is not known: it was saved and loaded, or other
-            conductances were programmed since.
+        InputError: the model was varied, and its earlier conductances are not known, because it was saved and loaded
+            or other conductances were programmed since.
     """
     check_converted(model)
     for name, matrix in crossbar_matrices(model).items():
@@ -85,7 +85,7 @@ def _noisy(emulator: Emulator, noise: ReadNoise, seed: int, *names: str) -> Nois
 
 
 def _fix(matrix: CrossbarMatrix) -> None:
-    """Leave a trainable matrix with its conductances alone."""
+    """Drop the weight of a trainable matrix, which keeps its conductances only."""
     if matrix.weight is None:
         return
     with torch.no_grad():

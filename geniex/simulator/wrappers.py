@@ -1,4 +1,4 @@
-"""Modules in the places of others: layers on crossbars, and models inside of what torch puts around them."""
+"""Modules that take the places of others: layers on crossbars, and models inside of torch's wrappers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geniex.simulator.hooks import exchange_references, take_place
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``; others as they are."""
+    """The module inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, or ``model`` itself."""
     while True:
         if is_compiled(model):
             model = model._orig_mod  # type: ignore[assignment]
@@ -22,15 +22,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
-    """``model`` with the modules inside of wrappers in the wrappers' places, in place, at every depth."""
+    """``model``, changed in place, with every wrapper at any depth replaced by the module inside of it."""
     made = {id(module): unwrapped(module) for module in model.modules() if unwrapped(module) is not module}
     return replaced(model, made) if made else model
 
 
 def replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    """``model`` with modules exchanged wherever they are referred to, also where one is used twice.
+    """``model`` with modules exchanged for those in ``made``, by id, also where one is used twice.
 
-    What takes a module's place has its hooks.
+    A module that takes another's place gets its hooks.
     """
     for module in list(model.modules()):
         if id(module) in made:
@@ -47,6 +47,6 @@ def replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether ``model`` is what ``torch.compile`` returned."""
-    # Importing the compiler takes seconds; who has a compiled module has imported it.
+    # Importing the compiler takes seconds; whoever has a compiled module has imported it already.
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     return compiler is not None and isinstance(model, compiler.OptimizedModule)
