@@ -18,7 +18,8 @@ from geniex.variation.base import seeded
 Scores = dict[str, Tensor]
 """Scores by layer, float64 (groups * outputs,); a higher score means that an output matters more."""
 Measure = Callable[[nn.Module, nn.Module, Batch, tuple[str, ...]], Scores]
-"""A function that scores the named layers of a converted model on a batch; the arrays of the second model err."""
+"""A function that scores the named layers of a converted model on a batch; errors are those of the second model's
+arrays."""
 
 _PLACES = 4
 """Number of places at which the errors of an output are taken."""
