@@ -110,7 +110,7 @@ def train(
                 task, completed=epoch, description=f"validation NF-RMSE {figure:.3f} pp"
             ),
         )
-    if getattr(rank_zero_only, "rank", 0):  # another process of several: the first one writes
+    if getattr(rank_zero_only, "rank", 0):  # in distributed training only the first process writes
         return
     if fast_dev_run:
         print("everything runs; a fast development run writes nothing")

@@ -141,7 +141,7 @@ def _first_pass(right: nn.Module, names: Iterable[str], data: Calibration) -> _S
                 raise InputError("data", "a function that runs a part of the model", "it must call the model itself")
             seen.counts[-1][name] += 1
             if len(seen.counts) == 1:
-                seen.outputs.setdefault(name, output.clone())  # the network may go on in place
+                seen.outputs.setdefault(name, output.clone())  # the network may change it in place
 
         return hook
 
@@ -252,7 +252,7 @@ class _Fitting:
         trained = layer.trainable if layer.bias is None else layer.bias.requires_grad
         dtype = self.dtypes[name]
         layer.output_gain = gain.to(dtype).contiguous()
-        layer.bias = nn.Parameter(bias.to(dtype), requires_grad=trained)  # a corrected layer has both
+        layer.bias = nn.Parameter(bias.to(dtype), requires_grad=trained)  # a corrected layer has a gain and a bias
 
     def _other_calls(self, name: str) -> InputError:
         return InputError("reference", f"layer {name!r}, called another number of times", SAME_LAYERS)

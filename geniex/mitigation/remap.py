@@ -105,8 +105,8 @@ class RemappedLayer:
     """Number of outputs that are not in their natural place."""
     outputs: int
     undone: str
-    """Where the order is undone: "next layer" (its word lines are wired in this order), "outputs" (digitally), or ""
-    if no output moved."""
+    """Place where the order is undone: "next layer" (its word lines are wired in this order), "outputs" (digitally),
+    or "" if no output moved."""
     consumers: tuple[str, ...] = ()
     """The layers whose word lines are wired in this order."""
     expected: float | None = None

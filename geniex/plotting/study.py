@@ -120,7 +120,10 @@ def plot_panels(
 
 
 def pareto_front(points: Mapping[str, Measured]) -> list[str]:
-    """The names of the points on the Pareto front, cheapest first: no cheaper or equal point is as accurate."""
+    """The names of the points on the Pareto front, cheapest first.
+
+    No other point of the same or a lower cost is as accurate as a point on the front.
+    """
     front, best = list[str](), -math.inf
     for name, point in sorted(points.items(), key=lambda item: (item[1].at, -item[1].accuracy)):
         if point.accuracy > best:
