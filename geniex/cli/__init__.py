@@ -1,1 +1,1 @@
-"""."""
+"""The ``geniex`` command and its verbs."""

@@ -26,11 +26,11 @@ _STATED = (
     "accumulator_frac_bits",
     "accumulator_overflow",
 )
-"""What the settings of a run have in common, for captions."""
+"""Fields of the architecture that are the same in all settings of a run; captions state them."""
 
 
 def inference_tables(report: InferenceReport) -> Iterable[Table]:
-    """All that the report says, table by table."""
+    """The report's tables, one after another."""
     for workload in report.settings.workloads:
         rows = [row for row in report.rows if row.workload == workload.name]
         if rows:
@@ -81,7 +81,7 @@ def _figures(row: InferenceRow) -> Iterable[str]:
 
 
 def _digits(value: float | None, scale: float = 1.0) -> str:
-    """Three digits, or all of a whole number: neither needs an exponent."""
+    """Three significant digits, or all digits before the point from 100 on: neither needs an exponent."""
     return number(value, ".0f" if value is not None and scale * value >= 100 else ".3g", scale)
 
 

@@ -15,7 +15,7 @@ _CONTENDERS = ("native float64", "native float32", "SuperLU", "badcrossbar", "ng
 
 
 def solver_tables(report: SolverReport) -> Iterable[Table]:
-    """All that the report says, table by table."""
+    """The report's tables, one after another."""
     for threads in report.settings.threads:
         yield _times([row for row in report.rows if row.threads == threads], threads)
     yield _responses(report)

@@ -13,7 +13,7 @@ from geniex.study.bench.surrogate_report import CIRCUIT, SurrogateReport, Surrog
 
 
 def surrogate_tables(report: SurrogateReport) -> Iterable[Table]:
-    """All that the report says, table by table."""
+    """The report's tables, one after another."""
     for (size, bits), rows in groupby(report.rows, lambda row: (row.size, row.stream_bits)):
         yield _costs(f"{size}x{size} tiles, {bits}-bit streams", list(rows), report)
     yield bars_table(report.bars)
@@ -60,7 +60,7 @@ def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> 
 
 
 def _amortised(row: SurrogateRow) -> str:
-    """Reads of a tile from which on the model, programming included, is cheaper than the exact circuit."""
+    """The number of reads of a tile from which the model, programming included, is cheaper than the exact circuit."""
     if row.model == CIRCUIT:
         return "-"
     return "never" if row.amortised_reads is None else str(row.amortised_reads)

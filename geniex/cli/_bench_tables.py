@@ -1,4 +1,4 @@
-"""What the tables of all benchmarks share."""
+"""Helpers for the tables of all benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geniex.study.bench.bars import Bar
 
 
 def bars_table(bars: Sequence[Bar], title: str = "The project's bars, on one core") -> Table:
-    """What every figure is, beside what it has to be."""
+    """The table of measured figures and the limits that they have to meet."""
     table = plain_table(title, ("figure",), ("measured", "bar", ""))
     table.add_column("worst case", ratio=1)
     for bar in bars:
@@ -38,7 +38,7 @@ def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def number(value: float | None, spec: str, scale: float = 1.0) -> str:
-    """``scale * value``, or a dash where there is none."""
+    """``scale * value`` in the format ``spec``, or a dash if there is no value."""
     return "-" if value is None else format(scale * value, spec)
 
 

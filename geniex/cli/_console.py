@@ -1,14 +1,14 @@
-"""Where reports are printed."""
+"""The console on which reports are printed."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
 _WIDTH = 160
-"""Columns where no terminal says how many: a table in a file or a pipe is cut short by nobody."""
+"""Width in columns if the output is no terminal: wide enough that tables in files and pipes are not cut."""
 
 
 def report_console() -> Console:
-    """The console for a report's tables, on standard output."""
+    """The console on standard output for a report's tables."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)

@@ -1,4 +1,4 @@
-"""Where torch computes, as an option names it."""
+"""The torch device that an option names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geniex.errors import InputError
 
 
 def checked_device(name: str) -> torch.device:
-    """The device called ``name``; raises ``InputError`` where this machine cannot use it."""
+    """The device called ``name``; raises ``InputError`` if this machine cannot use it."""
     try:
         torch.zeros((), device=name).item()
         return torch.device(name)

@@ -1,4 +1,4 @@
-"""Files that verbs write: checked before any work is spent on what goes into them."""
+"""Checks of the files that verbs write, made before the work whose results go into them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geniex.files import standard
 
 
 def check_file(option: str, path: Path | None) -> None:
-    """Make the folder of ``path``; raise ``InputError`` where no file of that name can be written."""
+    """Create the folder of ``path``; raise ``InputError`` if no file can be written at this path."""
     if path is None:
         return
     if path.is_dir():
@@ -23,7 +23,7 @@ def check_file(option: str, path: Path | None) -> None:
 
 
 def check_folder(option: str, path: Path | None) -> None:
-    """Make the folder ``path``; raise ``InputError`` where it cannot be or nothing can be written there."""
+    """Create the folder ``path``; raise ``InputError`` if it cannot be created or is not writable."""
     if path is None:
         return
     try:
@@ -35,6 +35,6 @@ def check_folder(option: str, path: Path | None) -> None:
 
 
 def write_json(path: Path | None, data: Any) -> None:
-    """Write ``data`` to ``path``, if there is one."""
+    """Write ``data`` to ``path`` as JSON; do nothing if ``path`` is None."""
     if path is not None:
         path.write_text(json.dumps(standard(data), indent=1) + "\n", encoding="utf-8")

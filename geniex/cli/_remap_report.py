@@ -1,4 +1,4 @@
-"""The tables and words of ``geniex remap``."""
+"""The tables and notes of ``geniex remap``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from geniex.study.remapping import RemapStudy
 
 _CONTROLS = {"gain": "gains and offsets", "batch_norm": "batch norms refitted", "fine_tuning": "fine-tuned"}
 _PUBLISHED = {"srs": (5.6 - 2.9) / 5.6, "drs": (5.6 - 2.1) / 5.6}
-"""Shares of the drop that X-CHANGR reports for VGG16 on CIFAR-10."""
+"""Shares of the accuracy drop that X-CHANGR reports as recovered for VGG16 on CIFAR-10, by its static (SRS) and
+dynamic (DRS) remapping."""
 
 
 def row_header() -> tuple[str, ...]:
-    """Of the tables of accuracies."""
+    """The header of the accuracy tables."""
     return ("mapping", "control", "images", "accuracy, %", "drop, points", "recovered, %", "over images, %")
 
 
 def row_cells(row: RemapRow) -> tuple[str, ...]:
-    """One row as text."""
+    """One row of an accuracy table as text."""
     return (
         row.method,
         _CONTROLS.get(row.control or "", "-"),
@@ -30,7 +31,7 @@ def row_cells(row: RemapRow) -> tuple[str, ...]:
 
 
 def difference_rows(study: RemapStudy) -> list[tuple[str, ...]]:
-    """What each mapping is above the others."""
+    """The difference in accuracy between each mapping and the others, with its interval, as text."""
     return [
         (d.method, d.other, f"{100 * d.mean:+.2f} ({_ends(d.low, d.high, '+.2f')})")
         for d in study.differences
@@ -39,13 +40,13 @@ def difference_rows(study: RemapStudy) -> list[tuple[str, ...]]:
 
 
 def layer_header() -> tuple[str, ...]:
-    """Of the table of layers."""
+    """The header of the layer table."""
     names = ("surrogate, %", "circuit, %", "surrogate, weighted, %", "circuit, weighted, %", "one order, tau")
     return ("layer", "mapping", *names)
 
 
 def checked_rows(study: RemapStudy) -> list[tuple[str, ...]]:
-    """Each layer and mapping."""
+    """The layer table as text, one row per layer and mapping."""
     tau, last = same_order(study.circuit), ""
     rows = []
     for check in study.circuit:
@@ -58,7 +59,7 @@ def checked_rows(study: RemapStudy) -> list[tuple[str, ...]]:
 
 
 def notes(study: RemapStudy) -> list[str]:
-    """What was compared with what."""
+    """Notes that explain the compared quantities, mappings and controls."""
     told = study.configuration
     arch, window = told["architecture"], told["preset"]["window"]
     out = [

@@ -1,4 +1,4 @@
-"""``geniex bench``: geniex beside its rivals, timed and checked in one run."""
+"""``geniex bench``: geniex and its rivals, timed and checked in one run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ONLY = {
     "surrogate": ("surrogate", "tiles", "vectors", "chunk", "pareto"),
     "inference": ("threads", "workload", "emulator", "device"),
 }
-"""Options that not all benchmarks have."""
+"""Options that only some benchmarks have, by benchmark."""
 
 
 def bench(
@@ -49,35 +49,35 @@ def bench(
     seed: int = 0,
     json: Path | None = None,
 ) -> None:
-    """Time and check geniex beside its rivals; each figure is printed beside the project's bar for it.
+    """Time and check geniex against its rivals; each figure is printed with the limit that the project sets for it.
 
     Args:
-        what: "solver" is the exact circuit solver beside SuperLU Newton, badcrossbar and ngspice; "surrogate" is
-            what a read costs, and how wrong it is, from the ideal product over surrogates to the exact circuit;
-            "inference" is layers and whole networks on crossbars beside torch's float ones.
+        what: the benchmark: "solver" compares the exact circuit solver with SuperLU Newton, badcrossbar and ngspice;
+            "surrogate" measures the cost and the error of a read, for the ideal product, surrogates and the exact
+            circuit; "inference" compares layers and whole networks on crossbars with torch's float ones.
         sizes: rows and columns of the tiles; default: [16,32,64,128,256] for the solver, about a quarter of an
-            hour, and [32,64,128] for surrogates and inference, of which 64 is that of most inference figures.
-        threads: torch threads. Solver: all is timed for each, rivals on one core only with the first; default:
-            one, and all cores. Inference: those of layers, then those of networks; default: [1,2]. Surrogates are
-            timed on one.
-        quick: tiles up to 64x64, one thread, few repeats and random arrays: within a minute. Inference: few
-            settings, and not the largest network.
-        repeats: timed rounds, in which the contenders take turns; slow ones run fewer.
+            hour, and [32,64,128] for surrogates and inference, where most inference figures use 64.
+        threads: number of torch threads. Solver: everything is timed with each number, single-core rivals only with
+            the first; default: one, and all cores. Inference: one number for layers and one for networks;
+            default: [1,2]. Surrogates are timed on one thread.
+        quick: tiles up to 64x64, one thread, few repeats and few random arrays, within a minute. Inference: few
+            settings, without the largest network.
+        repeats: number of timed rounds, in which the contenders take turns; slow contenders run fewer.
         ngspice: solver: whether ngspice takes part.
-        ngspice_arrays: solver: random arrays up to 32x32 compared with ngspice; five of 64x64 come on top.
-        superlu_arrays: solver: random arrays up to 128x128 compared with SuperLU Newton.
-        surrogate: surrogate: a checkpoint's path or a shipped name that takes part beside those that ship; give
-            the option once for each.
-        tiles: surrogate: tiles that are programmed together and read with the same vectors.
-        vectors: surrogate: vectors of each tile in a timed round; slow models are given fewer.
-        chunk: surrogate: vectors in one read.
-        pareto: surrogate: folder for error against read cost, as a table (Markdown) and pictures (PNG).
-        workload: inference: linear, conv, fashion-cnn or resnet18; give the option once for each; default: all.
+        ngspice_arrays: solver: number of random arrays up to 32x32 compared with ngspice; five of 64x64 are added.
+        superlu_arrays: solver: number of random arrays up to 128x128 compared with SuperLU Newton.
+        surrogate: surrogate: additional surrogate to measure, a checkpoint's path or a shipped name; repeat the option
+            for several.
+        tiles: surrogate: number of tiles that are programmed together and read with the same vectors.
+        vectors: surrogate: vectors per tile in a timed round; slow models get fewer.
+        chunk: surrogate: vectors per read.
+        pareto: surrogate: folder for a table (Markdown) and plots (PNG) of error against read cost.
+        workload: inference: linear, conv, fashion-cnn or resnet18; repeat the option for several; default: all.
         emulator: inference: ideal, ideal-lossless (an ADC that never clips), linear, physics-fast, physics,
-            geniex-mlp or circuit (a few vectors of layers); give the option once for each; default: all.
-        device: inference: where to compute, such as cpu or cuda.
-        memory: whether to measure peak memory, each in a process of its own.
-        seed: of all random arrays.
+            geniex-mlp or circuit (layers only, a few vectors); repeat the option for several; default: all.
+        device: inference: device to compute on, such as cpu or cuda.
+        memory: whether to measure peak memory, each measurement in its own process.
+        seed: seed for all random arrays.
         json: file for the machine-readable report.
     """
     given = dict(locals())
@@ -112,7 +112,7 @@ def bench(
 
 
 def _check_only(what: str, given: Mapping[str, Any]) -> None:
-    """Raise ``InputError`` where an option of another benchmark was given: it would do nothing."""
+    """Raise ``InputError`` if an option of another benchmark was given, which would have no effect."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(bench).parameters.items()}
     for name in dict.fromkeys(name for names in _ONLY.values() for name in names):
         owners = [f"`geniex bench {other}`" for other, names in _ONLY.items() if name in names]
@@ -175,7 +175,7 @@ def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
 
 
 def _named(option: str, given: Mapping[str, Any], known: Iterable[str]) -> tuple[str, ...]:
-    """The known names in their order, or those of them that were given."""
+    """The given names in the order of the known ones; all known names if none was given."""
     known, wanted = tuple(known), given[option] or ()
     for name in wanted:
         if name not in known:
@@ -185,7 +185,7 @@ def _named(option: str, given: Mapping[str, Any], known: Iterable[str]) -> tuple
 
 @contextmanager
 def _telling(began: float) -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being done: in place on a terminal, else line by line."""
+    """A function that shows the current step: in place on a terminal, otherwise line by line."""
     progress = Console(stderr=True)
     with progress.status("") as status:
 
@@ -200,7 +200,7 @@ def _telling(began: float) -> Iterator[Callable[[str], None]]:
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
-    """The machine and the versions of a report in one line."""
+    """One line with a report's machine and versions."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     load = machine["load_average"]
     busy = "" if load is None else f", load average {load[0]:.1f} before the run"

@@ -1,4 +1,4 @@
-"""``geniex doctor``: what this machine has, and what is missing for what."""
+"""``geniex doctor``: the libraries, tools and data sets on this machine, and those that are missing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rich.table import Table
 from geniex.cli._files import check_file, write_json
 
 Findings = Sequence[Any]
-"""Of ``geniex.study.doctor.Finding``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
+"""A sequence of ``geniex.study.doctor.Finding``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
 
 
 def doctor(root: Path | None = None, json: Path | None = None) -> None:
-    """Tell what this machine has; nothing is downloaded or changed.
+    """Report what this machine has and what is missing; nothing is downloaded or changed.
 
     Args:
-        root: folder to look for data sets in; default: $GENIEX_DATA, else ~/.cache/geniex.
+        root: folder in which data sets are looked for; default: $GENIEX_DATA, otherwise ~/.cache/geniex.
         json: file for the machine-readable findings.
     """
     from geniex.study.doctor import examine  # imports torch, which help does not need

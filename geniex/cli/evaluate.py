@@ -1,4 +1,4 @@
-"""``geniex evaluate``: surrogates and analytic models against exact currents."""
+"""``geniex evaluate``: errors of surrogates and analytic models against exact currents."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def evaluate(
     """Compare analytic models and surrogates with the exact currents of a sweep, or of a set of sweeps.
 
     Args:
-        data: the HDF5 file that geniex sweep made, or the index or folder of a set.
-        surrogate: a checkpoint's path or a shipped name; give the option once for each surrogate.
-        held_out: only the tiles that the surrogates were tested on, never trained on.
-        calibration: exact solutions of each tile that the alpha-beta model is fitted on; 0 leaves it out.
-        plots: folder for pictures (PNG) of predicted against exact NF, and of the errors.
+        data: HDF5 file made by geniex sweep, or the index or folder of a set.
+        surrogate: surrogate to compare: a checkpoint's path or a shipped name; repeat the option for several.
+        held_out: use only the surrogates' test tiles, which they were not trained on.
+        calibration: number of exact solutions per tile to which the alpha-beta model is fitted; 0 leaves this model
+            out.
+        plots: folder for plots (PNG) of predicted against exact NF (non-ideality factor) and of the errors.
         json: file for the machine-readable report.
     """
     from geniex.study.evaluate import compare  # imports torch, which help does not need

@@ -1,4 +1,4 @@
-"""``geniex finetune``: what training on the crossbars brings back of the accuracy that they cost."""
+"""``geniex finetune``: how much of the accuracy lost on crossbars training on them recovers."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ def finetune(
     out: Path | None = None,
     json: Path | None = None,
 ) -> None:
-    """Fine-tune a network on crossbars, with the crossbars' own gradients and with those of ideal ones.
+    """Fine-tune a network on crossbars, once with the crossbars' own gradients and once with ideal gradients.
 
-    Both see the same batches and train on the crossbars' outputs; the learning rate is chosen on training images that
-    are left out.
+    Both trainings use the same batches and the crossbars' outputs. The learning rate of each is chosen on training
+    images that are held out.
 
     Args:
-        network: a shipped network, or the path of its checkpoint.
-        data: the data set that is learnt and classified.
-        preset: the crossbar, its conductance window and its drive.
-        surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar.
-        steps: steps of each training.
-        batch: images a step.
-        learning_rate: give the option once for each rate to choose from; 0.0003 and 0.001 if not at all.
-        images: test images, drawn with ``seed``.
-        check: another surrogate, or circuit for the exact one, that classifies with what was learnt; null for none.
-        check_images: how many of the test images it sees.
+        network: name of a shipped network, or path of a network's checkpoint.
+        data: data set whose training images are learnt and whose test images are classified.
+        preset: shipped setting of the crossbar, its conductance window and its read voltage.
+        surrogate: surrogate that emulates this crossbar: a shipped name or a checkpoint's path.
+        steps: number of steps of each training.
+        batch: images per step.
+        learning_rate: learning rate to try; repeat the option for several; 0.0003 and 0.001 if not given.
+        images: number of test images, drawn at random with the seed.
+        check: another surrogate, or circuit for the exact circuit, that checks the fine-tuned networks; null for none.
+        check_images: how many of the test images the check classifies.
         weight_bits: bits of a weight, sign included.
         input_bits: bits of an input, sign included.
         slice_bits: bits of a weight that one cell holds.
         stream_bits: bits of an input that one read applies.
-        adc_bits: bits of the ADC; null never clips.
-        adc_range: what its codes span: the counts that the training images cause (auto, calibrated), one count each
-            (unit), or the largest count of an ideal tile (full_scale).
-        seed: of the images, their order and their augmentation.
-        data_root: folder of the data set, where the default has it not.
-        out: folder for report.md, report.json and the fine-tuned converted networks, which ``load_converted`` reads.
+        adc_bits: bits of the ADC; null is an ADC that never clips.
+        adc_range: range of the ADC codes: the counts that occur on 128 training images (auto, calibrated), the largest
+            count of an ideal tile (full_scale), or one count per code (unit).
+        seed: seed for the choice of images, their order and their augmentation.
+        data_root: folder of the data set, if it is not in the default place.
+        out: folder for report.md, report.json and the fine-tuned converted networks, which load_converted reads.
         json: file for the machine-readable report alone.
     """
     if preset not in presets:

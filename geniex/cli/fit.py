@@ -1,4 +1,4 @@
-"""``geniex fit``: train a small network, or prune a trained one, cut its weights, and train it on."""
+"""``geniex fit``: train a small network, or prune a trained one or cut its weights, and continue its training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 _Constraint = Any
 """``geniex.networks.Constraint``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
 _RATE = 0.002
-"""Peak learning rate where a trained network is trained on: a first training's would undo much of what it knows."""
+"""Peak learning rate for a network that is trained already: the rate of a first training would undo much of it."""
 
 
 def fit(
@@ -32,30 +32,31 @@ def fit(
     root: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Train a network and save it as OUT.safetensors and OUT.json; with START, prune or constrain a trained one.
+    """Train a network and save it as OUT.safetensors and OUT.json; with --start, prune or constrain a trained one.
 
     Args:
-        network: the architecture, such as fashion-vgg or cifar10-vgg16; a wrong name lists them; fashion-cnn if not
-            given.
-        data: the image set; geniex doctor tells which are there.
+        network: architecture of the network, such as fashion-vgg or cifar10-vgg16; a wrong name lists all;
+            fashion-cnn if not given.
+        data: image set to train on; geniex doctor lists those on this machine.
         epochs: passes over the training images.
-        learning_rate: peak of the one-cycle schedule; 0.005, or 0.002 with ``start``, if not given.
-        batch: images a step.
-        seed: seed of the weights, the image order and the augmentation.
-        start: a shipped network, or the path of one, to train on instead of a new one; what was pruned of it stays 0.
-        prune: take weights away before that: channels (cf), or columns (xcs) or rows (xrs) of crossbar tiles.
-        sparsity: share of the weights that pruning takes.
-        tile: inputs, that is word lines, of a tile, for xcs and xrs.
-        tile_outputs: outputs of a tile, with all their slices; as many as inputs if not given.
-        criterion: the weakest pieces have the least mean magnitude (l1) or root mean square (l2).
-        scope: the weakest of each layer, or of the network (global).
-        skip: a layer's name, or a pattern with a star, that is not pruned; give the option once for each.
-        w_cut: keep weights within this share of each layer's largest one, as it is before; the file tells that one, by
-            which conductances are to be scaled then.
-        images: train on so many of the training images, drawn with ``seed``; all if not given.
-        device: where to train, such as cpu or cuda; the fastest that there is if not given.
-        root: folder of the image set; the default looks in the usual places and downloads.
-        out: the files' common stem; the network's name, with what was done to it, if not given.
+        learning_rate: peak of the one-cycle schedule; if not given 0.005, or 0.002 with --start.
+        batch: images per step.
+        seed: seed for the initial weights, the order of the images and their augmentation.
+        start: trained network to continue from, a shipped name or a checkpoint's path; its pruned weights stay 0.
+        prune: what to prune before training: filters with their channels (cf), columns of crossbar tiles (xcs) or rows
+            of crossbar tiles (xrs).
+        sparsity: share of the weights that is pruned.
+        tile: inputs (word lines) of a tile, for xcs and xrs.
+        tile_outputs: outputs of a tile, each with all its slices; as many as inputs if not given.
+        criterion: measure by which the weakest pieces are pruned: mean magnitude (l1) or root mean square (l2).
+        scope: prune the weakest pieces of each layer (layer), or of the whole network (global).
+        skip: layer that is not pruned, by name or by a pattern with *; repeat the option for several.
+        w_cut: limit weights to this share of their layer's largest weight before the cut; the file records that largest
+            weight, by which conductances must then be scaled.
+        images: number of training images to use, drawn at random with the seed; all if not given.
+        device: device to train on, such as cpu or cuda; the fastest one available if not given.
+        root: folder of the image set; if not given, the usual places are searched and the set is downloaded.
+        out: common stem of the files; if not given, the network's name with the prunings and cuts applied.
     """
     from geniex import __version__
     from geniex.cli._device import checked_device
@@ -112,7 +113,7 @@ def fit(
 
 
 class _Start:
-    """A trained network on its way to be trained on: pruned, perhaps, and with what is to hold of its weights."""
+    """A trained network whose training continues, possibly pruned, and the constraints on its weights."""
 
     def __init__(self, start: str, w_cut: float | None) -> None:
         from geniex.config import check_number
@@ -127,11 +128,11 @@ class _Start:
         self.masks, before = network_masks(start), network_info(start)
         self.w_cut: float | None = before.get("w_cut") if w_cut is None else w_cut
         self.told: dict[str, Any] = {"start": Path(start).name, "start_accuracy": before.get("accuracy")}
-        # What was done to it is so still.
+        # Earlier prunings and cuts still hold.
         self.told |= {name: before[name] for name in ("pruning", "w_cut", "weight_full_scale") if name in before}
 
     def prune(self, method: Any, sparsity: float, **how: Any) -> None:
-        """Prune the network; what was masked before stays masked."""
+        """Prune the network; raises ``InputError`` if it is pruned already."""
         from geniex.errors import InputError
         from geniex.mitigation import prune
 
@@ -143,7 +144,7 @@ class _Start:
         self.told["pruning"] = {"asked": asked} | pruned.to_dict()
 
     def constraint(self) -> _Constraint:
-        """Masks, and the limits of W_cut, of which ``told`` is told."""
+        """The masks and the limits of W_cut; the latter are also recorded in ``told``."""
         from geniex.mitigation import weight_cut, weight_full_scales
         from geniex.networks import Constraint
 
@@ -156,6 +157,6 @@ class _Start:
 
 
 def _stem(network: str, start: str | None, prune: str | None, w_cut: float | None) -> str:
-    """What the files are called by default."""
+    """The default stem of the files."""
     parts = [network if start is None else Path(start).stem, prune, None if w_cut is None else "wct"]
     return "-".join(part for part in parts if part)

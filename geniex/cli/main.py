@@ -1,4 +1,4 @@
-"""The ``geniex`` command: one verb a file, each a function whose signature is its options."""
+"""The ``geniex`` command: each verb is a file with one function, whose signature defines the verb's options."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ VERBS = {
 }
 
 _CONFIGURED = ("remap",)
-"""Verbs whose options may come from a YAML file."""
+"""Verbs whose options can be read from a YAML file."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
-    0: done. 1: the reader of our output is gone. 2: wrong usage or input, said in one line. 130: interrupted.
+    0: success. 1: the reader of the output has closed the pipe. 2: wrong usage or input, reported in one line.
+    130: interrupted.
     """
     try:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader closed the pipe (``geniex ... | head``). Nobody reads what is left: let the interpreter's
-        # own flush at exit go nowhere instead of complaining.
+        # The reader closed the pipe (``geniex ... | head``). Redirect the rest of the output to the null device, so
+        # that the interpreter's own flush at exit does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
@@ -70,11 +71,11 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _with_module(argv: list[str]) -> int:
-    """Import a module of the user's, such as one that registers a cell, then run the verb that follows."""
+    """Import a user's module, such as one that registers a cell model, then run the verb that follows."""
     if len(argv) < 2:
         return _refuse("geniex", "--import: got no module and verb; write geniex --import MODULE VERB ...")
     here = os.getcwd()
-    if here not in sys.path:  # where a user's own module lies; the script's folder alone is there
+    if here not in sys.path:  # an installed script has its own folder there, not the user's
         sys.path.insert(0, here)
     try:
         importlib.import_module(argv[0])
@@ -121,7 +122,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
 @contextmanager
 def _plain_warnings(name: str) -> Iterator[None]:
-    """Tell the warnings of geniex in one line each, without the line of code that they come from."""
+    """Print each of geniex's warnings in one line, without the line of code that raised it."""
     from geniex.errors import ConvergenceWarning, ConversionWarning, UnitWarning
 
     shown = warnings.showwarning
@@ -138,7 +139,7 @@ def _plain_warnings(name: str) -> Iterator[None]:
 
 
 def _plain(message: str) -> str:
-    """jsonargparse's account of a value of the wrong type, shortened to the option, the value and the types."""
+    """jsonargparse's message about a value of the wrong type, shortened to the option, the value and the types."""
     key, value = re.search(r'Parser key "(.+?)"', message), re.search(r"(?:Got|Given) value: (.*)", message)
     kinds = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", message)
     if key is None or value is None or not kinds:
@@ -148,7 +149,7 @@ def _plain(message: str) -> str:
 
 
 def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
-    """``argv`` as the parser spells it: --held-out is --held_out, a switch alone means true, lists grow by repeats."""
+    """``argv`` in the parser's spelling: --held-out is --held_out, a bare switch is true, repeats extend a list."""
     parameters = inspect.signature(function).parameters
     out: list[str] = []
     for word, following in zip(argv, [*argv[1:], "--"], strict=False):
@@ -166,7 +167,7 @@ def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
 
 
 def _with_shipped(verb: str, argv: list[str]) -> list[str]:
-    """``argv`` with the paths of configurations that it names, which may be files or shipped ones' names."""
+    """``argv`` in which each --config, a file or the name of a shipped configuration, is replaced by its path."""
     from geniex.study.configs import config_path
 
     def path(name: str) -> str:
@@ -182,13 +183,13 @@ def _with_shipped(verb: str, argv: list[str]) -> list[str]:
 
 
 def parsed(verb: str, argv: list[str]) -> jsonargparse.Namespace:
-    """The options that ``argv`` gives a verb; ``jsonargparse.ArgumentError`` where it does not know one."""
+    """The verb's options as ``argv`` gives them; raises ``jsonargparse.ArgumentError`` for an unknown option."""
     spelled = _spelled(argv, _function(verb))
     return verb_parser(verb).parse_args(_with_shipped(verb, spelled) if verb in _CONFIGURED else spelled)
 
 
 def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
-    """The parser of a verb's options, made from its function's signature and docstring."""
+    """The parser of a verb's options, built from its function's signature and docstring."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(prog=f"geniex {verb}", description=VERBS[verb], exit_on_error=False)
@@ -203,7 +204,7 @@ def _function(verb: str) -> Callable[..., None]:
 
 
 def _refuse(name: str, why: str) -> int:
-    """Say in one line why nothing was done; returns exit status 2."""
+    """Print in one line why nothing was done and return exit status 2."""
     print(f"{name}: {' '.join(why.split())}", file=sys.stderr)
     return 2
 

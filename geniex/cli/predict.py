@@ -1,4 +1,4 @@
-"""``geniex predict``: what accuracy a network will have on crossbars."""
+"""``geniex predict``: the accuracy that a network will have on crossbars."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from geniex.study.predict import Prediction, predict_accuracy
 _STAGES = ("stage", "images", "accuracy, %", "agreement, %", "logit error", "images/s")
 _NF = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
 _CONVERTERS = {"ADC clips": "adc_clipped", "ADC codes used": "adc_codes_used", "overflows": "overflowed"}
-"""Columns of the table of layers that stand there where any layer has a figure."""
+"""Optional columns of the layer table; each is shown if any layer has a value for it."""
 _CLIPPED = 1e-3
-"""Share of clipped conversions above which a layer is named."""
+"""Share of clipped ADC conversions above which a layer is named in a warning."""
 
 
 def predict(
@@ -56,26 +56,26 @@ def predict(
     """Predict a network's accuracy on crossbars: float, fixed point, ideal, linear, surrogate, exact circuit.
 
     Args:
-        network: a shipped network, or the path of its checkpoint.
-        data: the data set whose test images are classified.
-        preset: the crossbar, its conductance window and its drive.
-        surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar; give the option
-            once for each.
-        images: test images, drawn with ``seed``.
-        circuit_images: how many of them the exact circuit sees, too.
+        network: name of a shipped network, or path of a network's checkpoint.
+        data: data set whose test images are classified.
+        preset: shipped setting of the crossbar, its conductance window and its read voltage.
+        surrogate: surrogate that emulates this crossbar: a shipped name or a checkpoint's path; repeat the option
+            for several surrogates.
+        images: number of test images, drawn at random with the seed.
+        circuit_images: how many of these images the exact circuit also classifies.
         weight_bits: bits of a weight, sign included; its fraction bits are chosen layer by layer.
         input_bits: bits of an input, sign included; its fraction bits are chosen on 128 training images.
         slice_bits: bits of a weight that one cell holds.
         stream_bits: bits of an input that one read applies.
-        adc_bits: bits of the ADC; null never clips.
-        adc_range: what its codes span: the counts that the training images cause (auto, calibrated), one count each
-            (unit), or the largest count of an ideal tile (full_scale).
-        offset: how the current of level 0 is removed.
-        seed: of the choice of images.
-        data_root: folder of the data set, where the default has it not.
-        device: where to compute, such as cpu or cuda.
-        out: folder for report.html, report.md, report.json and the figures; logits are kept there too, so that the
-            same command goes on where it was killed.
+        adc_bits: bits of the ADC; null is an ADC that never clips.
+        adc_range: range of the ADC codes: the counts that occur on 128 training images (auto, calibrated), the largest
+            count of an ideal tile (full_scale), or one count per code (unit).
+        offset: how the current of level 0 (G_off) is removed.
+        seed: seed for the choice of images.
+        data_root: folder of the data set, if it is not in the default place.
+        device: device to compute on, such as cpu or cuda.
+        out: folder for report.html, report.md, report.json and the figures; it also keeps the logits, so that the same
+            command resumes after an interruption.
         json: file for the machine-readable report alone.
     """
     if preset not in presets:
@@ -129,7 +129,7 @@ def _chosen(images: ImageSet, count: int, seed: int) -> DataLoader[Any]:
 
 
 def stage_rows(report: Prediction) -> list[tuple[str, ...]]:
-    """The stages as text, one row each."""
+    """The table of stages as text, one row per stage."""
     rows: list[tuple[str, ...]] = []
     for s in report.stages:
         accuracy, agreement, error = share(s.accuracy, s.low, s.high), "-", "-"
@@ -155,7 +155,7 @@ def layer_header(report: Prediction) -> tuple[str, ...]:
 
 
 def layer_rows(report: Prediction) -> list[tuple[str, ...]]:
-    """The layers' NF, and how well their converters fit, as text, one row each."""
+    """The table of layers as text: the NF and the use of the converters, one row per layer."""
     rows: list[tuple[str, ...]] = []
     for x in report.layers:
         figures = [getattr(x, name) for name in _converters(report).values()]
@@ -170,7 +170,7 @@ def _converters(report: Prediction) -> dict[str, str]:
 
 
 def _converter_notes(report: Prediction) -> list[str]:
-    """What the converters' columns are, and which layers suffer from them."""
+    """Notes that explain the converters' columns and name the layers whose ADC clips or whose sums overflow."""
     if not _converters(report):
         return []
     out = [
@@ -244,7 +244,7 @@ def _figures(details: dict[str, Any], out: Path) -> list[Path]:
 
 
 class Bars(AbstractContextManager["Bars"]):
-    """A progress bar per stage, where there is a terminal."""
+    """One progress bar per stage on standard error; nothing is shown if it is not a terminal."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -262,7 +262,7 @@ class Bars(AbstractContextManager["Bars"]):
         self._progress.stop()
 
     def update(self, stage: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` images have passed ``stage``."""
+        """Show that ``done`` of ``total`` items of ``stage`` are finished."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done)

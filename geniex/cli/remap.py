@@ -1,4 +1,4 @@
-"""``geniex remap``: what remapping brings back of the accuracy that wires cost, beside controls."""
+"""``geniex remap``: how much of the accuracy lost to wires remapping recovers, compared with controls."""
 
 from __future__ import annotations
 
@@ -57,42 +57,44 @@ def remap(
     out: Path | None = None,
     json: Path | None = None,
 ) -> None:
-    """Move kernels to where wires hurt least, and tell what accuracy that brings back, beside controls.
+    """Move kernels to where wires hurt least and report the recovered accuracy, compared with controls.
 
     Args:
-        network: a shipped network, or the path of a checkpoint; give the option once for each training of one
-            architecture; fashion-vgg-0 if not at all.
-        data: the data set whose test images are classified and whose training images mappings are judged by.
-        preset: the crossbar, its conductance window and its drive.
-        surrogate: a shipped surrogate or the path of a checkpoint that stands for that crossbar.
-        method: a mapping to compare: none, random, l1, srs, drs, srs_taylor, drs_taylor, assignment, assignment_mdm,
-            mdm, wagonn, or rearrange (_ascending, _row_tile, _row_tile_ascending); give the option once for each;
-            default: none, random, l1, srs, drs and assignment; none is always there.
-        control: gain (and offset of each output), batch_norm (refitted) or fine_tuning; the first two if not given, the
-            second where all networks have batch norms.
-        combined: a method to combine with the controls; all that are compared if not given.
-        fine_tuned: a method to combine with fine-tuning, which takes longest; none if not given.
-        images: test images, drawn with ``seed``; null is all.
-        combined_images: how many of them, the first ones, rows with a control see; null is all of them.
-        calibration_images: training images that mappings are judged by, at most 256.
-        steps: steps of fine-tuning.
-        circuit_positions: inputs of each layer of the first network on which the exact circuit checks the order of
-            methods; 0 leaves it out.
+        network: name of a shipped network, or path of a checkpoint; repeat the option for several trainings of one
+            architecture; fashion-vgg-0 if not given.
+        data: data set whose test images are classified and whose training images the mappings are chosen on.
+        preset: shipped setting of the crossbar, its conductance window and its read voltage.
+        surrogate: surrogate that emulates this crossbar: a shipped name or a checkpoint's path.
+        method: mapping to compare: none, random, l1, srs (static remapping by sensitivity), drs (dynamic remapping),
+            srs_taylor, drs_taylor, assignment, assignment_mdm, mdm, wagonn, or rearrange (_ascending, _row_tile,
+            _row_tile_ascending); repeat the option for several; if not given: none, random, l1, srs, drs and
+            assignment; none is always included.
+        control: control to compare with: gain (gain and offset of each output), batch_norm (refitted batch norms) or
+            fine_tuning; if not given: gain, and batch_norm if all networks have batch norms.
+        combined: method that is also combined with the controls; all compared methods if not given.
+        fine_tuned: method that is also combined with fine-tuning, the slowest control; none if not given.
+        images: number of test images, drawn at random with the seed; null is all.
+        combined_images: rows with a control use only this many of the test images, the first ones; null is all.
+        calibration_images: number of training images that the mappings are chosen on, at most 256.
+        steps: number of fine-tuning steps.
+        circuit_positions: number of inputs per layer of the first network on which the exact circuit checks the order
+            of the methods; 0 skips this check.
         weight_bits: bits of a weight, sign included.
         input_bits: bits of an input, sign included.
         slice_bits: bits of a weight that one cell holds.
         stream_bits: bits of an input that one read applies.
-        adc_bits: bits of the ADC; null never clips.
-        adc_range: what its codes span: as many counts (unit), the largest ideal count, those of calibration, or
-            what serves (auto).
+        adc_bits: bits of the ADC; null is an ADC that never clips.
+        adc_range: range of the ADC codes: the largest count of an ideal tile (full_scale), the counts that occur on
+            training images (auto, calibrated), or one count per code (unit).
         accumulator_bits: width of a tile's shifted and added sum, sign included; null never overflows.
-        accumulator_frac_bits: fraction bits of that width; null places the binary point where the weights want it.
-        offset: how the current of level 0 is removed.
-        seed: of the choice of images and of random orders.
-        device: where to compute, such as cpu or cuda.
-        data_root: folder of the data set, where the default has it not.
-        out: folder for report.html, report.md, report.json and figures; results are kept there as they come, so that
-            the same command goes on where it was killed, and commands of one network each may fill it side by side.
+        accumulator_frac_bits: fraction bits within this width; null places the binary point matrix by matrix, by the
+            weights.
+        offset: how the current of level 0 (G_off) is removed.
+        seed: seed for the choice of images and for random orders.
+        device: device to compute on, such as cpu or cuda.
+        data_root: folder of the data set, if it is not in the default place.
+        out: folder for report.html, report.md, report.json and figures; results are stored there as they finish, so
+            that the same command resumes after an interruption, and commands for one network each can share it.
         json: file for the machine-readable report alone.
     """
     if preset not in presets:
@@ -149,7 +151,7 @@ def remap(
 
 
 def _accumulator(bits: int | None, frac_bits: int | None) -> dict[str, Any]:
-    """An architecture's settings of an accumulator of finite width; none, where its width is not given."""
+    """The architecture's fields for an accumulator of finite width; empty if no width is given."""
     if bits is None:
         if frac_bits is not None:
             raise InputError("accumulator_frac_bits", frac_bits, "give accumulator_bits, too")
@@ -170,7 +172,7 @@ def _methods(given: list[str] | None) -> list[str]:
 
 
 def _tables(study: RemapStudy) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Title, header and rows of each table."""
+    """The title, header and rows of each table."""
     tables = [("over all networks", row_header(), [row_cells(row) for row in study.rows])]
     tables.append(("differences in accuracy, points", ("mapping", "above", "points"), difference_rows(study)))
     if len(study.by_network) > 1:

@@ -1,4 +1,4 @@
-"""``geniex study``: what accuracy networks have, and what they cost, over a grid of crossbars."""
+"""``geniex study``: accuracy and costs of networks over a grid of crossbar settings."""
 
 from __future__ import annotations
 
@@ -33,21 +33,23 @@ def study(
     data_root: Path | None = None,
     json: Path | None = None,
 ) -> None:
-    """Put networks on crossbars at every cell of a grid of settings; accuracy, costs, tables, figures; resumes.
+    """Evaluate networks on crossbars at every point of a grid of settings: accuracy, costs, tables and figures.
 
     Args:
-        config: YAML file of a study, or a shipped one's name: geniex-size-ron-onoff.yaml, geniex-precision-slices.yaml,
-            sparse-xbar.yaml, dense-sparse.yaml.
+        config: YAML file of a study, or the name of a shipped one: geniex-size-ron-onoff.yaml,
+            geniex-precision-slices.yaml, sparse-xbar.yaml, dense-sparse.yaml.
         out: folder for table.csv, table.parquet, summary.csv, report.html, report.md, report.json and figures; results
-            are kept there as they come, so that the same command goes on where it was killed, and tries again what
-            failed; default: the configuration's name, in the current directory.
-        workers: processes of one thread each, 1 if not given; on a Ray cluster jobs under way, two a processor if not.
-        executor: local processes, or the Ray cluster at RAY_ADDRESS, if not one on this machine.
-        device: where each process computes, such as cpu or cuda.
-        set: a setting of all cells instead of the file's, as NAME=VALUE, such as images=100; give the option once for
-            each.
-        plan: check all settings and say what would run, without running it.
-        data_root: folder of the data set, where the default has it not.
+            are stored there as they finish, so that the same command resumes after an interruption and retries failed
+            runs; default: the configuration's name, in the current directory.
+        workers: number of processes with one thread each, 1 if not given; on a Ray cluster the number of concurrent
+            jobs, two per processor if not given.
+        executor: run jobs in local processes, or on a Ray cluster: the one at RAY_ADDRESS, otherwise one on this
+            machine.
+        device: device that each process computes on, such as cpu or cuda.
+        set: setting for all grid points that overrides the file, as NAME=VALUE, such as images=100; repeat the option
+            for several.
+        plan: check all settings and list the grid points, without running them.
+        data_root: folder of the data set, if it is not in the default place.
         json: file for the machine-readable report alone.
     """
     changes = _changes(set or [])

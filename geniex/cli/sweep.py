@@ -1,4 +1,4 @@
-"""``geniex sweep``: from a YAML file to data sets of exactly solved crossbars."""
+"""``geniex sweep``: data sets of exactly solved crossbars, as a YAML file describes them."""
 
 from __future__ import annotations
 
@@ -46,16 +46,18 @@ def sweep(
     verify: str | None = None,
     json: Path | None = None,
 ) -> None:
-    """Solve sampled (V, G) into HDF5 data sets; run it again after a kill and it goes on.
+    """Solve crossbars with sampled voltages and conductances into HDF5 data sets; the same command resumes.
 
     Args:
-        config: YAML file of a sweep, or of a set of sweeps (shapes and cells); those that ship are in spice_data/.
-        out: the HDF5 file to make, or a set's directory; default: the configuration's name, in the current directory.
-        workers: processes; default: one a processor.
-        engine: solve with this engine instead of the configuration's; ray is short for --executor ray.
-        executor: what runs the engine: local processes (the default), or the Ray cluster at RAY_ADDRESS, if not one
-            on this machine; workers are then shards under way.
-        verify: solve so many random vectors of the result again with ngspice, tell the worst deviation and keep it
+        config: YAML file of a sweep, or of a set of sweeps (shapes and cells); shipped files are in spice_data/.
+        out: HDF5 file to write, or the directory of a set; default: the configuration's name, in the current
+            directory.
+        workers: number of processes, one per processor if not given; on a Ray cluster the number of concurrent shards,
+            two per processor if not given.
+        engine: circuit solver that replaces the configuration's; ray is short for --executor ray.
+        executor: run the solver in local processes (the default), or on a Ray cluster: the one at RAY_ADDRESS,
+            otherwise one on this machine.
+        verify: solve this many random vectors of the result again with ngspice, print the worst deviation and store it
             in the file: a number, or ngspice:NUMBER.
         json: file for the machine-readable summary.
     """
@@ -128,15 +130,15 @@ def _verification(plan: SweepConfig | SweepSet, path: Path, count: int) -> dict[
 
 
 class _Throughput(ProgressColumn):
-    """Tiles per second, once known."""
+    """Column of the bar with the tiles per second, once they are known."""
 
     def render(self, task: Task) -> Text:
-        """The text in the bar."""
+        """The column's text."""
         return Text("" if task.speed is None else f"{task.speed:.0f} tiles/s")
 
 
 class _Bar(SweepObserver, AbstractContextManager["_Bar"]):
-    """A progress bar on the terminal; only the notes where there is none."""
+    """A progress bar on standard error; only the notes are printed if it is not a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.resumed = 0
@@ -162,15 +164,15 @@ class _Bar(SweepObserver, AbstractContextManager["_Bar"]):
         self._progress.stop()
 
     def started(self, tiles: int, resumed: int) -> None:
-        """Show the bar, with the resumed tiles done."""
+        """Show the bar; the resumed tiles count as done."""
         self.resumed = resumed
         self._task = self._progress.add_task("tiles", total=tiles, completed=resumed)
 
     def solved(self, tiles: int) -> None:
-        """Advance it."""
+        """Advance the bar by ``tiles``."""
         if self._task is not None:
             self._progress.advance(self._task, tiles)
 
     def note(self, text: str) -> None:
-        """Print it above the bar."""
+        """Print ``text`` above the bar."""
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)

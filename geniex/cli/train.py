@@ -1,4 +1,4 @@
-"""``geniex train``: from a sweep file to a surrogate's checkpoint."""
+"""``geniex train``: a surrogate's checkpoint made from a sweep file."""
 
 from __future__ import annotations
 
@@ -36,31 +36,33 @@ def train(
     strategy: str = "auto",
     fast_dev_run: bool = False,
 ) -> None:
-    """Train a surrogate on a sweep; writes OUT.safetensors and OUT.json.
+    """Train a surrogate on a sweep and write OUT.safetensors and OUT.json.
 
-    The GENIEx network learns the transfer function of one crossbar; while it trains, OUT.training holds the best and
-    the last finished epoch: a kill loses none. The physics surrogates know it without training: what they take from
-    the data is the error bound of their reads, fitted to half of the tiles and measured on the others.
+    The GENIEx network learns the transfer function of one crossbar. During training OUT.training holds the best and
+    the last finished epoch, so that an interruption loses no finished epoch. The physics surrogates compute the
+    transfer function without training. They use the data for the error bound of their reads, which is fitted to half
+    of the tiles and measured on the others.
 
     Args:
-        data: the HDF5 file that geniex sweep made; for the physics family also the index or folder of a set.
-        family: the GENIEx network, or a member of the physics family, to which only data and out apply.
-        out: the checkpoint's path, without suffix.
-        epochs: passes over the training tiles; the best one on the validation tiles is kept.
-        hidden: ReLU units of the hidden layer.
-        batch_tiles: tiles a step, each with all its vectors.
+        data: HDF5 file made by geniex sweep; for the physics family also the index or folder of a set.
+        family: the GENIEx network, or a member of the physics family, for which only data and out apply.
+        out: path of the checkpoint, without suffix.
+        epochs: passes over the training tiles; the best epoch on the validation tiles is kept.
+        hidden: number of ReLU units in the hidden layer.
+        batch_tiles: tiles per step, each with all its vectors.
         lr: highest learning rate.
         weight_decay: decoupled weight decay.
-        patience: epochs without a lower validation error after which it stops; default: none, all epochs.
-        half: round the weights to float16, half the file, where this costs less than 1 % of the held-out error.
-        seed: seed of the split by tile, the initial weights and the shuffling.
-        resume: go on where a killed run of the same command stopped; start where there is none.
-        csv: file of every epoch's training loss, validation error and learning rate.
-        num_workers: processes that read the data; 0 reads in this one, which is fastest where it fits in memory.
-        accelerator: Lightning's: auto, cpu, gpu, ...
-        devices: Lightning's: how many, or which as in "0,2", or auto; each takes batch_tiles a step.
-        strategy: Lightning's: auto, ddp, ...
-        fast_dev_run: one batch only, to see that everything runs; writes nothing.
+        patience: stop after this many epochs without a lower validation error; if not given, all epochs are run.
+        half: round the weights to float16, which halves the file, if this costs less than 1 % of the held-out error.
+        seed: seed for the split by tile, the initial weights and the shuffling.
+        resume: continue an interrupted run of the same command, or start a new one if there is none.
+        csv: file for every epoch's training loss, validation error and learning rate.
+        num_workers: number of processes that read the data; 0 reads in the main process, which is fastest if the data
+            fits in memory.
+        accelerator: Lightning's accelerator: auto, cpu, gpu, ...
+        devices: Lightning's devices: a number, a list such as "0,2", or auto; each device takes batch_tiles per step.
+        strategy: Lightning's strategy: auto, ddp, ...
+        fast_dev_run: run one batch only, as a test that everything works, and write nothing.
     """
     given = dict(locals())
     check_positive_int("epochs", epochs)
@@ -108,7 +110,7 @@ def train(
                 task, completed=epoch, description=f"validation NF-RMSE {figure:.3f} pp"
             ),
         )
-    if getattr(rank_zero_only, "rank", 0):  # another process of several: the first one writes
+    if getattr(rank_zero_only, "rank", 0):  # in distributed training only the first process writes
         return
     if fast_dev_run:
         print("everything runs; a fast development run writes nothing")
@@ -123,7 +125,7 @@ def train(
 
 
 def _calibrate(family: str, data: Path, out: Path, given: Mapping[str, Any]) -> None:
-    """Write the member of the physics family with its error bound."""
+    """Fit the error bound of a member of the physics family and write its checkpoint."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
     for name, value in given.items():
         if name not in ("data", "family", "out") and value != defaults[name]:

@@ -1,4 +1,4 @@
-"""What brings accuracy back that crossbars cost: remapping, corrected outputs, pruning, fine-tuning."""
+"""Methods that recover accuracy lost on crossbars: remapping, corrected outputs, pruning, fine-tuning."""
 
 from geniex.mitigation.batch_norm import refit_batch_norm
 from geniex.mitigation.correct_outputs import Correction, correct_outputs

@@ -1,16 +1,17 @@
-"""Outputs put where they cost least: what the loss makes of every output at every place, and the best assignment.
+"""The assignment of outputs to places that costs least, from the effect of every output at every place on the loss.
 
-For one matrix, let e[v, j, p] be what output j of vector v gives more at place p than it gives now, as the emulator
-says, and g the loss' gradient by the outputs of the network as it is now. An image's loss changes by about
+For one matrix, let e[v, j, p] be the change in output j for vector v if this output moves from its present place to
+place p, as the emulator computes it. Let g be the gradient of the loss with respect to the outputs of the present
+network. An image's loss changes by about
 
     d[n, j, p] = sum over its vectors of g[v, j] e[v, j, p]
 
-to first order. To second order the Fisher information stands for the loss' curvature, so that an order pi costs
+to first order. To second order the Fisher information approximates the curvature of the loss, so that an order pi costs
 
     mean over n of  D[n] + D[n]^2 / 2,   D[n] = sum over j of d[n, j, pi(j)].
 
-Without the products of different outputs this is a sum of costs c[j, p] = mean(d + d^2 / 2), whose least is a linear
-sum assignment. From there pairs of outputs change places as long as the whole expression falls.
+If products of different outputs are neglected, this is a sum of costs c[j, p] = mean(d + d^2 / 2), whose minimum is a
+linear sum assignment. From this start pairs of outputs are exchanged as long as the full expression decreases.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from torch import Tensor
 
 
 def assigned(effects: Tensor, near: Tensor) -> Tensor:
-    """The order of outputs (outputs,) of least cost, for d (images, outputs, nearness) and each place's nearness."""
+    """The order of outputs (outputs,) with the least cost.
+
+    ``effects`` is d (images, outputs, nearness), and ``near`` (outputs,) is the nearness of each place.
+    """
     from scipy.optimize import linear_sum_assignment
 
     at_places = effects[:, :, near]  # (images, outputs, places)
@@ -32,20 +36,20 @@ def assigned(effects: Tensor, near: Tensor) -> Tensor:
 
 
 def expected_change(effects: Tensor, near: Tensor, order: Tensor) -> float:
-    """The mean over images of D + D^2 / 2 for an ``order`` of outputs."""
+    """The mean over images of D + D^2 / 2 for the given ``order`` of outputs."""
     total = effects[:, order, near].sum(1)
     return float((total + total.square() / 2).mean())
 
 
 def _swapped(order: Tensor, at_places: Tensor) -> Tensor:
-    """The order after exchanges of two outputs, the best one first, until none lowers the cost."""
-    at_places = at_places.float()  # it only chooses
+    """The order after exchanges of two outputs, the best exchange first, until none lowers the cost."""
+    at_places = at_places.float()  # enough to choose exchanges
     order = order.to(at_places.device)
     places = torch.arange(len(order), device=order.device)
     for _ in range(2 * len(order)):
         here = at_places[:, order]  # (images, outputs by their place now, places)
         own = here[:, places, places]
-        # Of exchanging what is at places a and b.
+        # The change of D (images, a, b) if the outputs at places a and b are exchanged.
         change = here + here.transpose(1, 2) - own[:, :, None] - own[:, None, :]
         weight = 1 + own.sum(1)
         gain = torch.einsum("nab,nab->ab", change, change / 2 + weight[:, None, None]) / len(at_places)

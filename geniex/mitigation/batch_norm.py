@@ -1,4 +1,4 @@
-"""Batch norms that know the crossbars: running statistics taken again from what crossbars give them."""
+"""Batch norms refitted to crossbars: running statistics are taken again from the inputs that crossbars give them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ _Norm = nn.modules.batchnorm._BatchNorm
 
 @torch.no_grad()
 def refit_batch_norm(model: nn.Module, data: Calibration) -> nn.Module:
-    """A copy of ``model`` whose batch norms have the means and unbiased variances that ``data`` give them now.
+    """A copy of ``model`` whose batch norms have the means and unbiased variances of their inputs on ``data``.
 
-    Each norm is fitted with the norms before it fitted already, so that on the same data every norm of the copy sees
-    inputs of exactly its running mean and variance. All batches count as one: how the data are cut into batches makes
-    no difference. One batch takes one forward pass; several take another pass for each norm, up to that norm. A norm
-    that is called more than once has the statistics of all its calls, and one that is never called keeps its own.
+    Each norm is fitted after the norms before it. On the same data every norm of the copy therefore sees inputs with
+    exactly its running mean and variance. All batches count as one, so that the batch size makes no difference. One
+    batch takes one forward pass; several batches take another pass for each norm, up to that norm. A norm that is
+    called more than once has the statistics of all its calls, and a norm that is never called keeps its own.
 
     Args:
         model: a float network or a converted one.
         data: a batch of inputs, a mapping of keywords, a loader of batches, or a function that runs the model.
 
     Raises:
-        InputError: the model has no batch norm with running statistics, or a norm sees fewer than two values.
+        InputError: the model has no batch norm with running statistics, or a channel of a norm has fewer than two
+            values.
     """
     refitted = copy.deepcopy(model)
     norms = _batch_norms(refitted)
@@ -60,7 +61,7 @@ def _batch_norms(model: nn.Module) -> dict[str, _Norm]:
 
 
 class _Moments:
-    """The moments of each channel that a norm sees, over all its inputs that were added."""
+    """The moments of each channel over all inputs of a norm that were added."""
 
     def __init__(self) -> None:
         self.calls, self.sums = 0, PairedSums()
@@ -72,7 +73,7 @@ class _Moments:
         self.calls += 1
 
     def put(self, norm: _Norm) -> None:
-        """Make them the running statistics of ``norm``, unless one value alone has no variance."""
+        """Make the moments the running statistics of ``norm``, unless there are too few values for a variance."""
         if self.sums.count < 2:
             return
         assert norm.running_mean is not None
@@ -86,10 +87,10 @@ class _Moments:
 def _first_pass(
     model: nn.Module, norms: dict[str, _Norm], data: Calibration
 ) -> tuple[list[Call], list[Counter[str]], dict[str, _Moments]]:
-    """The calls that ``data`` makes, how often each of them calls each norm, and what the first call shows the norms.
+    """The calls that ``data`` makes, how often each call runs each norm, and the norms' moments in the first call.
 
-    Norms are fitted to the first call as it goes on. Where it is the only one and calls each norm once, that is all:
-    a norm has then seen all its inputs, after the norms before it were fitted.
+    Norms are fitted while the first call runs. If it is the only call and runs each norm once, the fit is complete:
+    every norm has then seen all its inputs, after the norms before it were fitted.
     """
     calls: list[Call] = []
     counts: list[Counter[str]] = []
@@ -116,7 +117,7 @@ def _first_pass(
 
 
 def _moments(model: nn.Module, norm: _Norm, calls: list[Call], counts: list[int]) -> _Moments:
-    """What ``norm`` sees in all ``calls``, each of which calls it so often as ``counts`` tells."""
+    """The moments of the inputs of ``norm`` in all ``calls``; ``counts`` says how often each call runs it."""
     moments = _Moments()
     for call, count in zip(calls, counts, strict=True):
         last = moments.calls + count

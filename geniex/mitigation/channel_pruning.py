@@ -1,4 +1,5 @@
-"""C/F: whole filters and the input channels that they feed removed, a smaller dense network left."""
+"""Channel/filter pruning (C/F): removes whole filters and the input channels that they feed; a smaller dense network
+remains."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ from geniex.simulator.layers import CROSSBAR_LAYERS
 
 
 class Channels:
-    """What a pruning of ``network`` may take away: channels of spaces, or filters alone where channels are mixed."""
+    """The prunable parts of ``network``: channels of spaces, or only filters if an operation mixes their channels."""
 
     def __init__(self, network: nn.Module, names: list[str]) -> None:
         self.network, self.names = network, names
         self.spaces = channel_spaces(network)
         self.weights = {name: matrix_of(network.get_submodule(name)) for name in self._layers()}
-        """(groups, outputs, inputs) of all layers."""
+        """Weights (groups, outputs, inputs) of all layers."""
         self.out_of, self.in_of = dict[str, int](), dict[str, int]()
         for k, space in enumerate(self.spaces):
             self.out_of |= dict.fromkeys((*space.producers, *space.followers), k)
@@ -34,25 +35,28 @@ class Channels:
             for name in names
             if name in self.out_of and self._only_mixed(self.spaces[self.out_of[name]]) and name in self.weights
         ]
-        """Layers whose filters can be 0, but not removed."""
+        """Layers whose filters can be set to 0, but not removed."""
 
     def scores(self, criterion: Criterion) -> list[Tensor]:
-        """Of each channel of the ``removable`` spaces, then of each filter of the ``masked`` layers, float64.
+        """Scores of each channel of the ``removable`` spaces, then of each filter of the ``masked`` layers, float64.
 
-        A channel's is the mean over all matrices that it has part in, as filter or as input channel, of the mean or
-        root mean square of its weights there.
+        A filter's score is the mean |w| or root mean square of its weights. A channel's score is the mean of this
+        figure over all matrices in which it is a filter or an input channel.
         """
         found = [torch.stack(list(self._parts(self.spaces[k], criterion))).mean(0) for k in self.removable]
         filters = (self.weights[name].flatten(0, 1) for name in self.masked)
         return found + [magnitude(rows, criterion, 1, rows.shape[1]).cpu() for rows in filters]
 
     def left(self, kept: list[int]) -> dict[str, int]:
-        """Weights of each of the named layers, with so many channels and filters kept, as ``scores`` has them."""
+        """The number of weights of each named layer if the ``kept`` counts of channels and filters stay.
+
+        The counts are in the order of ``scores``.
+        """
         of_space, of_layer = self._counts(kept)
         return {name: self._size(name, of_space, of_layer) for name in self.names}
 
     def pruned(self, kept: list[Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-        """A smaller network, with the channels that are ``kept`` (bool), and masks (by parameter) of filters at 0."""
+        """A smaller network that has the ``kept`` channels (bool), and masks, by parameter, of the filters set to 0."""
         network = copy.deepcopy(self.network)
         for k, chosen in zip(self.removable, kept, strict=False):
             index, space = chosen.nonzero().flatten(), self.spaces[k]
@@ -74,14 +78,14 @@ class Channels:
         return (name for name, module in self.network.named_modules() if type(module) in LAYERS)
 
     def _named(self, space: Space) -> bool:
-        """Whether all that produces the channels may be pruned; who takes them has to follow."""
+        """Whether all producers of the channels may be pruned; the consumers have to follow."""
         return all(name in self.names for name in space.producers)
 
     def _only_mixed(self, space: Space) -> bool:
         return space.mixed and not space.outside
 
     def _parts(self, space: Space, criterion: Criterion) -> Iterator[Tensor]:
-        """A score (channels,) from each matrix."""
+        """The channels' scores (channels,) from each matrix."""
         for name in space.producers:
             rows = self.weights[name].flatten(0, 1)
             yield magnitude(rows, criterion, 1, rows.shape[1]).cpu()
@@ -105,10 +109,11 @@ class Channels:
 
 
 def kept_channels(channels: Channels, sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
-    """Which channels and filters stay, bool, as ``Channels.scores`` has them: those nearest to the ``sparsity``.
+    """Which channels and filters stay, bool, in the order of ``Channels.scores``, to come nearest to the ``sparsity``.
 
-    Weights between two layers go with both, so that all layers together come nearest to it, not each. "layer" takes the
-    same share of each space's channels, "global" the weakest of all; each space keeps its strongest one.
+    A removed channel takes weights from its producers and its consumers. The sparsity is therefore met by all layers
+    together, not by each. ``scope`` "layer" removes the same share of each space's channels, "global" the weakest
+    channels of all; each space keeps its strongest channel.
     """
     scores = channels.scores(criterion)
     if not scores:
@@ -129,7 +134,7 @@ def kept_channels(channels: Channels, sparsity: float, criterion: Criterion, sco
         return sum(channels.left([int(k.sum()) for k in kept(count)]).values())
 
     low, high = 0, int(whole.isfinite().sum())
-    while low < high:  # the first count that leaves no more than what is wanted
+    while low < high:  # find the first count that leaves no more weights than the target
         middle = (low + high) // 2
         low, high = (low, middle) if left(middle) <= target else (middle + 1, high)
     best = min(range(max(low - 1, 0), low + 1), key=lambda count: abs(left(count) - target))
@@ -137,15 +142,15 @@ def kept_channels(channels: Channels, sparsity: float, criterion: Criterion, sco
 
 
 def matrix_of(module: nn.Module) -> Tensor:
-    """A layer's matrices (groups, outputs, inputs), as crossbars have them."""
+    """A layer's weight as matrices (groups, outputs, inputs), as they are put on crossbars."""
     return CROSSBAR_LAYERS[type(module)].weight_of(module).detach()
 
 
 def like_weight(module: nn.Module, matrices: Tensor) -> Tensor:
-    """Something for each weight of the matrices (groups, outputs, inputs), in the shape of the layer's weight."""
+    """Values for each weight (groups, outputs, inputs) in the shape of the layer's weight parameter."""
     return CROSSBAR_LAYERS[type(module)].weight_to(module, matrices).contiguous()
 
 
 def _spread(index: Tensor, count: int) -> Tensor:
-    """The inputs of channels ``index``, where each channel is ``count`` of them in a row."""
+    """The inputs of the channels ``index``, if each channel has ``count`` consecutive inputs."""
     return torch.tensor([k * count + j for k, j in itertools.product(index.tolist(), range(count))])

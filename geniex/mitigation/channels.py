@@ -1,4 +1,4 @@
-"""Which layers of a network share channels: what must go together when channels are removed."""
+"""Groups of layers that share channels: removing a channel changes all layers of its group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geniex.errors import InputError
 from geniex.mitigation.folding import form_after
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""What has a matrix."""
+"""Torch layers that have a weight matrix."""
 _NORM = nn.modules.batchnorm._BatchNorm
 _SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, torch.add, torch.mul)
 _SUM_METHODS = ("add", "add_", "sub", "sub_", "mul", "mul_")
@@ -22,32 +22,33 @@ _SUM_METHODS = ("add", "add_", "sub", "sub_", "mul", "mul_")
 
 @dataclass
 class Space:
-    """Channels that are the same ones wherever they appear: of sums, of all that treats channels alike."""
+    """A set of channels shared by all tensors that sums and channel-wise operations connect."""
 
     channels: int = 0
     producers: list[str] = field(default_factory=list)
-    """Layers whose outputs they are."""
+    """Layers that have these channels as outputs."""
     consumers: list[str] = field(default_factory=list)
-    """Layers whose inputs they are; a linear layer may have several inputs for each, in a row."""
+    """Layers that have these channels as inputs; a linear layer may have several consecutive inputs per channel."""
     followers: list[str] = field(default_factory=list)
-    """Batch norms and depthwise convolutions, which have them as inputs and as outputs."""
+    """Batch norms and depthwise convolutions, which have these channels as inputs and as outputs."""
     outside: bool = False
-    """Whether they are the network's input or output, of which nothing can be taken."""
+    """Whether these channels are the network's input or output, from which none can be removed."""
     mixed: bool = False
-    """Whether something that is not known to treat them alike sees them: they cannot be removed, only be 0."""
+    """Whether an operation uses these channels that is not known to treat them alike; they cannot be removed then, but
+    only set to 0."""
 
     @property
     def removable(self) -> bool:
-        """Whether any of its channels can be removed."""
+        """Whether channels of this space can be removed."""
         return not (self.outside or self.mixed) and bool(self.producers)
 
 
 def channel_spaces(network: nn.Module) -> list[Space]:
-    """The spaces of ``network``, in the order of its layers; each layer's outputs and inputs are in one each.
+    """The channel spaces of ``network``, in the order of its layers.
 
-    Tracing (torch.fx) shows what becomes of each layer's outputs. Activations, batch norms, pools, flattening, means
-    over maps and depthwise convolutions keep channels apart, sums (shortcuts) join the channels of what they add; all
-    other operations mix.
+    Each layer's outputs belong to one space and its inputs to one. Tracing (torch.fx) follows each layer's outputs.
+    Activations, batch norms, pools, flattening, means over maps and depthwise convolutions keep channels apart. Sums
+    (shortcuts) join the channels of their terms. All other operations mix channels.
 
     Raises:
         InputError: the network cannot be traced.
@@ -56,7 +57,7 @@ def channel_spaces(network: nn.Module) -> list[Space]:
 
 
 def layer_inputs(module: nn.Module) -> int:
-    """Input channels or features of a layer or a batch norm."""
+    """The number of input channels or features of a layer or a batch norm."""
     for name in ("in_features", "in_channels", "num_features"):
         if hasattr(module, name):
             return int(getattr(module, name))
@@ -64,7 +65,7 @@ def layer_inputs(module: nn.Module) -> int:
 
 
 def layer_outputs(module: nn.Module) -> int:
-    """Output channels or features of a layer or a batch norm."""
+    """The number of output channels or features of a layer or a batch norm."""
     for name in ("out_features", "out_channels", "num_features"):
         if hasattr(module, name):
             return int(getattr(module, name))
@@ -72,7 +73,7 @@ def layer_outputs(module: nn.Module) -> int:
 
 
 class _Spaces:
-    """Spaces as they are joined, by what has them: names of nodes, and of layers' inputs and outputs."""
+    """Finds the spaces by joining those of connected tensors; keys are graph nodes and layers' inputs and outputs."""
 
     def __init__(self, network: nn.Module) -> None:
         self.modules = dict(network.named_modules())
@@ -80,7 +81,7 @@ class _Spaces:
         self.spaces: dict[str, Space] = {}
         self.called: set[str] = set()
         self.forms: dict[torch.fx.Node, int | None] = {}
-        """In how many dimensions of maps channels are; 0 of vectors; None is not known."""
+        """Number of spatial dimensions of each node's maps; 0 for vectors, None if it is not known."""
         for name, module in self.modules.items():
             if type(module) in LAYERS:
                 self._add_layer(name, module)
@@ -93,14 +94,14 @@ class _Spaces:
         for node in graph.nodes:
             self._visit(node)
         known = {name for name in self.modules if f"out:{name}" in self.spaces or f"out:{name}" in self.joined}
-        for name in known - self.called:  # what it is for cannot be seen
+        for name in known - self.called:  # its use does not show in the graph
             self._space(f"out:{name}").outside = self._space(f"in:{name}").outside = True
-        for names in _shared(self.modules):  # one tensor, several layers: each alone cannot be changed
+        for names in _shared(self.modules):  # layers that share one tensor cannot be changed separately
             for name in known.intersection(names):
                 self._space(f"out:{name}").mixed = self._space(f"in:{name}").mixed = True
 
     def found(self) -> list[Space]:
-        """Each space once."""
+        """Each space with a producer or a consumer, once."""
         return [space for space in self.spaces.values() if space.producers or space.consumers]
 
     def _add_layer(self, name: str, module: nn.Module) -> None:
@@ -112,7 +113,7 @@ class _Spaces:
             self.joined[into] = out
             return
         self.spaces[out] = Space(channels=outputs, producers=[name], mixed=groups > 1)
-        # How many channels make a linear layer's inputs, who produces them tells.
+        # A linear layer may have several inputs per channel: the producer knows the number of channels.
         self.spaces[into] = Space(channels=0 if linear else inputs, consumers=[name], mixed=groups > 1)
 
     def _visit(self, node: torch.fx.Node) -> None:
@@ -143,7 +144,7 @@ class _Spaces:
             self._space(key).followers.append(str(node.target))
 
     def _form(self, node: torch.fx.Node, module: nn.Module | None, inputs: list[torch.fx.Node]) -> int | None:
-        """Where channels are after an operation that treats them alike; None after any other."""
+        """The form of maps (see ``forms``) after an operation that treats channels alike; None after any other."""
         forms = [self.forms[source] for source in inputs]
         if not forms or None in forms:
             return None
@@ -176,7 +177,7 @@ class _Spaces:
             return
         first, second = self.spaces[a], self.spaces[b]
         if first.channels and second.channels and first.channels != second.channels:
-            first.mixed = True  # broadcast, or behind something that mixes
+            first.mixed = True  # broadcast, or after an operation that mixes channels
         first.channels = first.channels or second.channels
         for name in ("producers", "consumers", "followers"):
             mine = getattr(first, name)
@@ -196,7 +197,7 @@ class _Spaces:
 
 
 def _shared(modules: dict[str, nn.Module]) -> Iterator[list[str]]:
-    """Names of modules that have a parameter in common."""
+    """Lists of names of modules that share a parameter."""
     owners: dict[int, list[str]] = {}
     for name, module in modules.items():
         for parameter in module.parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""Digital corrections of what crossbars give: gains and offsets of outputs, or one factor for a whole layer."""
+"""Digital corrections of crossbar outputs: a gain and an offset of each output, or one factor for a whole layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from geniex.simulator.calibrate import hooked as hooked_before
 from geniex.simulator.exchange import check_converted
 
 Correction = Literal["gains_and_offsets", "gains", "one_factor"]
-"""What a layer's outputs are corrected by; see ``correct_outputs``."""
+"""The kind of correction of a layer's outputs; see ``correct_outputs``."""
 
 
 @torch.no_grad()
@@ -36,31 +36,32 @@ def correct_outputs(
 ) -> nn.Module:
     """A copy of a converted ``model`` whose crossbar layers' outputs are fitted to a reference, in evaluation order.
 
-    The fit is least squares of each layer's outputs on ``data``, with the layers before corrected already: what
-    hardware measures once and corrects digitally. It takes off what all outputs of a kind share, such as the common
-    decay of conductances that have drifted or the mean loss along wires; what is random from cell to cell stays.
+    Each layer's outputs on ``data`` are fitted by least squares, after the layers before it have been corrected.
+    Hardware can do the same: it measures once and then corrects digitally. The correction removes systematic errors,
+    such as the common decay of drifted conductances or the mean loss along wires. Errors that are random from cell to
+    cell remain.
 
-    All batches and all calls of a layer count alike, so that how data are cut into batches makes no difference. One
-    batch takes one pass through each model. Several batches, or a layer that is called more than once, take another
-    pass through the model and, for each layer, a part of a pass through both; the layer's own later calls then see
-    the reference's outputs. Layers that the data do not call stay uncorrected, with a warning.
+    All batches and all calls of a layer count alike, so that the batch size makes no difference. One batch takes one
+    pass through each model. Several batches, or a layer that is called more than once, take another pass through the
+    model and, for each layer, a partial pass through both models; the layer's own later calls then see the
+    reference's outputs. Layers that the data do not call stay uncorrected, with a warning.
 
     Args:
-        model: what ``convert`` or ``vary`` returned; the original is untouched.
-        data: a batch of inputs, a mapping of keywords, a loader of batches, or a function that runs the model that it
-            is given.
-        reference: the model whose outputs are right, with the same layers by name: a converted one, or the torch model
-            that was converted, whose batch norms are folded and whose attention is taken apart as in ``model``. None
-            is ``model`` itself on ideal crossbars with the conductances of before the first ``vary``; where nothing
-            was varied, with those it has.
-        mode: "gains_and_offsets" of each output; "gains" alone; or "one_factor" for all outputs of a layer, which is
-            what chips do with a reference read (global drift compensation). An output that does not vary has an
-            offset alone, of the modes with gains, and an output that is always 0 no correction without offsets.
+        model: the model that ``convert`` or ``vary`` returned; the original is untouched.
+        data: a batch of inputs, a mapping of keywords, a loader of batches, or a function that runs the model passed
+            to it.
+        reference: the model whose outputs are right, with the same layers by name: a converted model, or the torch
+            model that was converted. The torch model's batch norms are then folded and its attention is taken apart as
+            in ``model``. None means ``model`` itself on ideal crossbars, with its conductances from before the first
+            ``vary``, or its present ones if it was never varied.
+        mode: "gains_and_offsets" of each output, "gains" alone, or "one_factor" for all outputs of a layer, as chips
+            do with a reference read (global drift compensation). With "gains_and_offsets", an output that does not
+            vary gets an offset alone. In the modes without offsets, an output that is always 0 gets no correction.
 
     Raises:
-        InputError: a model that has nothing on crossbars, or whose outputs were corrected before; one that was varied
-            where its conductances of before are not known, and no reference is given; a reference with other layers;
-            data that do not call the model, or outputs on them that are not finite.
+        InputError: the model has nothing on crossbars, or its outputs were corrected before; it was varied, its
+            conductances from before are not known, and no reference is given; the reference has other layers; the
+            data do not call the model, or outputs on them are not finite.
 
     >>> from geniex import Architecture, IdealEmulator, convert
     >>> from geniex.simulator import vary
@@ -112,17 +113,17 @@ def _before(model: nn.Module) -> nn.Module:
 
 @dataclass
 class _Seen:
-    """What the reference shows when it is run on the data."""
+    """The record of a run of the reference on the data."""
 
     calls: list[Call] = field(default_factory=list)
     counts: list[Counter[str]] = field(default_factory=list)
-    """How often each call calls each layer."""
+    """Number of times that each of ``calls`` runs each layer."""
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    """Each layer's output at its first call, of the first of ``calls`` and while it is the only one."""
+    """Outputs of each layer's first run in the first of ``calls``; empty if there are several calls."""
 
     @property
     def called(self) -> list[str]:
-        """Layers in the order in which they are first called."""
+        """Names of the layers in the order in which they are first called."""
         return list(dict.fromkeys(name for count in self.counts for name in count))
 
 
@@ -140,7 +141,7 @@ def _first_pass(right: nn.Module, names: Iterable[str], data: Calibration) -> _S
                 raise InputError("data", "a function that runs a part of the model", "it must call the model itself")
             seen.counts[-1][name] += 1
             if len(seen.counts) == 1:
-                seen.outputs.setdefault(name, output.clone())  # the network may go on in place
+                seen.outputs.setdefault(name, output.clone())  # the network may change it in place
 
         return hook
 
@@ -155,16 +156,16 @@ def _first_pass(right: nn.Module, names: Iterable[str], data: Calibration) -> _S
 
 
 class _Fitting:
-    """Corrections of ``model`` towards the reference ``right``, layer by layer."""
+    """Fits corrections of ``model`` to the reference ``right``, layer by layer."""
 
     def __init__(self, model: nn.Module, right: nn.Module, mode: Correction) -> None:
         self.model, self.right, self.mode = model, right, mode
         self.layers = crossbar_layers(model)
         self.dtypes: dict[str, torch.dtype] = {}
-        """Of the outputs of each layer that is called."""
+        """Dtypes of the outputs of each layer that is called."""
 
     def all_at_once(self, call: Call, outputs: dict[str, Tensor]) -> None:
-        """Fit every layer when it is called, in one pass of ``call``, to the reference's ``outputs``."""
+        """Fit all layers to the reference's ``outputs`` in one pass of ``call``, each when it is called."""
 
         def fit(name: str) -> Callable[..., Tensor]:
             def hook(layer: CrossbarLayer, args: object, output: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ class _Fitting:
             raise self._other_calls(name)
 
     def one_layer(self, name: str, calls: list[Call], counts: list[int]) -> None:
-        """Fit one layer to all ``calls``, each of which calls it so often as ``counts`` tells."""
+        """Fit one layer to all ``calls``; ``counts`` says how often each call runs it."""
         sums = PairedSums()
         for call, count in zip(calls, counts, strict=True):
             if count:
@@ -191,7 +192,7 @@ class _Fitting:
         self._put(name, sums)
 
     def check_calls(self, calls: list[Call], counts: list[Counter[str]]) -> None:
-        """Raise where the model calls a layer another number of times than the reference, as ``counts`` has it."""
+        """Raise ``InputError`` if the model calls a layer more or less often than the reference's ``counts``."""
         for call, count in zip(calls, counts, strict=True):
             found = Counter[str]()
 
@@ -205,7 +206,7 @@ class _Fitting:
                     raise self._other_calls(name)
 
     def _wanted(self, name: str, call: Call, count: int) -> list[Tensor]:
-        """What the reference's layer gives when it is called in ``call``, ``count`` times."""
+        """The outputs of the reference's layer in its ``count`` runs within ``call``."""
         outputs: list[Tensor] = []
 
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
@@ -218,7 +219,7 @@ class _Fitting:
         return outputs
 
     def _add_call(self, sums: PairedSums, name: str, call: Call, wanted: list[Tensor]) -> None:
-        """Count what the model's layer gives in ``call`` beside what is ``wanted`` of it."""
+        """Add the outputs of the model's layer in ``call``, paired with the ``wanted`` outputs, to ``sums``."""
         left = list(wanted)
 
         def hook(layer: CrossbarLayer, args: object, output: Tensor) -> Tensor:
@@ -226,7 +227,7 @@ class _Fitting:
             self._add(sums, name, output, right)
             if not left:
                 raise Reached
-            return right.to(output)  # as if it were corrected already, for its own next call
+            return right.to(output)  # the layer's own next run sees it as if it were corrected already
 
         with hooked([(self.layers[name], hook)]):
             run_until_reached(self.model, call)
@@ -240,7 +241,7 @@ class _Fitting:
         sums.add(*(layer.output_vectors(y).double() - bias for y in (output, wanted.to(output.device))))
 
     def _put(self, name: str, sums: PairedSums) -> None:
-        """Put the gains, and offsets, into the layer."""
+        """Store the fitted gains and offsets in the layer."""
         if not sums.count:
             raise InputError("data", f"no vector for layer {name!r}", "it must give the model at least one input")
         layer = self.layers[name]
@@ -251,14 +252,14 @@ class _Fitting:
         trained = layer.trainable if layer.bias is None else layer.bias.requires_grad
         dtype = self.dtypes[name]
         layer.output_gain = gain.to(dtype).contiguous()
-        layer.bias = nn.Parameter(bias.to(dtype), requires_grad=trained)  # a corrected layer has both
+        layer.bias = nn.Parameter(bias.to(dtype), requires_grad=trained)  # a corrected layer has a gain and a bias
 
     def _other_calls(self, name: str) -> InputError:
         return InputError("reference", f"layer {name!r}, called another number of times", SAME_LAYERS)
 
 
 def _least_squares(sums: PairedSums, mode: Correction) -> tuple[Tensor, Tensor | None]:
-    """Gains and offsets (outputs,) of least squares; None where the ``mode`` has no offsets."""
+    """The least-squares gains and offsets (outputs,); the offsets are None if the ``mode`` has none."""
     power = sums.squares + sums.count * sums.given.square()
     if mode == "gains_and_offsets":
         gain = _ratio(sums.products, sums.squares, sums.squares <= 1e-12 * power)
@@ -274,14 +275,14 @@ def _ratio(part: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
 
 
 def _bias(layer: CrossbarLayer) -> Tensor:
-    """The layer's bias (outputs,) or (), float64."""
+    """The layer's bias (outputs,), or 0 () if it has none, float64."""
     if layer.bias is None:
         return torch.zeros((), dtype=torch.float64)
     return layer.bias.detach().double()
 
 
 def _corrected(layer: CrossbarLayer, output: Tensor, before: Tensor) -> Tensor:
-    """What the layer gives now for what it gave with the bias of ``before`` and no gain."""
+    """The layer's corrected output for the ``output`` that it gave without a gain and with the bias ``before``."""
     assert layer.output_gain is not None
     trailing = [1] * (-1 - layer.output_dim)
     gain, bias = (x.double().reshape(-1, *trailing) for x in (layer.output_gain, _bias(layer)))

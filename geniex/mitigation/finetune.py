@@ -1,4 +1,4 @@
-"""Fine-tuning of a converted model: its weights learn to live with the crossbars that they are on."""
+"""Fine-tuning of a converted model: its weights adapt to the crossbars that they are programmed on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from geniex.simulator.batches import LabelledData, labelled_batches
 from geniex.simulator.matrix import Gradients
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Of outputs and labels."""
+"""A function of outputs and labels that returns the loss."""
 Progress = Callable[[int, int, float], None]
-"""Called after each step with the steps done, the steps to do, and the loss."""
+"""A function that is called after each step with the steps done, the number of all steps, and the loss."""
 
 
 def fine_tune(
@@ -34,25 +34,27 @@ def fine_tune(
     loss: Loss = functional.cross_entropy,
     progress: Progress | None = None,
 ) -> list[float]:
-    """The loss of each step of training the parameters of ``converted``, in place, by AdamW with a cosine rate.
+    """Train the parameters of ``converted`` in place and return the loss of each step.
 
-    Each step programs the weights and reads them, so that the outputs are the crossbars'. All scales stay, and weights
-    stay within them. Nothing is random here: the same loader gives the same weights.
+    The optimiser is AdamW with a cosine schedule. Each step programs the weights and reads the crossbars, so that the
+    outputs are the crossbars'. All scales are kept, and weights are clipped to them. Nothing is random here: the same
+    loader gives the same weights.
 
     Args:
-        converted: what ``convert(..., trainable=True)`` made; a parameter that needs no gradient stays as it is.
-        loader: batches of (inputs, labels), or of mappings with "labels", gone through as often as the steps take;
-            one such batch will do. ``labelled_batches`` has the rules.
-        steps: optimiser steps.
-        learning_rate: of the first step; it falls to 0.
-        weight_decay: decoupled, of AdamW.
-        gradients: "emulator" goes back through the crossbars' own derivatives; "ideal" through the weights as they
-            are, as if the crossbars were ideal: straight through all that is not.
-        loss: of the logits that the model returns, as they are or under ``.logits``, and the labels.
+        converted: the model that ``convert(..., trainable=True)`` made; a parameter that needs no gradient stays as it
+            is.
+        loader: batches of (inputs, labels), or of mappings with "labels", repeated until all steps are done; a single
+            batch is allowed. ``labelled_batches`` has the rules.
+        steps: number of optimiser steps.
+        learning_rate: learning rate of the first step; it falls to 0.
+        weight_decay: decoupled weight decay of AdamW.
+        gradients: "emulator" propagates gradients through the crossbars' own derivatives. "ideal" propagates them
+            through the weights as if the crossbars were ideal, straight through every non-ideality.
+        loss: function of the logits, which the model returns directly or as ``.logits``, and of the labels.
         progress: called after each step.
 
     Raises:
-        InputError: a model without trainable crossbars, a loader without batches or of batches without labels.
+        InputError: the model has no trainable crossbars, or the loader has no batches or batches without labels.
     """
     check_positive_int("steps", steps)
     check_number("learning_rate", learning_rate, low=0.0, open_low=True)
@@ -95,6 +97,6 @@ def _gradients(matrices: list[CrossbarMatrix], gradients: Gradients) -> Iterator
 
 
 def _repeated(loader: LabelledData, model: nn.Module) -> Iterator[tuple[Arguments, Tensor]]:
-    """The loader's batches, over and over."""
+    """The loader's batches, repeated endlessly."""
     while True:
         yield from labelled_batches(loader, model)

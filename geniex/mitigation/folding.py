@@ -1,4 +1,4 @@
-"""Where an order of outputs needs no undoing: the next crossbar's word lines can be wired in it."""
+"""Folding an order of outputs: it need not be undone if the next crossbar's word lines can be wired in this order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _BY_CHANNEL = {
     2: (nn.BatchNorm2d, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
     3: (nn.BatchNorm3d, nn.Dropout3d, nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
 }
-"""For maps of so many dimensions; a pool of more dimensions would take channels for one of them."""
+"""Modules that treat channels alike, by the number of spatial dimensions; a pool of more dimensions would pool over
+channels."""
 _FUNCTIONS = (
     F.relu,
     torch.relu,
@@ -39,40 +40,41 @@ _METHODS = ("relu", "relu_", "sigmoid", "tanh", "contiguous")
 _POOLS = {1: (F.max_pool1d, F.avg_pool1d), 2: (F.max_pool2d, F.avg_pool2d), 3: (F.max_pool3d, F.avg_pool3d)}
 
 _VECTOR = 0
-"""Channels are in the last dimension, which may hold several positions each; in dimension 1 where a map of so many
-dimensions is behind them."""
+"""Form of a vector: channels are in the last dimension, each with one or several positions. The form of a map is the
+number of its spatial dimensions: its channels are in dimension 1."""
 
 
 @dataclass(frozen=True)
 class Folds:
-    """Who takes an output whose channels are in another order."""
+    """The consumers of an output whose channels can come in another order."""
 
     consumers: tuple[str, ...]
-    """Crossbar layers, all of whose inputs it is."""
+    """Crossbar layers that have this output as their whole input."""
 
 
 def foldable(model: nn.Module) -> dict[str, Folds]:
-    """The crossbar layers of a converted ``model`` whose outputs may come in any order, and who then takes them.
+    """The crossbar layers of a converted ``model`` whose outputs may come in any order, with their consumers.
 
-    Tracing (torch.fx) must show that all that comes of an output treats channels alike (activations, batch norms,
-    pools, flattening) and ends in crossbar layers of one group. Sums, concatenations, the network's own output and all
-    that cannot be traced need the natural order. Where a module cannot be traced, its children are looked at.
+    Tracing (torch.fx) must show that all operations on an output treat channels alike (activations, batch norms,
+    pools, flattening) and end in crossbar layers of one group. Sums, concatenations, the network's own output and
+    everything that cannot be traced need the natural order. If a module cannot be traced, its children are traced.
     """
     graphs: dict[nn.Module, int] = {}
     found = dict(_foldable(model, "", graphs))
     known, modules = crossbar_layers(model), dict(model.named_modules(remove_duplicate=False))
 
     def told(*names: str) -> bool:
-        """A layer that several graphs call has more to it than any one of them shows."""
+        """Whether one graph alone calls each of these layers, so that it shows all their uses."""
         return all(name in known and graphs[modules[name]] == 1 for name in names)
 
     return {name: folds for name, folds in found.items() if told(name, *folds.consumers)}
 
 
 def next_order(order: Tensor, inputs: int) -> Tensor:
-    """The order of a consumer's ``inputs`` for a producer's ``order`` of outputs (outputs,).
+    """The order of a consumer's ``inputs`` (inputs,) for a producer's ``order`` of outputs (outputs,).
 
-    Each output is as many of them in a row: the kernel's elements of a convolution, the map's after flattening.
+    Each output makes several consecutive inputs: a convolution's kernel elements, or a map's positions after
+    flattening.
     """
     spread = inputs // len(order)
     return (order[:, None] * spread + torch.arange(spread, device=order.device)).flatten()
@@ -80,7 +82,7 @@ def next_order(order: Tensor, inputs: int) -> Tensor:
 
 class _Tracer(torch.fx.Tracer):
     def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
-        """Crossbar layers, and what torch takes for one."""
+        """Whether the module is a crossbar layer, or one of torch's own leaves."""
         return isinstance(module, CrossbarLayer) or super().is_leaf_module(module, module_qualified_name)
 
 
@@ -111,7 +113,7 @@ def _foldable(module: nn.Module, prefix: str, graphs: dict[nn.Module, int]) -> I
 
 
 def _consumers(node: torch.fx.Node, form: int, modules: Mapping[str, nn.Module]) -> list[str] | None:
-    """Names of the crossbar layers that everything ends in; None where something needs the natural order."""
+    """Names of the crossbar layers that consume a node's value; None if anything needs the natural order."""
     found: list[str] = []
     for user in node.users:
         if user.args[:1] != (node,) or sum(argument is node for argument in user.all_input_nodes) != 1:
@@ -132,7 +134,7 @@ def _consumers(node: torch.fx.Node, form: int, modules: Mapping[str, nn.Module])
 
 
 def form_after(user: torch.fx.Node, module: nn.Module | None, form: int) -> int | None:
-    """Where channels are after an operation; None where it does not treat them alike."""
+    """The form (see ``_VECTOR``) after an operation; None if the operation does not treat channels alike."""
     if user.op == "call_module":
         by_channel = _BY_CHANNEL[form] if form else (nn.BatchNorm1d,)
         if isinstance(module, (*_ELEMENTWISE, *by_channel)):
@@ -156,5 +158,5 @@ def form_after(user: torch.fx.Node, module: nn.Module | None, form: int) -> int 
 
 
 def _arguments(user: torch.fx.Node, *names: str) -> dict[str, Any]:
-    """What a call is given beside its tensor, by name."""
+    """The arguments of a call after its tensor, by name."""
     return dict(zip(names, user.args[1:], strict=False)) | dict(user.kwargs)

@@ -1,4 +1,4 @@
-"""What crossbar layers see in a running network, and what the loss makes of their outputs."""
+"""Observations of crossbar layers in a running network: their inputs, outputs and the gradients of the loss."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from geniex.simulator.batches import LabelledData, labelled_batches
 from geniex.simulator.calibrate import for_a_while
 
 BATCH = 64
-"""Images that are observed at once."""
+"""Number of images that are observed at once."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and labels (count,), of the training set, by which mappings are judged."""
+    """Training images and labels (count,) on which mappings are chosen."""
 
     images: Any
-    """(count, ...), or the ``Arguments`` of a model that is not called with one tensor."""
+    """Images (count, ...), or the ``Arguments`` of a model that is not called with one tensor."""
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -43,10 +43,10 @@ class Batch:
         Args:
             calibration: (images, labels), a mapping with "labels", or a loader of such batches; ``labelled_batches``
                 has the rules.
-            model: whose ``forward`` says what its arguments are; None stands for one that requires one.
+            model: the model whose ``forward`` names the arguments; None stands for a model that requires one argument.
 
         Raises:
-            InputError: what ``labelled_batches`` refuses, or batches that do not fit into one.
+            InputError: ``labelled_batches`` refuses the data, or the batches do not fit into one.
         """
         if isinstance(calibration, Batch):
             return calibration
@@ -60,29 +60,29 @@ class Batch:
         return cls(whole.args[0] if plain else whole, torch.cat(labels))
 
     def run(self, model: nn.Module) -> Tensor:
-        """The logits (count, classes) that ``model`` gives."""
+        """The logits (count, classes) of ``model`` for these images."""
         return logits_of(self.images.run(model) if isinstance(self.images, Arguments) else model(self.images))
 
     def first(self, count: int) -> Batch:
-        """The first images and labels, at most ``count``."""
+        """A batch of the first images and labels, at most ``count``."""
         return Batch(self.images[:count], self.labels[:count])
 
     def parts(self, size: int = BATCH) -> Iterator[Batch]:
-        """Smaller batches."""
+        """The batch in parts of at most ``size`` images."""
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
             yield Batch(images, labels)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One layer on a batch: every vector that its matrices see, what they give, and the loss' derivative by that."""
+    """One layer on a batch: the inputs and outputs of its matrices, and the gradients of the loss by the outputs."""
 
     inputs: Tensor
-    """(images, vectors, groups * inputs)."""
+    """Input vectors (images, vectors, groups * inputs)."""
     outputs: Tensor
-    """(images, vectors, groups * outputs)."""
+    """Output vectors (images, vectors, groups * outputs)."""
     gradients: Tensor
-    """Of each image's own loss by the outputs, same shape; zeros where the loss does not depend on them."""
+    """Gradients of each image's own loss by the outputs, same shape; zeros if the loss does not depend on them."""
 
 
 def _shapes(images: object) -> str:
@@ -92,21 +92,21 @@ def _shapes(images: object) -> str:
 
 
 def losses(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy (images,) of a model's logits."""
+    """The cross-entropy (images,) of a model's logits."""
     return functional.cross_entropy(batch.run(model), batch.labels, reduction="none")
 
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batch: Batch) -> float:
-    """Mean cross-entropy over the batch."""
+    """The mean cross-entropy over the batch."""
     return float(torch.cat([losses(model, part) for part in batch.parts()]).mean())
 
 
 def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Observation]:
-    """An observation of each crossbar layer of ``model`` that is called, or of those in ``names``.
+    """An observation of each crossbar layer of ``model``, or of those in ``names``; uncalled layers are left out.
 
-    In evaluation mode an image's loss depends on that image alone, so that the gradient of the losses' sum is every
-    image's own.
+    In evaluation mode an image's loss depends on that image alone. The gradient of the sum of all losses therefore
+    holds every image's own gradient.
     """
     layers = crossbar_layers(model)
     chosen = {name: layers[name] for name in (layers if names is None else names)}
@@ -115,7 +115,7 @@ def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) 
     def watch(name: str) -> Callable[..., Tensor]:
         def hook(layer: CrossbarLayer, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             watched = output if output.requires_grad else output.detach().requires_grad_()
-            # What the network does in place, it does to copies of what is kept.
+            # Copies protect the kept tensors from in-place operations of the network.
             seen = [args[0].detach().clone(), watched.detach(), torch.zeros_like(watched)]
             calls[name].append(seen)
             watched.register_hook(lambda gradient: seen.__setitem__(2, gradient))
@@ -131,9 +131,9 @@ def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) 
 
 
 def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> AbstractContextManager[None]:
-    """Forward hooks on layers, for a while: they see a layer's own output, before hooks that it had before.
+    """Temporary forward hooks on layers, which see a layer's own output before hooks that were registered earlier.
 
-    A layer's input is ``args[0]`` for them, also where it was given by keyword.
+    The hooks find a layer's input in ``args[0]``, even if it was given by keyword.
     """
 
     def by_position(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +146,7 @@ def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> AbstractCon
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Parameters without gradients, so that nothing before the first watched layer is differentiated."""
+    """Freeze all parameters temporarily, so that nothing before the first watched layer is differentiated."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Orders of outputs, word lines and bit lines, from what matters and from what is programmed."""
+"""Orders of outputs, word lines and bit lines, by sensitivity scores or by programmed conductances."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Bits = Literal["natural", "reversed", "msb_near", "lsb_near", "dense_near"]
 
 
 def check_order(name: str, value: object, kinds: object) -> None:
-    """Raise ``InputError`` unless ``value`` is one of a Literal's."""
+    """Raise ``InputError`` unless ``value`` is one of the values of the Literal ``kinds``."""
     if value not in get_args(kinds):
         raise InputError(name, repr(value), f"it must be one of {', '.join(get_args(kinds))}")
 
 
 def nearness(layout: TileLayout) -> Tensor:
-    """How many outputs lie nearer to the drivers on the same tile, for each place (outputs,)."""
+    """The number of outputs that lie nearer to the drivers on the same tile, for each place (outputs,)."""
     return torch.arange(layout.outputs) % layout.architecture.outputs_per_tile
 
 
 def ranked(scores: Tensor, layout: TileLayout) -> Tensor:
     """The order of outputs (outputs,) that puts the highest ``scores`` (outputs,) nearest the drivers.
 
-    The first outputs of all column tiles come before their second ones. Equal scores keep their order.
+    The places nearest the drivers of all column tiles are filled before the second ones. Equal scores keep their order.
     """
     places = nearness(layout).argsort(stable=True)
     order = torch.empty(layout.outputs, dtype=torch.int64)
@@ -39,11 +39,11 @@ def ranked(scores: Tensor, layout: TileLayout) -> Tensor:
 
 
 def row_order(matrix: CrossbarMatrix, rows: Rows) -> Tensor | None:
-    """The order of inputs (inputs,): "mdm" puts word lines nearer to the sense side the more conductance they have.
+    """The order of inputs (inputs,): "mdm" puts the word lines with the most conductance nearest the sense side.
 
-    MDM (2025) sorts rows by their active cells' Manhattan distance to the rails. A cell's distance along its word line
-    is the same for all orders of rows, so that the sum of conductances decides. Word lines nearest the sense
-    side in all row tiles come before their second ones.
+    Manhattan distance mapping (MDM, 2025) sorts rows by the Manhattan distance of their active cells to the rails. A
+    cell's distance along its word line does not depend on the order of rows, so that the sum of conductances decides.
+    The word lines nearest the sense side of all row tiles are filled before the second ones.
     """
     if rows == "natural":
         return None
@@ -59,12 +59,12 @@ def row_order(matrix: CrossbarMatrix, rows: Rows) -> Tensor | None:
 
 
 def line_order(matrix: CrossbarMatrix, bits: Bits, outputs: Tensor | None = None) -> Tensor | None:
-    """The order of a tile's bit lines (cols,) for an order of ``outputs`` (outputs,), None being the natural one.
+    """The order of a tile's bit lines (cols,) for an order of ``outputs`` (outputs,); None is the natural order.
 
-    "natural" has each output's slices side by side, most significant first, "reversed" least significant first (as MDM
-    does); "msb_near" has the most significant slices of all outputs nearest the drivers, "lsb_near" the least
-    significant ones; "dense_near" the bit lines with the most conductance over all tiles (WAGONN's aim: ones where
-    the drop is least). Bias and reference columns stay where they are.
+    "natural" puts each output's slices side by side, most significant first; "reversed" puts the least significant
+    first (as MDM does). "msb_near" puts the most significant slices of all outputs nearest the drivers, "lsb_near" the
+    least significant ones. "dense_near" puts the bit lines with the most conductance, summed over all tiles, nearest
+    the drivers (WAGONN's aim: ones where the IR drop is least). Bias and reference columns stay where they are.
     """
     if bits == "natural":
         return None
@@ -85,5 +85,5 @@ def line_order(matrix: CrossbarMatrix, bits: Bits, outputs: Tensor | None = None
 
 
 def _with_rest(chosen: Tensor, architecture: Architecture) -> Tensor:
-    """The chosen order of the first bit lines, the others in place."""
+    """The chosen order of the first bit lines, followed by the other bit lines in place."""
     return torch.cat([chosen, torch.arange(len(chosen), architecture.tile[1])])

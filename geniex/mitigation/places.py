@@ -1,4 +1,4 @@
-"""What outputs give at other places than they have: one read with all of them moved around a tile, a few times."""
+"""Outputs read at other places than their own: all outputs are moved around their tile together, a few times."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from geniex.mitigation.orders import nearness
 from geniex.simulator import CrossbarLayer, CrossbarMatrix
 
 _RANGE_VECTORS = 64
-"""Inputs by which ADC ranges of tiles or columns are chosen anew where outputs have moved."""
+"""Number of inputs by which ADC ranges of tiles or columns are chosen again after outputs have moved."""
 
 
 def has_places(layer: CrossbarLayer) -> bool:
-    """Whether each output has one place, which may be another.
+    """Whether each output has one place, which can be changed.
 
-    In an unrolled convolution each position has its own, on squeezed tiles and where rows of tiles have orders of their
-    own each row.
+    In an unrolled convolution an output has a place for each position. On squeezed tiles, and if rows of tiles have
+    their own orders, it has a place for each row of tiles.
     """
     layouts = [matrix.layout for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix)]
     apart = any(isinstance(layout, SqueezedTiles) or layout.arrangement.by_row for layout in layouts)
@@ -28,22 +28,22 @@ def has_places(layer: CrossbarLayer) -> bool:
 
 
 def has_own_ranges(matrix: CrossbarMatrix) -> bool:
-    """Whether its tiles or columns have calibrated ADC ranges of their own, which go with what is on them."""
+    """Whether each tile or column has its own calibrated ADC range, which depends on the outputs placed there."""
     return matrix.architecture.adc_range == "calibrated" and matrix.architecture.adc_granularity != "layer"
 
 
 def range_vectors(fields: Tensor) -> Tensor:
-    """Some of ``fields`` (..., inputs) by which to choose ADC ranges (count, inputs), from all over them."""
+    """Evenly spaced samples (count, inputs) of ``fields`` (..., inputs), by which ADC ranges are chosen."""
     vectors = fields.flatten(0, -2)
     return vectors[:: -(-len(vectors) // _RANGE_VECTORS)]
 
 
 @torch.no_grad()
 def at_places(matrix: CrossbarMatrix, fields: Tensor, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Nearness of each output (outputs,) and what it gives there (..., outputs), at ``samples`` places each.
+    """The nearness of each output (outputs,) and its value there (..., outputs), for ``samples`` places of each.
 
-    The first ones are where outputs are now. ``fields`` (..., inputs) is what the matrix sees; all outputs move
-    together, so that each has all others beside it.
+    The first places are the present ones. ``fields`` (..., inputs) are the matrix' inputs. All outputs move together,
+    so that each output is always read with all others beside it.
     """
     layout, device = matrix.layout, fields.device
     near, per_tile = nearness(layout), min(layout.outputs, layout.architecture.outputs_per_tile)
@@ -63,17 +63,18 @@ def at_places(matrix: CrossbarMatrix, fields: Tensor, samples: int) -> Iterator[
 def place_effects(
     matrix: CrossbarMatrix, fields: Tensor, gradients: Tensor, samples: int, reference: Tensor | None = None
 ) -> Tensor:
-    """d (images, outputs, nearness): what each output adds to each image's loss, were it so near to the drivers.
+    """The change d (images, outputs, nearness) of each image's loss if an output lay at a given nearness.
 
-    To first order: the sum over an image's vectors of the gradient times what the output gives more there than
-    ``reference``. Each output is read at ``samples`` places; d is on the line through them.
+    To first order d is the gradient times the output's difference from ``reference`` at that place, summed over the
+    image's vectors. Each output is read at ``samples`` places, and d is taken from the least-squares line through
+    them.
 
     Args:
-        matrix: as it is now.
-        fields: (images, vectors, inputs) that it sees.
-        gradients: (images, vectors, outputs) of each image's loss.
-        samples: places at which each output is read.
-        reference: (images, vectors, outputs) where d is 0; None is what the matrix gives now.
+        matrix: the matrix with its present arrangement.
+        fields: inputs (images, vectors, inputs) of the matrix.
+        gradients: gradients (images, vectors, outputs) of each image's loss.
+        samples: number of places at which each output is read.
+        reference: outputs (images, vectors, outputs) for which d is 0; None means the matrix' present outputs.
     """
     at, effects = [], []
     for near, given in at_places(matrix, fields, samples):
@@ -85,15 +86,17 @@ def place_effects(
 
 
 def _moved(order: Tensor, per_tile: int, by: int) -> Tensor:
-    """The order with every tile's outputs ``by`` places farther from the drivers, the last ones nearest."""
+    """The order with every tile's outputs moved ``by`` places away from the drivers; the last ones become nearest."""
     return torch.cat([part.roll(by) for part in order.split(per_tile)])
 
 
 def _line(at: Tensor, effects: Tensor, per_tile: int) -> Tensor:
-    """Effects (images, outputs, per_tile) of those (samples, images, outputs) at nearnesses (samples, outputs).
+    """Effects (images, outputs, per_tile) at all places, from ``effects`` (samples, images, outputs) at the nearnesses
+    ``at`` (samples, outputs).
 
-    On each output's least-squares line: wires take more the farther an output lies, so that whatever else differs
-    between places is what the other outputs beside it make of them, and would be fitted to these images alone.
+    The effects lie on each output's least-squares line. The loss along the wires grows with the distance from the
+    drivers. Other differences between places come from the neighbouring outputs, and keeping them would fit the order
+    to these images alone.
     """
     at = at.double()
     apart = at - at.mean(0)

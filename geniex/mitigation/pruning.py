@@ -1,4 +1,4 @@
-"""Structured pruning for crossbars: channels (C/F), or columns (XCS) or rows (XRS) of tiles, by magnitude."""
+"""Structured pruning for crossbars by magnitude: channels and filters (C/F), or tiles' columns (XCS) or rows (XRS)."""
 
 from __future__ import annotations
 
@@ -25,52 +25,53 @@ Method = Literal["cf", "xcs", "xrs"]
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """What pruning took of one layer, as the matrix (inputs, outputs) that its weights are on crossbars."""
+    """The result of pruning one layer, whose weights are a matrix (inputs, outputs) on crossbars."""
 
     name: str
     before: tuple[int, int, int]
-    """Groups, and inputs and outputs of each, before."""
+    """Number of groups, and inputs and outputs of each group, before pruning."""
     after: tuple[int, int, int]
-    """The same afterwards: fewer where channels were removed."""
+    """The same numbers after pruning, smaller if channels were removed."""
     nonzero: int
-    """Weights that are left and not masked."""
+    """Number of weights that are neither removed nor masked."""
 
     @property
     def weights(self) -> int:
-        """Weights before."""
+        """The number of weights before pruning."""
         return math.prod(self.before)
 
     @property
     def sparsity(self) -> float:
-        """Share of the weights before that is removed or 0 for good."""
+        """The share of the original weights that is removed or permanently 0."""
         return 1 - self.nonzero / self.weights
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What ``prune`` made: the network, what keeps it pruned, and what was taken."""
+    """The result of ``prune``: the network, the masks that keep it pruned, and a record of each layer."""
 
     model: nn.Module = field(repr=False, compare=False)
-    """The pruned network; of "cf" with smaller layers."""
+    """The pruned network; after "cf" it has smaller layers."""
     masks: dict[str, Tensor] = field(repr=False, compare=False)
-    """By parameter: bool, False where it is 0 for good. Of "cf" only filters that cannot be removed have any."""
+    """Masks by parameter, bool, False where the parameter is permanently 0. After "cf" only layers with filters that
+    cannot be removed have masks."""
     method: Method
     tile: tuple[int, int] | None
-    """Inputs and outputs of a tile; None of "cf"."""
+    """Inputs and outputs of a tile; None for "cf"."""
     layers: tuple[PrunedLayer, ...]
 
     @property
     def constraint(self) -> Constraint:
-        """What keeps the masked weights 0 in a training; see ``retrain_network``."""
+        """The constraint that keeps the masked weights 0 during training; see ``retrain_network``."""
         return Constraint(masks=self.masks)
 
     @property
     def sparsity(self) -> float:
-        """Share of the pruned layers' weights that is removed or 0 for good."""
+        """The share of the pruned layers' weights that is removed or permanently 0."""
         return 1 - sum(layer.nonzero for layer in self.layers) / sum(layer.weights for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the network and the masks."""
+        """A JSON-ready dictionary, without the network and the masks."""
         layers = [
             asdict(x) | {"before": list(x.before), "after": list(x.after), "sparsity": x.sparsity} for x in self.layers
         ]
@@ -88,29 +89,32 @@ def prune(
     scope: Scope = "layer",
     skip: Sequence[str] = (),
 ) -> Pruned:
-    """``network`` with a share of its weights taken away in pieces that crossbars can do without.
+    """Prune a copy of ``network``: remove a share of its weights in pieces that free crossbar rows or columns.
 
-    The structured prunings of Bhattacharjee, Bhatnagar and Panda (DATE 2022, section 3). The original is untouched;
-    train the result on with ``retrain_network(pruned.model, ..., constraint=pruned.constraint)``.
+    The methods are the structured prunings of Bhattacharjee, Bhatnagar and Panda (DATE 2022, section 3). The original
+    is untouched. Continue the training with
+    ``retrain_network(pruned.model, ..., constraint=pruned.constraint)``.
 
     Args:
-        network: any module; of "cf" one that torch.fx can trace.
-        method: "cf" removes filters (columns of the unrolled matrix) together with the channels (rows) that they feed
-            in the next layers: a smaller dense network. Layers whose sum is taken (shortcuts) lose the same channels;
-            filters whose channels something mixes (groups, concatenations, what is not known) are masked instead, and
-            the network's inputs and outputs stay. "xcs" zeroes columns of tiles: an output's weights from the inputs
-            of one row of tiles. "xrs" zeroes rows: an input's weights to the outputs of one column of tiles.
-        sparsity: share of the weights to take, 0 to below 1; pieces are whole, so it is met as nearly as they allow.
-            Of "cf" the share of all layers together, of the others with ``scope`` "layer" that of each.
-        tile: inputs (word lines) and outputs (with all their slices) of a tile, or the architecture that tells them.
-        criterion: what the weakest pieces have least of: mean |w| ("l1") or root mean square ("l2").
-        scope: "layer" takes the weakest pieces of each layer ("cf": the same share of each group of channels), "global"
-            the weakest of the network. Each layer keeps one piece at least.
-        skip: names or patterns with ``*`` of layers that are left as they are; with "cf" their inputs may still go.
-            Skip the last layer with "xcs", which may take all columns of a class.
+        network: any module; for "cf" torch.fx must be able to trace it.
+        method: "cf" (channel/filter pruning) removes filters (columns of the unrolled matrix) together with the
+            channels (rows) that they feed in the next layers, which leaves a smaller dense network. Layers whose
+            outputs are added (shortcuts) lose the same channels. If an operation mixes channels (groups,
+            concatenations, unknown operations), their filters are masked instead. The network's inputs and outputs
+            stay. "xcs" (crossbar column sparsity) zeroes columns of tiles: an output's weights from the inputs of one
+            row of tiles. "xrs" (crossbar row sparsity) zeroes rows: an input's weights to the outputs of one column of
+            tiles.
+        sparsity: share of the weights to remove, from 0 to below 1; it is met as nearly as whole pieces allow. For
+            "cf" it is the share of all layers together; for the others with ``scope`` "layer" that of each layer.
+        tile: inputs (word lines) and outputs (with all their slices) of a tile, or an architecture that defines them.
+        criterion: measure by which pieces are weakest: mean |w| ("l1") or root mean square ("l2").
+        scope: "layer" removes the weakest pieces of each layer (for "cf" the same share of each group of channels),
+            "global" the weakest pieces of the network. Each layer keeps at least one piece.
+        skip: names of layers to leave as they are, or patterns with ``*``; with "cf" their inputs may still be removed.
+            Skip the last layer with "xcs", which may zero all columns of a class.
 
     Raises:
-        InputError: for each argument; a network without layers to prune, or one that cannot be traced ("cf").
+        InputError: an argument is not allowed, the network has no layers to prune, or it cannot be traced ("cf").
 
     >>> net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
     >>> prune(net, "cf", 0.5).model[0]
@@ -138,7 +142,7 @@ def prune(
 def _checked(
     network: object, method: object, sparsity: object, tile: object, criterion: object, scope: object
 ) -> tuple[int, int]:
-    """The tile's inputs and outputs, once all is as it must be."""
+    """The tile's inputs and outputs; raises ``InputError`` for an argument that is not allowed."""
     if not isinstance(network, nn.Module):
         raise InputError("network", type(network).__name__, "it must be a torch module")
     for name, value, kind in (("method", method, Method), ("criterion", criterion, Criterion), ("scope", scope, Scope)):
@@ -157,7 +161,7 @@ def _checked(
 
 
 def _chosen(network: nn.Module, skip: Sequence[str]) -> Iterator[str]:
-    """The layers that may be pruned."""
+    """Names of the layers that may be pruned."""
     if isinstance(skip, str) or not all(isinstance(pattern, str) for pattern in skip):
         raise InputError("skip", repr(skip), "it must be a list of layers' names or patterns")
     known = [name for name, module in network.named_modules() if type(module) in LAYERS]

@@ -1,4 +1,4 @@
-"""R, column rearrangement: a layer's columns sorted by what conductance they have, then cut into tiles."""
+"""Column rearrangement (R): a layer's columns are sorted by their conductance and then cut into tiles."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from geniex.simulator.exchange import programmed_integers
 Direction = Literal["descending", "ascending"]
 Granularity = Literal["layer", "row_tile"]
 _FINENESS = 64
-"""Parts of an integer that sums are rounded to."""
+"""Sums are rounded to this fraction of an integer, 1 / 64."""
 
 
 def can_be_sorted(matrix: CrossbarMatrix) -> bool:
-    """Whether its columns can be put in another order: those of an unrolled convolution cannot."""
+    """Whether the matrix' columns can be reordered; the columns of an unrolled convolution cannot."""
     return not isinstance(matrix.layout, UnrolledTiles)
 
 
 @torch.no_grad()
 def column_content(matrix: CrossbarMatrix) -> Tensor:
-    """The sum of |w| of each output on each row of tiles (rows of tiles, outputs), float64, in integers of weights.
+    """The sum of |w| of each output on each row of tiles (rows of tiles, outputs), float64, in integer weight steps.
 
-    Of the weights as they are programmed, measured or varied ones too; of W+ and W- both. A gain of each output does
-    not count, because conductances do not know of it.
+    The weights are those that are programmed, including measured and varied ones, and both W+ and W- count. A digital
+    gain of an output does not count, because it does not change conductances.
     """
     content = matrix.layout.by_row(programmed_integers(matrix).abs().sum((1, 3)))
-    # float32 conductances are off by less: equal columns are to have equal sums, wherever they lie.
+    # Errors of float32 conductances are smaller than this rounding: equal columns have equal sums wherever they lie.
     return (content * _FINENESS).round() / _FINENESS
 
 
 def column_order(
     matrix: CrossbarMatrix, direction: Direction = "descending", granularity: Granularity = "layer"
 ) -> Tensor:
-    """The order of outputs, (outputs,) or (rows of tiles, outputs), that sorts columns by their conductance content.
+    """The order of outputs, (outputs,) or (rows of tiles, outputs), that sorts columns by their conductance.
 
-    R of Bhattacharjee, Bhatnagar and Panda (DATE 2022, section 4): a layer's columns are sorted and then cut into
-    tiles, so that most tiles hold columns of low conductance; ``Arrangement.of(outputs=order)`` does it. Which end
-    comes first is not told there.
+    This is column rearrangement (R) of Bhattacharjee, Bhatnagar and Panda (DATE 2022, section 4): a layer's columns
+    are sorted and then cut into tiles, so that most tiles hold columns of low conductance. The paper does not say
+    which end comes first. ``Arrangement.of(outputs=order)`` makes the arrangement.
 
     Args:
-        matrix: programmed.
-        direction: "descending" has the most conductance nearest the drivers and on the first column of tiles, where
-            wires take least from it; "ascending" the other way round. Equal columns keep their order.
-        granularity: "layer" sorts whole columns, "row_tile" those of each row of tiles by what they have there; sums
-            are then put back into their order digitally before rows of tiles are added.
+        matrix: a programmed matrix.
+        direction: "descending" puts the most conductance nearest the drivers and on the first column of tiles, where
+            the IR drop is least; "ascending" reverses this. Equal columns keep their order.
+        granularity: "layer" sorts whole columns; "row_tile" sorts the columns of each row of tiles by their
+            conductance there, and sums are put back into order digitally before rows of tiles are added.
 
     Raises:
-        InputError: an unknown direction or granularity, or an unrolled convolution.
+        InputError: the direction or granularity is unknown, or the matrix is an unrolled convolution's.
     """
     check_order("direction", direction, Direction)
     check_order("granularity", granularity, Granularity)

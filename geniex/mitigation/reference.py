@@ -1,4 +1,4 @@
-"""A model to compare a converted one with, layer by layer."""
+"""The reference model with which a converted model is compared, layer by layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAME_LAYERS = "it must have the layers of the model that is corrected"
 
 
 def comparable(reference: object, model: nn.Module) -> nn.Module:
-    """The reference in the form in which its layers have the names of the ``model``'s."""
+    """The reference in a form whose layers have the same names as those of ``model``."""
     if not isinstance(reference, nn.Module):
         raise InputError("reference", type(reference).__name__, "it must be a model whose outputs are right")
     layers = crossbar_layers(model)
@@ -36,7 +36,7 @@ def comparable(reference: object, model: nn.Module) -> nn.Module:
 def _as_converted(
     reference: nn.Module, model: nn.Module, layers: dict[str, CrossbarLayer]
 ) -> tuple[nn.Module, dict[str, tuple[int, int, int]]]:
-    """A torch model as ``convert`` prepares it before anything is put on crossbars, and the sizes of its layers."""
+    """A torch model in the form that ``convert`` prepares before crossbars are programmed, and its layers' sizes."""
     rules = {name: LayerRule(architecture=_architecture(layer)) for name, layer in layers.items()}
     norms = (name for name, m in reference.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     kept = dict(model.named_modules())

@@ -1,4 +1,4 @@
-"""Remapping: kernels, word lines and bit lines put where wires hurt least, without retraining, in one call."""
+"""Remapping: moves kernels, word lines and bit lines to where wires hurt least, without retraining, in one call."""
 
 from __future__ import annotations
 
@@ -26,37 +26,40 @@ from geniex.simulator.exchange import check_converted
 
 Method = Literal["none", "srs", "drs", "assignment", "rearrange"]
 Progress = Callable[[str, int, int], None]
-"""Called with a layer's name, the layers done and the layers to do."""
+"""A function that is called with a layer's name, the number of layers done and the number of all layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remapping(Config):
-    """How a network's matrices are put onto their tiles."""
+    """The settings by which a network's matrices are placed on their tiles."""
 
     method: Method = "assignment"
-    """How outputs are ordered. "none": as they come. "srs": by one ranking from the clean network (for measures of
-    errors: the one on crossbars), the highest scores nearest the drivers (X-CHANGR's static remapping). "drs": layer
-    by layer, each ranked on the crossbars with the layers before it mapped (its dynamic one). "assignment": layer by
-    layer, where the loss is expected to be least. "rearrange": sorted by their conductance and then cut into tiles (R
-    of Bhattacharjee et al., DATE 2022): the first ones fill the first tile."""
+    """Method that orders outputs. "none" keeps their natural order. "srs" is X-CHANGR's static remapping: one ranking
+    from the clean network (from the network on crossbars, for measures of errors) puts the highest scores nearest the
+    drivers. "drs" is its dynamic remapping: each layer in turn is ranked on the crossbars, with the layers before it
+    mapped. "assignment" takes each layer in turn and puts outputs where the expected loss is least. "rearrange" is
+    column rearrangement (R of Bhattacharjee et al., DATE 2022): outputs are sorted by their conductance and then cut
+    into tiles, from the first tile on."""
     measure: str = "displacement"
-    """What "srs" and "drs" rank by: a measure of ``sensitivity``, or "random"."""
+    """Measure by which "srs" and "drs" rank outputs: a measure of ``sensitivity``, or "random"."""
     rows: Rows = "natural"
-    """Order of word lines: "natural" (or the folded order), or "mdm", by their conductance."""
+    """Order of word lines: "natural" (or the folded order), or "mdm" (Manhattan distance mapping), by conductance."""
     bits: Bits = "natural"
     """Order of a tile's bit lines: "natural", "reversed", "msb_near", "lsb_near" or "dense_near"."""
     fold: bool = True
-    """Wire the next layer's word lines in the order of outputs, where that is legal, instead of undoing it."""
+    """Whether the next layer's word lines are wired in the order of outputs, where that is legal, so that the order
+    need not be undone."""
     sweeps: int = 1
-    """How often "assignment" goes over all layers."""
+    """Number of passes of "assignment" over all layers."""
     places: int = 4
-    """Places at which "assignment" reads each output."""
+    """Number of places at which "assignment" reads each output."""
     direction: Direction = "descending"
-    """Of "rearrange": which columns come first, those with the most conductance or those with the least."""
+    """Direction of "rearrange": the columns with the most conductance come first, or those with the least."""
     granularity: Granularity = "layer"
-    """Of "rearrange": one order for a layer, or one for each row of its tiles, undone before rows are added."""
+    """Granularity of "rearrange": one order for a layer, or one for each row of its tiles, which is undone before rows
+    are added."""
     seed: int = 0
-    """Of the measure "random"."""
+    """Seed of the measure "random"."""
 
     def __post_init__(self) -> None:
         check_order("method", self.method, Method)
@@ -95,23 +98,24 @@ REMAPPINGS: dict[str, Remapping] = {
 
 @dataclass(frozen=True)
 class RemappedLayer:
-    """Where one layer's outputs went."""
+    """The result of remapping one layer's outputs."""
 
     name: str
     moved: int
-    """Outputs that are not where they were."""
+    """Number of outputs that are not in their natural place."""
     outputs: int
     undone: str
-    """How their order is undone: "next layer" (word lines wired in it), "outputs" (digitally), "" where none moved."""
+    """Place where the order is undone: "next layer" (its word lines are wired in this order), "outputs" (digitally),
+    or "" if no output moved."""
     consumers: tuple[str, ...] = ()
-    """The layers whose word lines are wired in it."""
+    """The layers whose word lines are wired in this order."""
     expected: float | None = None
-    """Change of the mean loss that the assignment expected of this layer; None for other methods."""
+    """Change of the mean loss that "assignment" expected of this layer; None for other methods."""
 
 
 @dataclass(frozen=True)
 class Remapped:
-    """What ``remap`` made."""
+    """The result of ``remap``."""
 
     model: nn.Module = field(repr=False, compare=False)
     """The converted model with its arrays rearranged."""
@@ -119,7 +123,7 @@ class Remapped:
     layers: tuple[RemappedLayer, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the model."""
+        """A JSON-ready dictionary, without the model."""
         return {"remapping": self.remapping.to_dict(), "layers": [asdict(layer) for layer in self.layers]}
 
 
@@ -130,18 +134,19 @@ def remap(
     *,
     progress: Progress | None = None,
 ) -> Remapped:
-    """A converted ``model`` with kernels, word lines and bit lines in other places; what it computes stays the same.
+    """A converted ``model`` with kernels, word lines and bit lines in other places; it computes the same function.
 
-    On ideal crossbars the result is the same to the bit wherever no ADC clips or rounds and no accumulator cuts off; on
-    real ones wires then take less from what matters. The original is untouched. An output's slices move as a group; all
-    row tiles of a matrix share its order, but where ``granularity`` is "row_tile".
+    On ideal crossbars the outputs are the same to the bit wherever no ADC clips or rounds and no accumulator cuts bits
+    off. On real crossbars the outputs that matter most lose less to the wires. The original is untouched. The slices of
+    an output move as a group. All row tiles of a matrix share one order of outputs, unless ``granularity`` is
+    "row_tile".
 
     Args:
-        model: what ``convert`` returned (also varied, loaded or trainable).
+        model: the model that ``convert`` returned (also varied, loaded or trainable).
         remapping: a ``Remapping``, or the name of one in ``REMAPPINGS``.
-        calibration: training images and labels (count,) by which outputs are judged: (images, labels), a mapping with
+        calibration: training images and labels (count,) on which orders are chosen: (images, labels), a mapping with
             "labels", a loader of such batches, or a ``Batch``.
-        progress: called as layers are done.
+        progress: called after each layer.
 
     >>> from geniex import IdealEmulator, convert, presets
     >>> _ = torch.manual_seed(0)  # three outputs may be in order already
@@ -164,7 +169,7 @@ def remap(
 
 
 class _Remapper:
-    """One remapping under way: ``self.model`` is what it has come to."""
+    """A remapping in progress; ``self.model`` is the model remapped so far."""
 
     def __init__(self, model: nn.Module, remapping: Remapping, batch: Batch, say: Progress) -> None:
         self.model, self.remapping, self.batch, self.say = copy.deepcopy(model), remapping, batch, say
@@ -177,11 +182,11 @@ class _Remapper:
         self.folds = {name: folds for name, folds in found.items() if self._one_order(name, *folds.consumers)}
         self.natural = {name: [m.layout.arrangement for m in matrices_of(x)] for name, x in self.layers.items()}
         self.from_before: dict[str, Tensor] = {}
-        """Orders of inputs that come from the layers before."""
+        """Orders of inputs by layer, as the layers before them give their outputs."""
         self.expected: dict[str, float] = {}
 
     def run(self) -> Remapped:
-        """All layers, in the order in which they are called."""
+        """Remap all layers, in the order in which they are called."""
         method = self.remapping.method
         if method == "assignment":
             self._assign()
@@ -192,7 +197,7 @@ class _Remapper:
         else:
             scores: Scores = {}
             if method == "srs":
-                # What the crossbars' errors do is only to be seen on them, before anything is moved.
+                # The effect of the crossbars' errors shows only on crossbars, and is taken before anything moves.
                 judged = self.model if self.remapping.measure in OF_ERRORS else on_ideal(self.model)
                 scores = self._scores(judged, self.model, tuple(self.placed))
             for done, name in enumerate(self.names, start=1):
@@ -201,14 +206,14 @@ class _Remapper:
         return Remapped(self.model, self.remapping, tuple(self._report(name) for name in self.names))
 
     def _dynamic(self) -> None:
-        """Every layer ranked on the crossbars as they are, the layers before it already mapped."""
+        """Rank every layer on the present crossbars, where the layers before it are already mapped."""
         for done, name in enumerate(self.names, start=1):
             scores = self._scores(self.model, self.model, (name,)) if name in self.placed else {}
             self._arrange(name, scores.get(name))
             self.say(name, done, len(self.names))
 
     def _rearrange(self) -> None:
-        """Every layer sorted by its conductances; where there is no one order there is none to pass on."""
+        """Sort every layer by its conductances; a layer whose row tiles differ has no single order to pass on."""
         for done, name in enumerate(self.names, start=1):
             matrices, told = matrices_of(self.layers[name]), self.remapping
             orders: list[Tensor | None] = [None] * len(matrices)
@@ -232,7 +237,7 @@ class _Remapper:
         self._pass_on(name)
 
     def _assign(self) -> None:
-        """The whole network on its crossbars, each layer in turn; a change that raises the loss is taken back."""
+        """Assign each layer's outputs in turn; a change that raises the loss of the whole network is undone."""
         for name in self.names:
             orders: list[Tensor | None] = [None] * len(matrices_of(self.layers[name]))
             self._put(name, self._arrangements(name, orders))
@@ -268,7 +273,7 @@ class _Remapper:
         return orders, expected
 
     def _arrangements(self, name: str, orders: list[Tensor | None]) -> list[Arrangement]:
-        """With outputs in these orders, word lines and bit lines as the remapping has them."""
+        """Arrangements with outputs in these ``orders``; word lines and bit lines follow the remapping's settings."""
         made, kind = [], self.remapping.rows if has_places(self.layers[name]) else "natural"
         for matrix, order, natural in zip(matrices_of(self.layers[name]), orders, self.natural[name], strict=True):
             outputs, rows = natural.outputs if order is None else order, row_order(matrix, kind)
@@ -283,7 +288,7 @@ class _Remapper:
                 matrix.arrange(arrangement, self._vectors(name, k, matrix))
 
     def _vectors(self, name: str, index: int, matrix: CrossbarMatrix) -> Tensor | None:
-        """Inputs that choose ADC ranges anew, where they must be."""
+        """Inputs by which ADC ranges are chosen again; None if the matrix has no ranges of its own."""
         if not has_own_ranges(matrix):
             return None
         seen: list[Tensor] = []
@@ -293,7 +298,7 @@ class _Remapper:
         return range_vectors(layer.packing.split(seen[0])[index])
 
     def _pass_on(self, name: str) -> None:
-        """Tell the layers after it in which order its outputs come."""
+        """Record the order of a layer's outputs for the layers after it."""
         order = self._order(name)
         for consumer in self._followers(name):
             if order is None:
@@ -302,14 +307,14 @@ class _Remapper:
                 self.from_before[consumer] = next_order(order, self.layers[consumer].packing.inputs)
 
     def _rewire_after(self, name: str) -> None:
-        """Put the layers after it onto their word lines in its order."""
+        """Wire the word lines of the layers after a layer in the order of its outputs."""
         self._pass_on(name)
         for consumer in self._followers(name):
             outputs = [m.layout.arrangement.outputs for m in matrices_of(self.layers[consumer])]
             self._put(consumer, self._arrangements(consumer, outputs))
 
     def _state(self, name: str) -> list[tuple[Arrangement, Tensor | None]]:
-        """Where a layer's matrices are, and their ADC ranges."""
+        """The arrangement and the ADC step of each of a layer's matrices."""
         return [(m.layout.arrangement, m.adc_step) for m in matrices_of(self.layers[name])]
 
     def _restore(self, states: dict[str, list[tuple[Arrangement, Tensor | None]]]) -> None:
@@ -319,15 +324,15 @@ class _Remapper:
                 matrix.adc_step = step
 
     def _followers(self, name: str) -> tuple[str, ...]:
-        """The layers whose word lines are wired in its order of outputs."""
+        """The layers whose word lines are wired in the order of a layer's outputs."""
         return self.folds[name].consumers if name in self.folds else ()
 
     def _order(self, name: str) -> Tensor | None:
-        """Of all outputs of a layer of one group; None is the natural one."""
+        """The order of all outputs of a layer with one matrix; None is the natural order."""
         return matrices_of(self.layers[name])[0].layout.arrangement.outputs
 
     def _one_order(self, producer: str, *consumers: str) -> bool:
-        """Whether the producer's outputs have one order, and the consumers' word lines can be wired in it."""
+        """Whether the producer's outputs have one order and the consumers' word lines can be wired in this order."""
         one = len(self.layers[producer].matrices) == 1
         return one and all(has_places(self.layers[name]) for name in (producer, *consumers))
 

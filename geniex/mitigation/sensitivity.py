@@ -1,4 +1,4 @@
-"""How much each output of a layer matters: measures behind one interface, by which kernels are ranked."""
+"""Measures of how much each output of a layer matters, behind one interface; kernels are ranked by them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from geniex.simulator.exchange import check_converted
 from geniex.variation.base import seeded
 
 Scores = dict[str, Tensor]
-"""By layer, float64 (groups * outputs,): the more, the more an output matters."""
+"""Scores by layer, float64 (groups * outputs,); a higher score means that an output matters more."""
 Measure = Callable[[nn.Module, nn.Module, Batch, tuple[str, ...]], Scores]
-"""Scores of the named layers of a converted model, judged on a batch; the second model has the arrays that err."""
+"""A function that scores the named layers of a converted model on a batch; errors are those of the second model's
+arrays."""
 
 _PLACES = 4
-"""Places at which errors are taken."""
+"""Number of places at which the errors of an output are taken."""
 
 
 def sensitivity(
@@ -33,30 +34,30 @@ def sensitivity(
     layers: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> Scores:
-    """How much each output (groups * outputs,) of each crossbar layer of a converted ``model`` matters.
+    """Scores (groups * outputs,) that say how much each output of each crossbar layer of ``model`` matters.
 
     ========================  =====================================================================================
     measure                   score of an output
     ========================  =====================================================================================
     "taylor"                  sum over its weights of |w dL/dw|, L the mean loss (Molchanov et al., 2017)
-    "gradient_variance"       mean squared dL/dy times the variance of its error, over places on its tile
-    "displacement"            rise of the loss with its distance from the drivers, by its own error (see ``assigned``)
-    "leave_one_out"           rise of the loss where all its weights are 0: one forward pass an output
+    "gradient_variance"       mean squared dL/dy times the variance of its error over vectors and places on its tile
+    "displacement"            rise of L with its distance from the drivers, due to its own error (see ``assigned``)
+    "leave_one_out"           rise of L if all its weights are 0; one forward pass per output
     "l1"                      sum of |w|
     "random"                  a draw from ``seed``
     ========================  =====================================================================================
 
     Args:
-        model: what ``convert`` returned, which gives L, its gradients and the layers' inputs. "Clean" scores are those
-            of ``on_ideal(model)``.
-        measure: one of those, or a function of model, arrays, batch and layer names.
-        calibration: training images and labels that L is of: (images, labels), a mapping with "labels", a loader of
-            such batches, or a ``Batch``.
-        arrays: the same model on the crossbars whose errors count, where ``model`` is not: "gradient_variance" and
-            "displacement" read its layers.
-        layers: names of the crossbar layers to score; None is all but unrolled convolutions, whose outputs have a place
-            for each position. A layer that is never called has no gradients, and is left out where they count.
-        seed: of "random".
+        model: the model that ``convert`` returned. L, its gradients and the layers' inputs are taken on it.
+            ``on_ideal(model)`` gives "clean" scores.
+        measure: one of the measures above, or a function of model, arrays, batch and layer names.
+        calibration: training images and labels for L: (images, labels), a mapping with "labels", a loader of such
+            batches, or a ``Batch``.
+        arrays: the same model on the crossbars whose errors count, if they are not those of ``model``;
+            "gradient_variance" and "displacement" read its layers.
+        layers: names of the crossbar layers to score; None means all whose outputs have one place each, which excludes
+            unrolled convolutions. Measures that need gradients leave out a layer that is never called.
+        seed: seed of "random".
     """
     check_converted(model)
     known, calibration = crossbar_layers(model), Batch.of(calibration, model)
@@ -84,27 +85,27 @@ def sensitivity(
 
 
 def layer_weights(layer: CrossbarLayer) -> list[Tensor]:
-    """The weights (outputs, inputs), float64, that each of the layer's matrices has on its crossbars."""
+    """The weights (outputs, inputs), float64, that are programmed for each of the layer's matrices."""
     return [programmed_weight(matrix) for matrix in matrices_of(layer)]
 
 
 def matrices_of(layer: CrossbarLayer) -> list[CrossbarMatrix]:
-    """The layer's matrices."""
+    """The layer's matrices that are on crossbars."""
     return [matrix for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix)]
 
 
 def split_outputs(layer: CrossbarLayer, values: Tensor) -> tuple[Tensor, ...]:
-    """What belongs to each matrix of ``values`` (..., groups * outputs)."""
+    """The part of ``values`` (..., groups * outputs) that belongs to each of the layer's matrices."""
     return values.split([matrix.layout.outputs for matrix in matrices_of(layer)], dim=-1)
 
 
 def product_gradients(layer: CrossbarLayer, seen: Observation) -> Tensor:
-    """Of each image's loss by what the matrices give, before the layer's gain."""
+    """Gradients of each image's loss by the matrices' outputs, before the layer's gain."""
     return seen.gradients if layer.output_gain is None else seen.gradients * layer.output_gain
 
 
 def effects(layer: CrossbarLayer, arrays: CrossbarLayer, seen: Observation, samples: int) -> list[Tensor]:
-    """``place_effects`` of each matrix of ``arrays``, where d is 0 for what ``layer`` gives for the same inputs."""
+    """``place_effects`` of each matrix of ``arrays``; d is 0 for the outputs of ``layer`` on the same inputs."""
     fields, gradients = arrays.packing.split(seen.inputs), split_outputs(arrays, product_gradients(layer, seen))
     clean = matrices_of(layer)
     return [
@@ -130,7 +131,7 @@ def _taylor(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str,
 
 
 def _weight_gradients(layer: CrossbarLayer, seen: Observation) -> list[Tensor]:
-    """Of the loss by each matrix' weights (outputs, inputs), float64."""
+    """Gradients of the loss by each matrix' weights (outputs, inputs), float64."""
     fields = layer.packing.split(seen.inputs.flatten(0, 1).double())
     outputs = split_outputs(layer, product_gradients(layer, seen).flatten(0, 1).double())
     return [g.T @ x for g, x in zip(outputs, fields, strict=True)]
@@ -155,7 +156,7 @@ def _gradient_variance(model: nn.Module, arrays: nn.Module, batch: Batch, names:
 
 
 def _error_moments(layer: CrossbarLayer, ideal: CrossbarLayer, seen: Observation) -> tuple[Tensor, Tensor]:
-    """Sums over vectors (groups * outputs,) of the errors and their squares, means over places."""
+    """The sums over vectors (groups * outputs,) of the errors and of their squares, averaged over places."""
     fields, first, second = layer.packing.split(seen.inputs), list[Tensor](), list[Tensor]()
     for field, matrix, clean in zip(fields, matrices_of(layer), matrices_of(ideal), strict=True):
         wanted = clean(field)
@@ -178,7 +179,7 @@ def _displacement(model: nn.Module, arrays: nn.Module, batch: Batch, names: tupl
 
 
 def _slope(cost: Tensor) -> Tensor:
-    """Of the least-squares line through each output's cost (outputs, nearness), times the tile's length."""
+    """The slope of the least-squares line through each output's cost (outputs, nearness), times the tile's length."""
     places = torch.linspace(-0.5, 0.5, cost.shape[1], dtype=cost.dtype, device=cost.device)
     return cost @ places / places.square().sum() if len(places) > 1 else torch.zeros_like(cost[:, 0])
 
@@ -196,7 +197,7 @@ def _leave_one_out(model: nn.Module, arrays: nn.Module, batch: Batch, names: tup
 
 
 def _without(output: int) -> Callable[..., Tensor]:
-    """A hook after which an output is its bias alone."""
+    """A hook that replaces an output by its bias alone."""
 
     def hook(layer: CrossbarLayer, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
         silent = y.clone()
@@ -225,4 +226,4 @@ MEASURES: dict[str, Measure] = {
 """The measures that are computed, by name."""
 
 OF_ERRORS = ("gradient_variance", "displacement")
-"""Those that judge errors of crossbars, which ideal ones have not."""
+"""Measures that depend on the errors of crossbars; on ideal crossbars there are none to measure."""

@@ -1,4 +1,4 @@
-"""Means, and sums about them, of vectors that come in batches."""
+"""Means of vectors that come in batches, and sums of squares and products about these means."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 @dataclass
 class PairedSums:
-    """Statistics (outputs,) of pairs of vectors, what is ``given`` and what is ``wanted``, over all that were added."""
+    """Statistics (outputs,) of all pairs of ``given`` and ``wanted`` vectors that were added."""
 
     count: int = 0
     """Number of pairs."""
     given: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Mean of what is given."""
+    """Mean of the given vectors."""
     wanted: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Mean of what is wanted."""
+    """Mean of the wanted vectors."""
     squares: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Sum of squares of what is given, about its mean."""
+    """Sum of squares of the given vectors about their mean."""
     products: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Sum of products of both, about their means."""
+    """Sum of products of given and wanted vectors about their means."""
 
     def add(self, given: Tensor, wanted: Tensor) -> None:
         """Add pairs of vectors (count, outputs), float64."""

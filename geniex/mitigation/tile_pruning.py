@@ -1,4 +1,4 @@
-"""XCS and XRS: whole columns, or whole rows, of crossbar tiles zeroed, by magnitude."""
+"""Crossbar column sparsity (XCS) and row sparsity (XRS): whole columns or rows of tiles are zeroed by magnitude."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Scope = Literal["layer", "global"]
 
 
 def magnitude(weights: Tensor, criterion: Criterion, dim: int | tuple[int, ...], count: Tensor | float) -> Tensor:
-    """The norm of ``weights`` over ``dim``, by ``count`` weights: the mean |w| ("l1"), or the root of the mean square.
+    """The mean |w| ("l1") or the root mean square ("l2") of ``weights`` over ``dim``, for ``count`` weights.
 
-    By the number of weights, so that what is at a matrix' edge, and layers of other sizes, can be compared.
+    Dividing by the number of weights makes pieces at a matrix' edge, and layers of different sizes, comparable.
     """
     wide = weights.double()
     if criterion == "l1":
@@ -25,11 +25,11 @@ def magnitude(weights: Tensor, criterion: Criterion, dim: int | tuple[int, ...],
 
 
 class Segments:
-    """A layer's matrices (groups, outputs, inputs) in the pieces that are zeroed or kept as one.
+    """A layer's matrices (groups, outputs, inputs) cut into pieces, each of which is zeroed or kept as a whole.
 
-    Rows of tiles have ``tile[0]`` inputs each and columns of tiles ``tile[1]`` outputs, from the first ones on, the
-    last ones what is left: where a ``TileLayout`` in natural order has them. Of "xcs" a piece is one output on one row
-    of tiles (that column of one tile), of "xrs" one input on one column of tiles (that row of one tile).
+    Each row of tiles has ``tile[0]`` inputs and each column of tiles ``tile[1]`` outputs; the last ones have the rest.
+    This is how a ``TileLayout`` in natural order cuts the matrix. For "xcs" a piece is one output on one row of tiles
+    (that column of one tile). For "xrs" a piece is one input on one column of tiles (that row of one tile).
     """
 
     def __init__(self, weight: Tensor, method: Literal["xcs", "xrs"], tile: tuple[int, int]) -> None:
@@ -38,22 +38,22 @@ class Segments:
         self.weight = weight.detach()
 
     def scores(self, criterion: Criterion) -> Tensor:
-        """Of each piece, float64; in the order of ``sizes``."""
+        """The magnitude of each piece, float64, in the order of ``sizes``."""
         cut = self._cut(self.weight)
         return magnitude(cut, criterion, -1, self._sizes(cut)).flatten()
 
     def sizes(self) -> Tensor:
-        """Weights of each piece, int64."""
+        """The number of weights in each piece, int64."""
         return self._sizes(self._cut(self.weight)).flatten()
 
     def mask(self, kept: Tensor) -> Tensor:
-        """bool (groups, outputs, inputs), True in the pieces that are ``kept``, bool as ``sizes``."""
+        """A bool mask (groups, outputs, inputs), True in the ``kept`` pieces (bool, in the order of ``sizes``)."""
         cut = self._cut(self.weight)
         spread = kept.reshape(cut.shape[:-1])[..., None].expand(cut.shape).flatten(-2)
         return spread[..., : self.shape[self.dim]].movedim(-1, self.dim).contiguous()
 
     def _cut(self, x: Tensor) -> Tensor:
-        """(groups, lines, pieces, length), zeros behind the last one."""
+        """``x`` cut into pieces (groups, lines, pieces, length), padded with zeros after the last weight."""
         along = x.movedim(self.dim, -1)
         pieces = -(-along.shape[-1] // self.length)
         return F.pad(along, (0, pieces * self.length - along.shape[-1])).unflatten(-1, (pieces, self.length))
@@ -65,9 +65,10 @@ class Segments:
 
 
 def kept_pieces(layers: Sequence[Segments], sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
-    """Which pieces of each layer stay, bool: the weakest ones go, as many as come nearest to the ``sparsity``.
+    """Which pieces of each layer stay, bool: as many of the weakest are removed as come nearest to the ``sparsity``.
 
-    In each layer alone, or in all together. A layer keeps at least its strongest piece.
+    ``scope`` "layer" meets the sparsity in each layer, "global" in all together. A layer keeps at least its strongest
+    piece.
     """
     scores, sizes = [s.scores(criterion).cpu() for s in layers], [s.sizes().cpu() for s in layers]
     for score in scores:
@@ -78,9 +79,9 @@ def kept_pieces(layers: Sequence[Segments], sparsity: float, criterion: Criterio
 
 
 def kept_of(scores: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
-    """bool (count,): False for the lowest ``scores``, whose share of all ``sizes`` is nearest to ``sparsity``.
+    """A bool mask (count,), False for the lowest ``scores``, whose share of all ``sizes`` is nearest to ``sparsity``.
 
-    Those with an infinite score stay. Among equal scores the first ones go first.
+    Pieces with an infinite score stay. Among equal scores the first ones are removed first.
 
     >>> kept_of(torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.tensor([1, 1, 1, 1]), 0.5).tolist()
     [True, False, False, True]

@@ -1,4 +1,4 @@
-"""WCT, weight-constrained training: weights cut to a fraction of the full scale, which stays what it was."""
+"""Weight-constrained training (WCT): weights are cut to a fraction of the full scale, which stays the same."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from geniex.networks import Constraint
 def weight_full_scales(network: nn.Module) -> dict[str, float]:
     """The largest |weight| of every linear layer and convolution of ``network``, by name.
 
-    What conductances are scaled by, were the network converted as it is: take it before weights are cut, and convert
-    with it afterwards, ``convert(..., per_layer=...)`` with a ``LayerRule(weight_full_scale=scale)`` for each.
+    ``convert`` would scale the conductances of this network by these values. Take them before weights are cut, and
+    pass them to the conversion afterwards: ``convert(..., per_layer=...)`` with a
+    ``LayerRule(weight_full_scale=scale)`` for each layer.
     """
     layers = {name: module for name, module in network.named_modules() if type(module) in LAYERS}
     return {name: float(matrix_of(module).abs().max()) for name, module in layers.items()}
@@ -27,13 +28,14 @@ def weight_cut(network: nn.Module, cut: float | Mapping[str, float]) -> Constrai
     """The limits of weight-constrained training (WCT; Bhattacharjee, Bhatnagar and Panda, DATE 2022, section 4).
 
     Fine-tune for a few epochs with ``retrain_network(network, ..., constraint=weight_cut(network, 0.5))``, then convert
-    with the full scale of before: all conductances are then low, which is what wires take least from. Scaled by what
-    is left, the same weights would be spread over all conductances again, with more of them high.
+    with the full scale from before the cut. All conductances are then low, so that wires take least from them. If the
+    cut weights were scaled by their own maximum, they would spread over the whole conductance window again, and more
+    conductances would be high.
 
     Args:
-        network: as it is before weights are cut.
-        cut: W_cut of each layer as a share of its largest |weight|, above 0 to 1; or W_cut itself, by layer, of those
-            that are to be cut.
+        network: the network before its weights are cut.
+        cut: W_cut of each layer as a share of its largest |weight|, above 0 up to 1; or a mapping of W_cut itself, by
+            name of each layer to cut.
 
     >>> net = nn.Linear(2, 2)
     >>> _ = nn.init.constant_(net.weight, -0.5)

@@ -1,7 +1,7 @@
-"""Pictures of crossbars and accuracies: each function draws on the given or a new Axes and returns it.
+"""Plots of crossbars and accuracies: each function draws on a given or a new Axes and returns it.
 
-``save_plot`` writes one to a file. Needs matplotlib (extra ``plot``), which is imported on
-the first call; no display and no global matplotlib state is touched.
+``save_plot`` writes a plot to a file. Plots need matplotlib (extra ``plot``), which is imported on the first call.
+They need no display and change no global state of matplotlib.
 """
 
 from geniex.plotting.accuracy import plot_layer_nf, plot_stages

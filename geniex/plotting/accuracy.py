@@ -1,4 +1,4 @@
-"""Pictures of a network's accuracy on crossbars."""
+"""Plots of a network's accuracy on crossbars."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def plot_stages(stages: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
-    """The accuracy of each stage, percent, with its interval.
+    """Draw the accuracy of each stage, in percent, with its interval.
 
-    Beside it stand the figures: accuracy, agreement with the exact circuit, and logit error against it.
+    Columns beside the plot list the accuracy, the agreement with the exact circuit and the logit error against it.
 
     Args:
-        stages: in order, each with "name", "accuracy", "low", "high" (fractions; low and high end the 95 %
-            interval) and, where known, "images", "agreement" (fraction) and "logit_error" (relative).
-        ax: where to draw; None makes a new figure.
+        stages: stages in order, each with "name", "accuracy", "low", "high" (fractions; low and high are the ends of
+            the 95 % interval) and, if known, "images", "agreement" (fraction) and "logit_error" (relative).
+        ax: axes to draw on; None makes a new figure.
     """
     if not stages:
         raise InputError("stages", "none", "there is nothing to draw")
@@ -38,11 +38,11 @@ def plot_stages(stages: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> 
 
 
 def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
-    """Each layer's non-ideality factor, percent: the mean, one standard deviation, and the 5th to 95th percentile.
+    """Draw each layer's non-ideality factor in percent: mean, standard deviation, and 5th to 95th percentile.
 
     Args:
-        layers: by layer name, each with "mean", "std", "p05" and "p95" (fractions).
-        ax: where to draw; None makes a new figure.
+        layers: statistics by layer name, each with "mean", "std", "p05" and "p95" (fractions).
+        ax: axes to draw on; None makes a new figure.
     """
     if not layers:
         raise InputError("layers", "none", "there is nothing to draw")
@@ -54,7 +54,7 @@ def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = N
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xticks(places, list(layers), rotation=0 if len(layers) <= 6 else 60)
     ax.set_xlim(-0.6, len(layers) - 0.4)
-    # Room for the legend above the data.
+    # Leave room for the legend above the data.
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + 0.25 * (top - bottom))
     ax.legend(frameon=False, loc="upper left")
@@ -67,7 +67,7 @@ def _stage_label(stage: Mapping[str, Any]) -> str:
 
 
 def _columns(ax: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
-    """Write each stage's figures to the right of the axes, in columns with a head."""
+    """Write each stage's figures to the right of the axes, in columns with headers."""
     columns = {
         "accuracy": [f"{100 * s['accuracy']:.1f} %" for s in stages],
         "agreement": [_text(s.get("agreement"), 100, ".1f", " %") for s in stages],
@@ -78,7 +78,7 @@ def _columns(ax: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
         "  ".join(cell.rjust(len(column[0])) for cell, column in zip(row, shown, strict=True))
         for row in zip(*shown, strict=True)
     ]
-    # Tick labels, unlike free text, are given their room by every layout engine.
+    # Every layout engine reserves room for tick labels, but not for free text.
     side = ax.secondary_yaxis("right")
     side.set_yticks([-0.75, *range(len(stages))], lines, family="monospace", fontsize=8.5)
     side.tick_params(length=0)

@@ -1,4 +1,4 @@
-"""What all pictures share: where they are drawn, their colours, their frame."""
+"""Axes, colours and frames that all plots share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from geniex.errors import InputError, MissingDependencyError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can distinguish too.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 AMBER, YELLOW, BLACK = "#E69F00", "#F0E442", "#000000"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK, YELLOW)
-"""Colours of the first eight of several things in one picture."""
+"""Colours of up to eight series in one plot."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#555555"
 
@@ -39,7 +39,7 @@ def on_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
 
 
 def save_plot(ax: Axes, path: Path) -> Path:
-    """``path``, after the whole figure of ``ax`` was written there; the ending tells the format (.png, .pdf)."""
+    """Write the whole figure of ``ax`` to ``path`` and return it; its suffix sets the format (.png, .pdf)."""
     figure = ax.get_figure(root=True)
     assert figure is not None  # only an Axes that was removed from its figure has none
     figure.savefig(path, bbox_inches="tight")
@@ -47,7 +47,7 @@ def save_plot(ax: Axes, path: Path) -> Path:
 
 
 def framed(ax: Axes, title: str, x: str, y: str, grid: str = "both") -> Axes:
-    """``ax`` with its title, axis labels, a faint grid behind the data and no box around it."""
+    """``ax`` with a title, axis labels, a faint grid behind the data and no box around it."""
     ax.set_title(title, loc="left", fontsize=11)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
@@ -58,10 +58,10 @@ def framed(ax: Axes, title: str, x: str, y: str, grid: str = "both") -> Axes:
 
 
 def finite(name: str, *values: Tensor) -> list[NDArray[np.float64]]:
-    """The tensors as flat float64 arrays, without the positions where any is NaN or infinite.
+    """The tensors as flat float64 arrays, without the positions where any of them is NaN or infinite.
 
-    Columns with no ideal current have no NF: they are NaN. Raises ``InputError`` where shapes differ or
-    nothing is left to draw.
+    Columns with no ideal current have no NF (non-ideality factor): they are NaN. Raises ``InputError`` if shapes
+    differ or nothing is left to draw.
     """
     shapes = {tuple(v.shape) for v in values}
     if len(shapes) > 1:

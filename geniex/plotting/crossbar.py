@@ -1,4 +1,4 @@
-"""Pictures of one crossbar: where the drive is lost, and what that does to the currents."""
+"""Plots of one crossbar: the IR drop, and the non-ideality of the column currents that it causes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 def plot_ir_drop(
     crossbar: Crossbar, voltages: Tensor, conductances: Tensor, ax: Axes | None = None, unit: Literal["%", "mV"] = "%"
 ) -> Axes:
-    """A heat map of the share of its row's drive that reaches each cell, percent, or of what is lost, millivolt.
+    """Draw a heat map of the share of its row's drive that reaches each cell [%], or of the drive that is lost [mV].
 
-    Shares compare the rows of equal drives; a weakly driven row, which its bit lines hold up, stands out and is
-    grey at 0 V. Millivolts show what wires and terminals take away from each cell, whatever the drives are.
+    Shares are comparable between rows of equal drive. A weakly driven row stands out, because its bit lines hold its
+    voltage up; a row at 0 V is grey. Millivolts show the voltage that wires and terminals take from each cell,
+    whatever the drives are.
 
     Args:
         crossbar: the circuit.
         voltages: driver voltages (rows,), volt.
         conductances: small-signal cell conductances (rows, cols), siemens.
-        ax: where to draw; None makes a new figure.
+        ax: axes to draw on; None makes a new figure.
         unit: "%" for the share that arrives, "mV" for the drive minus the cell's voltage.
     """
     if unit not in ("%", "mV"):
@@ -52,7 +53,7 @@ def plot_ir_drop(
         label, colours, what = "share of the row's drive across the cell, %", "viridis", "% of the drive reaches a cell"
     picture = shown.cpu().double().numpy()
     driven = picture[np.isfinite(picture)]
-    # A few weakly driven rows, held up by their bit lines, must not take the whole range of colours.
+    # A few weakly driven rows, whose voltage the bit lines hold up, must not take the whole range of colours.
     low, high = np.quantile(driven, (0.01, 0.99))
     image = ax.imshow(picture, colours, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
     ax.set_facecolor("#BBBBBB")
@@ -69,12 +70,12 @@ def plot_ir_drop(
 
 
 def plot_nf(ideal: Tensor, actual: Tensor, ax: Axes | None = None) -> Axes:
-    """A histogram of the non-ideality factor, percent, with its mean; columns with no ideal current are left out.
+    """Draw a histogram of the non-ideality factor in percent, with its mean, without columns of no ideal current.
 
     Args:
         ideal: ideal column currents, any shape, ampere.
-        actual: the currents of the non-ideal crossbar, same shape.
-        ax: where to draw; None makes a new figure.
+        actual: currents of the non-ideal crossbar, same shape.
+        ax: axes to draw on; None makes a new figure.
     """
     (nf,) = finite("ideal, actual", 100 * non_ideality_factor(ideal, actual))
     ax = on_axes(ax)

@@ -1,4 +1,4 @@
-"""Pictures of how well models predict the exact circuit's non-ideality factor."""
+"""Plots of how well models predict the exact circuit's non-ideality factor (NF)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POINTS = 3000
-"""Points drawn per model; more would only hide each other."""
+"""Largest number of points drawn per model; more points would only hide each other."""
 _FILLED = 3
-"""Histograms in one picture that are drawn as filled areas; more are outlines."""
+"""Largest number of histograms in one plot that are drawn as filled areas; more are drawn as outlines."""
 _UPRIGHT = 4
-"""Bins in one picture whose labels stand side by side; those of more would overlap."""
+"""Largest number of bins in one plot whose labels stand upright; labels of more bins are slanted, or they overlap."""
 _SMALLEST = 1e-6
-"""Errors below this many percent points count as this in the histogram's logarithmic axis."""
+"""Smallest error on the histogram's logarithmic axis, percentage points; smaller errors count as this one."""
 
 
 def plot_predicted(reference: Tensor, predictions: dict[str, Tensor], ax: Axes | None = None) -> Axes:
-    """Predicted against exact NF, percent: a model without error lies on the diagonal; the legend tells NF-RMSE.
+    """Draw predicted against exact NF in percent; the legend gives the NF-RMSE.
+
+    A model without error lies on the diagonal. At most 3000 points per model are drawn, evenly chosen.
 
     Args:
         reference: the exact circuit's NF (a fraction, as ``non_ideality_factor`` gives it), any shape.
         predictions: each model's NF by its name, same shape.
-        ax: where to draw; None makes a new figure. At most 3000 evenly chosen points a model are drawn.
+        ax: axes to draw on; None makes a new figure.
     """
     exact, predicted = _in_percent(reference, predictions)
     ax = on_axes(ax, 5.2, 5.0)
@@ -54,13 +56,13 @@ def plot_predicted(reference: Tensor, predictions: dict[str, Tensor], ax: Axes |
 
 
 def plot_density(reference: Tensor, predicted: Tensor, name: str = "model", ax: Axes | None = None) -> Axes:
-    """Predicted against exact NF of one model, percent, all columns: hexagons coloured by how many fall into each.
+    """Draw predicted against exact NF of one model in percent, as hexagons coloured by their number of columns.
 
     Args:
         reference: the exact circuit's NF (a fraction, as ``non_ideality_factor`` gives it), any shape.
         predicted: the model's NF, same shape.
-        name: of the model, for the title.
-        ax: where to draw; None makes a new figure.
+        name: the model's name, for the title.
+        ax: axes to draw on; None makes a new figure.
     """
     exact, of_model = _in_percent(reference, {name: predicted})
     values = of_model[name]
@@ -76,15 +78,15 @@ def plot_density(reference: Tensor, predicted: Tensor, name: str = "model", ax: 
 def plot_error_bins(
     labels: Sequence[str], errors: Mapping[str, Sequence[float]], title: str, ax: Axes | None = None
 ) -> Axes:
-    """Each model's NF-RMSE, percent points, bin by bin, on a logarithmic axis.
+    """Draw each model's NF-RMSE in percentage points, bin by bin, on a logarithmic axis.
 
-    The legend stands beside the axes; several such pictures of the same models on one figure share it.
+    The legend stands beside the axes; several such plots of the same models on one figure share it.
 
     Args:
-        labels: of the bins, in order.
-        errors: one NF-RMSE a bin by model, percent points; NaN or 0 leaves a gap.
-        title: what the bins are of, with its unit; it labels the axis.
-        ax: where to draw; None makes a new figure.
+        labels: labels of the bins, in order.
+        errors: NF-RMSE of each bin by model, percentage points; NaN or 0 leaves a gap.
+        title: the binned quantity with its unit, which labels the axis.
+        ax: axes to draw on; None makes a new figure.
     """
     if not labels or not errors:
         raise InputError("labels, errors", f"{len(labels)} bins of {len(errors)} models", "there is nothing to draw")
@@ -107,12 +109,12 @@ def plot_error_bins(
 
 
 def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: Axes | None = None) -> Axes:
-    """How many columns have what absolute NF error, percent points, on a logarithmic axis.
+    """Draw histograms of the columns' absolute NF errors in percentage points, on a logarithmic axis.
 
     Args:
         reference: the exact circuit's NF (a fraction), any shape.
         predictions: each model's NF by its name, same shape.
-        ax: where to draw; None makes a new figure.
+        ax: axes to draw on; None makes a new figure.
     """
     exact, predicted = _in_percent(reference, predictions)
     errors = {name: np.maximum(np.abs(v - exact), _SMALLEST) for name, v in predicted.items()}
@@ -140,13 +142,13 @@ def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: 
 def plot_pareto(
     models: Mapping[str, tuple[float, float]], front: Sequence[str], title: str, ax: Axes | None = None
 ) -> Axes:
-    """Error against read cost of models, both logarithmic; a line joins those that no other beats in both.
+    """Draw models' errors against their read costs, both logarithmic; a line joins the models on the Pareto front.
 
     Args:
-        models: seconds a tile and vector, and NF-RMSE in percent points (0 is drawn at the lower edge), by name.
-        front: names of those on the Pareto front.
-        title: what was measured.
-        ax: where to draw; None makes a new figure.
+        models: seconds per tile and vector, and NF-RMSE in percentage points (0 is drawn at the lower edge), by name.
+        front: names of the models on the Pareto front, which no other model beats in both.
+        title: title of the plot.
+        ax: axes to draw on; None makes a new figure.
     """
     if not models:
         raise InputError("models", "none", "there is nothing to draw")

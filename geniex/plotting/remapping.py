@@ -1,4 +1,4 @@
-"""Pictures of remapping studies."""
+"""Plots of remapping studies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def plot_recovered(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
-    """The share of the lost accuracy that each mapping and control brings back, percent, with its intervals.
+    """Draw the share of the lost accuracy that each mapping and control recovers, in percent, with its intervals.
 
     Args:
-        rows: each with "method", "control" (or None) and "recovered", and where known "images_low", "images_high"
-            (the thick interval, over images) and "recovered_low", "recovered_high" (the thin one, over networks),
-            all fractions. Rows without "recovered" are left out.
-        ax: where to draw; None makes a new figure.
+        rows: mappings with controls, each with "method", "control" (or None) and "recovered", and if known
+            "images_low", "images_high" (the thick interval, over images) and "recovered_low", "recovered_high" (the
+            thin interval, over networks), all fractions. Rows without "recovered" are left out.
+        ax: axes to draw on; None makes a new figure.
     """
     shown = [row for row in rows if row.get("recovered") is not None]
     if not shown:
@@ -37,17 +37,17 @@ def plot_recovered(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) ->
     ax.set_yticks(range(len(shown)), names)
     ax.set_ylim(len(shown) - 0.5, -0.5)
     points = [100 * float(row["recovered"]) for row in shown]
-    # Intervals over three networks may be wide: the points decide what is shown.
+    # Intervals over few networks may be wide, so that the points alone set the axis limits.
     ax.set_xlim(min(-30.0, min(points) - 20), max(130.0, max(points) + 20))
     return framed(ax, "Lost accuracy that is back", "of the drop from ideal tiles, %", "", grid="x")
 
 
 def plot_layer_checks(checks: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
-    """Each layer's output error under each mapping, by the surrogate against the exact circuit.
+    """Draw each layer's output error under each mapping, by the surrogate against the exact circuit.
 
     Args:
-        checks: each with "layer", "method", "surrogate_weighted" and "circuit_weighted" (fractions).
-        ax: where to draw; None makes a new figure.
+        checks: errors, each with "layer", "method", "surrogate_weighted" and "circuit_weighted" (fractions).
+        ax: axes to draw on; None makes a new figure.
     """
     if not checks:
         raise InputError("checks", "none", "there is nothing to draw")

@@ -1,4 +1,4 @@
-"""Pictures of design-space studies: accuracy along what was varied, and against what it costs."""
+"""Plots of design-space studies: accuracy along a varied setting, and accuracy against a cost."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDE = 3.0
-"""Values whose largest is more than so many times the smallest have a logarithmic axis."""
+"""Ratio of the largest to the smallest value above which an axis is logarithmic."""
 _ACROSS = 3
-"""Panels side by side."""
+"""Largest number of panels side by side."""
 _BROAD = 24
-"""Letters below an axis that still stand side by side."""
+"""Largest number of letters in an axis' tick labels that are not slanted."""
 _ASIDE = 0.12
-"""How far apart the points of one word stand."""
+"""Horizontal distance between the lines' points at one category."""
 _NAMED = 12
-"""Points of fronts that are named in one picture; more names would hide each other."""
+"""Largest number of labelled points on the fronts of one plot; more labels would hide each other."""
 
 
 class Measured(NamedTuple):
-    """An accuracy (or another share) and its interval, fractions, at a place of an axis or at a cost."""
+    """An accuracy (or another share) with its interval, all fractions, at a value of the axis or at a cost."""
 
     at: float | str
     accuracy: float
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 
 Lines = Mapping[str, Sequence[Measured]]
-"""What is compared, by name, each along the axis."""
+"""Lines to compare by name, each a sequence of points along the axis."""
 
 
 def plot_along(
@@ -45,18 +45,19 @@ def plot_along(
     ax: Axes | None = None,
     reference: str = "ideal tiles",
 ) -> Axes:
-    """Accuracy, percent, along what was varied, with its intervals.
+    """Draw accuracy in percent along a varied setting, with intervals.
 
-    Numbers lie at their places, on a logarithmic axis where they span more than a factor of 3; words side by side.
+    Numeric values are drawn to scale, on a logarithmic axis if they span more than a factor of 3. Words are categories
+    side by side.
 
     Args:
-        lines: what is compared, by name, each along the axis.
-        axis: what was varied, with its unit.
-        title: of the picture.
-        dotted: lines to compare with, without intervals; one with a curve's name is that curve's own reference and has
-            its colour.
-        ax: where to draw; None makes a new figure.
-        reference: what the curves' own dotted lines are, for the legend.
+        lines: lines to compare by name, each a sequence of points along the axis.
+        axis: the varied setting with its unit, which labels the axis.
+        title: title of the plot.
+        dotted: reference lines by name, without intervals; a reference with the name of one of ``lines`` belongs to it
+            and has its colour.
+        ax: axes to draw on; None makes a new figure.
+        reference: the legend's name for the references that belong to ``lines``.
     """
     if not any(lines.values()):
         raise InputError("lines", "no point", "there is nothing to draw")
@@ -74,15 +75,17 @@ def plot_panels(
     quantity: str = "accuracy",
     reference: str = "ideal tiles",
 ) -> Axes:
-    """The first of several pictures as of ``plot_along``, side by side on a new figure, with one legend and one scale.
+    """Draw several plots like ``plot_along`` side by side on a new figure and return the first one's axes.
+
+    The panels share one legend and one vertical scale.
 
     Args:
-        panels: lines and dotted lines as ``plot_along`` takes them, by the name of the panel.
-        axis: what was varied, with its unit.
-        title: above all of them.
-        legend: what the lines differ in.
-        quantity: what is shown, a share.
-        reference: what the curves' own dotted lines are, for the legend.
+        panels: lines and dotted lines, as for ``plot_along``, by the panel's name.
+        axis: the varied setting with its unit, which labels the axes.
+        title: title above all panels.
+        legend: title of the legend, the setting in which the lines differ.
+        quantity: the quantity that is drawn, a share.
+        reference: the legend's name for the references that belong to lines.
     """
     if not panels or not any(any(lines.values()) for lines, _ in panels.values()):
         raise InputError("panels", "no point", "there is nothing to draw")
@@ -117,7 +120,10 @@ def plot_panels(
 
 
 def pareto_front(points: Mapping[str, Measured]) -> list[str]:
-    """The names of those points that no other beats in accuracy without costing more, cheapest first."""
+    """The names of the points on the Pareto front, cheapest first.
+
+    No other point of the same or a lower cost is as accurate as a point on the front.
+    """
     front, best = list[str](), -math.inf
     for name, point in sorted(points.items(), key=lambda item: (item[1].at, -item[1].accuracy)):
         if point.accuracy > best:
@@ -127,13 +133,15 @@ def pareto_front(points: Mapping[str, Measured]) -> list[str]:
 
 
 def plot_tradeoff(groups: Mapping[str, Mapping[str, Measured]], cost: str, title: str, ax: Axes | None = None) -> Axes:
-    """Accuracy, percent, against a cost on a logarithmic axis; a line joins each group's own Pareto front.
+    """Draw accuracy in percent against a cost on a logarithmic axis; a line joins each group's own Pareto front.
+
+    Points on a front are filled, and labelled as long as there is room.
 
     Args:
-        groups: points by name, by the group that gives them their colour.
-        cost: what ``at`` of the points is, with its unit; above 0.
-        title: of the picture.
-        ax: where to draw; None makes a new figure. Points on a front are filled, and named while there is room.
+        groups: points by name, in groups by name; each group has its own colour.
+        cost: the cost that ``at`` of the points holds, with its unit; costs are above 0.
+        title: title of the plot.
+        ax: axes to draw on; None makes a new figure.
     """
     points = [point for group in groups.values() for point in group.values()]
     if not points:
@@ -172,9 +180,9 @@ def _draw_along(ax: Axes, lines: Lines, dotted: Lines, reference: str, order: Ma
         shown = sorted(own, key=lambda p: places[p.at])
         colour, below, above = SERIES[series], *_bars(shown)
         x, y = _drawn(shown, places, aside)
-        # Between words there is nothing to join.
+        # Lines join numeric values only, not categories.
         ax.plot(x, y, MARKERS[series] + ("-" if numeric else ""), color=colour, markersize=4, linewidth=1, label=name)
-        if numeric:  # areas hide each other less than bars at the same places do
+        if numeric:  # shaded areas hide each other less than error bars at the same values do
             ends = [[a - b for a, b in zip(y, below, strict=True)], [a + b for a, b in zip(y, above, strict=True)]]
             ax.fill_between(x, ends[0], ends[1], color=colour, alpha=0.12, linewidth=0)
         else:
@@ -185,7 +193,7 @@ def _draw_along(ax: Axes, lines: Lines, dotted: Lines, reference: str, order: Ma
     for name, own in dotted.items():
         if name not in lines:
             ax.plot(*_drawn(own, places), ":", color=GREY, linewidth=1, label=name)
-    if any(name in lines for name in dotted):  # one entry of the legend tells of all
+    if any(name in lines for name in dotted):  # one entry of the legend stands for all
         mark = "dotted" if numeric else "dash"
         ax.plot([], [], ":" if numeric else "_", color=GREY, linewidth=1.2, label=f"{mark}: {reference} of each")
     if numeric and min(places.values()) > 0 and max(places.values()) > _WIDE * min(places.values()):
@@ -200,13 +208,13 @@ def _draw_along(ax: Axes, lines: Lines, dotted: Lines, reference: str, order: Ma
 def _drawn(
     line: Sequence[Measured], places: Mapping[float | str, float], aside: float = 0.0
 ) -> tuple[list[float], list[float]]:
-    """Where a line's points lie, in order along the axis: places and percent."""
+    """The coordinates of a line's points in order along the axis: axis places, and percent."""
     shown = sorted(line, key=lambda p: places[p.at])
     return [places[p.at] + aside for p in shown], [100 * p.accuracy for p in shown]
 
 
 def short_number(value: object) -> str:
-    """A value in few characters: 300k, 0.05; words as they are.
+    """A number in few characters, such as 300k or 0.05; words are unchanged.
 
     >>> short_number(300e3), short_number(2.5), short_number("linear")
     ('300k', '2.5', 'linear')
