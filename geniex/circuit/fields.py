@@ -29,7 +29,7 @@ def seen(x: Tensor) -> Tensor:
 
 
 def turn(x: Tensor) -> Tensor:
-    """The field (..., rows, cols) of the same network with word and bit lines exchanged; ``turn`` is its own inverse."""
+    """The field (..., rows, cols) of the same network with word and bit lines exchanged; its own inverse."""
     return x.transpose(-1, -2).flip(-2, -1)
 
 

@@ -176,7 +176,7 @@ class AugmentedBatches:
 
 
 def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """The images (batch, C, H, W) moved by up to ``shift`` pixels, with zeros moving in; ``flip`` mirrors half of them."""
+    """The images (batch, C, H, W) moved by up to ``shift`` pixels, zeros moving in; ``flip`` mirrors half of them."""
     batch, _, height, width = images.shape
     moves = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)
     mirror = (torch.rand(batch, 1, generator=generator) < 0.5) & flip
