@@ -101,7 +101,7 @@ def _inverse_of_one_minus(product: Tensor) -> Tensor:
 
 
 def open_ports(down: int, across: int) -> tuple[str, str]:
-    """Outputs and inputs of a block in a grid of this size, without those that are at every edge of the array."""
+    """The outputs and inputs of blocks in a grid of this size, without ports at the array's edge in all blocks."""
     outputs = ("LR" if across > 1 else "") + ("T" if down > 1 else "") + "B"
     inputs = "L" + ("R" if across > 1 else "") + ("TB" if down > 1 else "")
     return outputs, inputs

@@ -49,7 +49,7 @@ _TRIM_BYTES = 30 << 20
 _NEWTON_BYTES = 512 << 20
 """Bytes of eliminations in flight where instances are solved one by one."""
 _SHARING = 8
-"""Vectors per tile from which one elimination for all of them pays, if they are also a fourth of its shorter side."""
+"""Vectors per tile from which one elimination for all pays, if they are also at least a fourth of its shorter side."""
 _VECTORS = 128
 """Vectors per chunk, whatever their size, where an elimination is shared; smaller chunks would repeat it."""
 _FEW = 3
