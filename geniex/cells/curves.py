@@ -31,7 +31,7 @@ class Table(NamedTuple):
     coefficients: Tensor
 
     def place(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The piece that each voltage lies in, after its distance from the base of that piece."""
+        """The distance of each voltage from the base of its piece, and the index of that piece."""
         k = torch.searchsorted(self.knots, u.detach().contiguous(), right=True)
         return u - self.bases[k], k
 

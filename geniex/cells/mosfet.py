@@ -34,7 +34,7 @@ class Level1Mosfet(Config):
     gate_voltage: float
     """Gate voltage above the bit-line terminal, volt; it must exceed the threshold."""
     width_over_length: float
-    """W / L of the channel."""
+    """Width over length, W / L, of the channel."""
     threshold: float
     """Threshold voltage V_t, volt."""
     transconductance: float

@@ -31,9 +31,9 @@ class Problem:
     """Fixed points u = B - K f(u; G); fields are (cols, tiles, rows, vectors) as in ``geniex.circuit.fields``."""
 
     drive: Tensor
-    """B [V], (cols | 1, tiles, rows | 1, vectors)."""
+    """Drive B [V], (cols | 1, tiles, rows | 1, vectors)."""
     conductances: Tensor
-    """G [S], (cols, tiles, rows, vectors | 1)."""
+    """Conductances G [S], (cols, tiles, rows, vectors | 1)."""
     cell: Cell
     wires: Wires
     turned: bool = False
@@ -41,7 +41,7 @@ class Problem:
 
     @property
     def shape(self) -> torch.Size:
-        """(cols, tiles, rows, vectors)."""
+        """The shape (cols, tiles, rows, vectors) of a field."""
         cols, tiles, rows, _ = self.conductances.shape
         return torch.Size((cols, tiles, rows, self.drive.shape[-1]))
 
@@ -91,7 +91,7 @@ class Problem:
         )
 
     def tiles(self, keep: Tensor) -> Problem:
-        """The problems of these tiles."""
+        """The problems of the tiles ``keep``."""
         return self._changed(lambda field: field[:, keep], lambda r: r[keep] if r.dim() == 2 else r)
 
     def _changed(self, field: Callable[[Tensor], Tensor], scalar: Callable[[Tensor], Tensor]) -> Problem:

@@ -10,7 +10,7 @@ RELATIVE_FLOOR = 1e-3
 
 
 def non_ideality_factor(ideal: Tensor, actual: Tensor) -> Tensor:
-    """NF = (I_ideal - I) / I_ideal, dimensionless (Chakraborty et al., DAC 2020, eq. 1).
+    """The non-ideality factor NF = (I_ideal - I) / I_ideal, dimensionless (Chakraborty et al., DAC 2020, eq. 1).
 
     NaN where I_ideal = 0; negative where the cells' super-linearity exceeds the IR drop.
 

@@ -56,7 +56,7 @@ class Wires:
         below = _lead(self.r_col) * passing[..., :-1, :]
         if below.shape[-2] == 0:
             return last
-        # Sum of the segments from row i down to the sense side.
+        # Voltages over the segments from row i down to the sense side are summed.
         downward = torch.cumsum(below, dim=-2)
         return torch.cat([last + (downward[..., -1:, :] - downward) + below, last], dim=-2)
 

@@ -51,7 +51,7 @@ class CircuitRanges(Config):
     r_on: tuple[float, float] = (10e3, 1e6)
     """Resistance of the most conductive state, ohm, log-uniform."""
     on_off: tuple[float, float] = (2.0, 100.0)
-    """R_off / R_on, log-uniform."""
+    """Ratio R_off / R_on, log-uniform."""
     v0: tuple[float, float] = (0.2, 0.5)
     """Voltage scale of the cells' sinh, volt, uniform."""
     drive: tuple[float, float] = (0.2, 2.0)
@@ -127,7 +127,7 @@ class TileCircuits:
     r_on: Tensor
     """Resistances of the most conductive state, ohm."""
     on_off: Tensor
-    """R_off / R_on."""
+    """Ratios R_off / R_on."""
     v_max: Tensor
     """Driver voltages of the highest stream level, volt."""
     v0: Tensor
