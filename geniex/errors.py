@@ -60,7 +60,7 @@ class SweepError(GeniexError, RuntimeError):
 
 
 class CheckpointError(GeniexError, ValueError):
-    """A saved surrogate, network or converted model is damaged, of another format, or belongs to another crossbar."""
+    """A saved surrogate or network is damaged, of another format, or belongs to another crossbar."""
 
 
 class ConversionError(GeniexError, ValueError):

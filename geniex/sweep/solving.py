@@ -60,7 +60,7 @@ def solve_tiles(config: SweepConfig, start: int, stop: int) -> TileData:
 
 
 def _native(config: SweepConfig, block: int, start: int, stop: int) -> list[TileData | str]:
-    """Those tiles of the block from ``block`` on that lie in the run; a string says why a tile has no solution."""
+    """The tiles of the block from ``block`` on that lie in the run; a string says why a tile has no solution."""
     inside = range(max(block, start), min(block + _BLOCK, stop))
     try:
         samples = _draw(config, range(block, block + _BLOCK))
