@@ -46,16 +46,16 @@ _SHIPPED = {
     "RangeSpread": "geniex.variation.spread",
     "LevelSpread": "geniex.variation.spread",
 }
-"""Module of each configuration class of geniex, by the class' name: what ``_type`` may name in a file."""
+"""The module of each configuration class of geniex, by class name; ``_type`` in a file may give these names."""
 _registered: dict[str, type[Config]] = {}
-"""Classes that users registered, by name."""
+"""Classes that users registered, by class name."""
 
 
 class Config:
-    """Base of all configurations: subclass it with ``@dataclass(frozen=True)``.
+    """The base of all configurations; subclass it with ``@dataclass(frozen=True)``.
 
-    ``to_dict`` writes the fields plus ``_type`` and ``_version``; ``Config.from_dict`` finds the class by
-    ``_type`` and builds it again, so a file says by itself what it holds. Unknown fields are errors.
+    ``to_dict`` writes the fields plus ``_type`` and ``_version``. ``Config.from_dict`` finds the class by
+    ``_type`` and builds the configuration again, so a file says by itself what it holds. Unknown fields are errors.
 
     The classes of geniex are found by a fixed list of names, whatever was imported before. A class of your own,
     such as a cell, is found once it is registered, see ``register_config``.
@@ -67,7 +67,7 @@ class Config:
         """The configuration as plain values that standard JSON holds; an infinite number is the string "inf".
 
         Raises:
-            InputError: the class is not geniex' own but has the name of one that is, so that a file could not tell.
+            InputError: the class is yours but has the name of a geniex class, so that a file could not tell them apart.
         """
         name = type(self).__name__
         if name in _SHIPPED and type(self).__module__ != _SHIPPED[name]:
@@ -81,11 +81,12 @@ class Config:
         """The configuration that ``to_dict`` wrote.
 
         Args:
-            data: the fields by name, with ``_type`` unless this class is the one that is meant.
+            data: the fields by name, with ``_type`` unless this very class is meant.
             register: classes of your own that ``_type`` may name in ``data``, beside those of ``register_config``.
 
         Raises:
-            InputError: a foreign or newer dictionary, or a class in ``register`` that has the name of another.
+            InputError: the dictionary is foreign or of another version, or a class in ``register`` has the name of
+                another class.
         """
         own = dict(_registered)
         for kind in register:
@@ -93,7 +94,7 @@ class Config:
         return _built(cls, data, own)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated again."""
+        """A copy with some fields changed; it is validated again."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
 
@@ -101,7 +102,7 @@ _C = TypeVar("_C", bound=Config)
 
 
 def register_config(kind: type[_C]) -> type[_C]:
-    """``kind`` itself, a class of your own that files may name from now on in this process; use it as a decorator.
+    """Register ``kind``, a class of your own, so that files may name it in this process; a decorator that returns it.
 
     Put the decorator where the class is defined, in a module. Sweep files, checkpoints, converted models and YAML
     files that contain the class then load wherever that module was imported. Worker processes of sweeps and studies
@@ -129,7 +130,7 @@ def registered_configs() -> tuple[type[Config], ...]:
 
 
 def register_configs(kinds: Iterable[type[Config]]) -> None:
-    """Register what another process handed over with ``registered_configs``."""
+    """Register the classes that another process handed over with ``registered_configs``."""
     for kind in kinds:
         register_config(kind)
 
@@ -143,7 +144,7 @@ def _register(kind: type[Config], into: dict[str, type[Config]]) -> None:
             raise _taken(kind)
         return
     other = into.get(name, kind)
-    # The same place in the same module is the same class, defined again: a notebook's cell that ran twice.
+    # A class of the same name in the same module is the same class defined again, as when a notebook input runs twice.
     if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
         raise InputError("register", _where(kind), f"{_where(other)} is registered under that name: rename one")
     into[name] = kind
@@ -160,7 +161,7 @@ def _where(kind: type[Config]) -> str:
 
 
 def _built(cls: type[_C], data: Any, own: Mapping[str, type[Config]]) -> _C:
-    """What ``data`` describes: a ``cls`` or a subclass, of geniex or among ``own``."""
+    """The configuration that ``data`` describes, of ``cls`` or a subclass, which is of geniex or among ``own``."""
     if not isinstance(data, dict):
         raise InputError(cls.__name__, repr(data), "a configuration is a mapping of its fields")
     target = _target(cls, data, own)
@@ -180,7 +181,7 @@ def _built(cls: type[_C], data: Any, own: Mapping[str, type[Config]]) -> _C:
 
 
 def _target(cls: type[_C], data: dict[Any, Any], own: Mapping[str, type[Config]]) -> type[_C]:
-    """The class that ``data`` names, or ``cls`` where it names none."""
+    """The class that ``data`` names, or ``cls`` where ``data`` names none."""
     name = data.get("_type", cls.__name__)
     if not isinstance(name, str):
         target = None
@@ -206,7 +207,7 @@ def _is_concrete(kind: type[Config]) -> bool:
 
 
 def _known(cls: type[Config], own: Mapping[str, type[Config]]) -> list[str]:
-    """The names that stand for a ``cls``; only the package of ``cls`` is imported for it."""
+    """The names of ``cls`` and its subclasses that a file may give; this imports only the package of ``cls``."""
     room = ".".join(cls.__module__.split(".")[:2])
     if cls is Config:
         shipped = list(_SHIPPED)
@@ -252,9 +253,9 @@ def check_seed(value: object) -> None:
 def check_number(
     name: str, value: object, *, low: float, unit: str = "", open_low: bool = False, infinite: bool = False
 ) -> None:
-    """Raise ``InputError`` unless ``value`` is a real number >= ``low`` (> where ``open_low``), and finite.
+    """Raise ``InputError`` unless ``value`` is a finite real number >= ``low``, or > ``low`` if ``open_low``.
 
-    ``infinite`` allows positive infinity.
+    ``infinite`` also allows positive infinity.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     good = number and (math.isfinite(value) or (infinite and value == math.inf))  # type: ignore[arg-type]
@@ -267,6 +268,6 @@ def check_number(
 def warn_unit(name: str, value: float, unit: str, doubt: str) -> None:
     """Warn that ``value``, in ``unit``, is unusual; ``doubt`` says what it may be instead.
 
-    The same text is shown once, as Python does with warnings of one line.
+    Python shows the same text once, as it does for all warnings from one line.
     """
     warnings.warn(f"{name}: got {value:g} {unit}; {doubt}", UnitWarning, stacklevel=2)

@@ -1,8 +1,8 @@
-"""The name under which geniex is installed, and what to do where another project's package has the name ``geniex``.
+"""The name under which geniex is installed, and the check for another project's package of the name ``geniex``.
 
-The package is imported as ``geniex`` and installed as ``geniex-crossbar``, because PyPI's distribution ``geniex`` is
-another project's, whose modules are imported as ``geniex`` too. Where both are installed in one folder, the files of
-one replace those of the other. This module tells so, and it is cheap, because every ``import geniex`` runs it.
+The package is imported as ``geniex`` but installed as ``geniex-crossbar``, because the distribution ``geniex`` on PyPI
+belongs to another project, whose modules are imported as ``geniex`` too. Where both are installed in one folder, the
+files of one replace those of the other. This module detects that. It is cheap, because every ``import geniex`` runs it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 NAME = "geniex-crossbar"
-"""What pip calls this package."""
+"""The name by which pip knows this package."""
 _STRANGER = "geniex"
 _COMMAND = "geniex.cli.main:main"
-"""The shell command of this package: a distribution that installs it is ours, whatever its name."""
+"""The entry point of our shell command; a distribution that installs it is ours, whatever its name."""
 _WAY_OUT = f"run `pip uninstall {_STRANGER} {NAME}`, then install {NAME} again"
 
 
@@ -35,13 +35,13 @@ def strangers(folders: list[str] | None = None) -> list[str]:
     """Other projects' distributions named ``geniex``, each with its version and place.
 
     Args:
-        folders: where to look; None looks wherever Python imports from.
+        folders: the folders to search; None means all from which Python imports.
     """
     return [_told(found) for found in _strangers(folders)]
 
 
 def conflict() -> str | None:
-    """What is wrong where another project's modules have mixed with ours, and the way out; None where all is well."""
+    """The problem where another project's modules have mixed with ours, and the way out; None if there is none."""
     imported = sys.modules["geniex"]
     if getattr(imported, "__distribution__", None) != NAME:
         where = getattr(imported, "__file__", None) or "a folder without __init__.py"
@@ -56,7 +56,7 @@ def conflict() -> str | None:
 def check_import() -> None:
     """Raise ``ImportError`` where another project's modules have mixed with ours.
 
-    The ``geniex`` command is spared: it says in one line what is wrong, and ``geniex doctor`` goes on to tell more.
+    The ``geniex`` command is exempt: it says in one line what is wrong, and ``geniex doctor`` goes on to tell more.
     """
     why = None if _is_command() else conflict()
     if why is not None:
@@ -69,7 +69,7 @@ def _is_command() -> bool:
 
 
 def _may_have_a_stranger(folder: str) -> bool:
-    """Whether a folder holds the metadata of a distribution of that name: a listing costs far less than reading any."""
+    """Whether file names in a folder suggest a distribution ``geniex``; a listing is far cheaper than the metadata."""
     try:
         names = os.listdir(folder)
     except OSError:  # the package lies in an archive, where pip installs nothing
@@ -86,7 +86,7 @@ def _strangers(folders: list[str] | None) -> list[Distribution]:
 
 
 def _has_modules(distribution: Distribution) -> bool:
-    """Whether a distribution has put modules into the package's folder; an editable install has not."""
+    """Whether a distribution has put modules into the folder of the package, as an editable install does not."""
     files = distribution.files
     return files is None or any(path.parts[0] == "geniex" and path.suffix == ".py" for path in files)
 

@@ -1,15 +1,15 @@
-"""Errors, one small class per failing stage; every message names the thing, its value and the way out."""
+"""Errors, with one small class per failing stage; every message names the thing, its value and the way out."""
 
 from __future__ import annotations
 
 from geniex.distribution import check_import
 
-# Every room imports this module. Where another project's geniex/__init__.py has replaced ours, here it is noticed.
+# All packages of geniex import this module, so it notices if another project's geniex/__init__.py has replaced ours.
 check_import()
 
 
 class GeniexError(Exception):
-    """Base of every error geniex raises on purpose; the shell prints it in one line and exits with 2."""
+    """The base of every error that geniex raises on purpose; the shell prints it in one line and exits with 2."""
 
 
 class InputError(GeniexError, ValueError):
@@ -20,7 +20,7 @@ class InputError(GeniexError, ValueError):
         super().__init__(f"{name}: got {value}; {allowed}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:
-        # A worker process sends it to its parent; the default would call us with the message alone.
+        # A worker process sends the error to its parent; by default, unpickling would pass the message alone.
         return type(self), (self.name, self.value, self.allowed)
 
 
@@ -40,11 +40,11 @@ class ConvergenceError(GeniexError, RuntimeError):
 
 
 class ConvergenceWarning(UserWarning):
-    """A circuit solution did not reach the requested tolerance, and was asked for all the same."""
+    """A circuit solution did not reach the requested tolerance and is returned all the same, as was asked."""
 
 
 class UnitWarning(UserWarning):
-    """A value is allowed, but so unusual that it may be in another unit than the one that is expected."""
+    """A value is allowed, but so unusual that it may be in another unit than the expected one."""
 
 
 class SpiceError(GeniexError, RuntimeError):
@@ -60,7 +60,7 @@ class SweepError(GeniexError, RuntimeError):
 
 
 class CheckpointError(GeniexError, ValueError):
-    """A surrogate checkpoint is damaged or belongs to another crossbar."""
+    """A saved surrogate or network is damaged, of another format, or belongs to another crossbar."""
 
 
 class ConversionError(GeniexError, ValueError):
@@ -72,4 +72,4 @@ class ConversionWarning(UserWarning):
 
 
 class StudyError(GeniexError, RuntimeError):
-    """Cells of a study have no result."""
+    """Grid points of a study have no result."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and that tell when they are no longer as they were written."""
+"""Files that are written whole or not at all, and whose digest shows whether they have changed since."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SEAL = "content_sha256"
-"""The key of a JSON object, or of a safetensors file's metadata, under which the digest of all the rest is."""
+"""The key, in a JSON object or in a safetensors file's metadata, that holds the digest of all other content."""
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Replace ``path`` by ``data``: a reader sees the old file or the new one, also after a crash.
 
-    The bytes go to a file of this process' own beside ``path`` and are durable before it is renamed; then the
-    new name is made durable too. Whatever fails leaves ``path`` as it was and nothing beside it.
+    The bytes go to a file of this process beside ``path`` and are made durable before that file is renamed; then the
+    new name is made durable too. A failure at any step leaves ``path`` as it was, and no other file.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -39,7 +39,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
+    """Make the content of a file, or the entries of a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,7 +48,7 @@ def sync(path: Path) -> None:
 
 
 def parsed_json(data: bytes) -> Any:
-    """What JSON text says; ``ValueError`` where it is none."""
+    """The value of JSON text; raises ``ValueError`` where the text is not JSON."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -56,7 +56,7 @@ def parsed_json(data: bytes) -> Any:
 
 
 def standard(value: Any) -> Any:
-    """``value``, JSON-ready but for numbers that standard JSON lacks, with these as words: "inf", "-inf", "nan"."""
+    """A copy of ``value`` in which numbers that standard JSON lacks are strings: "inf", "-inf" or "nan"."""
     if isinstance(value, Mapping):
         return {key: standard(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -65,22 +65,22 @@ def standard(value: Any) -> Any:
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """``data``, JSON-ready, with the digest of its content."""
+    """``data``, which must be JSON-ready, with the digest of its content added."""
     return {**data, _SEAL: _content_digest(data)}
 
 
 def is_sealed(data: Any) -> bool:
-    """Whether ``data``, read from JSON, is what ``sealed`` gave."""
+    """Whether ``data``, read from JSON, still matches the digest that ``sealed`` added."""
     return isinstance(data, dict) and data.get(_SEAL) == _content_digest(data)
 
 
 def write_sealed_json(path: Path, data: Mapping[str, Any], indent: int | None = None) -> None:
-    """Replace ``path`` by ``data`` as JSON with the digest of its content, whole or not at all."""
+    """Replace ``path`` by ``data`` as JSON with the digest of its content; it is written whole or not at all."""
     write_atomically(path, (json.dumps(sealed(standard(data)), indent=indent) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Replace ``path`` by a safetensors file of ``tensors`` with the digest of their content, whole or not at all."""
+    """Replace ``path`` by a safetensors file of ``tensors`` with their digest; it is written whole or not at all."""
     from safetensors.torch import save
 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -118,7 +118,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _content_digest(data: Mapping[str, Any]) -> str:
-    # As it reads back: there are no tuples and no keys but words in JSON.
+    # The digest is of the data as it reads back, because JSON has no tuples and only strings as keys.
     plain = json.loads(json.dumps({key: value for key, value in data.items() if key != _SEAL}))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -126,11 +126,11 @@ def _content_digest(data: Mapping[str, Any]) -> str:
 def read_head(
     path: Path, form: str, version: int, *, what: str, way_out: str, error: type[GeniexError]
 ) -> dict[str, Any]:
-    """The JSON that describes the tensors beside it, of the format ``form`` in this schema ``version``.
+    """The JSON object, of the format ``form`` in this schema ``version``, that describes the tensors beside it.
 
     Raises:
-        ``error``: missing, no JSON, of another format or version, or not as it was written; it says so of ``what``,
-            and the ``way_out``.
+        ``error``: the file is missing, not JSON, of another format or version, or changed since it was written; the
+            message names ``what`` the file should be and the ``way_out``.
     """
     if not path.is_file():
         raise error(f"{path} is missing; {what} is a .safetensors and a .json: {way_out}")

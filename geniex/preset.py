@@ -1,4 +1,4 @@
-"""Named circuits with their sources: ``presets["geniex-64"]``."""
+"""Named circuits with their sources, such as ``presets["geniex-64"]``."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from geniex.mapping import Architecture, ConductanceWindow
 
 @dataclass(frozen=True)
 class Preset(Config):
-    """A crossbar with the conductance window and the drive it is used at."""
+    """A crossbar with the conductance window and the drive at which it is used."""
 
     crossbar: Crossbar
     """The circuit."""
     window: ConductanceWindow
-    """Conductances of its cells."""
+    """Conductance window of its cells."""
     v_max: float
     """Highest driver voltage, volt."""
     source: str
-    """Where the values come from."""
+    """Source of the values."""
 
     def architecture(self, **overrides: Any) -> Architecture:
-        """An ``Architecture`` on this crossbar's tile, window and drive."""
+        """An ``Architecture`` with this crossbar's size as its tile, and with this window and drive."""
         fixed: dict[str, Any] = {
             "tile": (self.crossbar.rows, self.crossbar.cols),
             "window": self.window,

@@ -1,4 +1,4 @@
-"""Silence for what third parties print that concerns no user of geniex."""
+"""Silence for messages of third-party packages that do not concern the users of geniex."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Hide Lightning's hints and its use of a torch name that is to go; warnings and errors still show."""
+    """Hide Lightning's hints, and torch's warning that Lightning uses a deprecated name; all else still shows."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Torch's threads, held to one where results must not depend on how many there are."""
+"""The limit of torch to one thread, where results must not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: the order in which threads add changes the last bits."""
+    """Compute on one thread, because the order in which threads add changes the last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
 """The contract of a cell: a passive, monotone two-terminal device between a word line and a bit line.
 
-A cell of one's own is a frozen dataclass with a current and its text for ngspice. It then solves, programs and
-differentiates as the cells here do; registered, it also round-trips through JSON, sweep files and checkpoints:
+A cell of your own is a frozen dataclass with a current and its text for ngspice. It then solves, programs and
+differentiates as the cells here do. Once registered, it also round-trips through JSON, sweep files and checkpoints:
 
 >>> from dataclasses import dataclass
 >>> from geniex.config import register_config
@@ -32,11 +32,11 @@ from geniex.config import Config, check_number, warn_unit
 
 Scalar = float | Tensor
 _LONGEST = 32
-"""Characters of a field in a message."""
+"""Most characters of a field's value in a message."""
 
 
 def spice_number(value: float) -> str:
-    """``value`` for an expression in a netlist, where ngspice reads only 11 digits of a number.
+    """The exact text of ``value`` for an expression in a netlist, where ngspice reads only 11 digits of a number.
 
     >>> spice_number(0.25)
     '0.25'
@@ -49,43 +49,44 @@ def spice_number(value: float) -> str:
 
 
 MAX_CONDUCTANCE = 1.0
-"""Siemens; no memristive cell comes near it, a conductance in microsiemens does."""
+"""Largest conductance, siemens; no memristive cell comes near it, but a conductance given in microsiemens does."""
 MAX_VOLTAGE = 100.0
-"""Volt; a voltage in millivolt exceeds it."""
+"""Largest voltage, volt; a voltage given in millivolt exceeds it."""
 USUAL_VOLTAGE = 10.0
-"""Volt; cells are read with less than 1 V."""
+"""Largest usual voltage, volt; cells are read with less than 1 V."""
 
 
 def check_reference_voltage(volt: float) -> None:
-    """Raise ``InputError`` unless the voltage that defines G is positive, in volt; warns above 10 V."""
+    """Raise ``InputError`` unless the voltage that defines G, in volt, is positive; warn if it exceeds 10 V."""
     check_number("reference_voltage", volt, low=0.0, open_low=True, unit="V")
     if volt > USUAL_VOLTAGE:
         warn_unit("reference_voltage", volt, "V", "cells are read with less than 1 V; is this in millivolt?")
 
 
 def per_tile(value: Scalar) -> Scalar:
-    """``value``, a tensor of the leading (tile) dimensions, as it broadcasts against (..., rows, cols)."""
+    """``value``, a float or a tensor of the leading (tile) dimensions, in a shape that broadcasts against
+    (..., rows, cols)."""
     return value[..., None, None] if isinstance(value, Tensor) and value.dim() > 0 else value
 
 
 def told_scalar(value: Scalar) -> str:
-    """``value`` for a message; of a tensor the shape, as a look at its values would wait for the device."""
+    """The text of ``value`` for a message; of a tensor only the shape, as reading values would wait for the device."""
     return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"
 
 
 class Cell(Config, ABC):
-    """A two-terminal device I = f(u; G), u = word-line voltage minus bit-line voltage.
+    """A two-terminal device I = f(u; G), where u is the word-line voltage minus the bit-line voltage.
 
-    Laws, for every G > 0: f(0; G) = 0 (passive), f is strictly increasing in u (monotone), df/du at 0 is
-    ``small_signal(G)``, which is G unless the cell says otherwise, and G = 0 is an open cell that carries
-    nothing. To add a cell, write ``current`` and ``spice``; ``derivative`` defaults to autograd's.
+    Laws, for every G > 0: f(0; G) = 0 (passive), f is strictly increasing in u (monotone), and df/du at 0 is
+    ``small_signal(G)``, which is G unless the cell says otherwise. G = 0 is an open cell that carries no current.
+    To add a cell, write ``current`` and ``spice``; ``derivative`` defaults to that of autograd.
 
-    Fields that may be tensors (a cell says which) hold one value for all, or one per tile: their dimensions
+    Fields that may be tensors (each cell says which) hold one value for all tiles, or one per tile: their dimensions
     broadcast against the leading dimensions of u (..., rows, cols).
     """
 
     _words: ClassVar[str | None] = None
-    """What reports call such cells, "sinh cells"; None: the class' name and "cells"."""
+    """Words by which reports name such cells, as "sinh cells"; None means the class name and "cells"."""
 
     @property
     def details(self) -> str:
@@ -105,7 +106,7 @@ class Cell(Config, ABC):
 
     @property
     def description(self) -> str:
-        """The cells of an array in words, with ``details``."""
+        """The cells of an array in words, such as "linear cells", with ``details``."""
         words = self._words or f"{type(self).__name__} cells"
         return f"{words} ({self.details})" if self.details else words
 
@@ -116,24 +117,23 @@ class Cell(Config, ABC):
 
     @property
     def scales_with_conductance(self) -> bool:
-        """Whether f(u; G) = G f(u; 1): one shape for all G."""
+        """Whether f(u; G) = G f(u; 1), so that all G have one shape."""
         return False
 
     @abstractmethod
     def current(self, u: Tensor, g: Tensor) -> Tensor:
-        """Current in ampere at cell voltage ``u`` (V) for conductance ``g`` (S); broadcasts."""
+        """The current in ampere at cell voltage ``u`` (V) for conductance ``g`` (S); the two broadcast."""
 
     @abstractmethod
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
-        """The ngspice card of one such device of conductance ``g`` (S) between two nodes; one line or more.
+        """The ngspice card, of one line or more, for one such device of conductance ``g`` (S) between two nodes.
 
-        ``name`` is unique in the netlist: prefix it with the element letter, and nodes of the device's own
-        with ``n`` and an underscore. Numbers in expressions of behavioural sources go through
-        ``spice_number``.
+        ``name`` is unique in the netlist: prefix it with the element letter, or, for nodes inside the device, with
+        ``n`` and an underscore. Pass numbers in expressions of behavioural sources through ``spice_number``.
         """
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
-        """dI/du in siemens at cell voltage ``u``; broadcasts."""
+        """The slope dI/du in siemens at cell voltage ``u`` (V) for conductance ``g`` (S); the two broadcast."""
         u, g = torch.broadcast_tensors(u, g)
         with torch.enable_grad():
             at = u.detach().requires_grad_(True)
@@ -141,22 +141,22 @@ class Cell(Config, ABC):
         return slope
 
     def current_and_derivative(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Both at once; override where they share work."""
+        """The current and its derivative at once; override this where they share work."""
         return self.current(u, g), self.derivative(u, g)
 
     def small_signal(self, g: Tensor) -> Tensor:
-        """Conductance at 0 V (S), dI/du there, of cells of conductance ``g`` (S), in the shape of ``g``."""
+        """The slope dI/du at 0 V (S) of cells of conductance ``g`` (S), in the shape of ``g``."""
         return g
 
     def check_range(self, conductances: Tensor, span: float) -> None:
-        """Raise ``InputError`` where the model does not hold: for cells ``conductances`` (S), up to +-``span`` V.
+        """Raise ``InputError`` if the model does not hold for cells of ``conductances`` (S), up to +-``span`` V.
 
-        ``current`` is called on the way to a solution and checks nothing. The cells of a passive array see
-        at most the span of its drives and ground, so this is asked once, before.
+        ``current`` is called on the way to a solution and checks nothing. The cells of a passive array see at most
+        the span of its drives and ground, so one check before the solution is enough.
         """
 
     def tensors(self) -> Iterator[Tensor]:
-        """The tensors among the fields, those of a cell within a cell too."""
+        """Yields the tensors among the fields, including those of a cell within a cell."""
         for value in self._fields().values():
             if isinstance(value, Tensor):
                 yield value
@@ -164,7 +164,7 @@ class Cell(Config, ABC):
                 yield from value.tensors()
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """A copy with each tensor among the fields (of a cell within a cell too) replaced by ``change`` of it."""
+        """A copy with ``change`` applied to each tensor among the fields, including those of a cell within a cell."""
         changes: dict[str, Tensor | Cell] = {}
         for name, value in self._fields().items():
             if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""The shapes of measured curves: as numbers, as tensors, as an expression for ngspice."""
+"""The shapes of measured curves, as numbers, as tensors, and as an expression for ngspice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geniex.cells.pchip import Cubic, bases
 
 
 class Shapes(NamedTuple):
-    """Normalised pieces of each state."""
+    """The shapes of all states: the knots, the conductance of each state, and its cubic pieces divided by it."""
 
     knots: tuple[float, ...]
     conductances: tuple[float, ...]
@@ -31,7 +31,7 @@ class Table(NamedTuple):
     coefficients: Tensor
 
     def place(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance from the base of its piece, and the piece, of each voltage."""
+        """The distance of each voltage from the base of its piece, and the index of that piece."""
         k = torch.searchsorted(self.knots, u.detach().contiguous(), right=True)
         return u - self.bases[k], k
 
@@ -49,7 +49,7 @@ class Table(NamedTuple):
 
 
 def table(shapes: Shapes, like: Tensor) -> Table:
-    """The shapes in the dtype and on the device of ``like``; a copy to a GPU is waited for once, then kept."""
+    """The shapes in the dtype and on the device of ``like``; they are copied to a GPU once and then kept there."""
     build = _build if isinstance(like, FakeTensor) else _kept
     return build(shapes, like.dtype, like.device)
 
@@ -65,7 +65,7 @@ _kept = functools.lru_cache(maxsize=32)(_build)
 
 
 def expression(u: str, knots: Sequence[float], bases: Sequence[float], pieces: Sequence[tuple[float, ...]]) -> str:
-    """Piecewise cubic of ``u`` as nested conditions; piece k lies below knot k, the last above all."""
+    """The piecewise cubic of ``u`` as nested conditions; piece k lies below knot k, and the last above all knots."""
     if not knots:
         x = f"({u}-{spice_number(bases[0])})"
         a, b, c, d = (spice_number(coefficient) for coefficient in pieces[0])

@@ -1,4 +1,4 @@
-"""Columns of measured I-V curves from comma-separated files, in volt and ampere."""
+"""The columns of measured I-V curves in comma-separated files, read in volt and ampere."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _UNITS = {f"{prefix}{unit.lower()}": (unit, power) for prefix, power in _PREFIXE
     for unit, words in (("V", ("volt", "volts")), ("A", ("amp", "amps", "ampere", "amperes")))
     for word in words
 }
-"""Quantity, "V" or "A", and power of ten of each unit, in lower case."""
+"""Quantity, "V" or "A", and power of ten of each unit, by the unit in lower case."""
 _SYMBOLS = {"v": "V", "i": "A"}
-"""Names that stand for volt and ampere where they have no unit."""
+"""Names that may stand for volt and ampere where they have no unit, see ``_in_si``."""
 _NAMES = {"v": "V", "u": "V", "voltage": "V", "volt": "V", "bias": "V", "i": "A", "current": "A"}
-"""First words of names that tell the quantity."""
+"""First words of column names, and the quantity that they tell."""
 _BRACKETED = re.compile(r"^(.*?)\s*[(\[{]\s*([^()\[\]{}]+?)\s*[)\]}]$")
 _TRAILING = re.compile(r"^(.*?)(?:\s*/\s*|[\s_]+)(\w+)$")
 _WAY_OUT = (
@@ -33,7 +33,7 @@ _WAY_OUT = (
 
 
 class _Column(NamedTuple):
-    """What a column holds: "V", "A", or nothing of use; and the power of ten of its unit, where it is told."""
+    """The quantity of a column, "V", "A" or None for neither, and the power of ten of its unit, None if not told."""
 
     quantity: str | None
     power: int | None
@@ -42,17 +42,17 @@ class _Column(NamedTuple):
 def read_iv(
     path: Path | str, columns: Sequence[str | None] | None = None, units: Sequence[str] | None = None
 ) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
-    """Voltages [V] and the currents [A] of each current column, from a comma-separated file.
+    """The voltages [V], and the currents [A] of each current column, in a comma-separated file.
 
     Args:
         path: the file; lines that start with # are comments.
-        columns: what each column is, in the place of the file's header: "V", "I", any name that a header may have, or
-            None for a column to leave out.
-        units: one for each column that is used, or one for the voltage and one for all currents, in either order; they
-            take precedence over the header's.
+        columns: the meaning of each column, in place of the file's header: "V", "I", any name that a header may have,
+            or None for a column to leave out.
+        units: one unit for each column that is used, or one for the voltage and one for all currents, in either order;
+            they take precedence over the header's units.
 
     Raises:
-        FileFormatError: the file is missing or no table of numbers, or its header does not tell columns and units.
+        FileFormatError: the file is missing or is no table of numbers, or its header does not tell columns and units.
         InputError: ``columns`` or ``units`` do not fit the file.
     """
     header, rows = _table(path)
@@ -74,7 +74,7 @@ def read_iv(
 
 
 def _times(value: float, power: int | None) -> float:
-    """``value`` times this power of ten, rounded once: 1.1 uA is 1.1e-6 A to the last bit."""
+    """``value`` times this power of ten, rounded only once, so that 1.1 uA is 1.1e-6 A to the last bit."""
     assert power is not None
     return float(Decimal(repr(value)).scaleb(power))
 
@@ -99,7 +99,7 @@ def _table(path: Path | str) -> tuple[list[str] | None, list[tuple[float, ...]]]
 
 
 def _column(name: str | None) -> _Column:
-    """What a name tells of its column; the unit of a bare V or I is left open, see ``_in_si``."""
+    """The column that ``name`` describes; the unit of a bare V or I is left open, see ``_in_si``."""
     plain = (name or "").strip().lower()
     if plain in _SYMBOLS:
         return _Column(_SYMBOLS[plain], None)
@@ -111,7 +111,7 @@ def _column(name: str | None) -> _Column:
     named = _NAMES.get(first[0] if first else "")
     if unit is None:
         return _Column(None if match and _BRACKETED.match(plain) else named, None)
-    # A name of one quantity with a unit of the other tells nothing.
+    # A name of one quantity with a unit of the other describes no column.
     return _Column(*unit) if named in (None, unit[0]) else _Column(None, None)
 
 
@@ -131,7 +131,7 @@ def _given_columns(columns: Sequence[str | None], header: list[_Column]) -> list
 
 
 def _with_units(found: list[_Column], units: Sequence[str]) -> list[_Column]:
-    """The columns with these units, which also tell the quantities of columns that have none yet."""
+    """The columns with these units, which also give a quantity to columns that have none yet."""
     known = []
     for unit in [units] if isinstance(units, str) else units:
         if str(unit).strip().lower() not in _UNITS:
@@ -154,9 +154,9 @@ def _with_units(found: list[_Column], units: Sequence[str]) -> list[_Column]:
 
 
 def _checked(path: Path | str, found: list[_Column], labels: Sequence[str | None], every: bool) -> list[_Column]:
-    """The columns, each that is used with a unit; ``FileFormatError`` unless there are a voltage and a current.
+    """The columns, after a check that there are one voltage and at least one current, all of them with a unit.
 
-    With ``every``, no column may be left out.
+    With ``every``, no column may be left out. Raises ``FileFormatError``.
     """
     for k, column in enumerate(found):
         if every and column.quantity is None:
@@ -174,7 +174,8 @@ def _checked(path: Path | str, found: list[_Column], labels: Sequence[str | None
 
 
 def _in_si(found: list[_Column], labels: Sequence[str | None]) -> list[_Column]:
-    """The columns with a bare V in volt, as that is a unit too, and beside it a bare I in ampere."""
+    """The columns with the power of a bare "V" set to volt, as V is a unit too, and beside it that of a bare "I" to
+    ampere."""
 
     def bare(k: int, symbol: str) -> bool:
         return found[k].power is None and (labels[k] or "").strip().lower() == symbol

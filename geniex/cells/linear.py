@@ -23,22 +23,22 @@ class LinearCell(Cell):
 
     @property
     def is_linear(self) -> bool:
-        """True: the whole array is linear."""
+        """True, because I = G u: the whole array is linear."""
         return True
 
     @property
     def scales_with_conductance(self) -> bool:
-        """True."""
+        """True, because I = G u."""
         return True
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
-        """G u, in ampere."""
+        """The current G u, in ampere."""
         return g * u
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
-        """G, in siemens, in the broadcast shape."""
+        """The slope G, in siemens, in the broadcast shape."""
         return g.expand(torch.broadcast_shapes(u.shape, g.shape))
 
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
-        """A resistor of 1/G."""
+        """The card of a resistor of 1/G."""
         return f"R{name} {plus} {minus} {1.0 / g!r}"

@@ -11,36 +11,36 @@ from geniex.config import Config, check_number, warn_unit
 from geniex.errors import InputError
 
 _USUAL_TRANSCONDUCTANCE = 0.1
-"""A/V^2."""
+"""Largest usual transconductance KP, A/V^2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level1Mosfet(Config):
     """An n-channel enhancement MOSFET (Shichman and Hodges, IEEE JSSC 3, 1968: SPICE level 1) as a two-terminal device.
 
-    Its drain is at the memristor, its source at the bit line, and its gate is held ``gate_voltage`` above the
-    source terminal, so that the current depends on the voltage w from drain to source alone. (In a crossbar
-    the bit line lies near ground, and so does this gate's reference.) The bulk hangs on the source; there is
-    no body effect (gamma = 0) and no junction leakage. With V = gate_voltage - threshold, beta = KP W/L:
+    Its drain is at the memristor, its source is at the bit line, and its gate is held ``gate_voltage`` above the
+    source terminal, so that the current depends only on the voltage w from drain to source. (In a crossbar
+    the bit line lies near ground, and so does this gate's reference.) The bulk is tied to the source; there is
+    no body effect (gamma = 0) and no junction leakage. With V = gate_voltage - threshold and beta = KP W/L:
 
         triode      0 <= w <= V     I = beta (1 + lambda w) (V - w/2) w
         saturation  V <= w          I = beta (1 + lambda w) V^2 / 2
         reverse     w < 0           I = -beta (1 + lambda |w|) (V + |w|/2) |w|
 
-    The device is symmetric: in reverse the memristor's side is the source, which the gate exceeds by |w|
-    more, so it stays in triode. Without channel-length modulation the saturation current is flat.
+    The device is symmetric: in reverse, the memristor's side acts as the source, and the gate lies |w| further above
+    it, so the device stays in triode. Without channel-length modulation the saturation current is flat.
     """
 
     gate_voltage: float
     """Gate voltage above the bit-line terminal, volt; it must exceed the threshold."""
     width_over_length: float
-    """W / L of the channel."""
+    """Width over length, W / L, of the channel."""
     threshold: float
     """Threshold voltage V_t, volt."""
     transconductance: float
-    """KP = mobility times oxide capacitance, A/V^2."""
+    """Transconductance parameter KP = mobility times oxide capacitance, A/V^2."""
     channel_length_modulation: float = 0.0
-    """lambda, 1/V; 0 is a flat saturation current."""
+    """Channel-length modulation lambda, 1/V; 0 gives a flat saturation current."""
 
     def __post_init__(self) -> None:
         check_number("gate_voltage", self.gate_voltage, low=0.0, unit="V")
@@ -67,7 +67,7 @@ class Level1Mosfet(Config):
 
     @property
     def gain(self) -> float:
-        """beta = KP W / L, A/V^2."""
+        """The gain beta = KP W / L, A/V^2."""
         return self.transconductance * self.width_over_length
 
     @property
@@ -78,14 +78,14 @@ class Level1Mosfet(Config):
     def current_and_derivative(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Drain current (A) and its slope (S) at drain-to-source voltage ``w`` (V)."""
         beta, over, lam = self.gain, self.overdrive, self.channel_length_modulation
-        # From its edge on, saturation keeps the triode's current, less the channel's modulation.
+        # Beyond the edge of the triode region, the triode term (all but the modulation factor) stays at its edge value.
         inner = w.clamp(max=over)
         triode, rise = (over - inner / 2) * inner, over - inner
         longer = 1 + lam * w.abs()
         return beta * longer * triode, beta * (longer * rise + lam * w.sign() * triode)
 
     def spice(self, name: str, drain: str, source: str) -> str:
-        """The transistor's cards, with its gate's source and a model of its own."""
+        """The cards of the transistor, of the voltage source at its gate, and of a model of its own."""
         gate = f"ng_{name}"
         return "\n".join(
             [

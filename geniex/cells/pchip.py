@@ -1,4 +1,4 @@
-"""Monotone cubic interpolation: piecewise cubics without overshoot."""
+"""Monotone cubic interpolation by piecewise cubics without overshoot."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 Cubic = tuple[float, float, float, float]
-"""a + b x + c x^2 + d x^3 in the signed distance x from a base point."""
+"""The coefficients of a + b x + c x^2 + d x^3, in the signed distance x from a base point."""
 
 
 def slopes(x: Sequence[float], y: Sequence[float]) -> list[float]:
-    """Slope of a strictly increasing table at its points (Fritsch and Butland, SIAM J. Sci. Stat. Comput. 5, 1984).
+    """Slopes of a strictly increasing table at its points (Fritsch and Butland, SIAM J. Sci. Stat. Comput. 5, 1984).
 
-    Weighted harmonic means of the neighbouring secants, at the ends a parabola's slope: SciPy's
-    ``PchipInterpolator``, except that an end keeps at least a quarter of its secant where that is flat.
+    They are weighted harmonic means of the neighbouring secants, and at the ends the slope of a parabola. This is
+    SciPy's ``PchipInterpolator``, except that the slope at an end is at least a quarter of the secant there.
     """
     h = [b - a for a, b in pairwise(x)]
     m = [(b - a) / width for (a, b), width in zip(pairwise(y), h, strict=True)]
@@ -25,14 +25,14 @@ def slopes(x: Sequence[float], y: Sequence[float]) -> list[float]:
 
 
 def bases(x: Sequence[float]) -> list[float]:
-    """The base point of each piece of ``cubics``: the end nearer 0, so that nothing cancels at 0."""
+    """The base point of each piece of ``cubics``: the end nearer to 0, so that no terms cancel at 0."""
     return [x[0], *(b if b <= 0 else a for a, b in pairwise(x)), x[-1]]
 
 
 def cubics(x: Sequence[float], y: Sequence[float]) -> list[Cubic]:
-    """Strictly increasing pieces through a strictly increasing table: below it, in its intervals, above it.
+    """Strictly increasing pieces through a strictly increasing table: below it, in each of its intervals, above it.
 
-    Outside they are the tangents at its ends.
+    The pieces outside the table are the tangents at its ends.
     """
     d = slopes(x, y)
     pieces: list[Cubic] = [(y[0], d[0], 0.0, 0.0)]

@@ -1,4 +1,4 @@
-"""One transistor, one resistor: a cell in series with what selects it."""
+"""One transistor, one resistor (1T1R): a cell in series with the device that selects it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from geniex.errors import InputError
 
 @dataclass(frozen=True)
 class OneTransistorOneResistor(Cell):
-    """``cell`` at the word line, in series with an access device at the bit line; give one of the two.
+    """``cell`` at the word line, in series with an access device at the bit line: ``r_access`` or ``mosfet``.
 
     G is the memristive cell's own conductance (by the cell's own convention), or, with ``reference_voltage``,
-    what the pair shows at that voltage. ``small_signal`` is that of the pair.
+    the conductance I / u of the pair at that voltage. ``small_signal`` is that of the pair.
 
-    At the inner node the cell's current f(v) meets the access device's a(u - v). For given u, the cell's
-    share v is the root of m f(v) - a(u - v), which increases in v: for a resistance m = r and a(w) = w, so
-    that it may be zero; for a transistor m = 1. Hence dI/du = f' a' / (m f' + a').
+    At the inner node the cell's current f(v) equals that of the access device. For given u, the cell's
+    share v is the root of m f(v) - a(u - v), which increases in v. For a resistance r, m = r and a(w) = w, so
+    that r may be zero; for a transistor, m = 1 and a is its current. Hence dI/du = f' a' / (m f' + a').
 
     >>> from geniex.cells import LinearCell
     >>> pair = OneTransistorOneResistor(LinearCell(), r_access=1e4)
@@ -35,11 +35,11 @@ class OneTransistorOneResistor(Cell):
     cell: Cell
     """The memristive cell."""
     r_access: Scalar | None = None
-    """Resistance of the access device, ohm; a tensor holds one for all or one per tile."""
+    """Resistance of the access device, ohm; a tensor holds one value for all tiles, or one per tile."""
     mosfet: Level1Mosfet | None = None
-    """Access transistor: drain at the cell, source at the bit line."""
+    """Access transistor, with its drain at the cell and its source at the bit line."""
     reference_voltage: float | None = None
-    """Voltage across the pair at which I = G u, volt; None: G is the memristive cell's."""
+    """Voltage across the pair at which I = G u, volt; None means that G is the memristive cell's."""
     _words: ClassVar[str | None] = "1T1R cells"
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class OneTransistorOneResistor(Cell):
         return self.cell.is_linear and self.mosfet is None
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
-        """The current of the pair, in ampere; first derivatives only, by implicit differentiation."""
+        """The current of the pair, in ampere; it has only first derivatives, by implicit differentiation."""
         if self.is_linear:
             return self.small_signal(g) * u
         g = self._element(g)
@@ -93,11 +93,11 @@ class OneTransistorOneResistor(Cell):
         return self.cell.current(v, g)
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
-        """f' a' / (m f' + a') at the inner node's voltage, in siemens."""
+        """The slope f' a' / (m f' + a') at the voltage of the inner node, in siemens."""
         return self.current_and_derivative(u, g)[1]
 
     def current_and_derivative(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Both from one solution of the inner node; without gradients."""
+        """The current and its slope from one solution of the inner node, without gradients."""
         if self.is_linear:
             pair = self.small_signal(g)
             return pair * u, pair.expand(torch.broadcast_shapes(u.shape, pair.shape))
@@ -115,7 +115,7 @@ class OneTransistorOneResistor(Cell):
         return f * a / (self._weight * f + a)
 
     def check_range(self, conductances: Tensor, span: float) -> None:
-        """Refuse what the inner cell refuses, and G that no cell behind this access device shows."""
+        """Raise ``InputError`` as the inner cell does, and for a G that no cell behind this access device can show."""
         inner = self._element(conductances)
         if inner.isnan().any():
             largest = conductances[~inner.isnan()].max().item() if (~inner.isnan()).any() else 0.0
@@ -128,7 +128,7 @@ class OneTransistorOneResistor(Cell):
         self.cell.check_range(inner, span)
 
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
-        """The cell's card, and a resistor or a level-1 transistor."""
+        """The card of the cell, and that of a resistor or a level-1 transistor."""
         inner, node = self._element(torch.tensor(g, dtype=torch.float64)).item(), f"n_{name}"
         if self.mosfet is not None:
             return f"{self.cell.spice(name, plus, node, inner)}\n{self.mosfet.spice(f'{name}a', node, minus)}"
@@ -138,11 +138,11 @@ class OneTransistorOneResistor(Cell):
 
     @property
     def _weight(self) -> Scalar:
-        """m: ohm for a resistance, else 1."""
+        """The weight m: the access resistance in ohm, or 1 for a transistor."""
         return 1.0 if self.r_access is None else per_tile(self.r_access)
 
     def _access(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """a(w) and its slope."""
+        """The function a(w) of the access device, and its slope."""
         return (w, torch.ones_like(w)) if self.mosfet is None else self.mosfet.current_and_derivative(w)
 
     def _mismatch(self, v: Tensor, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ class OneTransistorOneResistor(Cell):
         return increasing_root(lambda v: self._mismatch(v, u, g), u.clamp(max=0), u.clamp(min=0), start)
 
     def _element(self, g: Tensor) -> Tensor:
-        """The memristive cell's conductance where the pair's is ``g``; NaN where no cell reaches it."""
+        """The conductance of the memristive cell in a pair of conductance ``g``; NaN where no cell can reach that."""
         volt = self.reference_voltage
         if volt is None:
             return g
@@ -172,7 +172,7 @@ class OneTransistorOneResistor(Cell):
         return current / self.cell.current(rest, torch.ones_like(rest))
 
     def _drop(self, current: Tensor, volt: float) -> Tensor:
-        """The transistor's voltage at ``current``, or ``volt`` where it carries less at that."""
+        """The voltage across the transistor at ``current``, or ``volt`` where it carries less than that at ``volt``."""
         assert self.mosfet is not None
         mosfet, zero = self.mosfet, torch.zeros_like(current)
 

@@ -1,4 +1,4 @@
-"""A cell measured rather than modelled: I-V curves of some states, interpolated."""
+"""A cell that is measured rather than modelled, by interpolation of the I-V curves of some states."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from geniex.errors import InputError
 
 @dataclass(frozen=True)
 class TabulatedCell(Cell):
-    """A cell given by I-V curves, one or several states at the same voltages; tensors, lists or tuples.
+    """A cell given by the I-V curves of one or several states at the same voltages, as tensors, lists or tuples.
 
     Along a curve the current is a monotone cubic (PCHIP) in the voltage. The conductance of a state is that
-    of its curve: its slope at 0 V, or, better where the data are noisy, I / u at ``reference_voltage``. Let
-    phi_s(u) = I_s(u) / G_s be a state's shape. Then I(u; G) = G ((1 - t) phi_s(u) + t phi_{s+1}(u)) for G
+    of its curve: the slope at 0 V, or, better where the data are noisy, I / u at ``reference_voltage``. Let
+    phi_s(u) = I_s(u) / G_s be the shape of state s. Then I(u; G) = G ((1 - t) phi_s(u) + t phi_{s+1}(u)) for G
     between the states s and s + 1, so that I(u; G) is monotone in u and keeps the convention of G. With
     ``between_states="log"``, t is linear in log G; with "linear", the current is linear in G.
 
@@ -43,15 +43,17 @@ class TabulatedCell(Cell):
     _words: ClassVar[str | None] = "tabulated cells"
 
     voltages: tuple[float, ...]
-    """Voltages of the points, volt; strictly increasing, 0 among them."""
+    """Voltages of the points, volt; strictly increasing, with 0 among them."""
     currents: tuple[tuple[float, ...], ...]
-    """A curve a state, ampere, each strictly increasing and 0 at 0 V; one curve may be given plain."""
+    """Currents of one curve per state, ampere, each strictly increasing and 0 at 0 V; a single curve may be given
+    without the outer sequence."""
     reference_voltage: float | None = None
-    """Voltage at which I = G u, volt; None: G is that at 0 V."""
+    """Voltage at which I = G u, volt; None means that G is dI/du at 0 V."""
     between_states: Literal["log", "linear"] = "log"
-    """Whether shapes are mixed linearly in log G, or currents linearly in G."""
+    """Interpolation between states: "log" mixes shapes linearly in log G, "linear" mixes currents linearly in G."""
     extrapolation: Literal["error", "linear"] = "error"
-    """What lies beyond the table: an error, or straight lines on in voltage and the end states' shapes in G."""
+    """Behaviour beyond the table: "error" raises, "linear" continues straight in voltage, and with the shapes of the
+    end states in G."""
 
     def __post_init__(self) -> None:
         currents = self.currents.tolist() if isinstance(self.currents, Tensor) else self.currents
@@ -83,10 +85,10 @@ class TabulatedCell(Cell):
         units: Sequence[str] | None = None,
         **options: Any,
     ) -> Self:
-        """The cell of a comma-separated file of one voltage and a current for each state, columns in any order.
+        """The cell in a comma-separated file with one voltage and a current for each state, in columns of any order.
 
         The first line names the columns with their units: V, mV, uV; A, mA, uA, nA, pA. "Voltage (mV)", "I [uA]",
-        "low_A", "Current/nA" and "mV" are such names, and "V,I" alone means volt and ampere; upper and lower case are
+        "low_A", "Current/nA" and "mV" are such names, and "V,I" alone means volt and ampere. Upper and lower case are
         the same. Lines that start with # are comments.
 
             voltage_V, low_uA, high_uA
@@ -96,15 +98,15 @@ class TabulatedCell(Cell):
 
         Args:
             path: the file.
-            columns: what each column of the file is, where the first line does not tell or there is none: "V", "I", or
-                None for a column to leave out, such as ``columns=("V", "I", None)``.
+            columns: the meaning of each column, where the first line does not tell it or there is no such line: "V",
+                "I", or None for a column to leave out, such as ``columns=("V", "I", None)``.
             units: the unit of each column that is used, or that of the voltage and that of all currents, such as
-                ``units=("mV", "uA")``; they take precedence over the file's.
-            **options: the other fields.
+                ``units=("mV", "uA")``; they take precedence over the units in the file.
+            **options: the other fields of the cell.
 
         Raises:
             FileFormatError: the file is no table of numbers, or does not tell columns and units.
-            InputError: ``columns`` or ``units`` do not fit it, or the numbers are no curves of a cell.
+            InputError: ``columns`` or ``units`` do not fit the file, or the numbers are no curves of a cell.
         """
         voltages, currents = read_iv(path, columns, units)
         try:
@@ -114,7 +116,7 @@ class TabulatedCell(Cell):
 
     @property
     def details(self) -> str:
-        """How many states were measured, and up to which voltages."""
+        """The number of states that were measured, and their range of voltages."""
         count = len(self.currents)
         return f"{count} state{'s' * (count > 1)}, {self.voltages[0]:g} to {self.voltages[-1]:g} V"
 
@@ -125,11 +127,11 @@ class TabulatedCell(Cell):
 
     @property
     def scales_with_conductance(self) -> bool:
-        """Whether there is but one curve."""
+        """Whether there is only one curve."""
         return len(self.currents) == 1
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
-        """The interpolated current, in ampere; beyond the table it goes on straight."""
+        """The interpolated current, in ampere; beyond the table it continues in a straight line."""
         table = table_of(self._shapes, u)
         x, k = table.place(u)
         s, t = self._mix(g, table)
@@ -137,7 +139,7 @@ class TabulatedCell(Cell):
         return g * (shape if t is None else torch.lerp(shape, table.shape(x, s + 1, k), t))
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
-        """The cubics' slope, in siemens."""
+        """The slope of the interpolated current, in siemens."""
         table = table_of(self._shapes, u)
         x, k = table.place(u)
         s, t = self._mix(g, table)
@@ -145,11 +147,11 @@ class TabulatedCell(Cell):
         return g * (slope if t is None else torch.lerp(slope, table.slope(x, s + 1, k), t))
 
     def small_signal(self, g: Tensor) -> Tensor:
-        """G, or dI/du at 0 V of the cell whose I / u at the reference voltage is G, in siemens."""
+        """G, or the slope at 0 V of the cell whose I / u at ``reference_voltage`` is G, in siemens."""
         return g if self.reference_voltage is None else self.derivative(torch.zeros_like(g), g)
 
     def check_range(self, conductances: Tensor, span: float) -> None:
-        """Refuse voltages and conductances beyond the table, unless ``extrapolation`` is "linear"."""
+        """Raise ``InputError`` for voltages or conductances beyond the table, unless ``extrapolation`` is "linear"."""
         if self.extrapolation == "linear":
             return
         way_out = 'measure farther, or choose extrapolation="linear"'
@@ -160,7 +162,7 @@ class TabulatedCell(Cell):
         states = self.state_conductances
         if self.scales_with_conductance or conductances.numel() == 0:
             return
-        # Window arithmetic may miss an end by rounding; what is open needs no curve.
+        # The arithmetic of a conductance window may miss an end by rounding; an open cell needs no curve.
         slack = 4 * torch.finfo(conductances.dtype).eps
         bad = (conductances > 0) & (conductances < states[0] * (1 - slack)) | (conductances > states[-1] * (1 + slack))
         if bad.any():
@@ -170,7 +172,7 @@ class TabulatedCell(Cell):
             )
 
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
-        """A behavioural current source: the same cubics, found by bisection."""
+        """The card of a behavioural current source with the same cubics, whose piece is found by bisection."""
         shapes, (s, t) = self._shapes, self._mix_number(g)
         other = min(s + 1, len(shapes.pieces) - 1)
         pieces = [
@@ -181,11 +183,11 @@ class TabulatedCell(Cell):
         return f"B{name} {plus} {minus} I={source}"
 
     def _mix(self, g: Tensor, table: Table) -> tuple[Tensor, Tensor | None]:
-        """The state below ``g``, and the share of the one above; None where there is but one."""
+        """The state below ``g``, and the share of the state above; the share is None where there is only one state."""
         states = table.states
         if len(states) == 1:
             return torch.zeros_like(g, dtype=torch.long), None
-        # The ends hold beyond, so an open cell has a shape too.
+        # The shapes of the end states hold beyond them, so an open cell has a shape too.
         inside = torch.minimum(torch.maximum(g, states[0]), states[-1])
         s = torch.searchsorted(states[1:-1].contiguous(), inside.detach().contiguous(), right=True)
         low, high = states[s], states[s + 1]

@@ -13,16 +13,17 @@ from geniex.circuit.fields import drop_, seen, stored
 from geniex.circuit.wires import Wires
 
 _WINDOW = 5
-"""Differences of earlier iterates that are mixed; more costs memory traffic and gains little."""
+"""Differences of earlier iterates that are mixed; more would cost memory traffic and gain little."""
 _ROUNDING = 4
-"""Units in the last place that a cell voltage may be off."""
+"""Units in the last place by which a cell voltage may be off."""
 CHECK_EVERY = {"cuda": 3}
-"""Steps from one look at the convergence to the next, where a look waits for the device."""
+"""Steps between two checks of the convergence, on devices where a check waits for the device."""
 _TRIAL = 6
 """Steps after which a problem that still misses more than ``_HOPELESS`` is left to better methods."""
 _HOPELESS = 0.05
+"""Missed share of a column current, see ``Problem.missed``."""
 _COMPACT = 0.5
-"""Once less than this share is left, the converged problems leave the batch."""
+"""Share of unsolved problems in a batch below which the converged problems leave it."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Problem:
     """Fixed points u = B - K f(u; G); fields are (cols, tiles, rows, vectors) as in ``geniex.circuit.fields``."""
 
     drive: Tensor
-    """B [V], (cols | 1, tiles, rows | 1, vectors)."""
+    """Drive B [V], (cols | 1, tiles, rows | 1, vectors)."""
     conductances: Tensor
-    """G [S], (cols, tiles, rows, vectors | 1)."""
+    """Conductances G [S], (cols, tiles, rows, vectors | 1)."""
     cell: Cell
     wires: Wires
     turned: bool = False
@@ -40,12 +41,12 @@ class Problem:
 
     @property
     def shape(self) -> torch.Size:
-        """(cols, tiles, rows, vectors)."""
+        """The shape (cols, tiles, rows, vectors) of a field."""
         cols, tiles, rows, _ = self.conductances.shape
         return torch.Size((cols, tiles, rows, self.drive.shape[-1]))
 
     def span(self) -> Tensor:
-        """Largest cell voltage (tiles, 1, vectors) [V] that a passive network takes from these drives."""
+        """Largest cell voltage (tiles, 1, vectors) [V] that these drives can cause in a passive network."""
         high, low = self.drive.amax((0, 2)).clamp(min=0), self.drive.amin((0, 2)).clamp(max=0)
         return (high - low)[:, None, :]
 
@@ -55,7 +56,7 @@ class Problem:
         return *self._residual(u, stored(current)), stored(slope)
 
     def residual(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``step`` without the slopes."""
+        """The residual and the column currents of ``step``, without the slopes."""
         return self._residual(u, stored(self.cell.current(seen(u), seen(self.conductances))))
 
     def _residual(self, u: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,16 +69,16 @@ class Problem:
         return field.sum(0).transpose(0, 1) if self.turned else field.sum(2)
 
     def missed(self, residual: Tensor, columns: Tensor, slope: Tensor, tol: float) -> Tensor:
-        """Largest share of a column current, (tiles, vectors), by which cells and wires disagree."""
-        # Single precision holds what is compared with a tolerance, at half the memory traffic.
+        """The largest share of a column current, (tiles, vectors), by which cells and wires disagree."""
+        # Single precision is enough for values that are compared with a tolerance, and halves the memory traffic.
         eps = torch.finfo(columns.dtype).eps
         residual, columns, slope = residual.float(), columns.float(), slope.float()
         wrong = (slope * residual).abs_()
         scale = torch.maximum(columns.abs(), 1e-3 * columns.abs().amax(0))
-        # Where the cells' currents cancel, no column holds the rounding errors of their voltages to ``tol``.
+        # Where the currents of the cells cancel, the rounding errors of their voltages may exceed ``tol``.
         rounding = _ROUNDING * eps * self.span()[:, 0] * self.columns(slope)
         scale = scale + rounding.amax(0) / tol
-        # No current at all counts as right only where nothing is wrong either.
+        # A column without any current counts as right only where no cell is wrong.
         wrong = self.columns(wrong)
         return torch.where(wrong == 0, 0, wrong / scale).amax(0).nan_to_num_(nan=torch.inf)
 
@@ -90,7 +91,7 @@ class Problem:
         )
 
     def tiles(self, keep: Tensor) -> Problem:
-        """The problems of these tiles."""
+        """The problems of the tiles ``keep``."""
         return self._changed(lambda field: field[:, keep], lambda r: r[keep] if r.dim() == 2 else r)
 
     def _changed(self, field: Callable[[Tensor], Tensor], scalar: Callable[[Tensor], Tensor]) -> Problem:
@@ -99,7 +100,8 @@ class Problem:
 
 
 def pick(field: Tensor, keep: Tensor, vectors: int) -> Tensor:
-    """(cols, tiles, rows, vectors | 1) at the flat positions ``keep`` of (tiles, vectors): (cols, kept, rows, 1)."""
+    """The entries of ``field`` (cols, tiles, rows, vectors | 1) at the flat positions ``keep`` of (tiles, vectors), as
+    (cols, kept, rows, 1)."""
     tile, vector = keep // vectors, keep % vectors if field.shape[-1] > 1 else torch.zeros_like(keep)
     return field[:, tile, :, vector].transpose(0, 1).contiguous()[..., None]
 
@@ -123,7 +125,7 @@ class History:
         self.gram[..., slot, :n], self.gram[..., :n, slot] = row, row
 
     def mix(self, r: Tensor) -> Tensor:
-        """What to subtract from x + r so that the linearised residual is least."""
+        """The correction to subtract from x + r so that the linearised residual is least."""
         right = self._products(r)
         n = right.shape[-1]
         gram = self.gram[..., :n, :n]
@@ -144,7 +146,7 @@ class History:
         self.dr, self.step = (torch.stack([pick(x, keep, vectors) for x in buffer]) for buffer in (self.dr, self.step))
 
     def _products(self, x: Tensor) -> Tensor:
-        """With each difference of residuals so far: (tiles, vectors, differences)."""
+        """Inner products of ``x`` with each difference of residuals so far, (tiles, vectors, differences)."""
         n = min(self.pushed, _WINDOW)
         return torch.stack([(self.dr[k] * x).sum((0, 2)) for k in range(n)], -1)
 
@@ -152,8 +154,8 @@ class History:
 def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> tuple[Tensor, Tensor]:
     """Cell voltages (cols, tiles, rows, vectors) [V] and the share of current (tiles, vectors) that they miss.
 
-    Stops when Kirchhoff's law holds to ``tol`` everywhere, or after ``iterations``; without ``check`` it always
-    takes so many and knows no share (0).
+    The iteration stops when Kirchhoff's law holds to ``tol`` everywhere, or after ``iterations`` steps. Without
+    ``check`` it always takes ``iterations`` steps, and the share is unknown and returned as 0.
     """
     span = problem.span()
     x = problem.drive.expand(problem.shape).contiguous()
@@ -193,14 +195,14 @@ def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = Tru
 
 
 class _Solved:
-    """Where the problems that leave a batch are put."""
+    """The results of all problems of a batch, including those that have left it."""
 
     def __init__(self, like: Tensor, span: Tensor) -> None:
         self.x, self.missed = like, torch.zeros_like(span[:, 0])
-        self.left: Tensor | None = None  # None: nobody has left yet
+        self.left: Tensor | None = None  # None: no problem has left yet
 
     def merge(self, x: Tensor, missed: Tensor) -> tuple[Tensor, Tensor]:
-        """All problems with these in their places."""
+        """Put the results of the problems left in the batch into their places; returns those of all problems."""
         if self.left is None:
             self.x, self.missed = x, missed
         else:

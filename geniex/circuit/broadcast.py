@@ -1,4 +1,4 @@
-"""Leading dimensions that broadcast without expanding either side: products, and (tiles, vectors) groups."""
+"""Leading dimensions that broadcast without expanding either side, in products and in (tiles, vectors) groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geniex.circuit.wires import Scalar
 
 
 def shared_matmul(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """``vectors`` (..., rows) times ``matrices`` (..., rows, cols): (..., cols); leading dims broadcast.
+    """The products (..., cols) of ``vectors`` (..., rows) and ``matrices`` (..., rows, cols); leading dims broadcast.
 
     Dimensions that only the vectors have become GEMM rows, those that only the matrices have become GEMM
     columns, and those that both have become the batch of one batched GEMM.
@@ -36,7 +36,7 @@ def shared_matmul(vectors: Tensor, matrices: Tensor) -> Tensor:
 
 
 class Groups:
-    """Leading dimensions sorted into (tiles, vectors): along "vectors" the conductances are shared."""
+    """Leading dimensions sorted into (tiles, vectors), where all "vectors" of a tile share its conductances."""
 
     def __init__(self, lead: torch.Size, lead_g: torch.Size) -> None:
         depth = len(lead)
@@ -47,7 +47,7 @@ class Groups:
         self.vectors = math.prod(lead) // max(self.tiles, 1)
 
     def gather(self, x: Tensor) -> Tensor:
-        """(*lead, a, b) -> (tiles, vectors, a, b)."""
+        """``x`` (*lead, a, b) as (tiles, vectors, a, b)."""
         depth = len(self.lead)
         return x.permute(*self.order, depth, depth + 1).reshape(self.tiles, self.vectors, *x.shape[-2:])
 
@@ -57,14 +57,14 @@ class Groups:
         return self.gather(value.expand(self.lead)[..., None, None])[..., 0, 0]
 
     def scatter(self, x: Tensor) -> Tensor:
-        """(tiles, vectors, a, b) -> (*lead, a, b)."""
+        """``x`` (tiles, vectors, a, b) as (*lead, a, b)."""
         depth = len(self.lead)
         shuffled = x.reshape(*(self.lead[k] for k in self.order), *x.shape[-2:])
         inverse = [self.order.index(k) for k in range(depth)]
         return shuffled.permute(*inverse, depth, depth + 1)
 
     def index(self, tile: int, vector: int) -> tuple[int, ...]:
-        """Position in the leading dimensions of one problem."""
+        """The position of one problem in the leading dimensions."""
         flat, at = tile * self.vectors + vector, [0] * len(self.lead)
         for k in reversed(self.order):
             flat, at[k] = divmod(flat, self.lead[k])

@@ -19,9 +19,9 @@ from geniex.errors import InputError
 
 Method = Literal["auto", "native", "linear", "ngspice"]
 _USUAL_R_WIRE = 1e3
-"""Ohm between neighbouring cells; scaled copper has some tens."""
+"""Largest usual wire resistance between neighbouring cells, ohm; scaled copper has some tens."""
 _USUAL_R_TERMINAL = 1e6
-"""Ohm."""
+"""Largest usual driver or sense resistance, ohm."""
 METHODS = ("auto", "native", "linear", "ngspice")
 
 
@@ -29,9 +29,9 @@ METHODS = ("auto", "native", "linear", "ngspice")
 class Crossbar(Config):
     """``rows`` word lines (inputs) by ``cols`` bit lines (outputs) of memristive cells, with their wires.
 
-    The circuit is the one of ``geniex.circuit.wires``: column 0 is nearest the drivers, row ``rows - 1``
-    nearest the sense side. Any resistance may be zero. The defaults are the GENIEx nominal circuit
-    (Chakraborty et al., DAC 2020; terminal and wire resistances are our reading, see ``presets``).
+    The circuit is the one of ``geniex.circuit.wires``: column 0 is nearest the drivers, and row ``rows - 1`` is
+    nearest the sense side. Any resistance may be zero. The defaults are the nominal circuit of GENIEx
+    (Chakraborty et al., DAC 2020; its terminal and wire resistances are our reading, see ``presets``).
 
     >>> import torch
     >>> from geniex.cells import LinearCell
@@ -49,7 +49,7 @@ class Crossbar(Config):
     r_sink: float = 100.0
     """Sense resistance of each bit line, ohm."""
     r_wire: float = 2.5
-    """Wire resistance between neighbouring cells, ohm, for both directions unless given apart."""
+    """Wire resistance between neighbouring cells, ohm, in both directions unless one is given separately."""
     r_wire_row: float | None = None
     """Wire resistance along a word line, ohm; None means ``r_wire``."""
     r_wire_col: float | None = None
@@ -106,24 +106,24 @@ class Crossbar(Config):
         tol: float | None = None,
         on_failure: OnFailure = "raise",
     ) -> Tensor:
-        """Column currents (..., cols) [A] for voltages (..., rows) [V], conductances (..., rows, cols) [S].
+        """Column currents (..., cols) [A] for voltages (..., rows) [V] and conductances (..., rows, cols) [S].
 
-        Leading dimensions broadcast, nothing is expanded: where the conductances lack a dimension or have
-        size 1 there, all work that depends on them alone is shared.
+        Leading dimensions broadcast, and nothing is expanded: where the conductances lack a dimension or have
+        size 1 in it, all work that depends on them alone is shared.
 
         Args:
-            voltages: word-line driver voltages, volt.
-            conductances: what each cell is programmed to, siemens; 0 is an open cell.
+            voltages: driver voltages of the word lines, volt.
+            conductances: programmed conductances of the cells, siemens; 0 is an open cell.
             method: "native" solves Kirchhoff's equations exactly; "linear" takes the cells at their
                 small-signal conductance; "ngspice" asks SPICE (float64 on the CPU, no gradients); "auto" is
                 "linear" for linear cells, else "native".
             tol: relative tolerance of each column current, against max(|I_j|, 1e-3 max_j |I_j|); None means
                 1e-9 in float64 and 1e-4 in float32.
-            on_failure: what "native" does where an array does not reach ``tol``: "raise" an error, or "warn"
-                and return what it has.
+            on_failure: the reaction of "native" to an array that does not reach ``tol``: "raise" an error, or "warn"
+                and return the currents reached.
 
         Raises:
-            InputError: shapes, dtypes or values that are not allowed.
+            InputError: a shape, dtype or value is not allowed.
             ConvergenceError: an array did not reach ``tol``; the message names its index and residual.
         """
         if method not in METHODS:
@@ -140,7 +140,7 @@ class Crossbar(Config):
     def operating_point(
         self, voltages: Tensor, conductances: Tensor, tol: float | None = None, on_failure: OnFailure = "raise"
     ) -> OperatingPoint:
-        """Node voltages, cell, row and column currents, and power, for arguments as of ``solve``.
+        """Node voltages, cell, row and column currents, and power, for the same arguments as ``solve``.
 
         >>> import torch
         >>> from geniex.cells import LinearCell
@@ -155,7 +155,7 @@ class Crossbar(Config):
     def effective_conductance(self, conductances: Tensor) -> Tensor:
         """The exact linear transfer matrix A (..., rows, cols) [S]: I = A^T V for linear cells.
 
-        For non-linear cells it is the response of cells at their small-signal conductance.
+        For non-linear cells it is the response of an array of cells at their small-signal conductance.
         """
         check_conductances(conductances, self.rows, self.cols)
         if has_values(conductances):
@@ -163,13 +163,13 @@ class Crossbar(Config):
         return self.wires_response(conductances)
 
     def wires_response(self, conductances: Tensor) -> Tensor:
-        """``effective_conductance`` without the value checks, for code that has made them."""
+        """``effective_conductance`` without the checks, for callers that have already checked the conductances."""
         return effective_conductance(self.cell.small_signal(conductances), self.wires)
 
     def _check(self, voltages: Tensor, conductances: Tensor) -> None:
         check_voltages(voltages, self.rows)
         check_conductances(conductances, self.rows, self.cols, like=voltages)
         if has_values(voltages) and voltages.numel():
-            # Node voltages of a passive network lie between its drives and ground.
+            # The node voltages of a passive network lie between its drives and ground.
             high, low = voltages.amax(-1).clamp(min=0), voltages.amin(-1).clamp(max=0)
             self.cell.check_range(conductances, (high - low).max().item())

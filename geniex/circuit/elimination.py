@@ -1,18 +1,18 @@
-"""One elimination of a linearised array, then its exact response to any drive of its cells.
+"""One elimination of a linearised array, which then gives its exact response to any drive of its cells.
 
 With cells of slope D, the cell voltages answer a drive b of each cell as u = b - K(D u), see
-``geniex.circuit.wires``. For column j, with x_j the drop along the word lines up to there and J_j the currents
-that their segments before column j carry:
+``geniex.circuit.wires``. Let x_j be the drop along the word lines up to column j, and J_j the currents in the
+word-line segments before column j. Then
 
     bit line j     u_j = P_j (b_j - x_j),        P_j = (1 + K_col D_j)^-1
     word lines     J_j = D_j u_j + J_{j+1},      x_j = x_{j-1} + R_j J_j       (R_0 = R_source, else R_row)
 
 A bit line is a ladder: two recurrences along its rows give P_j without factorising a matrix. Seen from its word
-lines it is the admittance D_j P_j. From the far end, J_j = Q_j (D_j P_j b_j + h_{j+1}) - Y'_j x_{j-1}, with
+lines, it is the admittance D_j P_j. From the far end, J_j = Q_j (D_j P_j b_j + h_{j+1}) - Y'_j x_{j-1}, with
 
     Y_j = D_j P_j + Y'_{j+1},   Q_j = (1 + R_j Y_j)^-1,   Y'_j = Q_j Y_j,   h_j = Q_j (D_j P_j b_j + h_{j+1}),
 
-so that x_j = Q_j x_{j-1} + R_j h_j. P and Q depend on D alone: a drive then costs two sweeps of matrix products
+so that x_j = Q_j x_{j-1} + R_j h_j. P and Q depend on D alone. Each drive then costs two sweeps of matrix products
 over the columns and two products with P. Open cells and zero resistances need no special care.
 """
 
@@ -26,9 +26,10 @@ from geniex.circuit.wires import Wires
 
 
 class Elimination:
-    """(1 + K D)^-1 of tiles with cell slopes D (cols, tiles, rows, 1) [S]; wires as in ``fields.drop``.
+    """The operator (1 + K D)^-1 of tiles with cell slopes D (cols, tiles, rows, 1) [S].
 
-    In the slopes' precision; fields are as in ``geniex.circuit.fields``.
+    The wires' scalars are () or (tiles, vectors), of which the mean over the vectors counts. It computes in the
+    precision of the slopes; fields are as in ``geniex.circuit.fields``.
     """
 
     def __init__(self, slopes: Tensor, wires: Wires) -> None:
@@ -40,7 +41,7 @@ class Elimination:
         self.word_lines = _word_lines(slopes * self.bit_lines, self.source, self.row)
 
     def solve(self, b: Tensor) -> Tensor:
-        """u (cols, tiles, rows, vectors) with u + K(D u) = b, for b of that shape."""
+        """The u (cols, tiles, rows, vectors) with u + K(D u) = b, for b of the same shape."""
         bit_lines = self.bit_lines.flatten(0, 1)
         u = torch.bmm(bit_lines, b.flatten(0, 1))
         carried = self.slopes * u.view(b.shape)
@@ -62,7 +63,7 @@ def _ladders(slopes: Tensor, sink: Tensor, col: Tensor) -> Tensor:
     _, tiles, rows, _ = slopes.shape
     resistance = col.expand(1, tiles, rows, 1).clone()
     resistance[:, :, -1:] = sink
-    # Of what arrives at a row, its lower segment carries this share on.
+    # The share of the current arriving at a row that the segment below it carries on.
     share = torch.empty_like(slopes)
     admittance = slopes[:, :, 0]
     for i in range(rows):
@@ -81,7 +82,7 @@ def _ladders(slopes: Tensor, sink: Tensor, col: Tensor) -> Tensor:
 
 
 def _word_lines(admittances: Tensor, source: Tensor, row: Tensor) -> Tensor:
-    """Q_j (cols, tiles, rows, rows): what of a drop before segment j is left behind it."""
+    """Q_j (cols, tiles, rows, rows), which takes the drops before segment j to those that are left behind it."""
     eye = torch.eye(admittances.shape[-1], dtype=admittances.dtype, device=admittances.device)
     out = torch.empty_like(admittances)
     y = torch.zeros_like(admittances[0])

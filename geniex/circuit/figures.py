@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 RELATIVE_FLOOR = 1e-3
-"""A column's error is relative to its current, but to no less than this fraction of its array's largest."""
+"""The fraction of an array's largest column current below which a column's error is relative to that bound instead."""
 
 
 def non_ideality_factor(ideal: Tensor, actual: Tensor) -> Tensor:
-    """NF = (I_ideal - I) / I_ideal, dimensionless (Chakraborty et al., DAC 2020, eq. 1).
+    """The non-ideality factor NF = (I_ideal - I) / I_ideal, dimensionless (Chakraborty et al., DAC 2020, eq. 1).
 
     NaN where I_ideal = 0; negative where the cells' super-linearity exceeds the IR drop.
 
@@ -31,12 +31,12 @@ def nf_rmse(ideal: Tensor, reference: Tensor, predicted: Tensor) -> Tensor:
 
 
 def current_scale(currents: Tensor) -> Tensor:
-    """What errors of column currents (..., cols) [A] are relative to: max(|I_j|, 1e-3 max_j |I_j|)."""
+    """The scale max(|I_j|, 1e-3 max_j |I_j|) of errors of column currents (..., cols) [A]."""
     size = currents.abs()
     return torch.maximum(size, RELATIVE_FLOOR * size.amax(-1, keepdim=True))
 
 
 def relative_error(exact: Tensor, predicted: Tensor) -> Tensor:
-    """|dI_j| / max(|I_j|, 1e-3 max_j |I_j|) (..., cols), dimensionless; 0 where an array carries nothing."""
+    """|dI_j| / max(|I_j|, 1e-3 max_j |I_j|) (..., cols), dimensionless; 0 where both solutions carry no current."""
     scale, error = current_scale(exact), (predicted - exact).abs()
     return torch.where((scale == 0) & (error == 0), 0.0, error / scale)

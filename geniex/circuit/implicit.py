@@ -1,4 +1,4 @@
-"""The gradient of a solution that comes from its equation and not through its solver."""
+"""The gradient of a solution, taken from the equation that it solves and not through the solver."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from geniex.circuit.wires import Wires
 
 Inverse = Callable[[Tensor, Tensor], Tensor]
-"""(1 + K D)^-1 of a field, both (..., rows, cols), the slopes D first.
+"""A function that applies (1 + K D)^-1 to a field; slopes D and field are (..., rows, cols), the slopes first.
 
-It is given the slopes and does not hold them: what a checkpoint is to drop must be among the saved tensors alone.
+The function is given the slopes and does not hold them: a checkpoint can drop saved tensors only.
 """
 
 
@@ -35,5 +35,5 @@ class _Step(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None, None, None]:
         (slopes,) = ctx.saved_tensors
-        # (1 + D K)^-1 w = w - D z, z + K D z = K w: an array of linear cells of conductance D, driven by K w.
+        # (1 + D K)^-1 w = w - D z with z + K D z = K w: z solves an array of linear cells D that is driven by K w.
         return w - slopes * ctx.inverse(slopes, ctx.wires.drop(w)), None, None, None, None

@@ -1,13 +1,13 @@
-"""The exact response of an array of linear cells: one matrix for all inputs.
+"""The exact response of an array of linear cells, which is one matrix for all inputs.
 
 The array is taken apart into small rectangles of cells, which are solved densely, and neighbours are joined in
-pairs until one block is left (``geniex.circuit.multiport``). Joining 2n x 2n cells costs O(n^3) and there are
-(N/n)^2 / 4 such squares, so half of the work is in the last join: O(N^3) in all, where the elimination of one
-column after the other takes O(N^4), and log2(N M) batched steps instead of M in sequence.
+pairs until one block is left (``geniex.circuit.multiport``). Joining 2n x 2n cells costs O(n^3), and there are
+(N/n)^2 / 4 such squares, so half of the work is in the last join. The total is O(N^3) in log2(N M) batched steps,
+where the elimination of one column after the other takes O(N^4) in M sequential steps.
 
 Every step is an inverse or a product, so autograd differentiates it as often as asked. Where autograd's record
-of all tiles would be large, the forward pass stores nothing, and the backward pass runs each chunk of tiles again:
-its memory is then that of one chunk.
+of all tiles would be large, the forward pass stores nothing, and the backward pass runs each chunk of tiles again;
+it then needs the memory of one chunk.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from geniex.circuit.multiport import leaf_blocks
 from geniex.circuit.wires import Scalar, Wires
 
 _WORKSPACE_BYTES = {"cpu": 1 << 21, "cuda": 64 << 20}
-"""Bytes of block matrices held at once: on the CPU what a core's own cache holds, on a GPU what keeps it busy."""
+"""Bytes of block matrices held at once: as many as a CPU core's own cache holds, or as keep a GPU busy."""
 _ENTRIES = 16
-"""Of the block matrices, per cell: blocks of n x n cells have (4 n)^2."""
+"""Entries of the block matrices per cell: a block of n x n cells has (4 n)^2."""
 _GRAPH_ENTRIES = 600
-"""That autograd keeps, per cell: the blocks, their products and inverses at all levels."""
+"""Entries that autograd keeps per cell: the blocks, their products and inverses from all rounds of joining."""
 _GRAPH_BYTES = 512 << 20
-"""Most that is kept from the forward for the backward pass."""
+"""Most bytes that the forward pass keeps for the backward pass."""
 _LEAF = 5
 """Most rows or columns of a block that is solved densely."""
 
 
 def effective_conductance(conductances: Tensor, wires: Wires) -> Tensor:
-    """A (..., rows, cols) [S] with I = A^T V, for linear cells ``conductances`` (..., rows, cols) [S].
+    """The matrix A (..., rows, cols) [S] with I = A^T V, for linear cells ``conductances`` (..., rows, cols) [S].
 
-    Wire scalars are floats, or tensors that broadcast against the leading dimensions. Differentiable twice in
-    all of them.
+    Wire scalars are floats, or tensors that broadcast against the leading dimensions. A is twice differentiable in
+    the conductances and the scalars.
     """
     lead, like = conductances.shape[:-2], conductances
     tiles = conductances.reshape(-1, *conductances.shape[-2:])
@@ -48,7 +48,7 @@ def effective_conductance(conductances: Tensor, wires: Wires) -> Tensor:
 
 
 class _Response(torch.autograd.Function):
-    """A of tiles (tiles, rows, cols), the scalars () or (tiles,), chunk by chunk in both passes."""
+    """The A of tiles (tiles, rows, cols) with scalars () or (tiles,), computed chunk by chunk in both passes."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
@@ -89,21 +89,21 @@ class _Graph:
 def _response(conductances: Tensor, r_source: Tensor, r_sink: Tensor, r_row: Tensor, r_col: Tensor) -> Tensor:
     rows, cols = conductances.shape[-2:]
     (n, down), (m, across) = _leaf(rows), _leaf(cols)
-    # Open cells after the last column and before the first row, behind no resistance, change nothing.
+    # Open cells padded after the last column and before the first row, without wire resistance, change nothing.
     extra_rows, extra_cols = n * down - rows, m * across - cols
     g = pad(conductances, (0, extra_cols, extra_rows, 0))
     blocks = leaf_blocks(
         g, _segments(r_source, r_row, cols, extra_cols), _segments(r_sink, r_col, rows, extra_rows).flip(-1), n, m
     )
     while max(blocks.grid) > 1:
-        # Squares have the fewest ports for their cells.
+        # Square blocks have the fewest ports for their number of cells.
         across_next = blocks.grid[0] == 1 or (blocks.grid[1] > 1 and blocks.cols <= blocks.rows)
         blocks = blocks.joined(across=across_next)
     return blocks.part("B", "L")[:, 0, 0].mT[:, extra_rows:, :cols]
 
 
 def _leaf(lines: int) -> tuple[int, int]:
-    """Lines of a smallest block, and of how many, a power of two, the array is made."""
+    """The lines of a smallest block, and the number of such blocks, a power of two, in the array."""
     blocks = 1
     while lines > _LEAF * blocks:
         blocks *= 2
@@ -111,7 +111,7 @@ def _leaf(lines: int) -> tuple[int, int]:
 
 
 def _segments(first: Tensor, others: Tensor, lines: int, extra: int) -> Tensor:
-    """Resistances along a line (tiles | 1, lines + extra): ``first``, then ``others``, then none."""
+    """The resistances along a line (tiles | 1, lines + extra): ``first``, then ``others``, then zeros."""
     first, others = torch.broadcast_tensors(first.reshape(-1, 1), others.reshape(-1, 1))
     return pad(torch.cat([first, others.expand(-1, lines - 1)], -1), (0, extra))
 

@@ -1,10 +1,10 @@
-"""Linear cell voltages, of a whole array and of its word lines alone, with implicit gradients.
+"""The voltages of linear cells, in a whole array and on its word lines alone, with implicit gradients.
 
-Both solve u + K(D u) = b: for the whole array K is the wires' operator, for word lines alone (bit lines at ground)
-its row part, where every line is a ladder of its own. The gradient does not run through the solver: with
-h = b - K(D u) evaluated at the solution, du = (1 + K D)^-1 dh, see ``geniex.circuit.implicit``.
+Both solve u + K(D u) = b. For the whole array K is the wires' operator; for word lines alone (bit lines at ground)
+it is the row part of that operator, and every line is a ladder of its own. The gradient does not run through the
+solver: with h = b - K(D u) evaluated at the solution, du = (1 + K D)^-1 dh, see ``geniex.circuit.implicit``.
 
-Fields are (..., tiles, rows, cols); resistances (tiles,), or (1,) for all.
+Fields are (..., tiles, rows, cols); resistances are (tiles,), or (1,) for all tiles.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from geniex.circuit.implicit import Inverse, implicit_step
 from geniex.circuit.wires import Scalar, Wires
 
 _BYTES = 128 << 20
-"""Of eliminations at a time."""
+"""Bytes of eliminations that are held at a time."""
 
 
 def array_voltages(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
     """Cell voltages (patterns, tiles, rows, cols) of linear cells (tiles, rows, cols) [S] driven by ``drives``.
 
-    ``drives`` (patterns, tiles, rows, cols) [V] drive each cell: its word line's driver voltage.
+    ``drives`` (patterns, tiles, rows, cols) [V] holds, at each cell, the driver voltage of its word line.
     """
     with torch.no_grad():
         inverse = _array(wires)
@@ -33,7 +33,7 @@ def array_voltages(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
 
 
 def line_voltages(slopes: Tensor, lines: Wires, drives: Tensor) -> Tensor:
-    """As ``array_voltages`` for word lines with their bit lines at ground; slopes have the drives' dimensions."""
+    """``array_voltages`` for word lines whose bit lines are at ground; ``slopes`` have the dimensions of ``drives``."""
     with torch.no_grad():
         ladders = Ladders(slopes, lines)
         u = ladders.solve(drives)
@@ -41,13 +41,14 @@ def line_voltages(slopes: Tensor, lines: Wires, drives: Tensor) -> Tensor:
 
 
 class Ladders:
-    """(1 + K D)^-1 of word lines with cells of slopes D (..., tiles, rows, cols), their bit lines at ground."""
+    """The operator (1 + K D)^-1 of word lines with cell slopes D (..., tiles, rows, cols) and bit lines at ground."""
 
     def __init__(self, slopes: Tensor, lines: Wires) -> None:
-        d = slopes.detach().movedim(-1, 0).contiguous()  # (cols, ..., rows): each step of a recurrence a whole slice
+        d = slopes.detach().movedim(-1, 0).contiguous()  # (cols, ..., rows): a step of a recurrence is a slice
         first, others = (over_rows(r) for r in (lines.r_source, lines.r_row))
         self._slopes, self._resistances = d, [first, *[others] * (len(d) - 1)]
-        # Of what its cells and all beyond draw, the share that the segment before a column lets through.
+        # The share that the segment before a column lets through, of the current that the cells from there on would
+        # draw without it.
         self._share = torch.empty_like(d)
         admittance = torch.zeros_like(d[0])
         for j in reversed(range(len(d))):
@@ -56,7 +57,7 @@ class Ladders:
             admittance = admittance * self._share[j]
 
     def solve(self, b: Tensor) -> Tensor:
-        """u (..., tiles, rows, cols) with u + K(D u) = b."""
+        """The u (..., tiles, rows, cols) with u + K(D u) = b."""
         x = self._slopes * b.movedim(-1, 0)
         for j in reversed(range(len(x) - 1)):
             x[j] += self._share[j + 1] * x[j + 1]
@@ -68,7 +69,7 @@ class Ladders:
 
 
 def _array(wires: Wires) -> Inverse:
-    """(1 + K D)^-1 of whole arrays, by eliminations of as many tiles as fit the memory."""
+    """The function that applies (1 + K D)^-1 of whole arrays, by eliminations of as many tiles as fit the memory."""
 
     def inverse(slopes: Tensor, b: Tensor) -> Tensor:
         tiles, rows, cols = slopes.shape
@@ -96,5 +97,5 @@ def _of_tiles(value: Scalar, at: slice) -> Scalar:
 
 
 def over_rows(value: Scalar) -> Scalar:
-    """A scalar as it broadcasts against a slice (..., tiles, rows), without its gradient."""
+    """A scalar in the shape that broadcasts against a slice (..., tiles, rows), without its gradient."""
     return value.detach()[..., None] if isinstance(value, Tensor) and value.dim() else value

@@ -15,11 +15,11 @@ second, Q, and x the inputs at all other ports,
 
     p = P_ix x_P + P_ii q,   q = Q_ix x_Q + Q_ii p,   so   p = (1 - P_ii Q_ii)^-1 (P_ix x_P + P_ii Q_ix x_Q),
 
-the star product of R. Redheffer (J. Math. and Phys. 41, 1962). Of P_ii and Q_ii one is the impedance and the
-other minus the admittance of passive networks, so the eigenvalues of 1 - P_ii Q_ii are at least 1.
+the star product of R. Redheffer (J. Math. and Phys. 41, 1962). One of P_ii and Q_ii is the impedance and the
+other minus the admittance of a passive network, so the eigenvalues of 1 - P_ii Q_ii are at least 1.
 
-At the edges of the array L is driven, nothing is drawn at R nor enters at T, and B is virtual ground: inputs
-that are zero and outputs that nobody asks for leave the matrices as soon as they are known to.
+At the edges of the array L is driven, no current is drawn at R or enters at T, and B is virtual ground. Inputs
+that are zero and outputs that are not needed are dropped from the matrices as soon as that is known.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True)
 class Blocks:
-    """A grid of equal blocks: which ports their matrices have, and in which order."""
+    """A grid of equal blocks, with the ports that their matrices have, in order."""
 
     matrix: Tensor
-    """(tiles, blocks down, blocks across, outputs, inputs)."""
+    """Matrices of the blocks (tiles, blocks down, blocks across, outputs, inputs)."""
     outputs: str
     inputs: str
     rows: int
@@ -44,21 +44,21 @@ class Blocks:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Blocks down and across."""
+        """The number of blocks down and across."""
         return self.matrix.shape[1], self.matrix.shape[2]
 
     def part(self, outputs: str, inputs: str) -> Tensor:
-        """Their matrices (..., outputs, inputs) between these ports only, in this order."""
+        """The blocks' matrices (..., outputs, inputs) between these ports only, in this order."""
         return self._pick(self._pick(self.matrix, self.outputs, outputs, -2), self.inputs, inputs, -1)
 
     def joined(self, across: bool) -> Blocks:
-        """Neighbours in pairs, left and right (``across``) or upper and lower, as one block each."""
+        """The grid in which pairs of neighbours, left and right (``across``) or upper and lower, are one block each."""
         down, wide = self.grid
         outputs, inputs = open_ports(down if across else down // 2, wide // 2 if across else wide)
         size = (self.rows, 2 * self.cols) if across else (2 * self.rows, self.cols)
         halves = self.matrix.unfold(2 if across else 1, 2, 2).unbind(-1)
         near, far = (Blocks(half, self.outputs, self.inputs, self.rows, self.cols) for half in halves)
-        # First the block that answers with a current where they meet; its other ports have capitals.
+        # P is the block whose output where they meet is a current; its other ports keep their capital letters.
         p, q, p_at, q_at = (far, near, "L", "R") if across else (near, far, "B", "T")
         p_out, p_in = outputs.replace(p_at, ""), inputs.replace(p_at, "")
         q_out, q_in = outputs.replace(q_at, ""), inputs.replace(q_at, "")
@@ -73,7 +73,7 @@ class Blocks:
         both = Blocks(
             torch.cat([upper, lower], dim=-2), p_out + q_out.lower(), p_in + q_in.lower(), self.rows, self.cols
         )
-        # The lines of a side that both have count on from the near block, left or upper, to the far one.
+        # On a side that both blocks have, the lines of the near block (left or upper) come before those of the far one.
         order_out, order_in = (
             "".join(x for port in names for x in (port, port.lower())[:: -1 if across else 1] if x in had)
             for names, had in ((outputs, both.outputs), (inputs, both.inputs))
@@ -91,14 +91,17 @@ class Blocks:
 
 
 def _inverse_of_one_minus(product: Tensor) -> Tensor:
-    """(1 - product)^-1, from rows scaled alike: a line that carries no current is its own pivot, and stays at 0."""
+    """(1 - product)^-1, by a matrix with its rows scaled alike.
+
+    A line that carries no current is then its own pivot, and its current stays 0.
+    """
     matrix = torch.eye(product.shape[-1], dtype=product.dtype, device=product.device) - product
     scale = 1 / matrix.detach().abs().sum(-1, keepdim=True)
     return torch.linalg.inv_ex(scale * matrix).inverse * scale.mT
 
 
 def open_ports(down: int, across: int) -> tuple[str, str]:
-    """Outputs and inputs of a block in a grid of so many: without those that are an edge of the array."""
+    """The outputs and inputs of blocks in a grid of this size, without ports at the array's edge in all blocks."""
     outputs = ("LR" if across > 1 else "") + ("T" if down > 1 else "") + "B"
     inputs = "L" + ("R" if across > 1 else "") + ("TB" if down > 1 else "")
     return outputs, inputs
@@ -107,21 +110,21 @@ def open_ports(down: int, across: int) -> tuple[str, str]:
 def leaf_blocks(conductances: Tensor, word: Tensor, bit: Tensor, rows: int, cols: int) -> Blocks:
     """Blocks of ``rows`` x ``cols`` cells, each solved densely.
 
-    With E the voltages at the cells per unit of each input, as long as no cell carries a current, and K the
-    wires' operator within the block, the cells' currents are I = D (E x - K I) = (1 + D K)^-1 D E x. By
+    Let E be the voltages at the cells per unit of each input while no cell carries a current, and K the wires'
+    operator within the block. Then the cells' currents are I = D (E x - K I) = (1 + D K)^-1 D E x. By
     reciprocity the outputs that I adds are E^T I, with the opposite sign at T and B.
 
     Args:
-        conductances: (tiles, rows of cells, columns of cells), siemens.
-        word: word-line segments left of the cells, (tiles | 1, columns of cells), ohm.
-        bit: bit-line segments below the cells, (tiles | 1, rows of cells), ohm.
-        rows: of a block; it divides the rows of cells.
-        cols: of a block; it divides the columns of cells.
+        conductances: the cells' conductances (tiles, rows of cells, columns of cells), siemens.
+        word: resistances of the word-line segments left of the cells, (tiles | 1, columns of cells), ohm.
+        bit: resistances of the bit-line segments below the cells, (tiles | 1, rows of cells), ohm.
+        rows: rows of a block; the number divides the rows of cells.
+        cols: columns of a block; the number divides the columns of cells.
     """
     down, across = conductances.shape[1] // rows, conductances.shape[2] // cols
     g = conductances.reshape(-1, down, rows, across, cols).transpose(2, 3).reshape(-1, down, across, rows * cols, 1)
     row, col = (torch.eye(size, dtype=g.dtype, device=g.device) for size in (rows, cols))
-    # From each cell to the left end of its word line and to the lower end of its bit line.
+    # Resistances from each cell to the left end of its word line and to the lower end of its bit line.
     left = word.reshape(-1, 1, across, cols, 1).cumsum(-2)
     below = bit.reshape(-1, down, 1, rows, 1).flip(-2).cumsum(-2).flip(-2)
     i, j = (torch.arange(size, device=g.device) for size in (rows, cols))
@@ -133,13 +136,13 @@ def leaf_blocks(conductances: Tensor, word: Tensor, bit: Tensor, rows: int, cols
     e_word = torch.cat([torch.kron(row, torch.ones_like(left)), torch.kron(row, -left)], -1)
     e_bit = torch.cat([torch.kron(-below, col), torch.kron(-torch.ones_like(below), col)], -1)
     e_word, e_bit = e_word.expand(*lead, -1, -1), e_bit.expand(*lead, -1, -1)
-    # Rows scaled alike, as where blocks are joined: (s + s D K) I = s D E x.
+    # The rows are scaled alike, as where blocks are joined: (s + s D K) I = s D E x.
     scale = 1 / (1 + (g * k.sum(-1, keepdim=True)).detach())
     g = scale * g
     currents = torch.linalg.solve_ex(scale * torch.kron(row, col) + g * k, g * torch.cat([e_word, e_bit], -1)).result
     of_cells = torch.cat([e_word, -e_bit], -1).mT @ currents
 
-    # What the wires alone pass: i_L = i_R, v_R = v_L - R i_R, and i_B = i_T, v_T = v_B + R i_T.
+    # The outputs of the wires alone: i_L = i_R, v_R = v_L - R i_R, and i_B = i_T, v_T = v_B + R i_T.
     first, last = torch.eye(2, dtype=g.dtype, device=g.device).diag_embed()
     swap = torch.eye(2, dtype=g.dtype, device=g.device).flip(0)
     word_line = torch.kron(swap - left[..., -1:, :] * last, row)

@@ -1,15 +1,16 @@
 """Kirchhoff's equations of a non-linear crossbar, solved exactly in batches, with implicit gradients.
 
 The wires are linear, so a set of cell voltages u solves the circuit when u = B - K f(u; G), where B holds
-the drive and K is the wires' operator (``geniex.circuit.wires``). Three methods, each for what it is best at:
-Anderson mixing of this fixed point, a few passes over the cells, where a tile has few vectors; Newton with one
-linearisation for all vectors of a tile where it has many; and damped Newton, which converges from anywhere, for
-the instances that those leave (``geniex.circuit.newton``). Node voltages of a passive network lie between the
-drives and ground, so the fast methods' iterates are clamped to that range and a sinh does not run away.
+the drive and K is the wires' operator (``geniex.circuit.wires``). There are three methods. Anderson mixing of this
+fixed point takes a few passes over the cells, and serves tiles with few vectors. Newton's method with one
+linearisation for all vectors of a tile serves tiles with many. Damped Newton converges from anywhere, and serves
+the instances that those two leave unsolved (``geniex.circuit.newton``). The node voltages of a passive network lie
+between the drives and ground, so the iterates of the fast methods are clamped to that range, and a sinh cannot run
+away.
 
-What counts as solved is the current that Kirchhoff's law misses: with residual r = B - K f(u) - u the cells
+An array counts as solved by the current that Kirchhoff's law misses. With residual r = B - K f(u) - u, the cells
 of column j disagree with their wires by at most sum_i |f'(u_ij) r_ij|, which must be at most
-tol * max(|I_j|, 1e-3 max_j |I_j|), or what rounding leaves.
+tol * max(|I_j|, 1e-3 max_j |I_j|), or the error that rounding leaves.
 
 Gradients do not unroll the iteration. At the solution, u(p) = B(p) - K(p) f(u; p) for all parameters p
 (drives, conductances, wire and cell scalars), so with D = df/du
@@ -18,9 +19,8 @@ Gradients do not unroll the iteration. At the solution, u(p) = B(p) - K(p) f(u; 
 
 ``h`` is evaluated once more with autograd, which knows dh; ``geniex.circuit.implicit`` multiplies by (1 + K D)^-1. Its
 transpose acts on a cotangent w as (1 + D K)^-1 w = w - D z, z = K w - K D z: the fixed point of an array of
-*linear* cells of conductance D driven by K w. The backward pass is therefore one more call of this solver,
-its memory does not depend on the number of iterations, and it serves every output (currents, voltages,
-power).
+*linear* cells of conductance D driven by K w. The backward pass is therefore one more call of this solver.
+Its memory does not depend on the number of iterations, and it serves every output (currents, voltages, power).
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
 
 OnFailure = Literal["raise", "warn"]
 _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
-"""Bytes of iterates in flight; on the CPU what the caches hold well, on a GPU what keeps it busy."""
+"""Bytes of iterates in flight: as many as a CPU's caches hold well, or as keep a GPU busy."""
 _TRIM_BYTES = 30 << 20
-"""Just below the size, 32 MiB, from which the C library keeps no freed block."""
+"""Size of the block that is freed once, just below the 32 MiB from which the C library keeps no freed block."""
 _NEWTON_BYTES = 512 << 20
 """Bytes of eliminations in flight where instances are solved one by one."""
 _SHARING = 8
-"""Vectors a tile, also a fourth of its shorter side, from which one elimination for all of them pays."""
+"""Vectors per tile from which one elimination for all pays, if they are also at least a fourth of its shorter side."""
 _VECTORS = 128
-"""Vectors a chunk, whatever their size, where an elimination is shared: smaller chunks would repeat it."""
+"""Vectors per chunk, whatever their size, where an elimination is shared; smaller chunks would repeat it."""
 _FEW = 3
-"""Vectors a tile from which a shared elimination is also tried on tiles that mixing alone did not solve."""
+"""Vectors per tile from which a shared elimination is also tried on tiles that mixing alone did not solve."""
 _ITERATIONS = 24
 """Anderson steps before an instance counts as hard."""
 DEFAULT_TOL = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -66,7 +66,7 @@ _COPIES = 16
 
 
 class Solution(NamedTuple):
-    """What the circuit does: everything else (node voltages, powers) follows from it."""
+    """The solution of the circuit, from which all else (node voltages, powers) follows."""
 
     currents: Tensor
     """Column currents (..., cols) [A]."""
@@ -87,13 +87,13 @@ def solve_cells(
     """Column currents and cell voltages for V (..., rows) [V] and G (..., rows, cols) [S].
 
     Args:
-        voltages: driver voltages; leading dimensions broadcast with the conductances'.
-        conductances: small-signal cell conductances.
+        voltages: driver voltages; their leading dimensions broadcast with those of the conductances.
+        conductances: cell conductances G, as the cell model defines them.
         cell: the cells' I-V model.
         wires: resistances; tensors among them broadcast against the leading dimensions.
         tol: relative current tolerance; None means 1e-9 in float64 and 1e-4 in float32.
-        iterations: run exactly so many without any check (no host synchronisation); ``tol`` is then unused.
-        on_failure: "raise" a ``ConvergenceError``, or "warn" with a ``ConvergenceWarning`` and return what there is.
+        iterations: number of Anderson steps to run without any check (no host synchronisation); ``tol`` is then unused.
+        on_failure: "raise" a ``ConvergenceError``, or "warn" with a ``ConvergenceWarning`` and return the last iterate.
 
     Tensors without values (fake ones, those of the meta device) give solutions without values.
 
@@ -114,13 +114,13 @@ def solve_cells(
 
 
 class _Method(NamedTuple):
-    """How to solve, forward and backward."""
+    """The settings of the solver, for the forward and the backward pass."""
 
     tol: float
     iterations: int | None
     on_failure: OnFailure
     tiles: torch.Size
-    """Leading dimensions of the conductances: along the others, vectors share a tile."""
+    """Leading dimensions of the conductances; along all others, vectors share a tile."""
 
 
 def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, method: _Method) -> Tensor:
@@ -141,7 +141,7 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
 
     if b.device.type == "cpu":
         _keep_freed_memory()
-    # Laid out as the fields are, which spares a transposed copy.
+    # The output is laid out like the fields, which spares a transposed copy.
     out = seen(torch.empty(cols, b.shape[0], rows, b.shape[1], dtype=b.dtype, device=b.device))
     missed = torch.zeros(b.shape[:2], dtype=b.dtype, device=b.device)
     for block in _blocks(b, rows, cols):
@@ -161,13 +161,13 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library's allocator reuse temporaries: it returns freed blocks to the system above twice the largest
-    that it has seen freed (mallopt(3), M_TRIM_THRESHOLD), and each fresh page of a field then costs a fault."""
+    """Let the C library's allocator reuse temporaries. It returns freed memory to the system beyond twice the largest
+    block that it has seen freed (mallopt(3), M_TRIM_THRESHOLD), and each fresh page of a field then costs a fault."""
     torch.empty(_TRIM_BYTES, dtype=torch.uint8)
 
 
 def _blocks(drive: Tensor, rows: int, cols: int) -> Iterator[tuple[slice, slice]]:
-    """(tiles, vectors) of the drive in parts that fit the workspace."""
+    """Yields slices (tiles, vectors) that split the drive into parts that fit the workspace."""
     tiles, vectors = drive.shape[:2]
     size = drive.element_size() * rows * cols * _COPIES
     budget = max(1, _WORKSPACE_BYTES.get(drive.device.type, 256 << 20) // size)
@@ -183,7 +183,7 @@ def _blocks(drive: Tensor, rows: int, cols: int) -> Iterator[tuple[slice, slice]
 def _block(
     drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, turned: bool, at: tuple[slice, slice]
 ) -> Problem:
-    """One part of the problem (tiles, vectors, ...), its fields as the methods take them."""
+    """The part ``at`` (tiles, vectors) of the problem, with its fields in the order that the methods take."""
     pick: Callable[[Tensor], Tensor] = lambda r: r[at] if r.dim() == 2 else r  # noqa: E731
     g = conductances[at] if conductances.shape[1] > 1 else conductances[at[0]]
     return Problem(
@@ -196,7 +196,8 @@ def _block(
 
 
 def _solved(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
-    """The fast methods first, then damped Newton for what they left, in chunks of the memory that this takes."""
+    """The cell voltages and missed shares by the fast methods, then by damped Newton for the instances that they left,
+    in chunks that fit the memory."""
     cols, _, rows, vectors = problem.shape
     if _is_shared(vectors, rows, cols):
         u, missed = shared_newton(problem, tol)

@@ -1,14 +1,14 @@
-"""Newton's method on the cell voltages: shared by the vectors of a tile where that is fast, exact where it is hard.
+"""Newton's method on the cell voltages, with a Jacobian that the vectors of a tile share, or with one for each vector.
 
 The residual r(u) = B - K f(u) - u has the Jacobian -(1 + K D), D = f'(u), which ``Elimination`` inverts.
 
-``shared_newton`` takes one elimination for all vectors of a tile, at the mean of their slopes, in single precision
-and lets Anderson mixing make up for the difference: its steps are GEMMs, and the residual stays in the problem's
-precision. The elimination is renewed where a step gains too little.
+``shared_newton`` takes one elimination for all vectors of a tile, at the mean of their slopes, in single precision,
+and Anderson mixing makes up for the difference. Its steps are GEMMs, and the residual stays in the precision of the
+problem. The elimination is renewed where a step gains too little.
 
 ``damped_newton`` gives every instance its own Jacobian and a step that is halved until ||r|| falls. 1 + K D is
-regular for every D >= 0 (K is symmetric and positive semidefinite), so that ||r|| has no minimum but the solution:
-it converges from anywhere, for passive, monotone cells.
+regular for every D >= 0 (K is symmetric and positive semidefinite), so ||r|| has no minimum but the solution.
+The method therefore converges from anywhere, for passive, monotone cells.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ _SHARED_STEPS = 30
 _DAMPED_STEPS = 100
 _HALVINGS = 40
 _RENEW = 0.15
-"""The elimination is renewed after a step that leaves more than this share of the missed current."""
+"""Share of the missed current; a step that leaves more than this causes the elimination to be renewed."""
 _FAR = 0.3
-"""Missed share above which slopes still change too much for mixing to help."""
+"""Missed share above which the slopes still change too much for mixing to help."""
 _PATIENCE = 4
-"""Steps that mixing is given nearer the solution, before the elimination is renewed."""
+"""Steps that mixing is given below ``_FAR`` before the elimination is renewed."""
 _NEAR = 10
-"""Times the tolerance from which any step will do."""
+"""Multiple of the tolerance below which the elimination is kept, however little a step gains."""
 _SETTLED = 3e-3
-"""Missed share below which the slopes are kept: cell voltages, and so they, change no more than that."""
+"""Missed share below which the slopes are kept, because cell voltages, and so slopes, change no more than that."""
 _GIVE_UP = 0.95
-"""Share that counts as no gain; after ``_STALLS`` such steps in a row the instances are left to damped Newton."""
+"""Share of the missed current above which a step counts as no gain; after ``_STALLS`` such steps in a row the
+instances are left to damped Newton."""
 _STALLS = 4
 
 
@@ -98,9 +99,10 @@ def shared_newton_step(problem: Problem) -> Tensor:
 
 
 def damped_newton(problem: Problem, u: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """As ``shared_newton``, for tiles of one vector each, one by one, from ``u`` (cols, tiles, rows, 1)."""
+    """The results of ``shared_newton`` for tiles of one vector, each with its own Jacobian, from the start ``u``
+    (cols, tiles, rows, 1)."""
     span = problem.span()
-    # Where the start is wild, its slopes are too steep for any arithmetic: rest is a better one.
+    # Where the start is far off, its slopes are too steep for any arithmetic, and 0 V is a better start.
     wild = ~(_norm(problem, u) <= _norm(problem, torch.zeros_like(u)))
     u = torch.where(wild[:, None], 0, u)
     left = torch.arange(u.shape[1], device=u.device)
@@ -120,7 +122,7 @@ def damped_newton(problem: Problem, u: Tensor, tol: float) -> tuple[Tensor, Tens
 
 
 def _line_search(problem: Problem, u: Tensor, residual: Tensor, step: Tensor) -> Tensor:
-    """u + a step with the largest a = 1, 1/2, 1/4... that makes ||r|| fall, instance by instance."""
+    """u + a step, for each instance with the largest a = 1, 1/2, 1/4... that makes ||r|| fall."""
     before = _length(residual)
     a = torch.ones_like(before)
     for _ in range(_HALVINGS):
@@ -133,7 +135,7 @@ def _line_search(problem: Problem, u: Tensor, residual: Tensor, step: Tensor) ->
 
 
 def _norm(problem: Problem, u: Tensor) -> Tensor:
-    """||r|| (tiles, 1) of tiles of one vector each."""
+    """The norm ||r|| (tiles, 1) of tiles of one vector each."""
     return _length(problem.residual(u)[0])
 
 
@@ -142,5 +144,5 @@ def _length(field: Tensor) -> Tensor:
 
 
 def _clamped(x: Tensor, span: Tensor) -> Tensor:
-    """Cell voltages within what a passive network can hold; also where they are not finite."""
+    """Cell voltages clamped to the range of a passive network; values that are not finite are replaced too."""
     return torch.clamp(x.nan_to_num_(nan=0.0), -span, span, out=x)

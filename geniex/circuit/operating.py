@@ -1,4 +1,4 @@
-"""What a crossbar does at one drive: voltages at the nodes, currents from the drivers, where the power goes."""
+"""The operating point of a crossbar: node voltages, driver currents, and where the power goes."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from geniex.circuit.wires import Wires
 from geniex.config import check_number, warn_unit
 
 _USUAL_READ_TIME = 1e-2
-"""Seconds; reads take nanoseconds to microseconds."""
+"""Longest usual read, second; reads take nanoseconds to microseconds."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The solved circuit: tensors with the leading dimensions of voltages and conductances, broadcast."""
+    """The solved circuit, as tensors whose leading dimensions are those of voltages and conductances, broadcast."""
 
     cell_voltages: Tensor
     """Word-line minus bit-line voltage at each cell (..., rows, cols) [V]."""
     cell_currents: Tensor
-    """From word line to bit line (..., rows, cols) [A]."""
+    """Cell currents from word line to bit line (..., rows, cols) [A]."""
     word_line_voltages: Tensor
-    """At each cell's node on its word line, r (..., rows, cols) [V]."""
+    """Voltage r of each cell's node on its word line (..., rows, cols) [V]."""
     bit_line_voltages: Tensor
-    """At each cell's node on its bit line, c (..., rows, cols) [V]."""
+    """Voltage c of each cell's node on its bit line (..., rows, cols) [V]."""
     row_currents: Tensor
-    """Drawn from each driver (..., rows) [A]; negative where a driver takes current up."""
+    """Current drawn from each driver (..., rows) [A]; negative where the driver sinks current."""
     currents: Tensor
-    """Out of each column, what ``Crossbar.solve`` returns (..., cols) [A]."""
+    """Column currents, as ``Crossbar.solve`` returns them (..., cols) [A]."""
     power: Tensor
-    """Delivered by the drivers (...) [W]; the sum of the three that follow."""
+    """Power delivered by the drivers (...) [W]; the sum of the three fields that follow."""
     cell_power: Tensor
-    """Turned to heat in the cells (...) [W]."""
+    """Power turned to heat in the cells (...) [W]."""
     wire_power: Tensor
-    """Turned to heat in the wires between cells (...) [W]."""
+    """Power turned to heat in the wires between cells (...) [W]."""
     terminal_power: Tensor
-    """Turned to heat in the drivers' and the sense resistances (...) [W]."""
+    """Power turned to heat in the driver and sense resistances (...) [W]."""
 
     def energy(self, read_time: float) -> Tensor:
-        """Energy of one read of ``read_time`` seconds (...) [J]: static power only, no capacitance is charged."""
+        """Energy of one read of ``read_time`` seconds (...) [J], from static power only; no capacitance is charged."""
         check_number("read_time", read_time, low=0.0, unit="s")
         if read_time > _USUAL_READ_TIME:
             warn_unit("read_time", read_time, "s", "reads take nanoseconds; is this in nanoseconds?")
@@ -57,13 +57,13 @@ def operating_point(
     tol: float | None = None,
     on_failure: OnFailure = "raise",
 ) -> OperatingPoint:
-    """The circuit solved for V (..., rows) [V] and G (..., rows, cols) [S]; arguments as of ``solve_cells``.
+    """The circuit solved for V (..., rows) [V] and G (..., rows, cols) [S]; the arguments are those of ``solve_cells``.
 
-    All of it follows from the cells' currents, and gradients pass through all of it.
+    All fields follow from the cells' currents and voltages, and gradients pass through all of them.
     """
     currents, u = solve_cells(voltages, conductances, cell, wires, tol=tol, on_failure=on_failure)
     cells = cell.current(u, conductances)
-    # Through the segment before each word-line node (the driver's first), and after each bit-line node.
+    # Currents through the segment before each word-line node (the first is the driver's), and after each bit-line node.
     word = cells.flip(-1).cumsum(-1).flip(-1)
     bit = cells.cumsum(-2)
     rows = word[..., 0]

@@ -11,11 +11,11 @@ from geniex.config import warn_unit
 from geniex.errors import InputError
 
 USUAL_CONDUCTANCE = 0.01
-"""Siemens; cells of less than 100 ohm are rare, conductances in millisiemens are not."""
+"""Largest usual conductance, siemens; cells of less than 100 ohm are rare, conductances in millisiemens are not."""
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether numbers of ``tensor`` can be looked at: not when fake, compiling or on the meta device."""
+    """Whether the numbers of ``tensor`` can be looked at: not if it is fake, on the meta device, or being compiled."""
     return not (isinstance(tensor, FakeTensor) or tensor.is_meta or torch.compiler.is_compiling())
 
 
@@ -39,7 +39,7 @@ def check_voltages(voltages: Tensor, rows: int) -> None:
 def check_conductances(conductances: Tensor, rows: int, cols: int, like: Tensor | None = None) -> None:
     """Raise ``InputError`` unless ``conductances`` is (..., rows, cols), floating, in [0, 1] siemens.
 
-    ``like`` is the voltage tensor that it must match in dtype and device and broadcast with.
+    ``like`` is the tensor of voltages, whose dtype and device it must have, and with which it must broadcast.
     """
     _check_tensor("conductances", conductances)
     if conductances.dim() < 2 or conductances.shape[-2:] != (rows, cols):

@@ -1,4 +1,4 @@
-"""Image sets and the small networks that the studies run on crossbars."""
+"""Image sets, and the small networks that the studies run on crossbars."""
 
 from geniex.networks.checkpoint import (
     load_network,

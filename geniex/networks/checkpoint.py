@@ -1,4 +1,4 @@
-"""Trained networks on disk: safetensors for the weights, JSON for what they are."""
+"""Trained networks on disk: the weights in safetensors, the description in JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from geniex.shipped import shipped_file, shipped_names
 
 FORMAT, SCHEMA_VERSION = "geniex-network", 1
 _VARIANT = r"(-\d+)?(-(cf|xcs|xrs))?(-wct)?"
-"""After the architecture in a shipped network's name: which training, how it was pruned, whether weights are cut."""
+"""Suffix of a shipped network's name, after the architecture: the number of the training, the pruning (cf:
+channel/filter, xcs and xrs: crossbar columns and rows), and wct for weight-constrained training."""
 _MASK = "#mask."
-"""Before the name of the parameter that a stored mask is of: no parameter begins so."""
+"""Prefix, before a parameter's name, under which its mask is stored; no parameter's name begins so."""
 
 
 def save_network(
@@ -38,11 +39,11 @@ def save_network(
     """Write a network to ``<path>.safetensors`` and ``<path>.json``, each whole or not at all; returns both paths.
 
     Args:
-        name: its architecture, a key of ``NETWORKS``; layers may have other widths, which the JSON file then tells.
-        network: the network in the form that is stored: of "fashion-cnn", its batch norms folded.
-        path: the files' common stem.
-        info: JSON-ready facts about it, such as its accuracy and training settings.
-        masks: of pruned parameters, by their names: bool, False where the parameter is always 0.
+        name: its architecture, a key of ``NETWORKS``; layers may have other widths, which the JSON file then records.
+        network: the network in the form that is stored; a "fashion-cnn" is stored with its batch norms folded.
+        path: the common stem of both files.
+        info: JSON-ready facts about the network, such as its accuracy and training settings.
+        masks: the masks of pruned parameters, by parameter name: bool, False where the parameter is always 0.
     """
     Constraint(masks=masks or {}).check(network)
     tensors = network.state_dict() | {_MASK + key: mask for key, mask in (masks or {}).items()}
@@ -67,16 +68,16 @@ def load_network(name_or_path: str | Path) -> Network:
     """The trained network in eval mode, in the form that is stored.
 
     Args:
-        name_or_path: a shipped network's name, such as "fashion-cnn" or "fashion-vgg-0", or the path of a saved one,
-            with or without a suffix.
+        name_or_path: the name of a shipped network, such as "fashion-cnn" or "fashion-vgg-0", or the path of a saved
+            network, with or without a suffix.
 
     Raises:
-        InputError: neither a file nor a shipped name; the message lists the shipped ones.
+        InputError: there is neither such a file nor such a shipped network; the message lists the shipped ones.
         CheckpointError: a file is missing, damaged, or of another format.
     """
     weights_path, json_path = _located(name_or_path)
     description, tensors = _description(name_or_path), _tensors(name_or_path)
-    # The initial weights are overwritten: to draw them must not move the caller's random numbers.
+    # The initial weights are overwritten, so drawing them must not advance the caller's random generator.
     with torch.random.fork_rng(devices=[]):
         network = NETWORKS[description["network"]].stored()
     try:
@@ -91,9 +92,10 @@ def load_network(name_or_path: str | Path) -> Network:
 
 
 def network_masks(name_or_path: str | Path) -> dict[str, Tensor]:
-    """The masks that were saved with the network, by the names of its parameters: bool, False where one is always 0.
+    """The masks that were saved with the network, by parameter name: bool, False where the parameter is always 0.
 
-    A network that was not pruned, or by C/F alone, has none. Arguments and errors as of ``load_network``.
+    A network that was not pruned, or pruned only by whole channels and filters (C/F), has no masks. Arguments and
+    errors are those of ``load_network``.
     """
     tensors = _tensors(name_or_path)
     return {key.removeprefix(_MASK): mask for key, mask in tensors.items() if key.startswith(_MASK)}
@@ -105,7 +107,7 @@ def network_name(name_or_path: str | Path) -> str:
 
 
 def network_info(name_or_path: str | Path) -> dict[str, Any]:
-    """What was saved with the network: its accuracy, its training settings."""
+    """The facts that were saved with the network, such as its accuracy and training settings."""
     return _description(name_or_path)["info"]
 
 
@@ -116,7 +118,10 @@ def shipped_networks() -> list[str]:
 
 
 def _other_widths(name: str, network: Network) -> Widths:
-    """The widths that ``network`` has and its architecture has not; none of a network for another task."""
+    """The layer widths in which ``network`` differs from its architecture; empty for a network of another task.
+
+    A task is the shape of the images and the number of classes.
+    """
     with torch.random.fork_rng(devices=[]):
         usual = network_kind(name).stored()
     if (network.input_shape, network.classes) != (usual.input_shape, usual.classes):
@@ -126,7 +131,7 @@ def _other_widths(name: str, network: Network) -> Widths:
 
 
 def _tensors(name_or_path: str | Path) -> dict[str, Tensor]:
-    """All tensors of the weights' file."""
+    """All tensors in the file of the weights."""
     weights_path, _ = _located(name_or_path)
     description, weights = _description(name_or_path), _read(weights_path)
     if hashlib.sha256(weights).hexdigest() != description["sha256"]:

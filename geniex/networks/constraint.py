@@ -1,4 +1,4 @@
-"""What weights must satisfy throughout a training: zeros that stay, and a largest magnitude."""
+"""Constraints on weights throughout a training: zeros that stay zero, and a largest magnitude."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geniex.errors import InputError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Constraint:
-    """Masks and limits of a network's parameters, by their names; put into force after every optimiser step.
+    """Masks and limits of a network's parameters, by parameter name, to be enforced after every optimiser step.
 
     >>> net = nn.Linear(2, 1, bias=False)
     >>> _ = nn.init.constant_(net.weight, 3.0)
@@ -24,9 +24,9 @@ class Constraint:
     """
 
     masks: Mapping[str, Tensor] = field(default_factory=dict)
-    """bool, each of its parameter's shape: where it is False, the parameter is 0."""
+    """Masks, bool, each in the shape of its parameter; the parameter is 0 where its mask is False."""
     limits: Mapping[str, float] = field(default_factory=dict)
-    """Largest magnitude of each value of a parameter."""
+    """Largest magnitudes that the values of each parameter may have."""
 
     def __post_init__(self) -> None:
         for name, mask in self.masks.items():
@@ -39,7 +39,7 @@ class Constraint:
         return bool(self.masks or self.limits)
 
     def check(self, network: nn.Module) -> None:
-        """Raise ``InputError`` unless every mask and limit is of one of the network's parameters."""
+        """Raise ``InputError`` unless every mask and limit names a parameter of ``network``, and every mask fits it."""
         known = dict(network.named_parameters())
         for name in (*self.masks, *self.limits):
             if name not in known:
@@ -50,15 +50,15 @@ class Constraint:
                 raise InputError(f"masks[{name!r}]", f"shape {tuple(mask.shape)}", allowed)
 
     def to(self, device: torch.device | str) -> Constraint:
-        """The same with its masks on ``device``."""
+        """The same constraint with its masks on ``device``."""
         return Constraint(masks={name: mask.to(device) for name, mask in self.masks.items()}, limits=self.limits)
 
     @torch.no_grad()
     def enforce(self, network: nn.Module) -> None:
-        """Put masked values of ``network`` to 0, in place, and values beyond the limits onto them."""
+        """Set masked values of ``network`` to 0 and clamp values beyond the limits, in place."""
         parameters = dict(network.named_parameters())
         for name, mask in self.masks.items():
-            # Filled and not multiplied: a weight that became infinite is gone too.
+            # Filled rather than multiplied by the mask, so that an infinite weight becomes 0 too.
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
         for name, limit in self.limits.items():
             parameters[name].clamp_(-limit, limit)

@@ -12,13 +12,13 @@ from geniex.errors import InputError
 
 
 class FashionCNN(nn.Module):
-    """Three strided convolutions and a linear layer: (batch, 1, 28, 28) in [0, 1] -> 10 logits.
+    """Three strided convolutions and a linear layer: images (batch, 1, 28, 28) in [0, 1] -> 10 logits.
 
     The strides shrink the maps to 14x14, 7x7 and 4x4, so one image takes 196 + 49 + 16 + 1 input vectors.
-    All inputs of its layers are >= 0, as crossbar input streams like them.
+    The inputs of all layers are >= 0, which suits the input streams of a crossbar.
 
     Args:
-        batch_norm: normalise after each convolution (for training); False is the folded network.
+        batch_norm: normalise after each convolution, for training; False gives the folded network.
     """
 
     input_shape = (1, 28, 28)
@@ -44,10 +44,10 @@ class FashionCNN(nn.Module):
         return self.classifier(maps.flatten(1))
 
     def folded(self) -> FashionCNN:
-        """A copy in eval mode, the same function with the batch norms inside the convolutions."""
+        """A copy in eval mode that computes the same function, with the batch norms folded into the convolutions."""
         if isinstance(self.norm1, nn.Identity):
             raise InputError("network", "a folded FashionCNN", "it has no batch norms left to fold")
-        # The copy's initial weights are overwritten: to draw them must not move the caller's random numbers.
+        # The copy's initial weights are overwritten, so drawing them must not advance the caller's random generator.
         with torch.random.fork_rng(devices=[]):
             copy = FashionCNN(batch_norm=False).to(self.classifier.weight).eval()
         was_training = self.training

@@ -1,4 +1,4 @@
-"""Labelled image sets as tensors: Fashion-MNIST, scikit-learn's digits, CIFAR-10, CIFAR-100."""
+"""Labelled image sets as tensors: Fashion-MNIST, scikit-learn's digits, CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch.utils.data import Dataset
 from geniex.errors import FileFormatError, InputError, MissingDependencyError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where the Debian package dataset-fashion-mnist puts its files."""
+"""The folder into which the Debian package dataset-fashion-mnist puts its files."""
 
 
 class ImageSet(Dataset[tuple[Tensor, int]]):
     """Images (count, C, H, W) and their labels in memory; item i is (float32 image in [0, 1], int label).
 
     Args:
-        pixels: images as uint8, (count, C, H, W).
-        labels: int64, (count,).
+        pixels: the images, uint8 (count, C, H, W).
+        labels: their labels, int64 (count,).
         full_scale: the pixel value that becomes 1.0.
     """
 
@@ -46,11 +46,11 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return channels, height, width
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (len(indices), C, H, W), float32 in [0, 1], and labels (int64), gathered at once."""
+        """The images (len(indices), C, H, W), float32 in [0, 1], and int64 labels at ``indices``, gathered at once."""
         return self.pixels[indices].float() / self.full_scale, self.labels[indices]
 
     def subset(self, count: int, seed: int = 0) -> ImageSet:
-        """``count`` images drawn without replacement, the same for the same seed."""
+        """A set of ``count`` images drawn without replacement; the same seed gives the same images."""
         if not 1 <= count <= len(self):
             raise InputError("count", count, f"the set holds {len(self)} images")
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
@@ -78,15 +78,15 @@ def load_images(name: str, train: bool, root: Path | None = None, download: bool
 
     Args:
         name: "fashion-mnist" (1x28x28), "digits" (1x8x8), "cifar10" or "cifar100" (3x32x32).
-        train: the training images, else the test images. "digits" has no split of its own: every fifth
-            image tests.
-        root: folder that holds the data or receives the download; None means ``data_root()`` and, for
-            Fashion-MNIST, the Debian package dataset-fashion-mnist.
-        download: fetch a set that is not there.
+        train: load the training images, else the test images. "digits" has no split of its own: every fifth
+            image is a test image.
+        root: folder that holds the data or receives the download; None means ``data_root()``. Fashion-MNIST is also
+            looked for in the Debian package dataset-fashion-mnist.
+        download: fetch a set that is not on this machine.
 
     Raises:
-        MissingDependencyError: the set is neither on this machine nor to be downloaded.
-        FileFormatError: its files are damaged.
+        MissingDependencyError: the set is not on this machine and cannot be downloaded.
+        FileFormatError: the files of the set are damaged.
     """
     if name not in _LOADERS:
         raise InputError("data set", repr(name), f"data sets are {', '.join(_LOADERS)}")
@@ -94,7 +94,7 @@ def load_images(name: str, train: bool, root: Path | None = None, download: bool
 
 
 def find_images(name: str, root: Path | None = None) -> str | None:
-    """Where the data set is on this machine, or None; reads no data and downloads nothing."""
+    """The place of the data set on this machine, or None; this reads no data and downloads nothing."""
     if name not in _LOADERS:
         raise InputError("data set", repr(name), f"data sets are {', '.join(_LOADERS)}")
     base = data_root() if root is None else Path(root)
@@ -134,7 +134,7 @@ def _fashion_mnist_folder(root: Path) -> Path | None:
 
 
 def _read_idx(folder: Path, stem: str) -> Tensor:
-    """The uint8 tensor of an idx file: 2 zero bytes, type 8, rank, big-endian sizes, then the values."""
+    """The uint8 tensor of an idx file, which holds 2 zero bytes, type 8, the rank, big-endian sizes, and the values."""
     path = folder / f"{stem}.gz"
     path = path if path.is_file() else folder / stem
     try:
@@ -168,14 +168,14 @@ def _cifar(name: str, train: bool, root: Path, download: bool) -> ImageSet:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
-    # torchvision checks the files' MD5 sums, so a damaged set is refused here and downloaded anew.
+    # torchvision checks the files' MD5 sums, so it refuses a damaged set and downloads it again.
     data = _fetched(lambda: kind(root, train=train, download=download), name, str(root / _CIFAR_FOLDERS[name]))
     pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(pixels, torch.tensor(data.targets))
 
 
 def _fetched(get: Callable[[], Any], name: str, places: str) -> Any:
-    """What ``get`` returns; torchvision's errors for absent or damaged files, or no network, become ours."""
+    """The result of ``get``; torchvision's errors for absent or damaged files, or no network, are turned into ours."""
     try:
         return get()
     except (RuntimeError, OSError) as error:
@@ -195,4 +195,4 @@ _LOADERS: dict[str, Callable[[str, bool, Path, bool], ImageSet]] = {
 }
 
 IMAGE_SETS = tuple(_LOADERS)
-"""Names that ``load_images`` knows."""
+"""Names of the sets that ``load_images`` loads."""

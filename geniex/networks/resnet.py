@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """relu(x + norm(conv(relu(norm(conv(x)))))), x through a 1x1 convolution where the shape changes."""
+    """The residual block relu(s + norm(conv(relu(norm(conv(x)))))).
+
+    The shortcut s is x; where the shape changes, it is x after a 1x1 convolution with batch norm.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -20,7 +23,7 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (batch, outputs, H / stride, W / stride), rounded up, of maps (batch, inputs, H, W)."""
+        """The output maps (batch, outputs, H / stride, W / stride), rounded up, of maps (batch, inputs, H, W)."""
         inner = self.relu(self.norm1(self.conv1(x)))
         return self.relu(self.norm2(self.conv2(inner)) + self.shortcut(x))
 
@@ -28,14 +31,14 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """A stem, three stages of blocks, a mean over the map and one linear layer: images in [0, 1] -> logits.
 
-    With three blocks a stage it has the 20 layers of He et al., CVPR 2016, section 4.2; shortcuts that change the shape
-    are 1x1 convolutions. All inputs of its layers are >= 0.
+    With three blocks per stage it has the 20 layers of He et al., CVPR 2016, section 4.2; shortcuts that change the
+    shape are 1x1 convolutions. The inputs of all layers are >= 0.
 
     Args:
         input_shape: (channels, height, width) of an image.
-        classes: logits.
-        width: channels of the first stage; each further one doubles them and halves the map.
-        blocks: a stage.
+        classes: number of classes, and so of logits.
+        width: channels of the first stage; each further stage doubles them and halves the map.
+        blocks: number of blocks in each stage.
         shrink: halve the map twice in the stem, by a stride and a pool, so that an image takes few crossbar reads.
     """
 
@@ -61,5 +64,5 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of images (batch, *input_shape) in [0, 1]."""
+        """The logits (batch, classes) of images (batch, *input_shape) in [0, 1]."""
         return self.classifier(self.blocks(self.stem(images)).mean((2, 3)))

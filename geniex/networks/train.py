@@ -1,4 +1,4 @@
-"""Training of the small networks: augmented batches, AdamW, a one-cycle rate, Lightning."""
+"""The training of the small networks: augmented batches, AdamW with a one-cycle learning rate, run by Lightning."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from geniex.quiet import quiet_lightning
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Config):
-    """How a network is trained; the same configuration on the same machine gives the same weights."""
+    """The settings of a training; the same configuration on the same machine gives the same weights."""
 
     epochs: int = 20
     """Passes over the training images."""
     batch: int = 128
-    """Images per step."""
+    """Images per optimiser step."""
     learning_rate: float = 0.005
     """Peak learning rate of the one-cycle schedule."""
     weight_decay: float = 0.05
     """Decoupled weight decay of AdamW."""
     shift: int = 1
-    """Images are moved by up to this many pixels in each direction; 0 leaves them in place."""
+    """Pixels by which images are moved at most, in each direction; 0 leaves them in place."""
     flip: bool = True
-    """Half of the images are mirrored left to right."""
+    """Whether half of the images are mirrored left to right."""
     seed: int = 0
     """Seed of the initial weights, the order of the images and their augmentation."""
 
@@ -62,9 +62,9 @@ def train_network(
     Args:
         name: a key of ``NETWORKS``, such as "fashion-cnn".
         images: training images of the network's input shape.
-        config: the training's settings.
+        config: the settings of the training.
         progress: show a progress bar.
-        device: where to train; None takes the fastest that there is.
+        device: the device to train on; None takes the fastest one on this machine.
     """
     kind = network_kind(name)
     with torch.random.fork_rng():
@@ -84,18 +84,18 @@ def retrain_network(
     progress: bool = False,
     device: torch.device | str | None = None,
 ) -> Network:
-    """A copy of a trained ``network``, trained further on ``images``, in eval mode on the CPU; its form stays.
+    """A copy of a trained ``network``, trained further on ``images``, in the same form, in eval mode on the CPU.
 
     With a ``constraint`` this is the fine-tuning of pruned and of weight-constrained networks (Bhattacharjee et al.,
-    DATE 2022): masked weights are put back to 0, and weights beyond their limit onto it, after each optimiser step.
+    DATE 2022): after each optimiser step masked weights are set to 0, and weights beyond their limit are clamped to it.
 
     Args:
-        network: any of the zoo's, with batch norms or without, of any widths.
+        network: a network of ``NETWORKS``, with batch norms or without, with any layer widths.
         images: training images of its input shape.
-        config: the training's settings; the rate should peak lower than that of a first training.
-        constraint: what holds from the beginning, and after every step.
+        config: the settings of the training; the learning rate should peak lower than in a first training.
+        constraint: masks and limits that hold from the beginning and after every step.
         progress: show a progress bar.
-        device: where to train; None takes the fastest that there is.
+        device: the device to train on; None takes the fastest one on this machine.
     """
     constraint = constraint or Constraint()
     constraint.check(network)
@@ -106,7 +106,7 @@ def retrain_network(
 
 
 def accuracy(network: nn.Module, images: ImageSet, batch: int = 1000) -> float:
-    """The share of ``images`` that ``network`` labels right, 0 to 1; the network must be in eval mode."""
+    """The share of ``images``, 0 to 1, that ``network`` classifies correctly; the network must be in eval mode."""
     right = 0
     with torch.inference_mode():
         for indices in torch.arange(len(images)).split(batch):
@@ -143,13 +143,13 @@ def _fit(
             enable_progress_bar=progress,
             callbacks=[RichProgressBar()] if progress else None,
         )
-        network.train()  # one that was trained before comes in eval mode, which Lightning keeps
+        network.train()  # a network that was trained before is in eval mode, and Lightning would keep it there
         trainer.fit(_Fit(network, config, constraint), AugmentedBatches(images, config))
     network.cpu().eval()
 
 
 def _hardware(device: torch.device | str | None) -> dict[str, Any]:
-    """What Lightning calls a device; one of them, because the batches are not made to be shared."""
+    """Lightning's arguments for ``device``; it is a single one, because the batches cannot be split over several."""
     if device is None:
         return {"accelerator": "auto", "devices": 1}
     where = torch.device(device)
@@ -159,7 +159,7 @@ def _hardware(device: torch.device | str | None) -> dict[str, Any]:
 
 
 class AugmentedBatches:
-    """Shuffled, augmented batches, each pass drawn anew from one seeded generator; no incomplete last one."""
+    """Shuffled, augmented batches, drawn anew in each pass from one seeded generator; a partial last one is dropped."""
 
     def __init__(self, images: ImageSet, config: FitConfig) -> None:
         self.images, self.config = images, config
@@ -176,13 +176,13 @@ class AugmentedBatches:
 
 
 def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Images (batch, C, H, W), moved by up to ``shift`` pixels (zeros move in), half mirrored if ``flip``."""
+    """The images (batch, C, H, W) moved by up to ``shift`` pixels, zeros moving in; ``flip`` mirrors half of them."""
     batch, _, height, width = images.shape
     moves = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)
     mirror = (torch.rand(batch, 1, generator=generator) < 0.5) & flip
     rows, cols = torch.arange(height).expand(batch, -1), torch.arange(width).expand(batch, -1)
     rows, cols = rows + moves[0], torch.where(mirror, width - 1 - cols, cols) + moves[1]
-    # One gather moves and mirrors; the channels end up last and go back in front.
+    # One gather moves and mirrors; it leaves the channels last, from where they are put back in front.
     padded = functional.pad(images, (shift,) * 4)
     sample = torch.arange(batch)[:, None, None]
     return padded[sample, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
@@ -198,7 +198,7 @@ class _Fit(lightning.LightningModule):
         self.constraint.enforce(self.network)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # One optimiser step a batch.
+        # Every batch is one optimiser step.
         self.constraint.enforce(self.network)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:

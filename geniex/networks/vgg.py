@@ -1,4 +1,4 @@
-"""VGG-style networks: 3x3 convolutions with batch norm, one after the other, pools between them."""
+"""VGG-style networks: a chain of 3x3 convolutions with batch norm, with pools between them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal
 from torch import Tensor, nn
 
 Stage = int | tuple[int, int] | Literal["pool"]
-"""A convolution's output channels, alone or with its stride; or a 2x2 maximum."""
+"""The output channels of a convolution, alone or with its stride, or "pool" for a 2x2 maximum pool."""
 
 FASHION: tuple[Stage, ...] = ((32, 2), 64, "pool", 64, 128, "pool", 128)
-"""For 28x28 images: maps of 14, 7 and 3, so that an image takes few crossbar reads."""
+"""Stages for 28x28 images, with maps of 14, 7 and 3 pixels a side, so that an image takes few crossbar reads."""
 VGG16: tuple[Stage, ...] = (
     *(64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool"),
     *(512, 512, 512, "pool", 512, 512, 512, "pool"),
 )
-"""Simonyan and Zisserman's configuration D, as it is used for 32x32 images: with batch norm and one linear layer."""
+"""Stages of Simonyan and Zisserman's configuration D as used for 32x32 images: with batch norm and one linear layer."""
 
 
 class VGG(nn.Module):
     """``stages`` of convolution, batch norm and ReLU, and one linear layer: images in [0, 1] -> logits.
 
-    All inputs of its layers are >= 0.
+    The inputs of all layers are >= 0.
 
     Args:
         input_shape: (channels, height, width) of an image.
-        classes: logits.
+        classes: number of classes, and so of logits.
         stages: the convolutions and pools, in order.
     """
 
@@ -48,5 +48,5 @@ class VGG(nn.Module):
         self.classifier = nn.Linear(channels * height * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of images (batch, *input_shape) in [0, 1]."""
+        """The logits (batch, classes) of images (batch, *input_shape) in [0, 1]."""
         return self.classifier(self.features(images).flatten(1))

@@ -1,4 +1,4 @@
-"""Layers with fewer channels than their architecture gives them: what pruning leaves of a network."""
+"""Layers that pruning has left with fewer channels than their architecture gives them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from geniex.errors import InputError
 
 Widths = dict[str, list[int]]
-"""By layer: [outputs, inputs] of a convolution or a linear layer, [channels] of a batch norm."""
+"""Widths by layer name: [outputs, inputs] of a convolution or a linear layer, [channels] of a batch norm."""
 
 _NORM = nn.modules.batchnorm._BatchNorm
 _CONV = nn.modules.conv._ConvNd
 
 
 def layer_widths(network: nn.Module) -> Widths:
-    """The widths of all layers of ``network`` that have any."""
+    """The widths of all convolutions, linear layers and batch norms of ``network``."""
     found: Widths = {}
     for name, module in network.named_modules():
         if isinstance(module, _CONV):
@@ -30,10 +30,11 @@ def layer_widths(network: nn.Module) -> Widths:
 
 
 def set_widths(network: nn.Module, widths: Mapping[str, object]) -> None:
-    """Give layers of ``network`` other ``widths``, in place; their values are then arbitrary, to be loaded.
+    """Give layers of ``network`` other ``widths``, in place; their parameters are then arbitrary, to be loaded.
 
     Raises:
-        InputError: no such layer, not a width, or a convolution whose groups do not divide it.
+        InputError: there is no such layer, the widths do not fit its kind, or a grouped convolution would get
+            different numbers of inputs and outputs.
     """
     known = layer_widths(network)
     for name, given in widths.items():
@@ -51,10 +52,10 @@ def set_widths(network: nn.Module, widths: Mapping[str, object]) -> None:
 
 @torch.no_grad()
 def select_channels(module: nn.Module, outputs: Tensor | None = None, inputs: Tensor | None = None) -> None:
-    """Leave a layer the ``outputs`` (int64 indices, in this order) and ``inputs`` alone, in place; None leaves all.
+    """Keep only these ``outputs`` and ``inputs`` of a layer (int64 indices, in this order), in place; None keeps all.
 
-    Of a batch norm the outputs are its channels. A depthwise convolution (one input channel a group) keeps the groups
-    of its outputs, and ``inputs`` are ignored; other grouped convolutions take no other channels.
+    The outputs of a batch norm are its channels. A depthwise convolution (one input channel per group) keeps the groups
+    of its outputs, and ``inputs`` are ignored; other grouped convolutions raise ``InputError``.
     """
     if isinstance(module, _NORM):
         _select_norm(module, outputs)

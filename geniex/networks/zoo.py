@@ -1,4 +1,4 @@
-"""The networks by name: how each is made, trained and stored."""
+"""The networks by name, and how each is made and stored."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from geniex.networks.resnet import ResNet
 from geniex.networks.vgg import FASHION, VGG, VGG16
 
 Network = FashionCNN | VGG | ResNet
-"""A module with the ``input_shape`` of its images and its number of ``classes``."""
+"""A module that has the ``input_shape`` of its images and its number of ``classes``."""
 
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """One architecture."""
+    """The functions that make and store the networks of one architecture."""
 
     make: Callable[[], Network]
-    """Untrained, in the form that is trained."""
+    """Function that makes the untrained network in the form that is trained."""
     stored: Callable[[], Network]
-    """Untrained, in the form that is stored."""
+    """Function that makes the untrained network in the form that is stored."""
     finish: Callable[[Any], Network] = lambda network: network
-    """From the trained form to the stored one."""
+    """Function that turns the trained form into the stored form."""
 
 
 def _same(make: Callable[[], Network]) -> NetworkKind:
@@ -43,11 +43,11 @@ NETWORKS: dict[str, NetworkKind] = {
     "cifar10-resnet20": _same(partial(ResNet, _COLOUR, 10)),
     "cifar100-resnet20": _same(partial(ResNet, _COLOUR, 100)),
 }
-"""``geniex fit`` trains any of them; ``shipped_networks`` tells which ship trained."""
+"""The architectures that ``geniex fit`` trains; ``shipped_networks`` lists the trained networks that ship."""
 
 
 def network_kind(name: str) -> NetworkKind:
-    """The architecture ``name``; raises ``InputError`` for an unknown one."""
+    """The architecture ``name``; raises ``InputError`` for an unknown name."""
     if name not in NETWORKS:
         raise InputError("network", repr(name), f"networks are {', '.join(NETWORKS)}")
     return NETWORKS[name]

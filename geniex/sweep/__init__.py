@@ -1,4 +1,4 @@
-"""Sampled conductances and voltages, solved in parallel and kept in one HDF5 file that survives any kill."""
+"""Sweeps: sampled conductances and voltages, solved in parallel and kept in one HDF5 file that survives any kill."""
 
 from geniex.sweep.circuits import CircuitRanges, TileCircuits
 from geniex.sweep.config import SweepConfig

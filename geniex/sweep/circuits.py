@@ -1,13 +1,13 @@
 """Circuits drawn at random, one for each tile, and the circuits of the tiles in a file.
 
-A surrogate for any circuit learns from a sweep that spans circuits. What tile k gets follows from (seed, k)
-alone: two wire and two terminal resistances, window, non-linearity, drive, access resistance, open cells and
-bit widths. Arrays whose wires take most of the current are of no use to anyone; a circuit that would make one
-of the tile's levels is drawn again, until its mean transmission
+A surrogate that serves any circuit learns from a sweep that spans circuits. The circuit of tile k follows from
+(seed, k) alone: two wire and two terminal resistances, conductance window, non-linearity, drive, access
+resistance, open cells and bit widths. Arrays that lose most of their current to the wires are of no use to anyone.
+A circuit that would make such an array of the tile's levels is drawn again, until its mean transmission
 
     (sum of A) / (sum of small-signal G),   A the linear transfer matrix, I = A^T V,
 
-is large enough. The numerator is the current of the linear array with all drivers at 1 V: one solution.
+is large enough. The numerator is the current of the linear array with all drivers at 1 V, which takes one solution.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from geniex.config import Config, check_number, check_positive_int
 from geniex.errors import InputError, SweepError
 
 SCALARS = ("r_source", "r_sink", "r_wire_row", "r_wire_col", "r_on", "on_off", "v_max", "v0", "r_access", "slice_bits")
-"""What is drawn and stored for each tile, in this order."""
+"""Names of the scalars that are drawn and stored for each tile, in this order."""
 _FIELDS = ("r_source", "r_sink", "r_row", "r_col", *SCALARS[4:])
-"""Their names in ``TileCircuits``."""
+"""The fields of ``TileCircuits`` that hold ``SCALARS``, in the same order."""
 OPEN = 255
-"""The code of an open cell, G = 0, in files that span circuits."""
+"""The conductance code of an open cell, G = 0, in files that span circuits."""
 _MAX_BITS = 7
-"""Bits of a slice in such files: the levels leave room for ``OPEN`` in 8 bits."""
+"""Most slice bits in files that span circuits: the levels leave room for ``OPEN`` in 8 bits."""
 _ATTEMPTS = 300
-"""Circuits drawn for one tile before the ranges are taken to be impossible."""
+"""Circuits that are drawn for one tile before its ranges are taken to be impossible."""
 
 
 @dataclass(frozen=True)
 class CircuitRanges(Config):
-    """What the circuits of a sweep are drawn from; pairs are the lowest and the highest value."""
+    """The ranges from which the circuits of a sweep are drawn; pairs are the lowest and the highest value."""
 
     r_wire: float = 10.0
-    """Largest wire resistance between neighbouring cells, ohm; rows and columns draw r_wire u^2, u uniform."""
+    """Largest wire resistance between neighbouring cells, ohm; rows and columns each draw r_wire u^2, u uniform."""
     r_wire_none: float = 0.12
-    """Probability of no wire resistance at all, apart for rows and columns."""
+    """Probability that the wires have no resistance, drawn separately for rows and columns."""
     r_terminal: float = 1000.0
-    """Largest driver and sense resistance, ohm; both draw r_terminal u^2."""
+    """Largest driver and sense resistance, ohm; each is drawn as r_terminal u^2, u uniform."""
     r_terminal_none: float = 0.08
-    """Probability of no driver resistance, and of no sense resistance."""
+    """Probability of no driver resistance, and, drawn separately, of no sense resistance."""
     r_on: tuple[float, float] = (10e3, 1e6)
     """Resistance of the most conductive state, ohm, log-uniform."""
     on_off: tuple[float, float] = (2.0, 100.0)
-    """R_off / R_on, log-uniform."""
+    """Ratio R_off / R_on, log-uniform."""
     v0: tuple[float, float] = (0.2, 0.5)
     """Voltage scale of the cells' sinh, volt, uniform."""
     drive: tuple[float, float] = (0.2, 2.0)
     """Highest driver voltage as a multiple of v0, uniform."""
     access: tuple[float, float] = (0.01, 1.0)
-    """Resistance of the access device as a share of r_on, log-uniform; for cells that have one."""
+    """Resistance of the access device as a share of r_on, log-uniform; unused by cells without an access device."""
     open_tiles: float = 0.25
-    """Probability of a tile with open cells."""
+    """Probability that a tile has open cells."""
     open_share: float = 0.5
-    """Largest probability of a cell of such a tile to be open; uniform from 0."""
+    """Largest probability that a cell of a tile with open cells is open; each tile draws its own, uniform from 0."""
     slice_bits: tuple[int, ...] = (1, 2, 4, 4, 6)
-    """Bits of a weight slice, one drawn a tile; repeated ones weigh more."""
+    """Bit widths of a weight slice, of which each tile draws one; a repeated width is drawn more often."""
     stream_bits: tuple[int, ...] = (1, 2, 4, 4, 6)
-    """Bits of an input stream, one drawn a tile."""
+    """Bit widths of an input stream, of which each tile draws one."""
     min_transmission: float = 0.2
-    """Smallest mean transmission of a tile; circuits below are drawn again."""
+    """Smallest mean transmission of a tile; a circuit below it is drawn again."""
 
     def __post_init__(self) -> None:
         for name in ("r_on", "on_off", "v0", "drive", "access", "slice_bits", "stream_bits"):
@@ -95,7 +95,7 @@ class CircuitRanges(Config):
             raise InputError(name, repr(values), "it must be the lowest and the highest value")
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
-        """The scalars of one circuit, but for its bits; always the same number of draws."""
+        """The scalars of one circuit except its slice bits; it always takes the same number of draws."""
         wire = {name: _resistance(rng, self.r_wire, self.r_wire_none) for name in ("r_wire_row", "r_wire_col")}
         ends = {name: _resistance(rng, self.r_terminal, self.r_terminal_none) for name in ("r_source", "r_sink")}
         r_on, v0 = _log_uniform(rng, self.r_on), rng.uniform(*self.v0)
@@ -127,36 +127,36 @@ class TileCircuits:
     r_on: Tensor
     """Resistances of the most conductive state, ohm."""
     on_off: Tensor
-    """R_off / R_on."""
+    """Ratios R_off / R_on."""
     v_max: Tensor
     """Driver voltages of the highest stream level, volt."""
     v0: Tensor
-    """Voltage scales of the cells' sinh, volt; infinite for linear cells, NaN for cells without one."""
+    """Voltage scales of the cells' sinh, volt; infinite for linear cells, NaN for other cells that have no v0."""
     r_access: Tensor
-    """Resistances of the access devices, ohm; 0 where there are none, NaN for transistors."""
+    """Resistances of the access devices, ohm; 0 for cells without one, NaN for transistors."""
     slice_bits: Tensor
     """Bits of a weight slice: cells have 2**slice_bits levels."""
     like: Crossbar = field(repr=False)
-    """Shape and cell type of all of them."""
+    """A crossbar with the shape and the cell type that all circuits share."""
 
     @classmethod
     def of(cls, like: Crossbar, scalars: NDArray[np.float64]) -> TileCircuits:
-        """From rows of ``SCALARS`` (tiles, 10), of crossbars like ``like``."""
+        """The circuits given by rows of ``SCALARS`` (tiles, 10), with the shape and cell type of ``like``."""
         columns = dict(zip(_FIELDS, torch.from_numpy(np.array(scalars.T)).unbind(), strict=True))
         return cls(like=like, **columns)
 
     @property
     def wires(self) -> Wires:
-        """The wires' scalars as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
+        """The wire and terminal resistances as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
         return Wires(*(r[:, None] for r in (self.r_source, self.r_sink, self.r_row, self.r_col)))
 
     @property
     def cell(self) -> Cell:
-        """The cell, its drawn fields as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
+        """The cell with its drawn fields as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
         return with_scalars(self.like.cell, self.v0[:, None], self.r_access[:, None])
 
     def crossbar(self, tile: int) -> Crossbar:
-        """The circuit of one tile, in plain numbers."""
+        """The crossbar of one tile, with plain numbers in its fields."""
         return Crossbar(
             self.like.rows,
             self.like.cols,
@@ -168,7 +168,7 @@ class TileCircuits:
         )
 
     def conductances(self, codes: Tensor) -> Tensor:
-        """Conductances (tiles, rows, cols) [S] of levels in the tiles' windows, 0 where the code is ``OPEN``."""
+        """Conductances (tiles, rows, cols) [S] of the ``codes`` in their tiles' windows; 0 where a code is ``OPEN``."""
         g_on = 1 / self.r_on
         g_off = g_on / self.on_off
         step = (g_on - g_off) / (2**self.slice_bits - 1)
@@ -176,7 +176,7 @@ class TileCircuits:
 
 
 def with_scalars(cell: Cell, v0: float | Tensor, r_access: float | Tensor) -> Cell:
-    """A copy of ``cell`` with the fields it has of these."""
+    """A copy of ``cell`` with ``v0`` and ``r_access`` in those of the two fields that it has."""
     if isinstance(cell, SinhCell):
         return cell.replace(v0=v0)
     if isinstance(cell, OneTransistorOneResistor):
@@ -186,7 +186,7 @@ def with_scalars(cell: Cell, v0: float | Tensor, r_access: float | Tensor) -> Ce
 
 
 def scalars_of(cell: Cell) -> tuple[float, float]:
-    """v0 and r_access of a cell, as ``TileCircuits`` describes them."""
+    """The v0 and r_access of a cell, with the conventions of ``TileCircuits`` for cells that lack one."""
     if isinstance(cell, OneTransistorOneResistor):
         return scalars_of(cell.cell)[0], float("nan") if cell.r_access is None else float(cell.r_access)
     if isinstance(cell, SinhCell):
@@ -195,7 +195,7 @@ def scalars_of(cell: Cell) -> tuple[float, float]:
 
 
 def check_spans(cell: Cell) -> None:
-    """Raise ``InputError`` unless circuits of such cells can be drawn."""
+    """Raise ``InputError`` unless circuits can be drawn for this kind of cell."""
     inner = cell.cell if isinstance(cell, OneTransistorOneResistor) and cell.r_access is not None else cell
     if not isinstance(inner, SinhCell) or {getattr(c, "reference_voltage", None) for c in (cell, inner)} != {None}:
         raise InputError(
@@ -209,17 +209,17 @@ def check_spans(cell: Cell) -> None:
 def draw_circuits(
     ranges: CircuitRanges, like: Crossbar, codes: NDArray[np.int64], bits: list[int], seeds: list[list[int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Codes (tiles, rows, cols) with ``OPEN`` cells, and the circuits drawn for them as rows of ``SCALARS``.
+    """The codes (tiles, rows, cols) with open cells put in, and the circuits drawn for them as rows of ``SCALARS``.
 
     Args:
-        ranges: what to draw from.
-        like: shape and cell type.
-        codes: the tiles' levels.
-        bits: the tiles' slice bits.
-        seeds: one a tile; attempt k of a tile draws from (seed, k).
+        ranges: the ranges to draw from.
+        like: a crossbar with the tiles' shape and cell type.
+        codes: the tiles' conductance levels (tiles, rows, cols).
+        bits: the slice bits of each tile.
+        seeds: the seed of each tile; attempt k of a tile draws from (seed, k).
 
     Raises:
-        SweepError: no circuit of many leaves the tile transmission enough.
+        SweepError: no circuit drawn for a tile in many attempts has a large enough transmission.
     """
     out, scalars = codes.copy(), np.zeros((len(codes), len(SCALARS)))
     pending = list(range(len(codes)))
@@ -244,7 +244,7 @@ def draw_circuits(
 
 
 def mean_transmission(conductances: Tensor, circuits: TileCircuits) -> Tensor:
-    """(sum of A) / (sum of small-signal G) (tiles,) of conductances (tiles, rows, cols) [S]; NaN if all are open."""
+    """(sum of A) / (sum of small-signal G), (tiles,), for conductances (tiles, rows, cols) [S]; NaN if all are open."""
     small = circuits.cell.small_signal(conductances[:, None])[:, 0]
     ones = torch.ones(len(small), 1, small.shape[1], dtype=small.dtype)
     currents = solve_cells(ones, small[:, None], LinearCell(), circuits.wires).currents

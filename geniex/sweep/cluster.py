@@ -1,4 +1,4 @@
-"""Runs of tiles solved on a Ray cluster; what they give comes back to this process, which alone writes files."""
+"""Runs of tiles solved on a Ray cluster; the results come back to this process, which alone writes files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from geniex.sweep.solving import TileData
 
 _Answer = TypeVar("_Answer")
 Run = tuple[SweepConfig, int, int]
-"""Tiles from the first number up to the second."""
+"""A sweep and a run of its tiles, from the first number up to but not including the second."""
 _RETRIES = 3
-"""Times that a run is tried again, elsewhere, when its worker or node dies."""
+"""Number of times that a run is tried again, on another worker, when its worker or node dies."""
 _AHEAD = 2
-"""Runs handed out for each processor of the cluster, so that none waits for this process."""
+"""Runs handed out per processor of the cluster, so that no processor waits for this process."""
 
 
 def solve_on_ray(
@@ -27,15 +27,15 @@ def solve_on_ray(
     at_once: int | None,
     recycle: int | None,
 ) -> Iterator[tuple[int, TileData | str]]:
-    """The positions of ``runs`` as they are done, each with its tiles or why it failed.
+    """Yields each run when it is done: its position in ``runs``, and its tiles or the reason why it failed.
 
-    Connects to the cluster at ``RAY_ADDRESS``, else to one that runs on this machine, else starts one there. All
-    nodes need this geniex, not a common file system.
+    This connects to the cluster at ``RAY_ADDRESS``, else to one that runs on this machine, else it starts one here.
+    All nodes need this version of geniex, but no common file system.
 
     Args:
-        solve: gives a run's tiles, or why they have no solution.
-        runs: what to solve.
-        at_once: runs handed out at a time; None: two for each processor of the cluster.
+        solve: returns a run's tiles, or the reason why they have no solution.
+        runs: the runs to solve.
+        at_once: runs handed out at a time; None means two for each processor of the cluster.
         recycle: runs after which a worker is replaced, for solvers that leak memory; None means never.
 
     Raises:
@@ -52,15 +52,15 @@ def run_on_ray(
     recycle: int | None = None,
     gpus: float = 0.0,
 ) -> Iterator[tuple[int, _Answer | str]]:
-    """The positions of ``runs`` as they are done, each with what ``work(*run)`` gave, or why its worker died.
+    """Yields each run when it is done: its position in ``runs``, and what ``work(*run)`` gave or why its worker died.
 
-    As ``solve_on_ray``, of anything picklable; ``gpus`` is what each run takes of one.
+    This is ``solve_on_ray`` for any picklable work. ``gpus`` is the share of a GPU that each run takes.
     """
     ray = _ray()
     connects = not ray.is_initialized()
     if connects:
         try:
-            # What goes wrong is raised here; Ray's account of its own start is no business of a sweep's reader.
+            # Failures are raised here; Ray's own log of its start does not concern the user of a sweep.
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SweepError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
@@ -87,7 +87,7 @@ def run_on_ray(
 
 
 def _registering(work: Callable[..., _Answer]) -> Callable[..., _Answer]:
-    """``work`` for a process that knows the configuration classes which users registered in this one."""
+    """``work`` for another process; it first registers the configuration classes that users registered in this one."""
     registered = registered_configs()
 
     def run(*arguments: Any) -> _Answer:
@@ -101,7 +101,7 @@ def _answer(ray: Any, ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError:
-        raise  # it is also of the class of what was raised there
+        raise  # this error is also an instance of the class that the worker raised
     except ray.exceptions.RayError as error:
         return f"its Ray worker died {_RETRIES + 1} times: {error}"
 

@@ -1,4 +1,4 @@
-"""What a sweep solves."""
+"""The configuration of a sweep."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from geniex.sweep.strategies import SampleMix
 Engine = Literal["native", "ngspice"]
 ENGINES = ("native", "ngspice")
 _OPTIONAL = ("circuits", "tiles_from", "vectors_from")
-"""Fields that came after the first files."""
+"""Fields that the first sweep files did not have."""
 _NETWORK_BITS = 12
-"""Bits of a slice or stream of a network's, as of ``geniex.mapping.Architecture``."""
+"""Most bits of a slice or stream that is taken from a network; ``geniex.mapping.Architecture`` has this limit."""
 _MAX_BITS = 16
-"""Bits of a slice or a stream; the codes are stored in at most 16 bits."""
+"""Most bits of a slice or a stream; the codes are stored in at most 16 bits."""
 
 
 @dataclass(frozen=True)
 class SweepConfig(Config):
-    """The circuits, levels and vectors of one sweep; it fixes every sample, see ``geniex.sweep.sampling``."""
+    """The circuits, levels and vectors of one sweep. It determines every sample, see ``geniex.sweep.sampling``."""
 
     crossbar: Crossbar
     """The circuit to solve."""
@@ -34,29 +34,31 @@ class SweepConfig(Config):
     v_max: float
     """Driver voltage of the highest stream level, volt."""
     tiles: int
-    """Conductance matrices to draw."""
+    """Number of conductance matrices (tiles) to draw."""
     vectors: int
-    """Voltage vectors to draw for each tile."""
+    """Number of voltage vectors to draw for each tile."""
     slice_bits: int = 4
     """Bits of a weight slice: cells have 2**slice_bits levels."""
     stream_bits: int = 4
     """Bits of an input stream: drivers have 2**stream_bits levels."""
     dnn_share: float = 0.5
-    """Of the levels strategy: share of tiles with slices of network-like weights, of vectors with streams of such."""
+    """Share of network-like draws in the strategy "levels": bit slices of weights in tiles, bit streams of activations
+    in vectors."""
     seed: int = 0
     """Seed of all draws, at least 0."""
     engine: Engine = "native"
-    """What solves the circuits."""
+    """Solver of the circuits."""
     shard_tiles: int = 32
-    """Tiles that are solved and made durable together; natively, multiples of 8 waste no work."""
+    """Tiles that are solved and made durable together; a multiple of 8 wastes no work of the native engine."""
     circuits: CircuitRanges | None = None
-    """What each tile draws its own circuit from; ``crossbar`` then gives shape and cell type alone, and ``window``,
-    ``v_max`` and both bit widths stand for nothing. None: all tiles have one circuit."""
+    """Ranges from which each tile draws its own circuit; ``crossbar`` then gives only the shape and the cell type, and
+    ``window``, ``v_max`` and both bit widths are not used. None means that all tiles share one circuit."""
 
     tiles_from: SampleMix | None = None
-    """Strategies that draw the tiles, with weights; None: levels alone."""
+    """Strategies that draw the tiles, with weights; None means "levels" alone."""
     vectors_from: SampleMix | None = None
-    """Strategies that draw the vectors. Those of a network go with the tile, where that is of a network too."""
+    """Strategies that draw the vectors, with weights; None means "levels" alone. A network vector for a network tile
+    is taken from the inputs of that tile's own layer and rows."""
 
     def __post_init__(self) -> None:
         for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow)):
@@ -88,13 +90,14 @@ class SweepConfig(Config):
                 raise InputError(name, max(drawn), f"levels of a network have at most {_NETWORK_BITS} bits")
 
     def to_dict(self) -> dict[str, Any]:
-        """As any configuration; without what is unused it equals, and has the digest of, older files'."""
+        """The configuration as plain values, without unused later fields: it then equals that of older files, and
+        keeps its digest."""
         out = super().to_dict()
         return {name: value for name, value in out.items() if name not in _OPTIONAL or value is not None}
 
     @property
     def shards(self) -> int:
-        """How many shards hold all tiles."""
+        """The number of shards that hold all tiles."""
         return -(-self.tiles // self.shard_tiles)
 
     def shard_range(self, shard: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Reading a sweep file, lazily and from any process."""
+"""The reader of a sweep file: it reads lazily, and works in any process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from geniex.sweep.solving import TileData
 
 _T = TypeVar("_T")
 _DIGEST_TILES = 256
-"""Tiles hashed at a time; bounds memory."""
+"""Tiles that are hashed at a time, which bounds the memory."""
 
 
 class SweepFile:
@@ -44,14 +44,14 @@ class SweepFile:
         with layout.reading(self.path), layout.open_sweep(self.path) as file:
             self.config: SweepConfig = layout.check(file, self.path)
             self.attributes: dict[str, Any] = layout.attributes_of(file)
-            """Root attributes: solver, its version, geniex' version and so on."""
+            """Root attributes of the file: the solver, its version, the version of geniex and so on."""
             self._levels = None if self.config.circuits else torch.from_numpy(file["level_table"][:])
         self._handle: h5py.File | None = None
         self._process = os.getpid()
 
     @property
     def crossbar(self) -> Crossbar:
-        """The circuit that was solved; of a file that spans circuits, shape and cell type, see ``circuits``."""
+        """The circuit that was solved; if the file spans circuits, only shape and cell type hold, see ``circuits``."""
         return self.config.crossbar
 
     @property
@@ -71,18 +71,18 @@ class SweepFile:
 
     @property
     def tiles(self) -> int:
-        """Conductance matrices in the file."""
+        """Number of conductance matrices in the file."""
         return self.config.tiles
 
     @property
     def vectors(self) -> int:
-        """Voltage vectors of each tile."""
+        """Number of voltage vectors of each tile."""
         return self.config.vectors
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Conductances (t, rows, cols) [S], voltages (t, V, rows) [V], currents (t, V, cols) [A], in float64.
+        """Conductances (t, rows, cols) [S], voltages (t, V, rows) [V] and currents (t, V, cols) [A], in float64.
 
-        These are the t = stop - start tiles from ``start`` on.
+        They belong to the t = stop - start tiles from ``start`` on, each with V vectors.
         """
         self._check_run(start, stop)
         data = self._read(start, stop)
@@ -94,7 +94,7 @@ class SweepFile:
         return conductances, torch.from_numpy(data.voltages), torch.from_numpy(data.currents)
 
     def circuits(self, start: int, stop: int) -> TileCircuits:
-        """The circuits of the tiles ``start`` to ``stop``; all the same unless the file spans circuits."""
+        """The circuits of the tiles ``start`` to ``stop``; they are all the same unless the file spans circuits."""
         self._check_run(start, stop)
         if self.spans_circuits:
             return TileCircuits.of(self.crossbar, self._take(start, stop, layout.read_scalars))
@@ -113,7 +113,7 @@ class SweepFile:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Close this process's handle; the next read opens it again."""
+        """Close the file in this process; the next read opens it again."""
         if self._handle is not None:
             self._handle.close()
         self._handle = None
@@ -123,7 +123,8 @@ class SweepFile:
 
     def _take(self, start: int, stop: int, reader: Callable[[h5py.File, int, int], _T]) -> _T:
         if self._process != os.getpid():
-            # A handle from before a fork shares its file position with the parent; HDF5 would hand it out again.
+            # A handle opened before a fork shares its file position with the parent process. It must be closed, as
+            # HDF5 would return the same open file if it were opened a second time.
             self.close()
         if self._handle is None:
             self._handle, self._process = layout.open_sweep(self.path), os.getpid()

@@ -1,4 +1,4 @@
-"""The HDF5 layout that sweep files and their shards share: what is written, and what a reader insists on."""
+"""The HDF5 layout that sweep files and their shards share: how they are written, and what a reader checks."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SCHEMA_VERSION = 2
 BULK = ("codes", "voltages", "currents")
 """The datasets that grow with the array, in the order of ``TileData``."""
 TILE_DIGESTS = "tile_digests"
-"""The dataset (tiles, 16) of a digest for each tile, over what the datasets of ``BULK`` hold for it."""
+"""The dataset (tiles, 16) with one digest per tile, over the tile's part of the datasets in ``BULK``."""
 VERIFIED = ("verified_worst_deviation", "verified_vectors", "verified_seed", "verified_ngspice_version")
-"""Root attributes that a file has once it was held against ngspice."""
+"""Root attributes that a file has once it was compared with ngspice."""
 _CHUNK_BYTES = 16 << 10
-"""A chunk holds whole tiles up to about this size: small enough to read one, large enough to compress."""
+"""Size up to which a chunk holds whole tiles: small enough to read a single tile, large enough to compress."""
 _TILE_DIGEST_BYTES = 16
 _FILTERS: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 
 
 def attributes(config: SweepConfig) -> dict[str, Any]:
-    """The root attributes of a sweep file; no time stamps: a resumed sweep equals an uninterrupted one.
+    """The root attributes of a sweep file, without time stamps, so that a resumed sweep equals an uninterrupted one.
 
     Raises:
-        InputError: the configuration has a cell that no file can name, as its class is not registered.
+        InputError: the configuration has a cell that no file can name, because its class is not registered.
     """
     told = config.to_dict()
     SweepConfig.from_dict(told)
@@ -75,14 +75,14 @@ def create(target: Any, config: SweepConfig, tiles: int, root: dict[str, Any]) -
 
 
 def write(file: h5py.File, at: int, data: TileData) -> None:
-    """Put ``data`` into the tiles from ``at`` on."""
+    """Write ``data`` into the tiles from ``at`` on."""
     for name, values in zip((*BULK, *SCALARS), (*data[:3], *data.scalars.T), strict=False):
         file[name][at : at + len(values)] = values
     file[TILE_DIGESTS][at : at + len(data.codes)] = _tile_digests(*data[:3])
 
 
 def read(file: h5py.File, start: int, stop: int) -> TileData:
-    """The tiles ``start`` to ``stop``; ``OSError`` where a checksum or digest does not hold."""
+    """The tiles ``start`` to ``stop``; raises ``OSError`` where a checksum or digest does not match."""
     codes, voltages, currents = (file[name][start:stop] for name in BULK)
     if not np.array_equal(_tile_digests(codes, voltages, currents), file[TILE_DIGESTS][start:stop]):
         raise OSError("what is read is not what was written")
@@ -90,18 +90,18 @@ def read(file: h5py.File, start: int, stop: int) -> TileData:
 
 
 def read_scalars(file: h5py.File, start: int, stop: int) -> NDArray[np.float64]:
-    """The circuits of these tiles as rows of ``SCALARS``; rows of nothing where the file has one circuit."""
+    """The circuits of these tiles as rows of ``SCALARS``; the rows are empty where the file has one circuit."""
     names = SCALARS if "slice_bits" in file else ()
     return np.array([file[name][start:stop] for name in names]).reshape(len(names), stop - start).T
 
 
 def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
-    """The configuration of an open sweep file, whose attributes and datasets are all there and fit it.
+    """The configuration of an open sweep file, after checking that its attributes and datasets are there and fit it.
 
-    ``tiles`` is how many it must hold, if not those of its configuration (a shard).
+    ``tiles`` is the number of tiles that the file must hold; None means that of its configuration. A shard has fewer.
 
     Raises:
-        FileFormatError: whatever does not fit, with the path.
+        FileFormatError: something does not fit; the message says what, with the path.
     """
     kind = file.attrs.get("format")
     if kind != FORMAT:
@@ -131,7 +131,7 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
-    """Whatever the HDF5 library raises within, as the one error of a damaged file; ours and missing rights pass."""
+    """Turn whatever the HDF5 library raises inside into ``FileFormatError``; our own errors and missing rights pass."""
     try:
         yield
     except (GeniexError, PermissionError):
@@ -141,7 +141,7 @@ def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
 
 
 def open_sweep(path: Path) -> h5py.File:
-    """The file, open for reading; ``FileFormatError`` unless its seal holds, checked before HDF5 opens it."""
+    """The file, open for reading; raises ``FileFormatError`` if its seal, checked before HDF5 opens it, is broken."""
     if not path.is_file():
         raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
     if not seal.holds(path):
@@ -151,7 +151,7 @@ def open_sweep(path: Path) -> h5py.File:
 
 
 def bad_file(path: Path, why: str) -> FileFormatError:
-    """The error that a damaged, foreign or other-version file raises."""
+    """The error for a file that is damaged, foreign or of another version."""
     return FileFormatError(f"{path}: {why}; delete it and run `geniex sweep` again, or give another file")
 
 
@@ -168,7 +168,7 @@ def _check_dataset(file: h5py.File, path: Path, name: str, shape: tuple[int, ...
 
 
 def _tile_digests(codes: NDArray[Any], voltages: NDArray[Any], currents: NDArray[Any]) -> NDArray[np.uint8]:
-    """A digest (tiles, 16) of each tile, the same for codes of any integer type."""
+    """The digest of each tile, (tiles, 16); it is the same for codes of any integer type."""
     parts = (codes.astype("<u2"), voltages.astype("<f8"), currents.astype("<f8"))
     out = np.empty((len(codes), _TILE_DIGEST_BYTES), dtype=np.uint8)
     for k in range(len(codes)):
@@ -180,13 +180,13 @@ def _tile_digests(codes: NDArray[Any], voltages: NDArray[Any], currents: NDArray
 
 
 def circuit(config: SweepConfig) -> dict[str, float]:
-    """The ``SCALARS`` of a sweep of one circuit."""
+    """The values of ``SCALARS`` for a sweep of one circuit."""
     v0, r_access = scalars_of(config.crossbar.cell)
     return _scalars(config) | {"v0": v0, "r_access": r_access, "slice_bits": float(config.slice_bits)}
 
 
 def _scalars(config: SweepConfig) -> dict[str, float]:
-    """What is stored for each tile of a sweep of one circuit, so that its readers also read files of many."""
+    """The scalars that a sweep of one circuit stores per tile, so that readers of many circuits can read it too."""
     wires, window = config.crossbar.wires, config.window
     values = {
         "r_source": wires.r_source,

@@ -1,4 +1,4 @@
-"""Sweeps, and sets of them, from YAML."""
+"""Sweeps and sets of sweeps, read from YAML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from geniex.sweep.strategies import SampleMix
 
 _C = TypeVar("_C", bound=Config)
 _PLACEHOLDERS: dict[str, Any] = {"window": ConductanceWindow(100e3, 6.0), "v_max": 0.25}
-"""What a sweep that spans circuits gives for what each tile draws itself."""
+"""Placeholders in a sweep that spans circuits, for the fields that each tile draws itself."""
 
 
 _NESTED: dict[str, type[Config]] = {
@@ -31,18 +31,18 @@ _NESTED: dict[str, type[Config]] = {
     "tiles_from": SampleMix,
     "vectors_from": SampleMix,
 }
-"""Fields that are mappings."""
+"""Fields that are mappings in YAML, and the class that each of them describes."""
 
 
 def load_sweep_config(path: str | Path) -> SweepConfig:
-    """The sweep that a YAML file describes: the fields of ``SweepConfig``, nested ones as mappings.
+    """The sweep that a YAML file describes by the fields of ``SweepConfig``, with nested fields as mappings.
 
     ``preset: geniex-32`` stands for the crossbar, window and v_max of that preset. A cell names its class:
-    ``cell: {_type: SinhCell, v0: 0.25}``. ``tiles_from: {levels: 1, network: 1}`` weighs strategies. With
-    ``circuits: {...}``, each tile draws its own: give the crossbar's rows, cols and cell alone.
+    ``cell: {_type: SinhCell, v0: 0.25}``. ``tiles_from: {levels: 1, network: 1}`` gives the strategies their weights.
+    With ``circuits: {...}``, each tile draws its own circuit: give only the crossbar's rows, cols and cell.
 
     Raises:
-        InputError: the file is missing, is no YAML, or has unknown, missing or wrong fields.
+        InputError: the file is missing, is not YAML, or has unknown, missing or wrong fields.
     """
     sweep = load_sweep(path)
     if isinstance(sweep, SweepSet):
@@ -53,10 +53,10 @@ def load_sweep_config(path: str | Path) -> SweepConfig:
 def load_sweep_set(path: str | Path) -> SweepSet:
     """The set of sweeps that a YAML file describes: ``shapes``, ``cells``, and the fields that all sweeps share.
 
-    The shared fields are those of a single sweep's file, whose ``crossbar`` gives the wires alone, if anything.
+    The shared fields are those of a single sweep's file, except that ``crossbar``, if given, holds only the wires.
 
     Raises:
-        InputError: as of ``load_sweep_config``.
+        InputError: the same cases as in ``load_sweep_config``.
     """
     sweeps = load_sweep(path)
     if not isinstance(sweeps, SweepSet):
@@ -65,7 +65,7 @@ def load_sweep_set(path: str | Path) -> SweepSet:
 
 
 def load_sweep(path: str | Path) -> SweepConfig | SweepSet:
-    """What a YAML file describes: a set of sweeps where it has ``shapes``, else one."""
+    """The set of sweeps that a YAML file describes where it has ``shapes``, else the single sweep."""
     path = Path(path)
     try:
         data = read_yaml(path)
@@ -80,7 +80,7 @@ def load_sweep(path: str | Path) -> SweepConfig | SweepSet:
 
 def _set(data: dict[str, Any]) -> SweepSet:
     own = {name: data.pop(name) for name in ("_type", "_version", "shapes", "cells") if name in data}
-    if "common" in data:  # as ``to_dict`` writes it
+    if "common" in data:  # the form that ``to_dict`` writes
         return _built(SweepSet, "config", own | data)
     crossbar = _mapping("crossbar", data.get("crossbar", {}))
     doubled = [name for name in ("rows", "cols", "cell") if name in crossbar]
@@ -92,7 +92,7 @@ def _set(data: dict[str, Any]) -> SweepSet:
 
 
 class YamlLoader(yaml.SafeLoader):
-    """YAML 1.1, except that 100e3 and inf are numbers and not strings."""
+    """A loader of YAML 1.1 that reads 100e3 and inf as numbers, not as strings."""
 
 
 def _float(loader: Any, node: Any) -> float:
@@ -107,17 +107,17 @@ YamlLoader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file of settings says.
+    """The content of a YAML file of settings.
 
     Raises:
-        InputError: it is no YAML.
-        OSError: it cannot be read.
+        InputError: the file is not YAML.
+        OSError: the file cannot be read.
     """
     try:
         return yaml.load(path.read_bytes(), Loader=YamlLoader)
     except OSError:
         raise
-    except Exception as error:  # beside its own errors, yaml raises those of the constructors of numbers and dates
+    except Exception as error:  # yaml also passes on the errors of the number and date constructors
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError("config", path, f"it is not readable as YAML: {why}") from None
 
@@ -134,7 +134,7 @@ def _sweep(data: dict[str, Any]) -> SweepConfig:
 
 
 def _spanning(data: dict[str, Any]) -> dict[str, Any]:
-    """With placeholders for what the tiles draw; what would be ignored is refused."""
+    """``data`` with placeholders for the fields that the tiles draw; it is an error to give such a field."""
     crossbar = _mapping("crossbar", data.get("crossbar", {}))
     scalars = {f"crossbar.{name}": crossbar[name] for name in crossbar if name.startswith("r_")}
     drawn = ("preset", *_PLACEHOLDERS, "slice_bits", "stream_bits")

@@ -1,4 +1,4 @@
-"""Shards spread over worker processes that may die without taking the sweep with them."""
+"""Shards spread over worker processes, any of which may die without ending the sweep."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from geniex.errors import SweepError
 
 _Shard = TypeVar("_Shard")
 Task = Callable[[_Shard], str | None]
-"""Solves and stores the shard; returns why it could not be solved, or None."""
+"""A function that solves and stores a shard; it returns the reason why it could not, or None."""
 _DEATHS = 3
-"""Workers that may die in a row, each alone with one shard, before the fault is taken to be general."""
+"""Workers that die in a row, each alone with one shard, before the fault is taken to be general."""
 
 
 def run_shards(
     task: Task[_Shard], shards: Iterable[_Shard], workers: int, recycle: int | None
 ) -> Iterator[tuple[_Shard, str | None]]:
-    """The shards as they are done, each with None or why it failed.
+    """Yields each shard when it is done, with None or the reason why it failed.
 
-    A worker's death breaks the pool; the shards that were under way are then tried again, each alone in a new
-    worker, and the one that kills its worker again has failed.
+    A worker's death breaks the pool. The shards that were under way are then tried again, each alone in a new
+    worker; a shard that kills its worker again has failed.
 
     Args:
-        task: picklable; an ``OSError`` it raises ends the sweep.
-        shards: what the task takes, picklable.
-        workers: processes.
+        task: the picklable function that solves a shard; an ``OSError`` that it raises ends the sweep.
+        shards: the picklable arguments of the task.
+        workers: number of processes.
         recycle: shards after which a worker is replaced, for solvers that leak memory; None means never.
 
     Raises:
-        SweepError: workers die whatever they are given.
+        SweepError: workers die whatever shard they are given.
     """
     queue, deaths = deque(shards), 0
     while queue:
@@ -62,10 +62,13 @@ _DEAD = "its worker process died; was it killed, or is memory short?"
 def _run_pool(
     task: Task[_Shard], queue: deque[_Shard], workers: int, recycle: int | None, suspects: list[_Shard]
 ) -> Iterator[tuple[_Shard, str | None]]:
-    """Work on ``queue`` until it is empty or the pool worn or broken, then leaving ``suspects`` under way."""
+    """Work on ``queue`` until it is empty, the workers are due to be replaced, or the pool breaks.
+
+    If the pool breaks, the shards that were under way are appended to ``suspects``.
+    """
     left = len(queue) if recycle is None else recycle * workers
     with _pool(min(workers, len(queue))) as pool:
-        # No more than one shard a worker is handed out, so that a broken pool has few suspects.
+        # Each worker is handed one shard at a time, so that a broken pool has few suspects.
         running: dict[Future[str | None], _Shard] = {}
         while not suspects:
             while queue and left and len(running) < workers:
@@ -96,7 +99,7 @@ def _run_alone(task: Task[_Shard], shard: _Shard) -> str | None:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawn, because torch's threads and HDF5's state do not survive a fork.
+    # Workers are spawned, because torch's threads and HDF5's state do not survive a fork.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(registered_configs(),))
 
@@ -104,13 +107,13 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def _start_worker(registered: tuple[type[Config], ...]) -> None:
     register_configs(registered)
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole group: a worker goes quietly, the parent reports.
+    # Ctrl-C reaches the whole process group: a worker ends quietly, and the parent reports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    # A worker of a killed parent would otherwise wait for work for ever.
+    # A worker whose parent was killed would otherwise wait for work for ever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

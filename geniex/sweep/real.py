@@ -1,8 +1,9 @@
-"""Levels that a real network puts on crossbars: slices of its weights, streams of its activations.
+"""Levels that a real network puts on crossbars: bit slices of its weights and bit streams of its activations.
 
-The network is the shipped fashion-cnn, the activations those of the first training images of Fashion-MNIST. Both
-become levels as on a 16-bit accelerator (``geniex.mapping``): magnitudes of W+ and W- in fixed point, cut into
-slices side by side; inputs in fixed point, cut into streams. Layers are drawn equally often, then their tiles.
+The network is the shipped fashion-cnn; its activations are those of the first training images of Fashion-MNIST. Both
+become levels as on a 16-bit accelerator (``geniex.mapping``). The magnitudes of W+ and W- in fixed point are cut into
+slices, which lie side by side; the inputs in fixed point are cut into streams. A draw first picks one of the layers,
+all equally likely, then one of its tiles.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from geniex.sweep.strategies import Codes
 
 NETWORK, IMAGES = "fashion-cnn", "fashion-mnist"
 _COUNT = 64
-"""Images that the activations come from."""
+"""Number of images that the activations come from."""
 _WORD_BITS = 16
 _ATTEMPTS = 8
-"""Inputs looked at for one that is not all zero where the tile lies."""
+"""Inputs that are tried until one is not all zero in the tile's rows."""
 
 
 class Place(NamedTuple):
-    """Where a tile comes from."""
+    """The layer and the row tile from which a tile of codes comes."""
 
     layer: int
     row_tile: int
@@ -37,13 +38,13 @@ class Place(NamedTuple):
 
 class _Layer(NamedTuple):
     weight: Tensor
-    """(outputs, inputs)."""
+    """Weight matrix (outputs, inputs)."""
     inputs: Tensor
-    """(vectors, inputs), at least 0."""
+    """Input vectors (vectors, inputs), at least 0."""
 
 
 def network_codes(rng: np.random.Generator, rows: int, cols: int, bits: int) -> tuple[Codes, Place]:
-    """The codes (rows, cols) of one tile of one layer, and its place."""
+    """The codes (rows, cols) of one tile of one layer, and the place that they come from."""
     layer = int(rng.integers(len(_layers())))
     tiles = _tiles(layer, rows, cols, bits)
     row_tile = int(rng.integers(len(tiles)))
@@ -51,7 +52,7 @@ def network_codes(rng: np.random.Generator, rows: int, cols: int, bits: int) -> 
 
 
 def network_levels(rng: np.random.Generator, rows: int, bits: int, place: Place | None) -> Codes:
-    """The levels (rows,) of one stream of one input of the layer at ``place``; of any layer where that is None."""
+    """The levels (rows,) of one stream of one input of the layer at ``place``; None stands for a drawn layer."""
     if place is None:
         layer = int(rng.integers(len(_layers())))
         place = Place(layer, int(rng.integers(-(-_layers()[layer].weight.shape[1] // rows))))
@@ -70,9 +71,9 @@ def network_levels(rng: np.random.Generator, rows: int, bits: int, place: Place 
 
 @lru_cache(maxsize=64)
 def _tiles(layer: int, rows: int, cols: int, bits: int) -> Codes:
-    """All tiles (row tiles, others, rows, cols) of a layer."""
+    """All tiles of a layer, (row tiles, other tiles, rows, cols)."""
     weight = _layers()[layer].weight
-    # Where a whole word does not fit side by side on the tile, it has fewer slices.
+    # Where the slices of a whole word do not fit side by side on a tile, the word gets fewer bits.
     arch = Architecture(tile=(rows, cols), slice_bits=bits, weight_bits=min(_WORD_BITS, 1 + bits * cols))
     magnitudes = weight_magnitudes(weight, arch, largest_frac_bits(weight.abs().max().item(), arch.weight_bits))
     layout = TileLayout(arch, inputs=weight.shape[1], outputs=weight.shape[0])
@@ -81,7 +82,7 @@ def _tiles(layer: int, rows: int, cols: int, bits: int) -> Codes:
 
 @cache
 def _layers() -> tuple[_Layer, ...]:
-    """The layers with weights, with the inputs that the images give them."""
+    """The convolutions and linear layers of the network, with the inputs that they get from the images."""
     network = load_network(NETWORK)
     images, _ = load_images(IMAGES, train=True).batch(torch.arange(_COUNT))
     seen: dict[nn.Module, Tensor] = {}
@@ -99,5 +100,5 @@ def _layers() -> tuple[_Layer, ...]:
 
 
 def _vectors(layer: nn.Module, x: Tensor) -> Tensor:
-    """The inputs (vectors, inputs) that the weight matrix of ``layer`` is multiplied with for ``x``."""
+    """The input vectors (vectors, inputs) that multiply the weight matrix of ``layer`` when its input is ``x``."""
     return im2col(x, ConvGeometry.of(layer))[0].flatten(0, 1) if isinstance(layer, nn.Conv2d) else x

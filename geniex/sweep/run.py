@@ -1,4 +1,4 @@
-"""A sweep from configuration to finished file, resuming whatever an earlier run left."""
+"""The run of a sweep from its configuration to the finished file; it resumes what an earlier run left unfinished."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _LISTED = 5
 
 
 class SweepObserver:
-    """What a sweep tells about itself while it runs; override what is of interest."""
+    """A listener that a sweep informs of its progress; override the methods of interest."""
 
     def started(self, tiles: int, resumed: int) -> None:
-        """``tiles`` in all, of which ``resumed`` were found finished."""
+        """The sweep has started: it has ``tiles`` tiles in all, of which ``resumed`` were already finished."""
 
     def solved(self, tiles: int) -> None:
-        """So many more tiles are solved and durable."""
+        """The sweep has solved ``tiles`` more tiles and made them durable."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """The sweep has something to tell the user: ``text``."""
 
 
 def run_sweep(
@@ -47,25 +47,25 @@ def run_sweep(
     observer: SweepObserver | None = None,
     executor: Executor = "local",
 ) -> Path:
-    """The path of the finished HDF5 file ``out``, which ``geniex.sweep.SweepFile`` reads.
+    """Solve a sweep; returns the path of the finished HDF5 file ``out``, which ``geniex.sweep.SweepFile`` reads.
 
-    Finished shards live in ``<out>.shards`` until they are merged. Run again after any interruption, with the
-    same configuration, it solves only what is missing; the file's datasets and attributes are those of an
-    uninterrupted run, for any number of workers. Worker processes are spawned, so a script needs the
-    ``if __name__ == "__main__":`` guard.
+    Finished shards are kept in ``<out>.shards`` until they are merged. A call with the same configuration after any
+    interruption solves only what is missing. The file's datasets and attributes are those of an uninterrupted run,
+    for any number of workers. Worker processes are spawned, so a script needs the ``if __name__ == "__main__":``
+    guard.
 
     Args:
-        config: what to solve.
+        config: the sweep to solve.
         out: the file to make; its directory must exist.
-        workers: processes; None means one a processor. One native worker runs in this process. On Ray, shards
-            under way; None means two for each processor of the cluster.
-        observer: hears of the progress.
-        executor: what runs the solver: "local" processes, or a "ray" cluster, see ``geniex.sweep.cluster``.
+        workers: number of processes; None means one per processor. A single worker of the native engine runs in this
+            process. On Ray it is the number of shards under way; None means two for each processor of the cluster.
+        observer: the listener that is told of the progress.
+        executor: where the solver runs: in "local" processes, or on a "ray" cluster, see ``geniex.sweep.cluster``.
 
     Raises:
-        InputError: ``out``, ``workers`` or ``executor`` cannot be.
-        SweepError: tiles without a solution, a full disk, another sweep at work on ``out`` or in its place.
-        MissingDependencyError: the engine is ngspice or the executor Ray, which is not there.
+        InputError: ``out``, ``workers`` or ``executor`` is not allowed.
+        SweepError: tiles have no solution, the disk is full, or another sweep works on ``out`` or holds its place.
+        MissingDependencyError: the engine is ngspice or the executor is Ray, and it is not installed.
     """
     out = Path(out)
     for why in run_sweeps({out: config}, workers, observer, executor).values():
@@ -79,7 +79,10 @@ def run_sweeps(
     observer: SweepObserver | None = None,
     executor: Executor = "local",
 ) -> dict[Path, str]:
-    """Why outputs are not finished, of several sweeps of one engine that share their workers; else as ``run_sweep``."""
+    """Solve several sweeps of one engine with shared workers; returns the reason for each output that is not finished.
+
+    Arguments and errors are otherwise those of ``run_sweep``.
+    """
     observer = observer or SweepObserver()
     if workers is not None:
         check_positive_int("workers", workers)
@@ -115,7 +118,7 @@ class _Job:
     out: Path
     shards: ShardDirectory
     left: set[int]
-    """Shards to solve."""
+    """Shards that are still to be solved."""
     failures: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -124,7 +127,7 @@ class _Job:
 
 
 def _claimed(out: Path, shards: ShardDirectory, locks: ExitStack, observer: SweepObserver) -> _Job | None:
-    """The job of ``out``, its directory locked; None if it turns out finished."""
+    """The job of ``out``, with its shard directory locked; None if the output turns out to be finished."""
     locks.enter_context(shards.locked())
     shards.claim()
     if out.exists():
@@ -159,7 +162,7 @@ class _Item(NamedTuple):
 
 
 def _results(todo: list[_Item], workers: int | None, executor: Executor) -> Iterator[tuple[_Item, str | None]]:
-    """The shards as they are stored, each with None or why it was not."""
+    """Yields each shard when it is stored, with None, or the reason why it could not be."""
     if not todo:
         return
     engine = todo[0].shards.config.engine
@@ -175,7 +178,7 @@ def _results(todo: list[_Item], workers: int | None, executor: Executor) -> Iter
 
 
 def _solve_shard(item: _Item) -> str | None:
-    """Solve and store one shard; returns why it has no solution, or None."""
+    """Solve and store one shard; returns the reason why it has no solution, or None."""
     config = item.shards.config
     return _stored(item, _solved(config, *config.shard_range(item.shard)))
 

@@ -1,20 +1,21 @@
 """The conductance codes and stream levels that a sweep solves.
 
-A surrogate must be right wherever a network can take it, so draws mix what networks do with what covers the
-space of levels. The strategies of ``SampleMix`` may be mixed further; by default there is the first alone, "levels":
+A surrogate must be right wherever a network can take it, so the draws mix levels like those of networks with levels
+that cover the whole space. The strategies of ``SampleMix`` may be mixed; by default only the first, "levels", is used:
 
-- Sparsity. The share of zero codes of a tile, and of zero levels of a vector, runs over [0, 1) in an additive
-  low-discrepancy sequence (Roberts' R2, from the plastic number): evenly, and jointly so, over any tiles.
-- Network-like values, for a share ``dnn_share``. A tile holds the bit slices of 16-bit half-normal weights,
-  the slices of one output side by side, most significant first, as GENIEx maps them: high slices come out
+- Sparsity. The share of zero codes in a tile, and of zero levels in a vector, runs over [0, 1) in an additive
+  low-discrepancy sequence (Roberts' R2, from the plastic number). Any run of tiles covers both shares evenly and
+  jointly.
+- Network-like values, for a share ``dnn_share`` of the draws. A tile holds the bit slices of 16-bit half-normal
+  weights, the slices of one output side by side, most significant first, as GENIEx maps them: high slices come out
   sparse and low-valued, low slices uniform. A vector is one bit stream of 16-bit half-normal activations. The
-  spread is log-uniform over 2**-8 to 2**-1 of full scale.
-- Space-filling values otherwise: the non-zero levels are uniform in one half of the cases, else skewed to low
-  ones, 1 + floor((levels - 1) u**skew) with u uniform over [0, 1) and skew uniform over [1, 6].
-- Structure. In one half of the tiles zeros are scattered cell by cell, in the other half some of them come as
+  spread of the values is log-uniform over 2**-8 to 2**-1 of full scale.
+- Space-filling values, for all other draws. In one half of these the non-zero levels are uniform, in the other half
+  skewed to low levels: 1 + floor((levels - 1) u**skew) with u uniform over [0, 1) and skew uniform over [1, 6].
+- Structure. In one half of the tiles the zeros are scattered cell by cell; in the other half some of them fill
   whole rows and columns, as pruning and padding leave them. No vector is all zero: it would teach nothing.
 
-Everything about tile k follows from (seed, k) alone, whatever the number of tiles, shards and workers.
+Tile k follows entirely from (seed, k), whatever the number of tiles, shards and workers.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from geniex.sweep.real import Place, network_codes, network_levels
 from geniex.sweep.strategies import Codes, correlated, sparse, uniform
 
 _WORD_BITS = 16
-"""Fixed-point width of weights and activations, GENIEx's."""
+"""Fixed-point bits of weights and activations, as in GENIEx."""
 _SPREAD = (-8.0, -1.0)
-"""Powers of two between which the spread of network-like values lies, of full scale."""
+"""Range of the spread of network-like values, as exponents of 2 relative to full scale."""
 _SKEW = (1.0, 6.0)
 _PLASTIC = 1.324717957244746
 _STEPS = {"tile": 1 / _PLASTIC, "vector": 1 / _PLASTIC**2}
@@ -38,7 +39,7 @@ _STREAMS = {"tile": 0, "vector": 1, "draw": 2, "bits": 3, "circuit": 4, "strateg
 
 
 def draw_tile(config: SweepConfig, tile: int) -> tuple[Codes, Codes]:
-    """The conductance codes (rows, cols) and stream levels (vectors, rows) of ``tile``, int64; no open cells yet."""
+    """The conductance codes (rows, cols) and stream levels (vectors, rows) of ``tile``, int64, without open cells."""
     rng = np.random.default_rng([config.seed, _STREAMS["draw"], tile])
     first, (slice_bits, stream_bits) = tile * config.vectors, draw_bits(config, tile)
     strategies = draw_strategies(config, tile)
@@ -51,14 +52,14 @@ def draw_tile(config: SweepConfig, tile: int) -> tuple[Codes, Codes]:
 
 
 def draw_strategies(config: SweepConfig, tile: int) -> list[str]:
-    """The strategies, fields of ``SampleMix``, that draw ``tile`` and each of its vectors."""
+    """The names of the strategies (fields of ``SampleMix``) that draw ``tile``, first, and each of its vectors."""
     rng = np.random.default_rng([config.seed, _STREAMS["strategy"], tile])
     mixes = [config.tiles_from, *[config.vectors_from] * config.vectors]
     return ["levels" if mix is None else mix.draw(rng) for mix in mixes]
 
 
 def draw_bits(config: SweepConfig, tile: int) -> tuple[int, int]:
-    """Bits of the slices and of the streams of ``tile``."""
+    """The slice bits and the stream bits of ``tile``."""
     if config.circuits is None:
         return config.slice_bits, config.stream_bits
     rng = np.random.default_rng([config.seed, _STREAMS["bits"], tile])
@@ -67,12 +68,12 @@ def draw_bits(config: SweepConfig, tile: int) -> tuple[int, int]:
 
 
 def circuit_seed(config: SweepConfig, tile: int) -> list[int]:
-    """What the circuit of ``tile`` is drawn from."""
+    """The seed from which the circuit of ``tile`` is drawn."""
     return [config.seed, _STREAMS["circuit"], tile]
 
 
 def zero_share(seed: int, kind: str, index: int) -> float:
-    """The share in [0, 1) of zeros that the tile or vector ("tile", "vector") of that index aims at."""
+    """The share of zeros, in [0, 1), at which the tile or vector (``kind`` "tile" or "vector") of this index aims."""
     offset = np.random.default_rng([seed, _STREAMS[kind]]).random()
     return float((offset + index * _STEPS[kind]) % 1.0)
 
@@ -80,7 +81,7 @@ def zero_share(seed: int, kind: str, index: int) -> float:
 def _draw_codes(
     rng: np.random.Generator, config: SweepConfig, strategy: str, bits: int, zeros: float
 ) -> tuple[Codes, Place | None]:
-    """The codes (rows, cols), and where in a network they come from, if they do."""
+    """The codes (rows, cols), and their place in the network, or None where they come from none."""
     rows, cols = config.crossbar.rows, config.crossbar.cols
     if strategy == "network":
         return network_codes(rng, rows, cols, bits)
@@ -92,7 +93,7 @@ def _draw_codes(
 def _draw_levels(
     rng: np.random.Generator, config: SweepConfig, strategy: str, bits: int, zeros: float, place: Place | None
 ) -> Codes:
-    """The levels (rows,), not all 0."""
+    """The levels (rows,) of one vector, not all 0."""
     rows = config.crossbar.rows
     if strategy == "network":
         levels = network_levels(rng, rows, bits, place)
@@ -139,7 +140,7 @@ def _words(rng: np.random.Generator, shape: tuple[int, ...]) -> Codes:
 
 
 def _digits(words: Codes, bits: int) -> Codes:
-    """Slices of ``bits`` of each word (..., slices), most significant first."""
+    """The slices of ``bits`` bits of each word, (..., slices), most significant first."""
     shifts = np.arange(-(-_WORD_BITS // bits) - 1, -1, -1) * bits
     return (words[..., None] >> shifts) & (2**bits - 1)
 
@@ -151,7 +152,7 @@ def _spread_levels(rng: np.random.Generator, shape: tuple[int, ...], bits: int) 
 
 
 def _kept(rng: np.random.Generator, rows: int, cols: int, keep: float) -> NDArray[np.bool_]:
-    """Which cells stay, a share ``keep`` on average: cell by cell, or also by whole rows and columns."""
+    """The mask of cells that stay, a share ``keep`` on average; the others go one by one, or also in whole lines."""
     parts = np.array([0.0, 0.0, 1.0])
     if rng.random() < 0.5:
         parts = rng.random(3)

@@ -1,10 +1,10 @@
-"""The seal of a sweep file: bytes after the end of the HDF5 proper that tell whether what is before is as it was.
+"""The seal of a sweep file: bytes after the end of the HDF5 content, which tell whether that content is unchanged.
 
-HDF5's own checksums cover the data of each chunk, and nothing of the headers, attributes and indices that say which
-chunk is where: with a flipped bit there, the library may return other data, raise any of many errors, or never return.
-The seal holds a digest of all bytes but the chunks of the large datasets, and where those are, so that a reader can be
-sure of the rest before HDF5 looks at it, without reading the samples. These have digests of their own, see
-``geniex.sweep.layout``. HDF5 does not see what comes after the end that it has noted in its superblock.
+HDF5's own checksums cover the data of each chunk, but not the headers, attributes and indices that say which chunk is
+where. With a flipped bit there, the library may return other data, raise any of many errors, or never return.
+The seal holds the positions of the chunks of the large datasets, and a digest of all other bytes. A reader can thus
+trust those bytes before HDF5 looks at them, without reading the samples. The samples have digests of their own, see
+``geniex.sweep.layout``. HDF5 does not see bytes after the end that is recorded in its superblock.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 _MAGIC = b"GENIEX-SWEEP-SEAL-1"
 _TAIL = struct.Struct(f"<32sQ{len(_MAGIC)}s")
-"""After the packed extents: the digest, the extents' packed length, the magic word."""
+"""The end of the seal, after the packed extents: the digest, the packed length of the extents, the magic word."""
 _BLOCK = 1 << 20
-"""Bytes hashed at a time."""
+"""Bytes that are hashed at a time."""
 _NOTHING: NDArray[np.int64] = np.zeros((0, 2), dtype=np.int64)
 
 
 def sealed(image: bytes | memoryview) -> bytes:
-    """A whole small file with its seal, all of its bytes in the digest."""
+    """The bytes of a whole small file with its seal, whose digest covers all of them."""
     data = bytes(image)
     return data + _seal(io.BytesIO(data), len(data), _NOTHING)
 
@@ -47,7 +47,7 @@ def append(path: Path, names: Iterable[str]) -> None:
 
 
 def holds(path: Path) -> bool:
-    """Whether the file ends in a seal and all that it covers is as it was; ``OSError`` where it cannot be read."""
+    """Whether the file ends in a seal and the bytes that it covers are unchanged; ``OSError`` if it cannot be read."""
     with open(path, "rb") as file:
         size = file.seek(0, io.SEEK_END)
         if size < _TAIL.size:
@@ -63,7 +63,7 @@ def holds(path: Path) -> bool:
 
 
 def _extents(file: h5py.File, names: Iterable[str]) -> NDArray[np.int64]:
-    """The first byte and the one after the last (n, 2) of runs of chunks that lie side by side, in order."""
+    """The extents (n, 2) of runs of adjacent chunks, in order: the first byte, and the byte after the last."""
     chunks: list[tuple[int, int]] = []
     for name in names:
         file[name].id.chunk_iter(lambda chunk: chunks.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
@@ -78,7 +78,7 @@ def _seal(file: BinaryIO, end: int, extents: NDArray[np.int64]) -> bytes:
 
 
 def _unpacked(packed: bytes, end: int) -> NDArray[np.int64] | None:
-    """The extents; None where they cannot be those of a file of ``end`` bytes."""
+    """The extents that were packed; None where they cannot belong to a file of ``end`` bytes."""
     try:
         extents = np.frombuffer(zlib.decompress(packed), dtype="<i8").reshape(-1, 2)
     except (zlib.error, ValueError):
@@ -89,7 +89,7 @@ def _unpacked(packed: bytes, end: int) -> NDArray[np.int64] | None:
 
 
 def _digest(file: BinaryIO, end: int, extents: NDArray[np.int64]) -> bytes:
-    """SHA-256 of the extents and of what lies outside of them before ``end``."""
+    """SHA-256 of the extents, and of the bytes before ``end`` that lie outside of them."""
     digest = hashlib.sha256(extents.astype("<i8").tobytes())
     starts, stops = [0, *extents[:, 1].tolist()], [*extents[:, 0].tolist(), end]
     for start, stop in zip(starts, stops, strict=True):

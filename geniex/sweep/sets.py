@@ -1,4 +1,4 @@
-"""Sets of sweeps, one file a shape and cell, and the index that holds them together."""
+"""Sets of sweeps, with one file for each shape and cell, and the index that holds them together."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class SweepSet(Config):
-    """One sweep for each shape and each cell, otherwise alike."""
+    """A set with one sweep for each shape and each cell; the sweeps are otherwise alike."""
 
     shapes: tuple[tuple[int, int], ...]
-    """Rows and columns."""
+    """Rows and columns of each shape."""
     cells: tuple[Cell, ...]
     """Cell models."""
     common: SweepConfig
-    """What they share; its crossbar gives the wires, and its seed that from which each sweep derives its own."""
+    """Configuration that the sweeps share. Its crossbar gives only the wires; each sweep derives its seed from its
+    seed."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.common, SweepConfig):
@@ -49,7 +50,7 @@ class SweepSet(Config):
         self.sweeps()
 
     def sweeps(self) -> dict[str, SweepConfig]:
-        """The sweeps by the names of their files; the seed of each follows from the set's, its shape and its cell."""
+        """The sweeps by file name; the seed of each follows from the set's seed, the shape and the cell's position."""
         names = [_name(cell) for cell in self.cells]
         out = {}
         for rows, cols in self.shapes:
@@ -62,7 +63,7 @@ class SweepSet(Config):
 
     @property
     def tiles(self) -> int:
-        """Conductance matrices of all sweeps together."""
+        """Number of conductance matrices in all sweeps together."""
         return len(self.shapes) * len(self.cells) * self.common.tiles
 
 
@@ -73,20 +74,20 @@ def run_sweep_set(
     observer: SweepObserver | None = None,
     executor: Executor = "local",
 ) -> Path:
-    """The path of ``index.json`` in the directory ``out``, beside one finished file for each sweep of the set.
+    """Solve a set of sweeps, each into a file in the directory ``out``; returns the path of ``index.json`` beside them.
 
-    Run again after any interruption, it solves only what is missing. Sweeps that fail do not stop the others;
-    they are listed at the end, and running again tries them again.
+    A second call after any interruption solves only what is missing. Sweeps that fail do not stop the others;
+    they are listed at the end, and a second call tries them again.
 
     Args:
-        sweeps: what to solve.
-        out: the directory to make; the one that holds it must exist.
-        workers: processes; None means one a processor.
-        observer: hears of the progress over the whole set.
-        executor: as of ``run_sweep``.
+        sweeps: the set to solve.
+        out: the directory to make; its parent must exist.
+        workers: number of processes; None means one per processor.
+        observer: the listener that is told of the progress over the whole set.
+        executor: where the solver runs, as in ``run_sweep``.
 
     Raises:
-        InputError, SweepError, MissingDependencyError: as of ``run_sweep``.
+        InputError, SweepError, MissingDependencyError: the same cases as in ``run_sweep``.
     """
     out = Path(out)
     if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
@@ -106,11 +107,11 @@ def run_sweep_set(
 
 
 class SweepIndex:
-    """A finished set of sweeps on disk, by its ``index.json`` or the directory of it.
+    """A finished set of sweeps on disk, opened by its ``index.json`` or by the directory that holds it.
 
     Raises:
         InputError: there is no such file.
-        FileFormatError: it is no index, or a file that it lists is missing, damaged or another.
+        FileFormatError: the file is no index, or a file that it lists is missing, damaged or of another sweep.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -122,7 +123,7 @@ class SweepIndex:
         if list(self._digests) != list(wanted):
             raise _bad(self.path, "the files that it lists are not those of its set")
         self.files: list[SweepFile] = [self._opened(name, config) for name, config in wanted.items()]
-        """Its sweeps, in the order of the set's shapes and cells."""
+        """The files of the set, in the order of its shapes and cells."""
 
     def _opened(self, name: str, config: SweepConfig) -> SweepFile:
         try:
@@ -135,7 +136,7 @@ class SweepIndex:
 
     @property
     def tiles(self) -> int:
-        """Conductance matrices of all files together."""
+        """Number of conductance matrices in all files together."""
         return sum(file.tiles for file in self.files)
 
     @property
@@ -185,7 +186,7 @@ def _parsed(index: Path) -> dict[str, Any]:
 
 
 def open_sweep(path: str | Path) -> SweepFile | SweepIndex:
-    """The sweep file of that path, or the set whose index or folder it is."""
+    """The sweep file at ``path``, or the set of sweeps whose index or folder it is."""
     return SweepIndex(path) if Path(path).is_dir() or Path(path).suffix == ".json" else SweepFile(path)
 
 

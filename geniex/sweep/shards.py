@@ -1,4 +1,4 @@
-"""The directory of finished shards beside a sweep's output: what makes a killed sweep resume."""
+"""The directory of finished shards beside a sweep's output, from which a killed sweep resumes."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ _LOCK, _MANIFEST, _MERGED = "lock", "manifest.json", "merged.tmp"
 
 @dataclass(frozen=True)
 class ShardDirectory:
-    """The shards of one sweep. A shard is there only once whole and durable: written aside, then renamed."""
+    """The shards of one sweep. Each is written aside, then renamed, so a shard that is there is whole and durable."""
 
     path: Path
-    """``<out>.shards``, beside the output and so on its file system."""
+    """The path ``<out>.shards``, beside the output and so on the same file system."""
     config: SweepConfig
-    """What is swept."""
+    """Configuration of the sweep."""
     attributes: dict[str, Any]
     """Root attributes of every shard and of the merged file."""
 
     @classmethod
     def beside(cls, out: Path, config: SweepConfig, attributes: dict[str, Any]) -> ShardDirectory:
-        """The directory that belongs to the output ``out``; nothing is created yet."""
+        """The shard directory that belongs to the output ``out``; nothing is created yet."""
         return cls(out.with_name(f"{out.name}.shards"), config, attributes)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory, created where missing, against other processes."""
+        """Lock the directory against other processes; it is created if it is missing."""
         self.path.mkdir(exist_ok=True)
         with open(self.path / _LOCK, "a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The process that held it may just have finished and removed the directory.
+                # The process that held the lock may just have finished and removed the directory.
                 gone = not os.path.samestat(os.stat(self.path / _LOCK), os.fstat(lock.fileno()))
             except BlockingIOError:
                 raise SweepError(f"{self.path}: another sweep works here; wait for it or give another --out") from None
@@ -56,10 +56,10 @@ class ShardDirectory:
             yield
 
     def claim(self) -> None:
-        """Make the directory this sweep's, or check that it is; leftovers of killed writers are removed.
+        """Mark the directory as this sweep's, or check that it is; files left by killed writers are removed.
 
         Raises:
-            SweepError: it belongs to a sweep of another configuration or solver version.
+            SweepError: the directory belongs to a sweep of another configuration or solver version.
         """
         manifest = self.path / _MANIFEST
         for leftover in self.path.glob("*.tmp"):
@@ -72,10 +72,10 @@ class ShardDirectory:
             write_atomically(manifest, json.dumps(self.attributes, indent=1).encode())
 
     def finished(self, shard: int) -> bool:
-        """Whether the shard is there; a damaged one is an error.
+        """Whether the shard is there.
 
         Raises:
-            FileFormatError: it cannot be read back in full, or is another sweep's.
+            FileFormatError: the shard is there but damaged, or belongs to another sweep.
         """
         path = self._shard(shard)
         if not path.exists():
@@ -84,7 +84,7 @@ class ShardDirectory:
         return True
 
     def load(self, shard: int) -> TileData:
-        """The tiles of a finished shard, every checksum checked."""
+        """The tiles of a finished shard, after every checksum has been checked."""
         path, (start, stop) = self._shard(shard), self.config.shard_range(shard)
         with layout.reading(path), layout.open_sweep(path) as file:
             layout.check(file, path, stop - start)
@@ -93,14 +93,14 @@ class ShardDirectory:
             return layout.read(file, 0, stop - start)
 
     def store(self, shard: int, data: TileData) -> None:
-        """Make a solved shard durable; ``OSError`` where the disk does not take it."""
+        """Write a solved shard durably; raises ``OSError`` where the disk does not take it."""
         image = io.BytesIO()
         with layout.create(image, self.config, len(data.codes), self.attributes) as file:
             layout.write(file, 0, data)
         write_atomically(self._shard(shard), seal.sealed(image.getbuffer()))
 
     def merge(self, out: Path) -> None:
-        """Write all shards into ``out``, one at a time, and remove the directory once that is durable."""
+        """Write all shards into ``out``, one at a time, and remove the directory once ``out`` is durable."""
         merged = self.path / _MERGED
         with _Sink(merged, "w+") as sink:
             with layout.create(sink, self.config, self.config.tiles, self.attributes) as file:
@@ -118,7 +118,7 @@ class ShardDirectory:
         self.remove()
 
     def remove(self) -> None:
-        """Delete the directory and all in it."""
+        """Delete the directory and everything in it."""
         shutil.rmtree(self.path)
 
     def _shard(self, shard: int) -> Path:
@@ -138,12 +138,12 @@ class ShardDirectory:
 
 
 class _Sink(io.FileIO):
-    """A file that remembers a failed write and swallows what follows: HDF5 would crash on a full disk."""
+    """A file that remembers a failed write and ignores later writes, because HDF5 would crash on a full disk."""
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of ``data``, or nothing more once a write has failed."""
+        """Write all of ``data``; once a write has failed, write nothing more."""
         left = memoryview(data).cast("B")
         size = len(left)
         while left and self.error is None:
@@ -154,7 +154,7 @@ class _Sink(io.FileIO):
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size; a failure is remembered too."""
+        """Set the file's size; a failure is remembered as that of a write is."""
         try:
             return super().truncate(size)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The currents of a run of tiles, by the engine that the sweep names."""
+"""The currents of a run of tiles, solved by the engine that the sweep names."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from geniex.sweep.sampling import Codes, circuit_seed, draw_bits, draw_tile
 from geniex.threads import one_thread
 
 _BLOCK = 8
-"""Tiles that the native solver takes at once. Its last digits depend on what shares a batch, so blocks start
-at multiples of this number whatever the shards are: a tile's currents follow from (seed, tile) alone."""
+"""Tiles that the native solver takes at once. The last digits of its results depend on which tiles share a batch, so
+blocks start at multiples of this number whatever the shards are: a tile's currents follow from (seed, tile) alone."""
 
 
 class TileData(NamedTuple):
     """A run of solved tiles."""
 
     codes: Codes
-    """Conductance levels (tiles, rows, cols); ``geniex.sweep.circuits.OPEN`` for open cells."""
+    """Conductance codes (tiles, rows, cols); ``geniex.sweep.circuits.OPEN`` for open cells."""
     voltages: NDArray[np.float64]
     """Driver voltages (tiles, vectors, rows) [V]."""
     currents: NDArray[np.float64]
     """Column currents (tiles, vectors, cols) [A]."""
     scalars: NDArray[np.float64]
-    """The tiles' circuits as rows of ``geniex.sweep.circuits.SCALARS``; (tiles, 0) where all have one."""
+    """The tiles' circuits as rows of ``geniex.sweep.circuits.SCALARS``; (tiles, 0) where all tiles share one."""
 
 
 def level_table(config: SweepConfig) -> Tensor:
-    """Conductance of each level (2**slice_bits,), float64 [S]."""
+    """The conductance of each level, (2**slice_bits,), float64 [S]."""
     levels = 2**config.slice_bits
     return config.window.to_conductance(torch.arange(levels), levels, dtype=torch.float64)
 
 
 def solve_tiles(config: SweepConfig, start: int, stop: int) -> TileData:
-    """The samples of tiles ``start`` to ``stop`` and their currents; on one thread, for the same bits.
+    """The samples of tiles ``start`` to ``stop`` and their currents, computed on one thread so that every bit repeats.
 
     Raises:
-        SweepError: tiles that have no solution; the message lists each with its reason.
+        SweepError: some tiles have no solution; the message lists each with its reason.
     """
     with one_thread():
         if config.engine == "native":
@@ -60,13 +60,13 @@ def solve_tiles(config: SweepConfig, start: int, stop: int) -> TileData:
 
 
 def _native(config: SweepConfig, block: int, start: int, stop: int) -> list[TileData | str]:
-    """The tiles of the block that starts at ``block`` which lie in the run, or why some have no solution."""
+    """The tiles of the block from ``block`` on that lie in the run; a string says why a tile has no solution."""
     inside = range(max(block, start), min(block + _BLOCK, stop))
     try:
         samples = _draw(config, range(block, block + _BLOCK))
         currents = _solve_native(config, samples)
     except (ConvergenceError, SweepError):
-        # One tile spoils its block: the others are solved one by one.
+        # One tile without a solution spoils its whole block, so its tiles are solved one by one.
         return [_alone(config, tile) for tile in inside]
     codes, voltages, amperes, scalars = samples.with_currents(currents)
     keep = slice(inside.start - block, inside.stop - block)
@@ -74,7 +74,7 @@ def _native(config: SweepConfig, block: int, start: int, stop: int) -> list[Tile
 
 
 def _alone(config: SweepConfig, tile: int) -> TileData | str:
-    """One tile, or why it has no solution."""
+    """One solved tile, or the reason why it has no solution."""
     try:
         samples = _draw(config, range(tile, tile + 1))
         if config.engine == "native":
@@ -87,17 +87,17 @@ def _alone(config: SweepConfig, tile: int) -> TileData | str:
 
 
 class _Samples(NamedTuple):
-    """Drawn tiles."""
+    """Tiles that are drawn but not yet solved."""
 
     codes: Codes
     conductances: Tensor
-    """(tiles, rows, cols) [S]."""
+    """Cell conductances (tiles, rows, cols) [S]."""
     voltages: Tensor
-    """(tiles, vectors, rows) [V]."""
+    """Driver voltages (tiles, vectors, rows) [V]."""
     circuits: TileCircuits | None
-    """Those of the tiles, where each has its own."""
+    """The tiles' circuits where each has its own; None where all share one."""
     scalars: NDArray[np.float64]
-    """The same, as the file holds them."""
+    """The same circuits as the file holds them."""
 
     def with_currents(self, currents: Tensor) -> TileData:
         return TileData(self.codes, self.voltages.numpy(), currents.numpy(), self.scalars)
@@ -128,7 +128,7 @@ def _solve_native(config: SweepConfig, samples: _Samples) -> Tensor:
 
 
 def _solve_ngspice(config: SweepConfig, samples: _Samples) -> Tensor:
-    """The same of a single tile."""
+    """Column currents (1, vectors, cols) [A] of a single tile."""
     from geniex.circuit.spice import solve_tile
 
     crossbar = config.crossbar if samples.circuits is None else samples.circuits.crossbar(0)

@@ -1,4 +1,4 @@
-"""Ways to draw levels, and in which shares a sweep mixes them."""
+"""The strategies that draw levels, and the shares in which a sweep mixes them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from geniex.errors import InputError
 
 Codes = NDArray[np.int64]
 _SHIFT = 1.5
-"""Largest mean of the correlated draws' normal variable: tiles of mostly low or mostly high levels."""
+"""Largest mean of the normal variable in correlated draws; it gives tiles of mostly low or mostly high levels."""
 
 
 @dataclass(frozen=True)
 class SampleMix(Config):
-    """How often each strategy draws, as weights of any sum.
+    """The weight with which each strategy draws; the weights may have any sum.
 
     >>> SampleMix(levels=1.0, network=3.0).shares()
     {'levels': 0.25, 'network': 0.75}
     """
 
     levels: float = 0.0
-    """Network-like and space-filling levels over all sparsities, see ``geniex.sweep.sampling``."""
+    """Weight of network-like and space-filling levels over all sparsities, see ``geniex.sweep.sampling``."""
     uniform: float = 0.0
-    """Every level equally often, each on its own."""
+    """Weight of independent levels, all equally likely."""
     sparsity: float = 0.0
-    """A share of zeros that runs evenly over [0, 1), cell by cell; the other levels equally often."""
+    """Weight of independent levels whose share of zeros runs evenly over [0, 1); the others are equally likely."""
     correlated: float = 0.0
-    """Every level equally often over all tiles, but alike along rows and columns; in vectors, along neighbours."""
+    """Weight of levels that are equally likely over all tiles, but similar along rows and columns of a tile, and
+    between neighbours in a vector."""
     network: float = 0.0
-    """Bit slices of the weights, and bit streams of the activations, of the shipped fashion-cnn."""
+    """Weight of bit slices of the weights, and bit streams of the activations, of the shipped fashion-cnn."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -43,28 +44,29 @@ class SampleMix(Config):
             raise InputError("weights of strategies", "all 0", "at least one must be greater")
 
     def shares(self) -> dict[str, float]:
-        """The strategies in use and the share of each; they sum to 1."""
+        """The share of each strategy that is in use; the shares sum to 1."""
         total = sum(vars(self).values())
         return {name: weight / total for name, weight in vars(self).items() if weight}
 
     def draw(self, rng: np.random.Generator) -> str:
-        """The name of one strategy."""
+        """The name of one strategy, drawn by the shares."""
         shares = self.shares()
         return list(shares)[rng.choice(len(shares), p=list(shares.values()))]
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Codes:
-    """Levels 0 .. 2**bits - 1, each equally likely."""
+    """Levels 0 .. 2**bits - 1, all equally likely."""
     return rng.integers(2**bits, size=shape)
 
 
 def sparse(rng: np.random.Generator, shape: tuple[int, ...], bits: int, zeros: float) -> Codes:
-    """A share ``zeros`` of zeros, the other levels equally likely."""
+    """Levels with a share ``zeros`` of zeros; the other levels are equally likely."""
     return np.where(rng.random(shape) < zeros, 0, rng.integers(1, 2**bits, size=shape))
 
 
 def correlated(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Codes:
-    """Levels of a normal variable that rows and columns share in drawn parts; of a vector, one that drifts along it."""
+    """Levels from the quantiles of a normal variable. In a tile it is a sum of a row's, a column's and a cell's own
+    part, in drawn shares of the variance; in a vector it drifts along the rows."""
     if len(shape) == 1:
         z = _drifting(rng, shape[0])
     else:
@@ -76,7 +78,7 @@ def correlated(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> C
 
 
 def _drifting(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """A stationary first-order autoregression of unit variance, its length log-uniform from 1 to ``size``."""
+    """A stationary first-order autoregression of unit variance; its correlation length is log-uniform in [1, size]."""
     rho = np.exp(-1 / size ** rng.random())
     z = rng.standard_normal(size)
     for k in range(1, size):

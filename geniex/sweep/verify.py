@@ -1,4 +1,4 @@
-"""Finished sweeps held against SPICE."""
+"""The comparison of finished sweeps with SPICE."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from geniex.sweep.sets import SweepIndex
 def verify_sweep(path: str | Path, count: int = 20, seed: int = 0) -> float:
     """The worst |dI_j| / max(|I_j|, 1e-3 max_j |I_j|) of ``count`` random vectors, solved again by ngspice.
 
-    Each is one vector of one tile, drawn without repetition where there are enough. The file keeps the result in
-    its ``verified_*`` attributes; the digest does not see them.
+    The vectors are drawn from all tiles without repetition; a file with fewer is verified in full. The file keeps the
+    result in its ``verified_*`` attributes, which are no part of its digest.
 
     Raises:
-        MissingDependencyError: ngspice or PySpice is not there.
+        MissingDependencyError: ngspice or PySpice is not installed.
     """
     return _verify([SweepFile(path)], count, seed)
 
 
 def verify_sweep_set(path: str | Path, count: int = 20, seed: int = 0) -> float:
-    """The same of a set's index, the vectors drawn over all its files; each file keeps its own part."""
+    """``verify_sweep`` for a set's index: vectors are drawn from all its files, and each file keeps its own result."""
     return _verify(SweepIndex(path).files, count, seed)
 
 
@@ -54,7 +54,7 @@ def _verify(files: list[SweepFile], count: int, seed: int) -> float:
 
 
 def _deviation(sweep: SweepFile, picks: list[int]) -> float:
-    """The worst deviation of these vectors, counted through all tiles."""
+    """The worst deviation of the vectors ``picks``, which are numbered through all tiles."""
     drawn = []
     for tile, vector in (divmod(pick, sweep.vectors) for pick in picks):
         conductances, voltages, currents = sweep.read(tile, tile + 1)
@@ -65,12 +65,12 @@ def _deviation(sweep: SweepFile, picks: list[int]) -> float:
     else:
         again = sweep.crossbar.solve(voltages, conductances, method="ngspice")
     scale = torch.maximum(stored.abs(), 1e-3 * stored.abs().amax(-1, keepdim=True))
-    # A column of open cells alone carries nothing in both.
+    # A column that has only open cells carries no current in either solution.
     return torch.where(again == stored, 0.0, (again - stored).abs() / scale).max().item()
 
 
 def _each(sweep: SweepFile, tiles: list[int], voltages: Tensor, conductances: Tensor) -> Tensor:
-    """Each vector on the circuit of its own tile; ngspice runs in processes, which the threads await."""
+    """The currents of each vector on the circuit of its own tile; the threads wait for processes that run ngspice."""
     crossbars = [sweep.circuits(tile, tile + 1).crossbar(0) for tile in tiles]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         solved = pool.map(lambda c, v, g: c.solve(v, g, method="ngspice"), crossbars, voltages, conductances)
@@ -78,7 +78,7 @@ def _each(sweep: SweepFile, tiles: list[int], voltages: Tensor, conductances: Te
 
 
 def _keep(sweep: SweepFile, result: tuple[float, int, int, str]) -> None:
-    # On a copy that takes the file's place: HDF5 does not survive a kill while it writes.
+    # A copy is written and then takes the file's place, because HDF5 does not survive a kill while it writes.
     sweep.close()
     aside = sweep.path.with_name(f"{sweep.path.name}.verified.tmp")
     try:

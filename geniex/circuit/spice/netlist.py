@@ -1,9 +1,9 @@
 """The netlist of a crossbar: a frame of drivers, wires and ammeters, and the cells of one tile.
 
-Row i hangs on the voltage source ``Vdrive<i>``; column j ends in the ammeter ``Vsense<j>``, a source of 0 V
+Row i is driven by the voltage source ``Vdrive<i>``; column j ends in the ammeter ``Vsense<j>``, a source of 0 V
 whose branch current is the column current. ngspice turns a resistor of 0 Ohm into 1 mOhm, so nodes that a
-zero resistance joins are one node here. Every node hangs on a driver or on an ammeter by its wires, so no
-open cell, row or column leaves a node floating.
+zero resistance joins are one node here. Wires connect every node to a driver or to an ammeter, so no open cell, row
+or column leaves a node floating.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from geniex.circuit.crossbar import Crossbar
 
 _OPTIONS = ".options reltol=1e-9 vntol=1e-12 abstol=1e-12 itl1=500 gmin=1e-30"
-"""Newton stops when nothing moves by more than this share, volt or ampere, or after 500 iterations.
+"""Tolerances with which ngspice's Newton iteration stops, by relative change, volt and ampere; at most 500 iterations.
 
-By then it has converged to rounding, for its error squares in every iteration. Tighter ones may never be met: wires of
-milliohms round their currents to 1e-14 A. gmin is what ngspice adds across a transistor's junctions; its default of
-1 pS shows in the eighth digit."""
+By then it has converged to rounding, because its error squares in every iteration. Tighter tolerances may never be
+met: wires of milliohms round their currents to 1e-14 A. gmin is the conductance that ngspice adds across a
+transistor's junctions; its default of 1 pS shows in the eighth digit."""
 
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Names of the nodes of a crossbar; joined nodes share a name."""
+    """The names of a crossbar's nodes; nodes that a zero resistance joins share a name."""
 
     crossbar: Crossbar
 
@@ -44,7 +44,7 @@ class _Nodes:
 
 
 def frame(crossbar: Crossbar) -> str:
-    """The netlist less its cells: drivers (at 0 V), wires, ammeters, options; the same for every tile."""
+    """The netlist without its cells: drivers (at 0 V), wires, ammeters and options; it is the same for every tile."""
     try:
         from PySpice.Spice.Netlist import Circuit
     except ImportError as error:
@@ -67,13 +67,13 @@ def frame(crossbar: Crossbar) -> str:
             resistor(f"col{i}_{j}", nodes.col(i - 1, j), nodes.col(i, j), wires.r_col)
         resistor(f"sink{j}", nodes.col(crossbar.rows - 1, j), f"sense{j}", wires.r_sink)
         circuit.V(f"sense{j}", f"sense{j}", circuit.gnd, 0.0)
-    # Reading back only the ammeters keeps ngspice from storing (and leaking) every node of every solution.
+    # Only the ammeters are saved, so that ngspice does not store (and leak) every node of every solution.
     saved = " ".join(f"i(vsense{j})" for j in cols)
     return f"{circuit}{_OPTIONS}\n.save {saved}\n"
 
 
 def cells(crossbar: Crossbar, conductances: Tensor) -> str:
-    """The rest of the netlist: a card for each cell of ``conductances`` (rows, cols) [S] that is not open."""
+    """The rest of the netlist, with a card for each cell of ``conductances`` (rows, cols) [S] that is not open."""
     nodes = _Nodes(crossbar)
     cards = [
         crossbar.cell.spice(f"cell{i}_{j}", nodes.row(i, j), nodes.col(i, j), g)

@@ -1,7 +1,7 @@
-"""Column currents from ngspice: one tile in this process, or many in worker processes.
+"""Column currents from ngspice, of one tile in this process, or of many tiles in worker processes.
 
-Each task runs in a Python process of its own that ends with it. What libngspice leaks or breaks ends there
-too, a crash is an exit status, and the caller may be a script without a main guard, a notebook, or itself a
+Each task of a worker runs in a Python process that ends with it. Memory that libngspice leaks is freed with the
+process, and a crash is an exit status. The caller may be a script without a main guard, a notebook, or itself a
 worker of a process pool.
 """
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from geniex.circuit.crossbar import Crossbar
 
 _SOLVES_PER_WORKER = 256
-"""Operating points until a process is replaced: it holds what ngspice leaks, and costs 0.3 s to start."""
+"""Operating points after which a process is replaced: it keeps the memory that ngspice leaks, but takes 0.3 s to
+start."""
 
 
 class _Piece(NamedTuple):
@@ -44,9 +45,9 @@ def solve_ngspice(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, wo
 
     Args:
         crossbar: the circuit.
-        voltages: driver voltages (..., rows) [V]; leading dimensions broadcast with the conductances'.
+        voltages: driver voltages (..., rows) [V]; their leading dimensions broadcast with those of the conductances.
         conductances: cell conductances (..., rows, cols) [S]; a tile that vectors share is loaded once.
-        workers: processes at a time; None means one per core.
+        workers: number of processes at a time; None means one per core.
 
     Raises:
         MissingDependencyError: PySpice or libngspice is not on this machine.
@@ -85,8 +86,8 @@ def solve_ngspice(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, wo
 def solve_tile(crossbar: Crossbar, conductances: Tensor, voltages: Tensor) -> Tensor:
     """Column currents (vectors, cols) [A] of one tile, from libngspice in this very process; no gradients.
 
-    ``conductances`` (rows, cols) [S], ``voltages`` (vectors, rows) [V]. For callers that are recycled
-    processes themselves: what libngspice leaks stays here.
+    ``conductances`` is (rows, cols) [S], ``voltages`` is (vectors, rows) [V]. This is for callers that are themselves
+    processes to be replaced, because memory that libngspice leaks stays in the process.
     """
     _refuse_gradients(voltages, conductances)
     netlist = frame(crossbar) + cells(crossbar, _exact(conductances))
@@ -109,7 +110,7 @@ def _refuse_gradients(voltages: Tensor, conductances: Tensor) -> None:
 
 
 def _tasks(groups: Groups, workers: int) -> list[list[_Piece]]:
-    """The pieces of work in the runs that one process each does."""
+    """The pieces of work, grouped into the tasks that run in one process each."""
     step = _SOLVES_PER_WORKER
     pieces = [
         _Piece(tile, start, min(start + step, groups.vectors))
