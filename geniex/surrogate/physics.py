@@ -247,7 +247,10 @@ MEMBERS: dict[str, dict[str, Any]] = {
 
 
 def physics_member(name: str) -> PhysicsSurrogate:
-    """A new surrogate with the settings ``name`` of ``MEMBERS``, bound to GENIEx' nominal circuit at 64 x 64."""
+    """A new surrogate with the settings ``name`` of ``MEMBERS``, for GENIEx' nominal circuit at 64 x 64.
+
+    Its ``bound`` returns it for another circuit.
+    """
     if name not in MEMBERS:
         raise InputError("name", name, f"members of the family are {', '.join(MEMBERS)}")
     out = PhysicsSurrogate(Crossbar(64, 64), ConductanceWindow(100e3, 6.0), 0.5, **MEMBERS[name])
