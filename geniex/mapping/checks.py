@@ -22,7 +22,7 @@ _WIDTHS = {
     ),
     "accumulator_bits": (52, "None for an accumulator that never overflows"),
 }
-"""Largest number of bits of each width, and the message's advice where no limit by bits is meant."""
+"""Largest number of bits of each width, and advice to users who want no such limit."""
 _OPTIONAL = ("adc_bits", "accumulator_bits")
 _CHOICES = (
     "weight_scheme",

@@ -12,9 +12,9 @@ from geniex.mapping.fixed_point import signed_parts, straight_through, weight_in
 def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
     """Digits (..., count) of non-negative ``integers`` in base 2^bits, most significant first.
 
-    In the backward pass every digit has the same gradient, that of the integer over the sum of the place values, so
-    that the digits' weighted sum has the integer's gradient. A gradient of 1 / (count place value) for each digit would
-    have the same sum, but would multiply the least digit's effect on its neighbours on the tile by the top place value.
+    In the backward pass the derivative of every digit is the integer's, over the sum of the place values, so that the
+    weighted sum of the digits has the integer's derivative. Shares of 1 / (count place value) would give the same sum,
+    but count the least digit's effect on its neighbours on the tile about as often as the top place value.
 
     >>> slice_digits(torch.tensor([0x2F1]), bits=4, count=3)
     tensor([[ 2, 15,  1]])
