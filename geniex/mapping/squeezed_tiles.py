@@ -223,7 +223,8 @@ def squeezed(nonzero: Tensor, architecture: Architecture, way: Way | None = None
             the fewest tiles, and the first of equal ones.
 
     Raises:
-        InputError: ``nonzero`` is no bool matrix, the way is unknown, or weights have one bit and thus no 0.
+        InputError: ``nonzero`` is no bool matrix, the way is unknown, or weights are differential with one bit, which
+            has no 0.
 
     >>> nonzero = torch.zeros(64, 256, dtype=torch.bool)
     >>> nonzero[:32, :128] = nonzero[32:, 128:] = True
