@@ -28,6 +28,11 @@ def currents(expansion: Expansion, w: Tensor) -> Tensor:
 
 
 def _apart(e: Apart, basis: _Powers, alike: list[Tensor]) -> Tensor:
+    """Column currents (..., cols) from the terms ``alike``, by power of the mean rise, with the corrections ``e``.
+
+    The unknown is each column's current beyond the linear one. A step evaluates the columns' equation at the last
+    currents, and divides what is missing by one less its derivative by the column's own current.
+    """
     linear, beyond = basis.sum(e.linear), alike[0]
     mean = shared_matmul(linear + beyond, e.means[0])
     for k, term in enumerate(e.moments):

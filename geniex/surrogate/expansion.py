@@ -9,17 +9,16 @@ The drives are w = V / v_max in [0, 1], and all voltages are in units of v_max. 
    each cell's excess current q_ij, its current beyond that of a linear cell at the same w and t, as a polynomial in
    w and t.
 
-A column current I_j raises its bit line by about s_j c_ij with s_j = I_j / sum_i A_ij, so s_j takes the place of t.
-The current q_ij enters bit line j, where the word lines' resistances load it like a ladder; the share T_ij of q_ij
-reaches the sense side. On its way it raises the bit line, which drives current through the word lines into all other
-columns. These sneak currents count where a column carries little current of its own. With Delta_j the part of s_j
-that is due to currents beyond the linear ones, a rise of all other bit lines by Delta c raises the voltage of cell
-i, j by h_ij Delta. So
+A column current I_j raises its bit line by about s_j c_ij with s_j = I_j / sum_i A_ij. The excess current q_ij enters
+bit line j, which the cells and their word lines load like a ladder, so that only the share T_ij reaches the sense
+side. On its way it raises the bit line further, which drives current through the word lines into all other columns.
+These sneak currents count where a column carries little current of its own. Let Delta_j be the part of s_j that is
+due to excess and sneak currents, and h_ij the rise of the voltage of cell i, j if all other bit lines rise by c. Then
 
     I_j = sum_i A_ij w_i + sum_i T_ij (q_ij + g_ij h_ij Delta_others),
 
-where Delta_others is the mean of Delta over the other columns, each weighed by the current g_ij c_ij that its rise
-drives into word line i. The q_ij are expanded around the tile's mean rise t:
+where Delta_others is the mean of Delta over the other columns k, each weighed by the current g_ik c_ik that its rise
+drives into word line i. As the s_j differ from column to column, the q_ij are expanded around the tile's mean rise t:
 
 - in the moments of the tile's mean rise, which tell where along the bit lines currents enter. Polynomials b_k of the
   row position, orthogonal under the weights A_ij of a column, have the moments
@@ -170,6 +169,7 @@ def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moment
     solved = WordLines.solved(g, excess, lines, States(*_nodes(powers, g), rises[0], rho, linear[0]))
     response_own = own_response(g, lines)
     bit_lines = Wires(wires.r_sink, 0.0, wires.r_col, 0.0)
+    # By reciprocity T_ij is the voltage at the cell for 1 V at the sense side. ``reach`` is g T, ``push`` g T h.
     reach = g * turn(line_voltages(turn(g * response_own), bit_lines, torch.ones_like(turn(g))))
     alike = _fitted(reach * solved.beyond, powers, 0)
     push = reach * (rises[0] * response_own - linear[0])
@@ -188,7 +188,7 @@ def _parts(conductances: Tensor, circuit: Circuit, dtype: torch.dtype) -> tuple[
 
 
 def _alike(g: Tensor, wires: Wires, lines: Wires, excess: Excess, powers: Sequence[int]) -> Expansion:
-    """The expansion without moments."""
+    """The expansion without moments, where all columns rise like the one that is read."""
     response = effective_conductance(g, wires)
     # The current from a driver enters a column mostly through the cell where the two lines cross.
     rise = wires.col_drop(response)
@@ -214,6 +214,7 @@ def _apart(
     push: Tensor,
     powers: Sequence[int],
 ) -> Apart:
+    """The corrections for columns apart from the mean, with ``reach`` = g T and ``push`` = g T h of every cell."""
     own, own_twice = solved.by_own_rise()
     together = solved.by_rises(rises, linear)
     # Word line i weighs the columns by the currents that their rises drive into it, without the column that is read.
