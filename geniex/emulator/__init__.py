@@ -1,4 +1,4 @@
-"""Emulators of a crossbar's transfer function behind one protocol: ideal, linear, surrogate, circuit."""
+"""Emulators of a crossbar's transfer function with one protocol: ideal, linear, surrogate, circuit."""
 
 from geniex.emulator.base import Emulator, map_tensors
 from geniex.emulator.circuit import CircuitEmulator

@@ -18,45 +18,46 @@ from geniex.mapping import Architecture
 class Emulator(ABC):
     """A crossbar's transfer function, from programmed conductances and voltages to currents.
 
-    Laws, for every crossbar that the emulator accepts (others it refuses when it is built or at ``program``):
-    with zero wires and linear cells ``read`` gives V @ G; V = 0 gives exactly 0; ``read`` is differentiable in
-    the voltages, and ``program`` followed by ``read`` in the conductances. Values are checked by ``program``,
-    never by ``read``. Whoever uses an emulator leaves it as it is: ``bind``, ``moved`` and ``restarted`` return
-    another emulator where something has to differ, and never change this one.
+    Laws, for every crossbar that the emulator accepts (it refuses all others when it is built or at ``program``):
+    With zero wire resistance and linear cells ``read`` gives V @ G. V = 0 gives exactly 0. ``read`` is differentiable
+    in the voltages, and ``program`` followed by ``read`` in the conductances. ``program`` checks values, ``read``
+    never does. Using an emulator does not change it: ``bind``, ``moved`` and ``restarted`` return another emulator
+    where something has to differ.
 
-    A minimal emulator of your own has a ``name``, ``program`` and ``read``. One that depends on the architecture
-    overrides ``bind``, one that holds tensors overrides ``moved``.
+    A minimal emulator of your own has a ``name``, ``program`` and ``read``. An emulator that depends on the
+    architecture overrides ``bind``, and one that holds tensors overrides ``moved``.
     """
 
     name: str
-    """What tables call it."""
+    """Name of the emulator in tables."""
 
     @abstractmethod
     def program(self, conductances: Tensor) -> Any:
-        """All work that depends on ``conductances`` (..., rows, cols) [S] alone, as a dataclass of tensors.
+        """The programmed array, a dataclass of tensors with all work that depends on the conductances alone.
 
-        Each of its tensors has the tiles' leading dimensions, so that a part of the tiles can be read alone.
+        ``conductances`` are (..., rows, cols) [S]. Each tensor of the array has their leading dimensions, so that some
+        of the tiles can be read alone.
         """
 
     @abstractmethod
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A] for ``voltages`` (..., rows) [V].
 
-        Leading dimensions broadcast with the programmed ones; nothing is expanded where one side has size 1.
+        Leading dimensions broadcast with the programmed ones, without expanding a side that has size 1.
         """
 
     def response(self, array: Any) -> Tensor | None:
-        """R (..., rows, cols) [S] where reading ``array`` is voltages @ R; None where it is not."""
+        """R (..., rows, cols) [S] if reading ``array`` gives voltages @ R; None if it does not."""
         return None
 
     @property
     def inner(self) -> Emulator | None:
-        """The emulator that this one wraps; None where it wraps none."""
+        """The emulator that this one wraps; None if it wraps none."""
         return None
 
     @property
     def worker(self) -> Emulator:
-        """The emulator that does the work: the innermost of the wrapped ones, or itself."""
+        """The emulator that does the work: the innermost wrapped one, or this one if it wraps none."""
         return self if self.inner is None else self.inner.worker
 
     @property
@@ -66,28 +67,31 @@ class Emulator(ABC):
 
     @property
     def deterministic(self) -> bool:
-        """Whether equal tiles and drives give equal currents, and no drive none: what is known so is not read."""
+        """Whether equal tiles and drives always give equal currents, and no drive gives none.
+
+        Reads whose result is known from these rules are skipped.
+        """
         return True
 
     @property
     def tile(self) -> tuple[int, int] | None:
-        """The (rows, cols) it is made for; None takes any."""
+        """The tile (rows, cols) that the emulator is made for; None takes any."""
         return None
 
     @property
     def floats_per_read(self) -> int:
-        """Numbers of workspace per tile and voltage vector, beyond the currents, for chunking."""
+        """Workspace per tile and voltage vector beyond the currents, in numbers; reads are chunked by it."""
         return 0
 
     def bind(self, architecture: Architecture) -> Emulator:
-        """The emulator for ``architecture``: this one where it serves as it is, otherwise a new one.
+        """The emulator for ``architecture``: this one if it serves as it is, otherwise a new one.
 
-        Neither this emulator nor anything that it was made from is changed. Binding what is bound to an equal
-        architecture returns the very same object, so that matrices which are given a bound emulator share it.
+        Neither this emulator nor anything that it was made from is changed. An emulator that is bound to an equal
+        architecture already is returned itself, so that matrices which are given a bound emulator share it.
 
         Raises:
             ConversionError: the emulator cannot serve the architecture.
-            InputError: the cell's model ends below the architecture's voltages or conductances.
+            InputError: the cell's model does not cover the architecture's voltages or conductances.
         """
         if self.tile is not None and self.tile != architecture.tile:
             raise ConversionError(
@@ -97,60 +101,63 @@ class Emulator(ABC):
         return self
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Emulator:
-        """The emulator with ``function`` of each of its own tensors, such as a move to another device.
+        """The emulator with ``function`` applied to each of its tensors, such as a move to another device.
 
-        It is this very emulator where there are no tensors. A tensor that would fall below float32 keeps its dtype.
-        Noise goes on where it was.
+        An emulator without tensors returns itself. A tensor that would get less than float32 keeps its dtype. Noise
+        continues where it was.
         """
         return self
 
     def restarted(self) -> Emulator:
-        """The emulator with its noise at the beginning and in nobody else's use; this one where it has no noise."""
+        """The emulator with noise that starts again and is shared with no other; this one if it has no noise."""
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What it was made from beside weights and the wrapped emulator, JSON-ready."""
+        """The arguments that it was made from, JSON-ready, without weights and the wrapped emulator."""
         return {}
 
     def weights(self) -> dict[str, Tensor]:
-        """Its own tensors by name, on the CPU."""
+        """The emulator's own tensors by name, on the CPU."""
         return {}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Emulator:
-        """The emulator that ``settings`` and ``weights`` told of, around ``inner`` where it wraps one."""
+        """The emulator made again from ``settings`` and ``weights``, around ``inner`` if it wraps one."""
         raise NotImplementedError(f"{cls.__name__} does not say how it is made again")
 
     def _with(self, **changes: Any) -> Self:
-        """A copy of this emulator with other attributes; what is not named is shared."""
+        """A copy of this emulator with other attributes; it shares all attributes that are not named."""
         changed = copy.copy(self)
         vars(changed).update(changes)
         return changed
 
 
 _moves: WeakKeyDictionary[Callable[[Tensor], Tensor], dict[int, tuple[Emulator, Emulator]]] = WeakKeyDictionary()
-"""What each function that is still in use has moved, by the id of what it moved."""
+"""Emulators before and after a move, by the function that moved them and by the id of the first.
+
+A function's entry ends with the function.
+"""
 
 
 def moved_once(emulator: Emulator, function: Callable[[Tensor], Tensor]) -> Emulator:
-    """``emulator.moved(function)``, the same object whenever the same function moves the same emulator.
+    """``emulator.moved(function)``: the same object whenever the same function moves the same emulator.
 
-    ``nn.Module.to`` hands one function from module to module. Layers that share an emulator, with its weights and its
-    noise, so go on sharing one.
+    ``nn.Module.to`` applies one function to all modules, so layers that share an emulator, with its weights and its
+    noise, still share one afterwards.
     """
     try:
         known = _moves.setdefault(function, {})
     except TypeError:  # some callables of C have no weak references
         return emulator.moved(function)
     if id(emulator) not in known:
-        known[id(emulator)] = (emulator, emulator.moved(function))  # what is kept alive keeps its id
+        known[id(emulator)] = (emulator, emulator.moved(function))  # keeping the emulator alive keeps its id unique
     return known[id(emulator)][1]
 
 
 def map_tensors(array: Any, function: Callable[[Any], Any], leaf: type = Tensor) -> Any:
     """A programmed array with ``function`` applied to each of its tensors, e.g. to move it to a device.
 
-    Or to each object of another class ``leaf`` instead.
+    With another class as ``leaf``, ``function`` is applied to the objects of that class.
     """
     if isinstance(array, leaf):
         return function(array)

@@ -17,13 +17,13 @@ from geniex.mapping import Architecture
 
 @dataclass(frozen=True)
 class CircuitArray:
-    """The conductances themselves: the solver shares among vectors what depends on them alone."""
+    """The conductances themselves: all vectors of a tile share the solver's work that depends on them alone."""
 
     conductances: Tensor
 
 
 class CircuitEmulator(Emulator):
-    """The native solver in the loop: exact to ``tol``, for the ground truth that others are held to."""
+    """The native solver in the loop, exact to ``tol``: the ground truth for the other emulators."""
 
     name = "circuit"
 
@@ -37,11 +37,11 @@ class CircuitEmulator(Emulator):
 
     @property
     def floats_per_read(self) -> int:
-        """The cell voltages; the solver chunks its own iterates."""
+        """Twice the cell voltages; the solver chunks its own iterates."""
         return 2 * self.crossbar.rows * self.crossbar.cols
 
     def program(self, conductances: Tensor) -> CircuitArray:
-        """Keeps the conductances (..., rows, cols) [S]."""
+        """The conductances (..., rows, cols) [S], checked."""
         check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
         self.crossbar.cell.check_range(conductances, 0.0)
         return CircuitArray(conductances)
@@ -51,7 +51,7 @@ class CircuitEmulator(Emulator):
 
         Raises:
             ConversionError: the architecture has another tile.
-            InputError: the cell's model ends below the architecture's ``v_max``, or inside its window.
+            InputError: the cell's model does not cover the architecture's ``v_max`` or window.
         """
         super().bind(architecture)
         window = architecture.window
@@ -60,7 +60,7 @@ class CircuitEmulator(Emulator):
 
     @property
     def description(self) -> str:
-        """The crossbar."""
+        """The crossbar in words."""
         return f"circuit: {self.crossbar.description}"
 
     def settings(self) -> dict[str, Any]:

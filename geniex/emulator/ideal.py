@@ -21,7 +21,7 @@ class IdealArray:
 
 
 class IdealEmulator(Emulator):
-    """I = V @ G.
+    """The ideal product I = V @ G.
 
     >>> import torch
     >>> emulator = IdealEmulator()
@@ -33,7 +33,7 @@ class IdealEmulator(Emulator):
 
     @property
     def description(self) -> str:
-        """What is ideal about it."""
+        """The ideal properties in words."""
         return "ideal: no wires, linear cells"
 
     @classmethod
@@ -44,7 +44,7 @@ class IdealEmulator(Emulator):
         return cls()
 
     def program(self, conductances: Tensor) -> IdealArray:
-        """Keeps the conductances (..., rows, cols) [S] of any tile size."""
+        """The conductances (..., rows, cols) [S] of any tile size, checked."""
         check_conductances(conductances, *conductances.shape[-2:])
         return IdealArray(conductances)
 
@@ -53,5 +53,5 @@ class IdealEmulator(Emulator):
         return shared_matmul(voltages, array.conductances)
 
     def response(self, array: IdealArray) -> Tensor:
-        """G."""
+        """The conductances G (..., rows, cols) [S]."""
         return array.conductances

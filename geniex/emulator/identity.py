@@ -1,4 +1,4 @@
-"""Which emulator a model was converted with, such that it can be made again, or known again."""
+"""The identity of an emulator, from which a converted model's file makes it again or recognises it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _SHIPPED = {
     "StoredEmulator": "geniex.emulator.stored",
     "NoisyEmulator": "geniex.variation.noise",
 }
-"""Module of each emulator of geniex, by the class' name; it is imported when one is made again."""
+"""Modules of geniex's own emulators by class name; one is imported when its emulator is made again."""
 _BOUND = ("window", "v_max", "binary")
-"""What an architecture decides about a surrogate."""
+"""Settings of a surrogate that an architecture decides."""
 
 
 def identity(emulator: Emulator) -> Identity:
-    """What makes ``emulator``, JSON-ready, and its weights; what it wraps is told under "emulator".
+    """The type and settings of ``emulator``, JSON-ready, and its weights.
 
-    Of a class that is not geniex's own its full name is told, and what its ``settings`` and ``weights`` say.
+    The wrapped emulator's identity stands under "emulator". The type is the class' name, with module if the class is
+    not geniex's own.
     """
     told = {"type": _type(type(emulator)), **emulator.settings()}
     if emulator.inner is None:
@@ -38,7 +39,7 @@ def identity(emulator: Emulator) -> Identity:
 
 
 def same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
-    """Whether ``emulator`` does the work that was ``told`` of, whatever wraps it and whatever it is bound to."""
+    """Whether ``emulator`` has the innermost emulator of the identity ``told``, regardless of wrappers and binding."""
     given, _ = identity(emulator.worker)
 
     def kept(of: dict[str, Any]) -> dict[str, Any]:
@@ -49,16 +50,16 @@ def same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
 
 
 def worker_told(told: dict[str, Any]) -> dict[str, Any]:
-    """What was ``told`` of the innermost emulator."""
+    """The identity of the innermost emulator within the identity ``told``."""
     return worker_told(told["emulator"]) if "emulator" in told else told
 
 
 def emulator_of(told: dict[str, Any], weights: dict[str, Tensor], worker: Emulator | None = None) -> Emulator:
-    """The emulator that ``identity`` told of, or its wrappers around ``worker`` where that is given.
+    """The emulator of the identity ``told``, or its wrappers around ``worker`` where that is given.
 
     Raises:
-        ConversionError: an emulator of a class that is not geniex's own, which has to be given.
-        CheckpointError: a surrogate of a class that is neither geniex's own nor registered.
+        ConversionError: the class of an emulator is not geniex's own, so that the emulator has to be given.
+        CheckpointError: the class of the surrogate is neither geniex's own nor registered.
     """
     inner = None
     if "emulator" in told:

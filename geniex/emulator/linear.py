@@ -20,7 +20,7 @@ class LinearArray:
 
 
 class LinearEmulator(Emulator):
-    """I = A^T V with the exact effective conductances A; exact for linear cells."""
+    """The product I = A^T V with the exact effective conductances A; it is exact for linear cells."""
 
     name = "linear"
 
@@ -50,7 +50,7 @@ class LinearEmulator(Emulator):
         return cls(Crossbar.from_dict(settings["crossbar"]))
 
     def program(self, conductances: Tensor) -> LinearArray:
-        """Eliminates the wires of conductances (..., rows, cols) [S]."""
+        """The effective conductances A of cells (..., rows, cols) [S], with the wires eliminated."""
         return LinearArray(self.crossbar.effective_conductance(conductances))
 
     def read(self, array: LinearArray, voltages: Tensor) -> Tensor:
@@ -58,5 +58,5 @@ class LinearEmulator(Emulator):
         return shared_matmul(voltages, array.effective)
 
     def response(self, array: LinearArray) -> Tensor:
-        """A."""
+        """The effective conductances A (..., rows, cols) [S]."""
         return array.effective

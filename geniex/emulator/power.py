@@ -1,4 +1,4 @@
-"""What the drivers of programmed tiles deliver while they are read, by the physics of the emulator that reads them."""
+"""The power that the drivers of programmed tiles deliver during a read, by the physics of the tiles' emulator."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from geniex.emulator.linear import LinearEmulator
 from geniex.emulator.surrogate import SurrogateEmulator
 
 _BYTES = 64 << 20
-"""Of cell voltages that are solved for at once."""
+"""Bytes of cell voltages that are solved for at once."""
 
 
 @dataclass(frozen=True)
 class PowerMeter:
-    """Measures some programmed tiles."""
+    """A meter of the power of some programmed tiles."""
 
     read: Callable[[Tensor], Tensor]
     """Static power (...) [W] that the drivers deliver at voltages (..., rows) [V]: the sum of V_i I_i over word lines.
@@ -31,29 +31,30 @@ class PowerMeter:
     Leading dimensions broadcast with the tiles'.
     """
     exact: bool
-    """Whether that is the emulator's own circuit, solved, or an estimate from its column currents."""
+    """Whether the power is that of the emulator's own circuit; otherwise it is estimated from its column currents."""
     floats_per_read: int
-    """Numbers of workspace per tile and voltage vector."""
+    """Workspace per tile and voltage vector, in numbers."""
 
 
 def power_meter(emulator: Emulator, array: Any, conductances: Tensor) -> PowerMeter:
     """The meter of tiles (..., rows, cols) [S] that the ``emulator`` has programmed as ``array``.
 
-    Ideal, linear and circuit emulators: the power of the circuit that they stand for, sum_i V_i I_i with the currents
-    of the word lines. Ideal: sum_ij V_i^2 G_ij. Linear: V^T Y V with the drivers' admittances Y, cells at their
-    small-signal conductance, as its columns are.
+    For ideal, linear and circuit emulators it is the power of the circuit that they stand for, sum_i V_i I_i with the
+    currents I_i of the word lines. The ideal circuit takes sum_ij V_i^2 G_ij. The linear circuit takes V^T Y V with the
+    drivers' admittances Y, for cells at their small-signal conductance.
 
-    Surrogates know columns alone. By Kirchhoff's law these sum up to the currents of the drivers, and r, their sum over
-    that of the linear circuit, is what non-linear cells make of it in the mean. Were all of r - 1 cubic in the
-    voltage, as the first term of every cell's is, the linear circuit's power would grow by
+    Surrogates give column currents alone. By Kirchhoff's law their sum is that of the drivers' currents. Let r be
+    this sum over that of the linear circuit: the mean gain of the currents by the non-linear cells. If all of r - 1
+    were cubic in the voltage, as the first non-linear term of every cell is, the linear circuit's power would grow by
 
         1 + (r - 1) (m_4 / m_3) (m_1 / m_2),   m_k = sum_ij V_i^k G_ij,
 
     because power weighs a cell's current by its voltage once more. With the exact column currents this is within 0.4 %
-    of the exact circuit for every shipped preset up to 64 x 64; where all drivers have one voltage, as with 1-bit
-    streams, within 0.03 %. (The ideal power is up to 20 % off at the nominal 64 x 64, and 300 % where wires dominate.)
-    Of emulators of which no circuit is known the ideal power is taken times their currents over the ideal ones, in sum:
-    4 % off at the nominal 64 x 64, 30 % where wires dominate.
+    of the exact circuit for every shipped preset up to 64 x 64, and within 0.03 % where all drivers have one voltage,
+    as with 1-bit streams. (The ideal power is up to 20 % off at the nominal 64 x 64, and 300 % where wires dominate.)
+
+    For all other emulators no circuit is known. The meter then takes the ideal power times the sum of the emulator's
+    currents over that of the ideal ones, which is 4 % off at the nominal 64 x 64 and 30 % where wires dominate.
     """
     known = emulator.worker
     if isinstance(known, IdealEmulator):
@@ -68,9 +69,10 @@ def power_meter(emulator: Emulator, array: Any, conductances: Tensor) -> PowerMe
 
 
 def driver_admittances(crossbar: Crossbar, conductances: Tensor) -> Tensor:
-    """Y (..., rows, rows) [S], symmetric: driver k delivers sum_i V_i Y_ik, of cells (..., rows, cols) [S].
+    """Admittances Y (..., rows, rows) [S], symmetric, with which driver k delivers the current sum_i V_i Y_ik.
 
-    Of cells at their small-signal conductance; solved directly, to the dtype's rounding.
+    The cells ``conductances`` (..., rows, cols) [S] are at their small-signal conductance. Y is solved for directly, to
+    the dtype's rounding.
     """
     rows, cols = conductances.shape[-2:]
     cells = crossbar.cell.small_signal(conductances).reshape(-1, rows, cols)
@@ -112,7 +114,7 @@ def _surrogate(crossbar: Crossbar, emulator: Emulator, array: Any, conductances:
         first, second, third, fourth = (shared_matmul(voltages**k, by_row)[..., 0] for k in (1, 2, 3, 4))
         gain = emulator.read(array, voltages).sum(-1) / shared_matmul(voltages, drawn)[..., 0] - 1
         power = linear.read(voltages) * (1 + gain * (fourth / third) * (first / second))
-        return torch.where(first == 0, 0.0, power)  # nothing drives, and all of that is 0 / 0
+        return torch.where(first == 0, 0.0, power)  # without any drive the power above is 0 / 0
 
     return PowerMeter(read, False, linear.floats_per_read + conductances.shape[-1] + emulator.floats_per_read)
 

@@ -1,4 +1,4 @@
-"""Programmed arrays kept small in memory, or for good on disk."""
+"""Storage of programmed arrays: in half precision in memory, or cached on disk."""
 
 from __future__ import annotations
 
@@ -30,24 +30,26 @@ _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Packed:
-    """A tensor in half precision, each entry of its first dimension with a power of two that keeps it in range."""
+    """A tensor in half precision, scaled by a power of two for each entry of its first dimension."""
 
     values: Tensor
+    """The tensor over the scale, which keeps it in the range of half precision."""
     scale: Tensor
+    """Powers of two (entries, 1, ..., 1)."""
 
 
 class StoredEmulator(Emulator):
     """``emulator`` with its programmed arrays stored in half precision, or cached on disk by their content.
 
-    What is read is computed in the conductances' precision, one part of the tiles after the other: only what waits is
-    small. float16 rounds each stored number by at most 0.05 %, bfloat16 by 0.4 %. ``bind`` returns a new wrapper around
-    the bound emulator, and the cache knows arrays by what the emulator is bound to.
+    A read unpacks one part of the tiles after the other and computes in the conductances' precision; only arrays that
+    wait for their read are small. float16 rounds each stored number by at most 0.05 %, bfloat16 by 0.4 %. ``bind``
+    returns a new wrapper around the bound emulator.
 
     Args:
-        emulator: what does the work.
+        emulator: the emulator whose arrays are stored.
         dtype: torch.float16 or torch.bfloat16; None keeps arrays as they are.
-        cache: folder of programmed arrays, made where it is not there. An array is found again by its conductances,
-            the emulator and this version of geniex; files that are damaged are written anew. Nothing is ever deleted.
+        cache: folder of programmed arrays, created if needed. An array is found again by its conductances, the emulator
+            with its binding, and the version of geniex. Damaged files are written anew; nothing is ever deleted.
     """
 
     def __init__(
@@ -75,28 +77,28 @@ class StoredEmulator(Emulator):
 
     @property
     def description(self) -> str:
-        """How arrays are stored, and of which emulator."""
+        """The way in which arrays are stored, and the emulator."""
         how = [] if self.dtype is None else [str(self.dtype).removeprefix("torch.")]
         how += [] if self.cache is None else [f"cached in {self.cache}"]
         return f"stored ({', '.join(how)}): {self.emulator.description}" if how else self.emulator.description
 
     @property
     def deterministic(self) -> bool:
-        """The emulator's."""
+        """Whether the wrapped emulator is deterministic."""
         return self.emulator.deterministic
 
     @property
     def tile(self) -> tuple[int, int] | None:
-        """The emulator's."""
+        """The wrapped emulator's tile."""
         return self.emulator.tile
 
     @property
     def floats_per_read(self) -> int:
-        """The emulator's."""
+        """The wrapped emulator's workspace."""
         return self.emulator.floats_per_read
 
     def bind(self, architecture: Architecture) -> StoredEmulator:
-        """The bound emulator, stored in the same way; errors are the emulator's."""
+        """The bound emulator, stored in the same way; raises the errors of the wrapped emulator's ``bind``."""
         return self._around(self.emulator.bind(architecture))
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> StoredEmulator:
@@ -108,7 +110,7 @@ class StoredEmulator(Emulator):
         return self._around(self.emulator.restarted())
 
     def settings(self) -> dict[str, Any]:
-        """Precision and cache."""
+        """The precision and the cache's folder."""
         dtype = next((name for name, dtype in _HALVES.items() if dtype is self.dtype), None)
         return {"dtype": dtype, "cache": None if self.cache is None else str(self.cache)}
 
@@ -122,7 +124,7 @@ class StoredEmulator(Emulator):
         return cls(inner, dtype=dtype, cache=settings["cache"])
 
     def program(self, conductances: Tensor) -> Any:
-        """The array of (..., rows, cols) [S], from the cache where it is there; in full where gradients are wanted."""
+        """The array of (..., rows, cols) [S], from the cache if it is there; full precision if gradients are wanted."""
         array = self._programmed(conductances)
         return array if self.dtype is None or conductances.requires_grad else map_tensors(array, self._packed)
 
@@ -131,14 +133,14 @@ class StoredEmulator(Emulator):
         return self.emulator.read(self._unpacked(array, voltages.dtype), voltages)
 
     def response(self, array: Any) -> Tensor | None:
-        """The emulator's; None in half precision, where it would be kept in full beside what is stored."""
+        """The wrapped emulator's response; None in half precision, where it would be kept in full beside the array."""
         return self.emulator.response(array) if self.dtype is None else None
 
     def _around(self, emulator: Emulator) -> StoredEmulator:
         return self if emulator is self.emulator else self._with(emulator=emulator)
 
     def _packed(self, tensor: Tensor) -> Packed:
-        """In units of about its largest magnitude: conductances alone are below what float16 resolves."""
+        """``tensor`` in units of about its largest magnitude, as float16 does not resolve conductances in siemens."""
         if tensor.numel() == 0:
             return Packed(tensor.to(self.dtype), tensor.new_ones(len(tensor), *[1] * (tensor.dim() - 1)))
         largest = tensor.abs().flatten(1).amax(1).reshape(-1, *[1] * (tensor.dim() - 1))
@@ -158,7 +160,7 @@ class StoredEmulator(Emulator):
             found = read_tensors(path)
             leaves = iter([found[str(k)].to(conductances.device) for k in range(len(found))])
             return self._filled(conductances, leaves)
-        except (FileFormatError, KeyError, StopIteration):  # not there, or damaged
+        except (FileFormatError, KeyError, StopIteration):  # the file is missing or damaged
             pass
         array = self.emulator.program(conductances)
         tensors: list[Tensor] = []
@@ -167,12 +169,12 @@ class StoredEmulator(Emulator):
         return array
 
     def _filled(self, conductances: Tensor, leaves: Iterator[Tensor]) -> Any:
-        """The array of ``conductances`` with the tensors that were kept: one tile tells what it is made of."""
+        """The array of ``conductances`` with the cached tensors, in the structure of one programmed tile's array."""
         first = conductances[(slice(0, 1),) * (conductances.dim() - 2)]
         return map_tensors(self.emulator.program(first), lambda _: next(leaves))
 
     def _key(self, conductances: Tensor) -> str:
-        told, _ = identity(self.emulator)  # with the window, drive and streams that it is bound to
+        told, _ = identity(self.emulator)  # includes the window, drive and streams that the emulator is bound to
         head: dict[str, Any] = {"geniex": __version__, "emulator": told, "dtype": str(conductances.dtype)}
         hashed = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         hashed.update(str(tuple(conductances.shape)).encode())

@@ -23,19 +23,19 @@ from geniex.surrogate.base import Outside, surrogate_class, surrogate_type
 class SurrogateEmulator(Emulator):
     """A surrogate that stands for ``crossbar``; voltages must be >= 0, as the simulator's streams are.
 
-    A universal surrogate ("physics", "physics-fast") is made for the crossbar here, and by ``bind`` for an
+    A universal surrogate ("physics", "physics-fast") is bound to the crossbar here, and by ``bind`` to an
     architecture's window, drive and streams too.
 
     Args:
-        surrogate: the surrogate, with its weights as they are; or a shipped one's name or a checkpoint's path, whose
-            weights are then frozen.
-        crossbar: the circuit to emulate.
-        outside: what happens where the crossbar, or an architecture that the emulator is bound to, lies outside the
-            range that the surrogate was validated on: "raise" an error or "warn"; None leaves it to the surrogate.
+        surrogate: a surrogate, whose weights stay as they are; or the name of a shipped surrogate or the path of a
+            checkpoint, whose weights are frozen.
+        crossbar: the crossbar to emulate.
+        outside: the answer to a crossbar, or to an architecture that the emulator is bound to, outside the range that
+            the surrogate was validated on: "raise" an error or "warn"; None leaves it to the surrogate.
 
     Raises:
         CheckpointError: the surrogate does not stand for the crossbar.
-        InputError: ``outside`` for a surrogate that has no such choice, as it stands for one circuit alone.
+        InputError: ``outside`` is given for a surrogate that stands for one circuit alone and has no such choice.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SurrogateEmulator(Emulator):
 
     @property
     def floats_per_read(self) -> int:
-        """The surrogate's hidden values."""
+        """The surrogate's workspace."""
         return self.surrogate.floats_per_read
 
     @property
@@ -69,13 +69,13 @@ class SurrogateEmulator(Emulator):
         return f"{self.surrogate.label}: {self.crossbar.description}"
 
     def bind(self, architecture: Architecture) -> SurrogateEmulator:
-        """The emulator with the surrogate made for the architecture's window, ``v_max`` and streams.
+        """The emulator with the surrogate bound to the architecture's window, ``v_max`` and streams.
 
-        A trained network stands for one window and one ``v_max``: it is this very emulator, or refused. Weights are
-        shared.
+        A trained network stands for one window and one ``v_max``, so it gives this very emulator or an error. Weights
+        are shared.
 
         Raises:
-            ConversionError: tile, window or drive are not what the surrogate stands for.
+            ConversionError: the surrogate does not stand for the architecture's tile, window or drive.
         """
         super().bind(architecture)
         binary = architecture.stream_bits == 1
@@ -96,7 +96,7 @@ class SurrogateEmulator(Emulator):
         return self if moved is self.surrogate else self._with(surrogate=moved)
 
     def program(self, conductances: Tensor) -> Any:
-        """The conductance half of the network for (..., rows, cols) [S]."""
+        """The surrogate's array for conductances (..., rows, cols) [S]."""
         check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
         return self.surrogate.program(conductances)
 
@@ -105,7 +105,7 @@ class SurrogateEmulator(Emulator):
         return self.surrogate.read(array, voltages)
 
     def settings(self) -> dict[str, Any]:
-        """The crossbar, and what the surrogate is made from with a digest of its weights."""
+        """The crossbar, and the surrogate's type, binding and settings with a digest of its weights."""
         surrogate = self.surrogate
         told = {
             "type": surrogate_type(type(surrogate)),
@@ -128,11 +128,11 @@ class SurrogateEmulator(Emulator):
         """The emulator of the surrogate in ``settings`` with ``weights``, frozen.
 
         Raises:
-            CheckpointError: the surrogate is of a class that is neither geniex's own nor registered.
+            CheckpointError: the surrogate's class is neither geniex's own nor registered.
         """
         told, crossbar = settings["surrogate"], Crossbar.from_dict(settings["crossbar"])
         kind, window = surrogate_class(told["type"]), ConductanceWindow.from_dict(told["window"])
-        with torch.device("meta"):  # no initial weights are drawn
+        with torch.device("meta"):  # draws no initial weights
             surrogate = kind(crossbar, window, told["v_max"], **told["settings"])
         surrogate.load_state_dict(weights, assign=True)
         return cls(surrogate.eval().requires_grad_(False), crossbar)

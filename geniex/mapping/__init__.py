@@ -1,4 +1,4 @@
-"""From weights and activations to conductances and voltages: fixed point, slices, streams, tiles, layouts."""
+"""The mapping of weights and activations to conductances and voltages: fixed point, slices, streams, tiles, layouts."""
 
 from geniex.mapping.architecture import OFFSETS, AdcRange, Architecture, Offset
 from geniex.mapping.arrangement import Arrangement

@@ -1,4 +1,4 @@
-"""Other places for a matrix's inputs, outputs and bit lines than their natural order."""
+"""Orders of a matrix' inputs, outputs and bit lines that differ from the natural one."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from geniex.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """Which input, output and bit line is at each place; None is the natural order.
+    """The input, output and bit line at each place; None is the natural order.
 
-    What a matrix computes stays the same: inputs are put onto their word lines, and outputs back into their order. All
-    row tiles of a matrix share the order of outputs, unless each is given one, all column tiles that of inputs, and all
-    tiles that of bit lines.
+    An arrangement leaves the matrix' product as it is: inputs are put onto their word lines, and outputs back into
+    their order. All column tiles of a matrix share the order of inputs, and all tiles share the order of bit lines. All
+    row tiles share the order of outputs, unless each row of tiles is given its own.
 
     >>> Arrangement.of(outputs=[2, 0, 1]).outputs
     tensor([2, 0, 1])
     """
 
     outputs: Tensor | None = None
-    """int64 (outputs,), or one of each row of tiles (row_tiles, outputs): the output at each place. Places fill a
-    column tile from the drivers on, then the next one. Where rows differ, sums are put back before rows are added."""
+    """Output at each place, int64 (outputs,), or (row_tiles, outputs) with an order for each row of tiles. Places fill
+    a column tile from the drivers on, then the next one. Where the rows' orders differ, the sums of a row are put back
+    into the natural order before rows are added."""
     inputs: Tensor | None = None
-    """int64 (inputs,): the input on each word line. The last word line of a tile is nearest the sense side."""
+    """Input on each word line, int64 (inputs,). The last word line of a tile is nearest the sense side."""
     lines: Tensor | None = None
-    """int64 (cols,): the bit line of a tile's natural order at each place, the first one nearest the drivers."""
+    """Bit line, by its natural number within a tile, at each place, int64 (cols,). The first place is nearest the
+    drivers."""
 
     @classmethod
     def of(
@@ -39,12 +41,12 @@ class Arrangement:
         inputs: Sequence[int] | Tensor | None = None,
         lines: Sequence[int] | Tensor | None = None,
     ) -> Self:
-        """An arrangement of permutations; raises ``InputError`` for what is none."""
+        """The arrangement of these permutations; raises ``InputError`` for an order that is no permutation."""
         return cls(_permutations("outputs", outputs), _permutation("inputs", inputs), _permutation("lines", lines))
 
     @property
     def natural(self) -> bool:
-        """Whether everything lies in its natural order."""
+        """Whether inputs, outputs and bit lines are all in natural order."""
         return self.outputs is None and self.inputs is None and self.lines is None
 
     @property
@@ -53,7 +55,10 @@ class Arrangement:
         return self.outputs is not None and self.outputs.dim() == 2
 
     def check(self, *, outputs: int, inputs: int, cols: int, rows: int = 1) -> None:
-        """Raise ``InputError`` unless it is one of a matrix of this size on ``rows`` of tiles of ``cols`` bit lines."""
+        """Raise ``InputError`` unless the orders fit a matrix of this size on ``rows`` rows of tiles.
+
+        ``cols`` are the bit lines of a tile.
+        """
         if self.outputs is not None and self.outputs.dim() == 2 and len(self.outputs) != rows:
             raise InputError("outputs", f"{len(self.outputs)} orders", f"one, or one for each of {rows} rows of tiles")
         for name, size in (("outputs", outputs), ("inputs", inputs), ("lines", cols)):
@@ -62,7 +67,7 @@ class Arrangement:
                 raise InputError(name, f"an order of {order.shape[-1]}", f"the matrix has {size}")
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Arrangement:
-        """With ``function`` applied to each order."""
+        """The arrangement with ``function`` applied to each order."""
         orders = (self.outputs, self.inputs, self.lines)
         return Arrangement(*(None if order is None else function(order) for order in orders))
 
@@ -73,22 +78,25 @@ class Arrangement:
         return hash(repr(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The orders as lists by name, JSON-ready."""
         names = ("outputs", "inputs", "lines")
         return {name: None if getattr(self, name) is None else getattr(self, name).tolist() for name in names}
 
     def to_numbers(self) -> list[int]:
-        """For each order how many follow, then those: 0 is the natural one, -n announces n orders and their length."""
+        """The orders as one list: for each its length, then its entries.
+
+        A length of 0 stands for the natural order; -n stands for n orders, whose common length follows.
+        """
         return [n for order in (self.outputs, self.inputs, self.lines) for n in _numbers(order)]
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[int]) -> Self:
-        """What ``to_numbers`` told; nothing is the natural order."""
+        """The arrangement that ``to_numbers`` wrote; no numbers give the natural order."""
         return cls.read_numbers(numbers)[0]
 
     @classmethod
     def read_numbers(cls, numbers: Sequence[int]) -> tuple[Self, list[int]]:
-        """What ``to_numbers`` told, and the numbers that come after it."""
+        """The arrangement that ``to_numbers`` wrote, and the numbers that follow it."""
         orders: list[Any] = []
         rest = list(numbers)
         while rest and len(orders) < 3:
@@ -104,7 +112,7 @@ class Arrangement:
 
 
 def inverse(order: Tensor) -> Tensor:
-    """The permutation that undoes ``order``, along its last dimension: the place of each thing."""
+    """The permutation that undoes ``order`` along its last dimension: the place of each entry."""
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, places)
 
@@ -117,11 +125,11 @@ def _numbers(order: Tensor | None) -> list[int]:
 
 
 def _permutations(name: str, order: Any) -> Tensor | None:
-    """One permutation, or several of as many."""
+    """One permutation, or several of equal length."""
     try:
         given = None if order is None else torch.as_tensor(order)
     except (TypeError, ValueError, RuntimeError):
-        given = None  # told below
+        given = None  # _permutation raises the error
     if given is None or given.dim() != 2:
         return _permutation(name, order)
     rows = [_permutation(name, row) for row in given]
@@ -138,4 +146,4 @@ def _permutation(name: str, order: Sequence[int] | Tensor | None) -> Tensor | No
         whole = False
     if not whole or not torch.equal(given.long().sort().values, torch.arange(len(given), device=given.device)):
         raise InputError(name, f"{str(order)[:60]}", "it must be a permutation: each of 0..count-1 once")
-    return given.long().clone()  # whatever becomes of the tensor that was given
+    return given.long().clone()  # later changes of the given tensor do not matter

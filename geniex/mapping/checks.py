@@ -1,4 +1,4 @@
-"""Which values of an ``Architecture`` are allowed, alone and together."""
+"""Checks of an ``Architecture``'s fields, each alone and all together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDTHS = {
     ),
     "accumulator_bits": (52, "None for an accumulator that never overflows"),
 }
-"""The most bits of each width, and what to write where none is meant."""
+"""Largest number of bits of each width, and advice to users who want no such limit."""
 _OPTIONAL = ("adc_bits", "accumulator_bits")
 _CHOICES = (
     "weight_scheme",
@@ -40,7 +40,7 @@ _CHOICES = (
 
 
 def checked_tile(tile: Any) -> tuple[int, int]:
-    """``tile`` as (rows, cols)."""
+    """``tile`` as (rows, cols); raises ``InputError`` unless it is two positive whole numbers."""
     if not isinstance(tile, (tuple, list)) or len(tile) != 2:
         raise InputError("tile", repr(tile), "it must be (rows, cols)")
     for name, value in zip(("tile rows", "tile cols"), tile, strict=True):
@@ -61,7 +61,7 @@ def check_width(name: str, value: Any) -> None:
 
 
 def check_architecture(arch: Architecture) -> None:
-    """Raise ``InputError`` unless every field is allowed, and all of them together."""
+    """Raise ``InputError`` unless every field's value is allowed, and all of them fit together."""
     check_drive(arch.v_max)
     if not isinstance(arch.window, ConductanceWindow):
         raise InputError("window", repr(arch.window), "it must be a ConductanceWindow")

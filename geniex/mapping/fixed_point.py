@@ -11,16 +11,17 @@ from geniex.mapping.architecture import Architecture
 
 
 def straight_through(value: Tensor, exact: Tensor) -> Tensor:
-    """``value`` going forward, the gradient of ``exact`` going backward (the identity across a quantiser)."""
+    """``value`` in the forward pass, with the gradient of ``exact`` in the backward pass (the identity's)."""
     if not exact.requires_grad:
         return value
     return value + (exact - exact.detach())  # adds exactly 0
 
 
 def clip(x: Tensor, low: float, high: float = math.inf) -> Tensor:
-    """``x`` between ``low`` and ``high``; the gradient of the identity there, the ends included, and 0 beyond.
+    """``x`` clipped to ``low`` .. ``high``; its gradient is 1 there, both ends included, and 0 beyond.
 
-    A stream of zeros gives counts of exactly 0, the lowest code of an ADC: it must still carry gradients.
+    The ends are included because a stream of zeros gives counts of exactly 0, an ADC's lowest code, and must still
+    carry gradients.
     """
     if not x.requires_grad:
         return x.clamp(low, high)
@@ -34,7 +35,7 @@ def signed_parts(integers: Tensor) -> Tensor:
 
 
 def largest_frac_bits(largest: float, bits: int) -> int:
-    """The most fraction bits at which ``largest`` still fits ``bits`` (sign included) without clipping.
+    """The largest number of fraction bits at which ``largest`` fits ``bits`` (sign included) without clipping.
 
     >>> largest_frac_bits(1.0, 8)
     6
@@ -43,7 +44,7 @@ def largest_frac_bits(largest: float, bits: int) -> int:
 
 
 def fitting_frac_bits(largest: float, top: int) -> int:
-    """The most fraction bits at which ``largest`` is an integer of at most ``top``.
+    """The largest number of fraction bits at which ``largest`` is an integer of at most ``top``.
 
     >>> fitting_frac_bits(1.0, 255)
     7
@@ -55,10 +56,10 @@ def fitting_frac_bits(largest: float, top: int) -> int:
 
 
 def gain(largest: Tensor, top: int, frac_bits: int) -> Tensor:
-    """The real scales by which each of ``largest`` becomes the integer ``top`` at ``frac_bits``; 1 for 0.
+    """The real gains by which each of ``largest`` becomes the integer ``top`` at ``frac_bits``; 1 where it is 0.
 
-    In float32, so that a product of two, and a number's quotient by one, lose nothing in float64; rounded up, so that
-    nothing clips.
+    Gains are float32, so that the product of two gains and the quotient of a number by a gain lose nothing in float64.
+    They are rounded up, so that nothing clips.
     """
     exact = largest.double() / (max(top, 1) * 2.0**-frac_bits)
     near = exact.float()
@@ -67,22 +68,22 @@ def gain(largest: Tensor, top: int, frac_bits: int) -> Tensor:
 
 
 def weight_integers(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
-    """Integers, float64, of ``weight`` in ``architecture.weight_range``."""
+    """Integers (float64) of ``weight``, clipped to ``architecture.weight_range``."""
     return _integers(weight, architecture.weight_bits, architecture.weight_range, frac_bits, architecture.rounding)
 
 
 def weight_magnitudes(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
-    """Integer magnitudes (2, *weight.shape), float64, of the positive and the negative part."""
+    """Integer magnitudes (2, *weight.shape) of the positive and the negative part, float64."""
     return signed_parts(weight_integers(weight, architecture, frac_bits))
 
 
 def input_integers(x: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
-    """Integers, float64, of inputs in ``architecture.input_range``."""
+    """Integers (float64) of the inputs ``x``, clipped to ``architecture.input_range``."""
     return _integers(x, architecture.input_bits, architecture.input_range, frac_bits, architecture.rounding)
 
 
 def _integers(x: Tensor, bits: int, ends: tuple[int, int], frac_bits: int, rounding: str) -> Tensor:
-    """``x`` in units of its last bit, cut as a magnitude where the range is symmetric, clipped to the range."""
+    """``x`` in units of its last bit, rounded and clipped; "floor" rounds magnitudes down in a symmetric range."""
     exact = x.double() * 2.0**frac_bits
     number, symmetric = exact.detach(), ends[0] == -ends[1]
     if symmetric and bits == 1:

@@ -1,6 +1,6 @@
-"""Layouts of layers as matrices: receptive fields as rows (im2col), groups side by side (block-diagonal).
+"""Layouts of layers as matrices: "dense" (receptive fields as rows, im2col) and "block_diagonal" (groups side by side).
 
-``Unrolling`` has the third one, "sparse", and ``squeezed`` what becomes of pruned matrices, "squeezed".
+``Unrolling`` is the layout "sparse", and ``squeezed`` gives the layout "squeezed" of pruned matrices.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ def check_layout(layout: object) -> None:
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Which inputs each output of a convolution sees; one number a dimension."""
+    """The geometry of a convolution: which inputs each output sees, with one number for each dimension."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     padding: tuple[int, ...]
-    """Two numbers a dimension, the last dimension first, as ``torch.nn.functional.pad`` takes them."""
+    """Padding before and after each dimension, the last dimension first, as ``torch.nn.functional.pad`` takes it."""
     padding_mode: str
     spacing: tuple[int, ...]
-    """Distance of neighbouring inputs once zeros are put between them; 1 puts none."""
+    """Distance of neighbouring inputs after zeros are inserted between them; 1 inserts none."""
 
     @classmethod
     def of(cls, conv: nn.modules.conv._ConvNd) -> Self:
-        """The geometry of a torch convolution, transposed or not, "same" and "valid" padding resolved.
+        """The geometry of a torch convolution, transposed or not, with "same" and "valid" padding resolved.
 
-        A transposed convolution is one of stride 1 over its input with zeros in between, with a mirrored kernel.
+        A transposed convolution is a convolution of stride 1, with a mirrored kernel, over its input with zeros
+        inserted.
         """
         if isinstance(conv, nn.modules.conv._ConvTransposeNd):
             return cls._transposed(conv)
@@ -76,13 +77,13 @@ class ConvGeometry:
 
     @property
     def dims(self) -> int:
-        """1, 2 or 3."""
+        """Number of dimensions of the maps: 1, 2 or 3."""
         return len(self.kernel)
 
     def to_size(self, inputs: Sequence[int], outputs: Sequence[int]) -> Self:
-        """The geometry of a transposed convolution that gives maps of size ``outputs`` for maps of size ``inputs``.
+        """The geometry of a transposed convolution that turns maps of size ``inputs`` into maps of size ``outputs``.
 
-        Only the last dimensions count. Several sizes are possible where the stride is more than 1.
+        Only the last dimensions of both sizes count. Several output sizes are possible where the stride exceeds 1.
         """
         if len(outputs) < self.dims:
             raise InputError("output_size", tuple(outputs), f"it must have the {self.dims} dimensions of a map")
@@ -101,7 +102,7 @@ class ConvGeometry:
 def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
     """Receptive fields (batch, positions, in_channels * kernel) of maps (batch, in_channels, ...), and output size.
 
-    Features run as ``conv.weight.flatten(1)`` does: channel, then kernel, its last dimension fastest.
+    Features are ordered as in ``conv.weight.flatten(1)``: by channel, then by kernel element, last dimension fastest.
     """
     dims = geometry.dims
     x = padded_maps(x, geometry)
@@ -110,19 +111,19 @@ def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
     ):
         x = x.unfold(dim, dilation * (k - 1) + 1, stride)[..., ::dilation]
     size = tuple(x.shape[2 : 2 + dims])
-    # (batch, in_channels, *size, *kernel): views all of them, copied once below.
+    # So far x (batch, in_channels, *size, *kernel) is a view; the reshape below makes the only copy.
     order = [0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims)]
     features = x.shape[1] * math.prod(geometry.kernel)
     return x.permute(order).reshape(x.shape[0], math.prod(size), features), size
 
 
 def padded_maps(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Maps (batch, channels, ...) with zeros between their elements, and padding around, where there is any."""
+    """Maps (batch, channels, ...) with zeros inserted between their elements, and padded, as ``geometry`` says."""
     return F.pad(_spaced(x, geometry.spacing), geometry.padding, mode=geometry.padding_mode)
 
 
 def kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
-    """A convolution's weights as one matrix a group (groups, outputs, inputs), for the fields of ``im2col``."""
+    """A convolution's weights as one matrix for each group (groups, outputs, inputs), for the fields of ``im2col``."""
     grouped = conv.weight.unflatten(0, (conv.groups, -1))
     if isinstance(conv, nn.modules.conv._ConvTransposeNd):
         grouped = grouped.transpose(1, 2).flip(tuple(range(3, grouped.dim())))
@@ -130,7 +131,7 @@ def kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
 
 
 def kernel_weight(conv: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
-    """A copy of the matrices (groups, outputs, inputs) of ``kernels`` in the shape of the convolution's weight."""
+    """A copy of ``matrices`` (groups, outputs, inputs), as ``kernels`` gives them, in the shape of ``conv.weight``."""
     grouped = matrices.unflatten(2, (conv.in_channels // conv.groups, *conv.kernel_size))
     if isinstance(conv, nn.modules.conv._ConvTransposeNd):
         grouped = grouped.flip(tuple(range(3, grouped.dim()))).transpose(1, 2)
@@ -139,55 +140,56 @@ def kernel_weight(conv: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GroupPacking:
-    """How the matrices of a layer's groups share arrays: several on one array's diagonal, zeros between them.
+    """The packing of a layer's groups onto arrays: several matrices on one array's diagonal, zeros between them.
 
-    "dense" gives each group arrays of its own. Off the diagonal sits the weight 0: level 0 of differential weights,
-    which every offset scheme removes.
+    "dense" gives each group arrays of its own. Cells off the diagonal hold the weight 0, which is level 0 of
+    differential weights and is removed by every offset scheme.
     """
 
     groups: int
+    """Number of groups."""
     inputs: int
-    """Of one group."""
+    """Inputs of one group."""
     outputs: int
-    """Of one group."""
+    """Outputs of one group."""
     per_block: int
-    """Groups that share arrays."""
+    """Groups that share arrays, as one block."""
 
     @classmethod
     def of(cls, groups: int, inputs: int, outputs: int, architecture: Architecture, layout: Layout) -> Self:
-        """The packing of ``groups`` matrices (outputs, inputs): as many on one array as fit whole."""
+        """The packing of ``groups`` matrices (outputs, inputs), with as many on one array as fit whole."""
         check_layout(layout)
         if architecture.weight_bits == 1 or layout == "sparse":
-            layout = "dense"  # one bit is a sign, there is no 0 to put between groups; only convolutions are unrolled
+            layout = "dense"  # weights of one bit have no 0 to put between groups; only convolutions are unrolled
         fitting = min(architecture.tile[0] // inputs, architecture.outputs_per_tile // outputs, groups)
         return cls(groups, inputs, outputs, 1 if layout == "dense" else max(1, fitting))
 
     @property
     def features(self) -> int:
-        """Inputs of all groups."""
+        """Number of inputs of all groups."""
         return self.groups * self.inputs
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """(outputs, inputs) of each block."""
+        """The size (outputs, inputs) of each block."""
         sizes = [min(self.per_block, self.groups - start) for start in range(0, self.groups, self.per_block)]
         return [(n * self.outputs, n * self.inputs) for n in sizes]
 
     @property
     def weights(self) -> int:
-        """Weights in all, without the zeros between groups."""
+        """Number of weights of all groups, without the zeros between groups."""
         return self.groups * self.inputs * self.outputs
 
     def layouts(self, architecture: Architecture) -> list[TileLayout]:
-        """Each block on its tiles."""
+        """The layout of each block on its tiles."""
         return [TileLayout(architecture, inputs=inputs, outputs=outputs) for outputs, inputs in self.shapes]
 
     def blocks(self, weight: Tensor) -> list[Tensor]:
-        """The matrices to program (outputs, inputs) of groups' weights (groups, outputs, inputs)."""
+        """The matrices (outputs, inputs) to program, from the groups' weights (groups, outputs, inputs)."""
         return [torch.block_diag(*part) for part in weight.split(self.per_block)]
 
     def unblocked(self, blocks: Sequence[Tensor]) -> Tensor:
-        """Groups' weights (groups, outputs, inputs) of the matrices ``blocks`` (outputs, inputs)."""
+        """The groups' weights (groups, outputs, inputs) of ``blocks``, matrices (outputs, inputs)."""
         of_group = (
             block[k : k + self.outputs, at : at + self.inputs]
             for block in blocks
@@ -196,7 +198,7 @@ class GroupPacking:
         return torch.stack(list(of_group))
 
     def split(self, fields: Tensor) -> tuple[Tensor, ...]:
-        """The inputs of each block, of all groups' (..., groups * inputs)."""
+        """The inputs of each block, from those of all groups (..., groups * inputs)."""
         return fields.split(self.per_block * self.inputs, -1)
 
     def joined(self, products: Sequence[Tensor]) -> Tensor:
@@ -204,16 +206,17 @@ class GroupPacking:
         return products[0] if len(products) == 1 else torch.cat(list(products), -1)
 
     def reached_by_nan(self, fields: Tensor) -> Tensor:
-        """bool, broadcasting with outputs (..., groups * outputs): whose group has a NaN in ``fields`` (..., features).
+        """Whether the group of each output has a NaN in ``fields`` (..., features).
 
-        A maximum is NaN where any of its numbers is, and takes less memory than a mask of all of them.
+        The result is bool and broadcasts with outputs (..., groups * outputs). It comes from maxima, which are NaN
+        where any of their numbers is, because they take less memory than a mask of all numbers.
         """
         lost = fields.unflatten(-1, (self.groups, self.inputs)).amax(-1).isnan()
         return lost if self.groups == 1 else lost.repeat_interleave(self.outputs, -1)
 
 
 def _spaced(x: Tensor, spacing: tuple[int, ...]) -> Tensor:
-    """Maps (batch, channels, ...) with zeros between neighbours, that are then ``spacing`` apart."""
+    """Maps (batch, channels, ...) with zeros inserted between neighbours, which are then ``spacing`` apart."""
     for dim, step in enumerate(spacing, start=2):
         if step > 1:
             apart = F.pad(x.unsqueeze(dim + 1), (0, 0) * (x.dim() - dim - 1) + (0, step - 1))

@@ -12,9 +12,9 @@ from geniex.mapping.fixed_point import signed_parts, straight_through, weight_in
 def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
     """Digits (..., count) of non-negative ``integers`` in base 2^bits, most significant first.
 
-    Gradients: all digits move alike, each by the integer over the sum of the place values, so that their weighted sum
-    has the integer's gradient. Shares by place value, and not even ones: what the least digit does to its neighbours on
-    the tile would else count as often as the top place value has it.
+    In the backward pass the derivative of every digit is the integer's, over the sum of the place values, so that the
+    weighted sum of the digits has the integer's derivative. Shares of 1 / (count place value) would give the same sum,
+    but count the least digit's effect on its neighbours on the tile about as often as the top place value.
 
     >>> slice_digits(torch.tensor([0x2F1]), bits=4, count=3)
     tensor([[ 2, 15,  1]])
@@ -49,13 +49,13 @@ def weight_digits(weight: Tensor, architecture: Architecture, frac_bits: int) ->
 
 
 def bias_digits(architecture: Architecture, like: Tensor) -> Tensor:
-    """Levels (slices,) of the bias columns of a tile: the digits of what "offset" weights have too much."""
+    """Levels (slices,) of a tile's bias columns: the digits of the offset that "offset" weights are stored with."""
     half = torch.tensor(2.0 ** (architecture.weight_bits - 1), dtype=torch.float64, device=like.device)
     return slice_digits(half, architecture.slice_bits, architecture.slices)
 
 
 def slice_weights(architecture: Architecture, like: Tensor) -> Tensor:
-    """Place values (slices,), float64, the first one negative where it is a two's complement sign."""
+    """Place values (slices,) of a weight's slices, float64; that of a two's complement sign is negative."""
     if architecture.weight_scheme != "twos_complement":
         return digit_weights(architecture.slice_bits, architecture.slices, like)
     sign = torch.full((1,), -(2.0 ** (architecture.weight_bits - 1)), dtype=torch.float64, device=like.device)
@@ -65,8 +65,8 @@ def slice_weights(architecture: Architecture, like: Tensor) -> Tensor:
 def stream_digits(integers: Tensor, architecture: Architecture, *, passes: int) -> Tensor:
     """Stream levels (passes, streams, ...) of input ``integers``, each in 0 .. 2^stream_bits - 1.
 
-    Pass 0 is the positive part, pass 1 (if ``passes`` is 2) the negative; two's complement and unsigned inputs
-    have one pass.
+    Pass 0 is the positive part, and pass 1 (where ``passes`` is 2) the negative part. Two's complement and unsigned
+    inputs have one pass.
     """
     if architecture.streaming == "twos_complement":
         parts = torch.where(integers < 0, integers + 2.0**architecture.input_bits, integers)[None]
@@ -76,7 +76,7 @@ def stream_digits(integers: Tensor, architecture: Architecture, *, passes: int) 
 
 
 def stream_weights(architecture: Architecture, like: Tensor) -> Tensor:
-    """Place values (streams,), the top one negative for two's complement."""
+    """Place values (streams,) of an input's streams; the top one is negative for two's complement."""
     weights = digit_weights(architecture.stream_bits, architecture.streams, like)
     if architecture.streaming == "twos_complement":
         weights = torch.cat([-weights[:1], weights[1:]])

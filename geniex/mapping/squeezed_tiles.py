@@ -1,4 +1,4 @@
-"""T, squeezing: a pruned matrix on fewer tiles, its zero rows and columns left out, with maps of what is where."""
+"""The transformation T: a pruned matrix squeezed onto fewer tiles, without its zero rows and columns."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ WAYS: tuple[Way, ...] = ("matrix", "columns", "rows")
 
 @dataclass(frozen=True)
 class SqueezedTiles(TileLayout):
-    """Tiles that hold some inputs and some outputs each, as two maps tell; a weight on none of them is 0.
+    """Tiles that each hold some inputs and some outputs, as two maps tell; weights on no tile are 0.
 
-    Programmed tensors have the tiles in their first dimension and 1 in that of column tiles. The sum of a tile goes to
-    the outputs that are on it. Tiles with the same inputs are a row, in which an ``arrangement`` puts outputs into
-    another order; inputs keep theirs.
+    In programmed tensors the first dimension numbers the tiles, and the dimension of column tiles has size 1. The sums
+    of a tile go to the outputs that the tile holds. Tiles with the same inputs are a row of tiles, within which an
+    ``arrangement`` may reorder the outputs; inputs keep their order.
 
-    T of Bhattacharjee, Bhatnagar and Panda (DATE 2022, section 3): see ``squeezed``.
+    This is the transformation T of Bhattacharjee, Bhatnagar and Panda (DATE 2022, section 3), see ``squeezed``.
     """
 
     inputs_of: Tensor = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-    """int64 (tiles, rows): the input on each word line; ``inputs`` is none."""
+    """Input on each word line, int64 (tiles, rows); the number ``inputs`` means none."""
     outputs_of: Tensor = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-    """int64 (tiles, outputs per tile): the output at each place in natural order; ``outputs`` is none."""
+    """Output at each place in natural order, int64 (tiles, outputs per tile); the number ``outputs`` means none."""
 
     def __post_init__(self) -> None:
         rows, per_tile = self.architecture.tile[0], self.architecture.outputs_per_tile
@@ -59,46 +59,46 @@ class SqueezedTiles(TileLayout):
 
     @property
     def order_rows(self) -> int:
-        """Rows of tiles, which have the same inputs."""
+        """Number of rows of tiles; the tiles of a row have the same inputs."""
         return int(self._row_of.max()) + 1
 
     @property
     def tile_outputs(self) -> int:
-        """Outputs of all tiles, each counted on every tile that it is on."""
+        """Number of outputs of all tiles, each counted on every tile that holds it."""
         return int((self.outputs_of < self.outputs).sum())
 
     @property
     def grid(self) -> str:
-        """Its tiles, for people."""
+        """The number of tiles in words, for reports."""
         return f"{len(self.inputs_of)} in place of {super().grid}"
 
     @property
     def compression(self) -> float:
-        """Tiles before, over tiles after."""
+        """Number of tiles before squeezing over that after it."""
         return self.row_tiles * self.col_tiles / len(self.inputs_of)
 
     @property
     def utilisation(self) -> float:
-        """Share of the cells that hold a slice of a weight, be it 0."""
+        """Share of the cells that hold a slice of a weight, which may be 0."""
         rows, cols = self.architecture.tile
         held = (self.inputs_of < self.inputs).sum(1) * (self.outputs_of < self.outputs).sum(1)
         return int(held.sum()) * self.architecture.slices / (len(held) * rows * cols)
 
     @property
     def held(self) -> Tensor:
-        """bool (outputs, inputs): the weights that are on a tile."""
+        """Whether each weight is on a tile, bool (outputs, inputs)."""
         whole = torch.zeros(self.outputs + 1, self.inputs + 1, dtype=torch.bool, device=self.inputs_of.device)
         whole[self.outputs_of[:, None, :], self.inputs_of[:, :, None]] = True
         return whole[:-1, :-1]
 
     def levels(self, weight: Tensor, digits: Digits, bias: Tensor | None) -> Tensor:
-        """Levels (tiles, arrays, 1, rows, cols) of ``weight`` (outputs, inputs), of which the rest is left out."""
+        """Levels (tiles, arrays, 1, rows, cols) of the weights in ``weight`` (outputs, inputs) that are on a tile."""
         return self.place(digits(weight), bias)
 
     def place(self, digits: Tensor, bias: Tensor | None = None) -> Tensor:
         """Slices (arrays, outputs, inputs, slices) as levels (tiles, arrays, 1, rows, cols).
 
-        ``bias`` as ``TileLayout.place`` takes it. Cells without an input or without an output hold level 0.
+        ``bias`` has the meaning that it has in ``TileLayout.place``. Cells without an input or an output hold level 0.
         """
         arch = self.architecture
         padded = F.pad(digits, (0, 0, 0, 1, 0, 1))
@@ -124,7 +124,7 @@ class SqueezedTiles(TileLayout):
     def add_tiles(self, sums: Tensor, at: slice | None = None) -> Tensor:
         """Sums (vectors, tiles, 1, places) of the tiles ``at``, added by output (vectors, col_tiles, places)."""
         places = self.col_tiles * self.architecture.outputs_per_tile
-        # One more than there are, for what is no output.
+        # One more output takes the sums of places that hold none.
         total = sums.new_zeros(len(sums), max(places, self.outputs + 1))
         there = self._outputs_there[slice(None) if at is None else at]
         total = total.index_add(1, there.flatten(), sums.flatten(1))
@@ -135,24 +135,28 @@ class SqueezedTiles(TileLayout):
         return self.add_tiles(torch.einsum("vtr,tro->vto", split, weights[:, :, 0])[:, :, None])
 
     def join_outputs(self, x: Tensor) -> Tensor:
-        """(..., col_tiles, places) as (..., outputs): ``add_tiles`` has them in their natural order."""
+        """Outputs (..., outputs) of (..., col_tiles, places), which ``add_tiles`` has put into natural order."""
         return x.flatten(-2)[..., : self.outputs]
 
     def by_row(self, x: Tensor) -> Tensor:
-        """What each output has on each row of tiles (rows, outputs) of what places have (tiles, 1, places)."""
+        """The value of each output on each row of tiles (rows, outputs), from those of places (tiles, 1, places)."""
         row, width = self._row_of, self.outputs + 1
         whole = x.new_zeros(self.order_rows * width)
         index = row[:, None] * width + self._outputs_there
         return whole.index_add(0, index.flatten(), x.flatten()).unflatten(0, (-1, width))[:, :-1]
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
-        """With ``function`` applied to all orders and maps."""
+        """The layout with ``function`` applied to all orders and maps."""
         inputs_of, outputs_of = function(self.inputs_of), function(self.outputs_of)
         arrangement = self.arrangement.moved(function)
         return dataclasses.replace(self, arrangement=arrangement, inputs_of=inputs_of, outputs_of=outputs_of)
 
     def locate(self, output: int, input: int) -> Location:
-        """Where the weight from ``input`` to ``output`` lies: ``row_tile`` is the tile's number, ``col_tile`` 0."""
+        """The location of the weight from ``input`` to ``output``; ``row_tile`` is the tile's number, ``col_tile`` 0.
+
+        Raises:
+            InputError: the index is out of range, or no tile holds the weight, which is then 0.
+        """
         for name, value, size in (("output", output, self.outputs), ("input", input, self.inputs)):
             if not 0 <= value < size:
                 raise InputError(name, value, f"the matrix has {size} {name}s, from 0")
@@ -167,13 +171,16 @@ class SqueezedTiles(TileLayout):
         return Location(found[0], 0, int(has_input[found[0]].nonzero()[0, 0]), cols)
 
     def to_numbers(self) -> list[int]:
-        """The arrangement's numbers, then how many tiles, and both maps."""
+        """The arrangement's numbers, then the number of tiles, and both maps."""
         maps = (*self.inputs_of.flatten().tolist(), *self.outputs_of.flatten().tolist())
         return [*self.arrangement.to_numbers(), len(self.inputs_of), *maps]
 
     @classmethod
     def from_numbers(cls, natural: TileLayout, numbers: Sequence[int]) -> TileLayout:
-        """The layout that wrote ``numbers``, on the CPU: with nothing behind the arrangement ``natural`` arranged."""
+        """The layout that wrote ``numbers``, on the CPU.
+
+        Where no numbers follow the arrangement's, it is the layout ``natural`` with that arrangement.
+        """
         arrangement, rest = Arrangement.read_numbers(numbers)
         if not rest:
             return dataclasses.replace(natural, arrangement=arrangement)
@@ -184,18 +191,18 @@ class SqueezedTiles(TileLayout):
 
     @cached_property
     def _row_of(self) -> Tensor:
-        """Which row of tiles each tile is in, int64 (tiles,): numbered by their inputs."""
+        """The row of tiles that each tile is in, int64 (tiles,); rows are numbered by their inputs."""
         return torch.unique(self.inputs_of, dim=0, return_inverse=True)[1]
 
     @cached_property
     def _outputs_there(self) -> Tensor:
-        """``outputs_of`` in the order of the arrangement: a row's outputs sorted by their places in it."""
+        """``outputs_of`` in the order of the arrangement: the outputs of a row are sorted by their places in it."""
         order = self.arrangement.outputs
         if order is None:
             return self.outputs_of
         row = self._row_of
         ranks = inverse(order if order.dim() == 2 else order.expand(int(row.max()) + 1, -1))
-        # What is no output stays behind all others of its row; rows' tiles need not be neighbours.
+        # Places without an output stay behind all others of their row, whose tiles need not be neighbours.
         ranks = F.pad(ranks, (0, 1), value=self.outputs)[row[:, None], self.outputs_of]
         keys = (row[:, None] * (self.outputs + 1) + ranks).flatten()
         slots = (row[:, None].expand_as(ranks)).flatten().argsort(stable=True)
@@ -204,18 +211,20 @@ class SqueezedTiles(TileLayout):
 
 
 def squeezed(nonzero: Tensor, architecture: Architecture, way: Way | None = None) -> SqueezedTiles:
-    """The fewest tiles for a matrix, of which ``nonzero`` (outputs, inputs), bool, tells what is not 0.
+    """The squeezed tiles of a matrix whose weights are 0 where ``nonzero`` is false.
 
     Args:
-        nonzero: the weights that must be on a tile; others may be.
-        architecture: tells the tile and the outputs that fit on it.
-        way: "matrix" leaves out inputs and outputs that are 0 throughout (C/F). "columns" cuts inputs into rows of
-            tiles, and leaves out of each the outputs that are 0 there (XCS). "rows" cuts outputs into columns of tiles,
-            and leaves out of each the inputs that are 0 there (XRS). None takes the one with the fewest tiles, the
-            earlier of equal ones.
+        nonzero: bool (outputs, inputs), the weights that must be on a tile; others may be.
+        architecture: determines the tile and the outputs that fit on it.
+        way: "matrix" leaves out inputs and outputs that are 0 throughout, as channel/filter pruning (C/F) makes them.
+            "columns" cuts the inputs into rows of tiles and leaves out of each row the outputs that are 0 there, as
+            crossbar-column sparsity (XCS) makes them. "rows" cuts the outputs into columns of tiles and leaves out of
+            each column the inputs that are 0 there, as crossbar-row sparsity (XRS) makes them. None takes the way with
+            the fewest tiles, and the first of equal ones.
 
     Raises:
-        InputError: no matrix, an unknown way, or weights of one bit, which have no 0.
+        InputError: ``nonzero`` is no bool matrix, the way is unknown, or weights are differential with one bit, which
+            has no 0.
 
     >>> nonzero = torch.zeros(64, 256, dtype=torch.bool)
     >>> nonzero[:32, :128] = nonzero[32:, 128:] = True
@@ -253,8 +262,11 @@ def _by_rows(nonzero: Tensor, arch: Architecture) -> SqueezedTiles:
 
 
 def _bands(nonzero: Tensor, across: int, along: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The lines of each band (bands, across) of ``nonzero`` (others, lines); and, of each of the tiles, its band
-    (tiles,), and which others it holds (tiles, along): those that are not 0 in its band."""
+    """``nonzero`` (others, lines) cut into bands of lines, and each band's nonzero others into tiles.
+
+    Returns the lines of each band (bands, across), the band of each tile (tiles,), and the others that each tile holds
+    (tiles, along).
+    """
     others, lines = nonzero.shape
     count = -(-lines // across)
     cut = F.pad(nonzero, (0, count * across - lines)).unflatten(-1, (count, across))
@@ -272,7 +284,7 @@ def _bands(nonzero: Tensor, across: int, along: int) -> tuple[Tensor, Tensor, Te
 
 
 def _chunks(chosen: Tensor, size: int) -> Tensor:
-    """The chosen indices of (count,) in rows of ``size``, ``count`` where there is none; at least one row."""
+    """The indices at which ``chosen`` (count,) is true, in rows of ``size`` padded with count; at least one row."""
     index = chosen.nonzero().flatten()
     rows = max(1, -(-len(index) // size))
     return F.pad(index, (0, rows * size - len(index)), value=len(chosen)).reshape(rows, size)

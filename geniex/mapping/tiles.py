@@ -1,4 +1,4 @@
-"""Where a weight matrix lies on tiles."""
+"""The layout of a weight matrix on tiles."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from geniex.mapping.architecture import Architecture
 from geniex.mapping.arrangement import Arrangement, inverse
 
 Digits = Callable[[Tensor], Tensor]
-"""What stores weights (outputs, inputs): levels (arrays, outputs, inputs, slices)."""
+"""Function from weights (outputs, inputs) to the levels that store them (arrays, outputs, inputs, slices)."""
 
 
 class Location(NamedTuple):
-    """Where one weight lies: its tile, as tensors of tiles have them, its word line and its bit lines, MSB first."""
+    """The location of a weight: its tile's indices in tensors of tiles, its word line, and its bit lines, MSB first."""
 
     row_tile: int
     col_tile: int
@@ -33,9 +33,9 @@ class Location(NamedTuple):
 class TileLayout:
     """A weight matrix (outputs, inputs) cut into a grid of row tiles by column tiles, zero-padded.
 
-    Inputs run along word lines, outputs along bit lines, an output's slices side by side, then the bias columns of
-    offset weights, last the reference column. Unused cells (padding, the reference column) hold level 0. All of that is
-    the natural order, from which an ``arrangement`` departs.
+    Each input has a word line. Each output has as many bit lines side by side as it has slices; the bias columns of
+    offset weights follow, and the reference column comes last. Unused cells (padding, the reference column) hold level
+    0. This is the natural order, from which an ``arrangement`` departs.
     """
 
     architecture: Architecture
@@ -49,32 +49,32 @@ class TileLayout:
 
     @property
     def row_tiles(self) -> int:
-        """Tiles that share an output, whose sums are added."""
+        """Number of tiles that share an output, whose sums are added."""
         return math.ceil(self.inputs / self.architecture.tile[0])
 
     @property
     def order_rows(self) -> int:
-        """Rows of tiles, each of which may have an order of outputs of its own."""
+        """Number of rows of tiles, each of which may have its own order of outputs."""
         return self.row_tiles
 
     @property
     def col_tiles(self) -> int:
-        """Tiles that share an input."""
+        """Number of tiles that share an input."""
         return math.ceil(self.outputs / self.architecture.outputs_per_tile)
 
     @property
     def stack(self) -> tuple[int, int]:
-        """The leading dimensions that tensors of tiles have for the grid: its rows and its columns."""
+        """Sizes of the two dimensions of the grid in tensors of tiles: its rows and its columns."""
         return self.row_tiles, self.col_tiles
 
     @property
     def grid(self) -> str:
-        """Its tiles, for people."""
+        """The number of tiles in words, for reports."""
         return f"{self.row_tiles}x{self.col_tiles}"
 
     @property
     def tile_outputs(self) -> int:
-        """Outputs of all tiles, each counted on every tile that it is on."""
+        """Number of outputs of all tiles, each counted on every tile that holds it."""
         return self.row_tiles * self.outputs
 
     @property
@@ -87,10 +87,10 @@ class TileLayout:
     def levels(self, weight: Tensor, digits: Digits, bias: Tensor | None) -> Tensor:
         """Levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight`` (outputs, inputs), lines in natural order.
 
-        ``bias`` as ``place`` takes it.
+        ``bias`` has the meaning that it has in ``place``.
         """
         weight = _taken(weight, self.arrangement.inputs, 1)
-        # By row tiles, because the integers on the way are float64.
+        # The work goes row tile by row tile, because the intermediate integers are float64 and take much memory.
         blocks = weight.split(self.architecture.tile[0], dim=1)
         return torch.cat([row.place(digits(block), bias) for row, block in zip(self._rows(), blocks, strict=True)])
 
@@ -98,7 +98,7 @@ class TileLayout:
         """Slices (arrays, outputs, inputs, slices) as levels (row_tiles, arrays, col_tiles, rows, cols).
 
         ``bias`` (slices,) are the levels of the bias columns, on every word line that has an input. Bit lines are in
-        their natural order: ``onto_lines`` puts them where they lie.
+        their natural order; ``onto_lines`` puts them into that of the arrangement.
         """
         arch, (rows, cols) = self.architecture, self.architecture.tile
         if self.arrangement.by_row:
@@ -124,46 +124,49 @@ class TileLayout:
         return x.reshape(*x.shape[:-1], self.row_tiles, rows)
 
     def join_inputs(self, x: Tensor) -> Tensor:
-        """(..., row_tiles, rows) as (..., inputs), as ``split_inputs`` was given them."""
+        """Features (..., inputs) of (..., row_tiles, rows): the inverse of ``split_inputs``."""
         return _back(x.flatten(-2)[..., : self.inputs], self.arrangement.inputs)
 
     def joined(self, numbers: Tensor) -> Tensor:
-        """The matrix (arrays, outputs, inputs) of its parts on tiles (row_tiles, arrays, col_tiles, rows, outputs)."""
+        """The matrix (arrays, outputs, inputs) of its parts on tiles (row_tiles, arrays, col_tiles, rows, places)."""
         by_row = self._in_order(numbers.movedim(3, 2).flatten(-2)) if self.arrangement.by_row else None
         whole = self.join_outputs(numbers.permute(1, 0, 3, 2, 4)) if by_row is None else by_row.movedim(0, 1)
         return self.join_inputs(whole.movedim(-1, 1))
 
     def add_tiles(self, sums: Tensor, at: slice | None = None) -> Tensor:
-        """Sums (vectors, row_tiles, col_tiles, outputs) of tiles, those ``at``, added (vectors, col_tiles, outputs)."""
+        """Sums (vectors, col_tiles, places) over row tiles of ``sums`` (vectors, row_tiles, col_tiles, places).
+
+        ``at`` says which row tiles are given; None means all of them.
+        """
         if not self.arrangement.by_row:
             return sums.sum(1)
         return self._padded(self._in_order(sums.flatten(2).movedim(1, 0), at).sum(0))
 
     def weighted(self, split: Tensor, weights: Tensor) -> Tensor:
-        """Products (vectors, col_tiles, outputs) of inputs (vectors, row_tiles, rows) as ``split_inputs`` gives them.
+        """Products (vectors, col_tiles, places) of inputs (vectors, row_tiles, rows) as ``split_inputs`` gives them.
 
-        ``weights`` are (row_tiles, rows, col_tiles, outputs).
+        ``weights`` are (row_tiles, rows, col_tiles, places).
         """
         if self.arrangement.by_row:
             weights = self._padded(self._in_order(weights.flatten(2)))
         return (split.flatten(1) @ weights.flatten(0, 1).flatten(1)).unflatten(1, weights.shape[2:])
 
     def by_output(self, gain: Tensor) -> Tensor:
-        """A gain of each row of the weight, or of all (), as one of each output."""
+        """The gain of each output, from a gain of each row of the weight or one of all of them ()."""
         return gain
 
     def digital(self, x: Tensor, weight: Tensor) -> Tensor:
-        """What ideal numbers give: (vectors, outputs) for inputs (vectors, inputs) and the weight."""
+        """The exact digital product (vectors, outputs) of inputs (vectors, inputs) and the weight."""
         return x @ weight.T
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
-        """With ``function`` applied to all orders."""
+        """The layout with ``function`` applied to all orders."""
         return dataclasses.replace(self, arrangement=self.arrangement.moved(function))
 
     def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
-        """What is on tiles (row_tiles, arrays, col_tiles, rows, cols) of this layout, put where ``new`` has it.
+        """``cells`` (row_tiles, arrays, col_tiles, rows, cols) of this layout, moved to the places of layout ``new``.
 
-        Both have their bit lines in natural order, and weights on the same cells; what is on the others stays.
+        Both layouts have weights on the same cells and their bit lines in natural order. Cells without a weight stay.
         """
         here, there = self._weights(cells.device), new._weights(cells.device)
         where = here.new_zeros(self.inputs * self.outputs * self.architecture.slices + 1)
@@ -174,44 +177,44 @@ class TileLayout:
         return torch.where(there == 0, by_array, moved).movedim(0, 1)
 
     def _weights(self, device: torch.device) -> Tensor:
-        """The number, from 1, of the slice of a weight in each cell (row_tiles, col_tiles, rows, cols); 0 is none."""
+        """A number, from 1, of the weight's slice in each cell (row_tiles, col_tiles, rows, cols); 0 means none."""
         shape = (1, self.outputs, self.inputs, self.architecture.slices)
         return self.place(torch.arange(1, math.prod(shape) + 1, device=device).reshape(shape))[:, 0]
 
     def to_numbers(self) -> list[int]:
-        """What of it a file must tell beside the architecture and the sizes."""
+        """The layout's numbers in a file, beside the architecture and the sizes."""
         return self.arrangement.to_numbers()
 
     def slices_of(self, columns: Tensor) -> Tensor:
-        """Bit lines (..., col_tiles, cols) as (..., col_tiles, outputs per tile, slices)."""
+        """The data bit lines of (..., col_tiles, cols) as (..., col_tiles, outputs per tile, slices)."""
         per_tile, slices = self.architecture.outputs_per_tile, self.architecture.slices
         used = columns[..., : per_tile * slices]
         return used.reshape(*used.shape[:-1], per_tile, slices)
 
     def bias_of(self, columns: Tensor) -> Tensor:
-        """Bit lines (..., col_tiles, cols) as (..., col_tiles, slices): the bias columns of offset weights."""
+        """The bias columns (..., col_tiles, slices) of offset weights among bit lines (..., col_tiles, cols)."""
         start = self.architecture.data_cols
         return columns[..., start : start + self.architecture.bias_cols]
 
     def join_outputs(self, x: Tensor) -> Tensor:
-        """(..., col_tiles, outputs per tile) as (..., outputs), in their natural order."""
-        order = None if self.arrangement.by_row else self.arrangement.outputs  # by rows it is that order already
+        """Outputs (..., outputs) in natural order of places (..., col_tiles, outputs per tile)."""
+        order = None if self.arrangement.by_row else self.arrangement.outputs  # ``add_tiles`` has reordered rows
         return _back(x.flatten(-2)[..., : self.outputs], order)
 
     def by_row(self, x: Tensor) -> Tensor:
-        """What each output has on each row of tiles (rows, outputs), of places' (row_tiles, col_tiles, places)."""
+        """The value of each output on each row of tiles (rows, outputs), from places (row_tiles, col_tiles, places)."""
         return self._in_order(x.flatten(1)) if self.arrangement.by_row else self.join_outputs(x)
 
     def onto_lines(self, columns: Tensor) -> Tensor:
-        """Bit lines (..., cols) in the order in which they lie on a tile, from their natural order."""
+        """Bit lines (..., cols), given in natural order, in the order in which they lie on a tile."""
         return _taken(columns, self.arrangement.lines, -1)
 
     def off_lines(self, columns: Tensor) -> Tensor:
-        """Bit lines (..., cols) in their natural order, from that in which they lie on a tile."""
+        """Bit lines (..., cols), given in the order in which they lie on a tile, in natural order."""
         return _back(columns, self.arrangement.lines)
 
     def locate(self, output: int, input: int) -> Location:
-        """Where the weight from ``input`` to ``output`` lies, in each of the arrays."""
+        """The location of the weight from ``input`` to ``output``, the same in each of the arrays."""
         for name, value, size in (("output", output, self.outputs), ("input", input, self.inputs)):
             if not 0 <= value < size:
                 raise InputError(name, value, f"the matrix has {size} {name}s, from 0")
@@ -224,21 +227,24 @@ class TileLayout:
         return Location(row_tile, col_tile, row, tuple(lines))
 
     def _rows(self) -> Iterator[TileLayout]:
-        """Each row of tiles as a layout of its own, of the inputs on it."""
+        """The rows of tiles, each as a layout of its own for the inputs on it."""
         size, order = self.architecture.tile[0], self.arrangement.outputs
         for k, start in enumerate(range(0, self.inputs, size)):
             own = order[k] if self.arrangement.by_row and order is not None else order
             yield TileLayout(self.architecture, min(size, self.inputs - start), self.outputs, Arrangement(own))
 
     def _in_order(self, x: Tensor, at: slice | None = None) -> Tensor:
-        """Of places (rows of tiles, those ``at``, ..., places) in each row's order: natural (rows, ..., outputs)."""
+        """Values (rows of tiles, ..., outputs) in natural order, from ``x`` (rows of tiles, ..., places) by place.
+
+        ``at`` says which rows of tiles are given; None means all of them.
+        """
         assert self.arrangement.outputs is not None
         places = inverse(self.arrangement.outputs)[slice(None) if at is None else at]
         index = places.reshape(len(places), *[1] * (x.dim() - 2), -1)
         return x.gather(-1, index.expand(*x.shape[:-1], -1))
 
     def _padded(self, x: Tensor) -> Tensor:
-        """Natural outputs (..., outputs) as (..., col_tiles, outputs per tile)."""
+        """Outputs (..., outputs) in natural order, padded, as (..., col_tiles, outputs per tile)."""
         per_tile = self.architecture.outputs_per_tile
         return F.pad(x, (0, self.col_tiles * per_tile - self.outputs)).unflatten(-1, (self.col_tiles, per_tile))
 

@@ -1,4 +1,4 @@
-"""Tiles of an unrolled convolution: those of the grid that hold a weight, in a row."""
+"""Tiles of an unrolled convolution: the tiles of the grid that hold a weight."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ if TYPE_CHECKING:
     from geniex.mapping.unrolling import Unrolling
 
 _CELLS_AT_ONCE = 1 << 21
-"""Outputs times word lines whose levels are put together at once."""
+"""Product of outputs and word lines whose levels are assembled at once."""
 
 
 @dataclass(frozen=True)
 class UnrolledTiles(TileLayout):
-    """The grid of a matrix that is mostly 0, of which tiles without a weight are left out.
+    """The tiles of a matrix that is mostly 0: the grid without the tiles that hold no weight.
 
-    Programmed tensors have the tiles that there are, row tile by row tile, in their first dimension and 1 in that of
-    column tiles. Word lines and bit lines are otherwise as of ``TileLayout``; inputs and outputs keep their order, and
-    what is between weights on a tile holds the weight 0.
+    In programmed tensors the first dimension numbers the remaining tiles, row tile by row tile, and the dimension of
+    column tiles has size 1. Word lines and bit lines are otherwise those of ``TileLayout``. Inputs and outputs keep
+    their order, and cells between weights on a tile hold the weight 0.
     """
 
     unrolling: Unrolling = None  # type: ignore[assignment]
+    """The convolution's matrix."""
     row_of: Tensor = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-    """Each tile's row in the grid, int64 (tiles,)."""
+    """Row of each tile in the grid, int64 (tiles,)."""
     col_of: Tensor = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-    """Each tile's column in the grid, int64 (tiles,)."""
+    """Column of each tile in the grid, int64 (tiles,)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,12 +51,12 @@ class UnrolledTiles(TileLayout):
 
     @property
     def stack(self) -> tuple[int, int]:
-        """Tiles with a weight, in one column."""
+        """The tiles with a weight, in one column."""
         return len(self.row_of), 1
 
     @property
     def tile_outputs(self) -> int:
-        """Outputs of all tiles, each counted on every tile that it is on."""
+        """Number of outputs of all tiles, each counted on every tile that holds it."""
         per_tile = self.architecture.outputs_per_tile
         used = self._used()
         return int(used.sum()) * per_tile - int(used[:, -1].sum()) * (self.col_tiles * per_tile - self.outputs)
@@ -68,13 +69,13 @@ class UnrolledTiles(TileLayout):
 
     @property
     def grid(self) -> str:
-        """Its tiles, for people."""
+        """The number of tiles in words, for reports."""
         return f"{self.stack[0]} of {super().grid}"
 
     def levels(self, weight: Tensor, digits: Digits, bias: Tensor | None) -> Tensor:
         """Levels (tiles, arrays, 1, rows, cols) of kernels (groups * outputs, inputs of a group)."""
         stored, zero = digits(weight).flatten(1, 2), digits(weight.new_zeros(1, 1))[:, :1, 0]
-        choices = torch.cat([stored, zero, torch.zeros_like(zero)], dim=1)  # last a cell without input or output
+        choices = torch.cat([stored, zero, torch.zeros_like(zero)], dim=1)  # the last: a cell without input or output
         at_once = max(1, _CELLS_AT_ONCE // (self.architecture.tile[0] * self.architecture.outputs_per_tile))
         taps = torch.tensor(self.unrolling.taps, device=weight.device, dtype=torch.int64)
         rows, cols = (index.to(weight.device).split(at_once) for index in (self.row_of, self.col_of))
@@ -94,11 +95,11 @@ class UnrolledTiles(TileLayout):
         return self.add_tiles(torch.einsum("vtr,tro->vto", split, weights[:, :, 0])[:, :, None])
 
     def by_output(self, gain: Tensor) -> Tensor:
-        """A gain of each channel (channels,), or of all (), as one of each output."""
+        """The gain of each output, from a gain of each channel (channels,) or one of all of them ()."""
         return gain.repeat(self.unrolling.positions) if gain.dim() else gain
 
     def digital(self, x: Tensor, weight: Tensor) -> Tensor:
-        """What ideal numbers give: (vectors, outputs) for inputs (vectors, inputs) and kernels."""
+        """The exact digital product (vectors, outputs) of inputs (vectors, inputs) and the kernels ``weight``."""
         found = self.unrolling
         sites = torch.tensor(found.sites_of_fields, device=x.device)
         by_site = F.pad(x.unflatten(-1, (found.sites, found.channels)), (0, 0, 0, 1))
@@ -113,16 +114,16 @@ class UnrolledTiles(TileLayout):
         return super().joined(whole[:, :, :, 0].transpose(1, 2))
 
     def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
-        """What is on the tiles: with bit lines in natural order all is where it was."""
+        """``cells`` unchanged: layouts with bit lines in natural order have all weights in the same place."""
         return cells
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
-        """With ``function`` applied to all orders and indices."""
+        """The layout with ``function`` applied to all orders and indices."""
         row_of, col_of = function(self.row_of), function(self.col_of)
         return dataclasses.replace(self, arrangement=self.arrangement.moved(function), row_of=row_of, col_of=col_of)
 
     def locate(self, output: int, input: int) -> Location:
-        """Where the cell from ``input`` to ``output`` lies: ``row_tile`` is the tile's number, ``col_tile`` 0."""
+        """The location of the cell from ``input`` to ``output``: ``row_tile`` is the tile's number, ``col_tile`` 0."""
         grid = TileLayout(self.architecture, self.inputs, self.outputs, Arrangement(lines=self.arrangement.lines))
         there = grid.locate(output, input)
         found = torch.nonzero((self.row_of == there.row_tile) & (self.col_of == there.col_tile)).flatten().tolist()
@@ -131,7 +132,7 @@ class UnrolledTiles(TileLayout):
         return there._replace(row_tile=found[0], col_tile=0)
 
     def _used(self) -> Any:
-        """bool (row_tiles, col_tiles): whether a tile has a weight."""
+        """Whether each tile of the grid holds a weight, bool (row_tiles, col_tiles)."""
         found, (rows, _), per_tile = self.unrolling, self.architecture.tile, self.architecture.outputs_per_tile
         position, site = np.nonzero(found.taps >= 0)
         group = np.arange(found.groups)
@@ -143,7 +144,7 @@ class UnrolledTiles(TileLayout):
         return used
 
     def _placed(self, choices: Tensor, taps: Tensor, row: Tensor, col: Tensor, bias: Tensor | None) -> Tensor:
-        """Levels (tiles, arrays, 1, rows, cols) of the tiles at ``row``, ``col`` of the grid."""
+        """Levels (tiles, arrays, 1, rows, cols) of the tiles at ``row`` and ``col`` of the grid, from ``choices``."""
         arch, (rows, cols) = self.architecture, self.architecture.tile
         input = row[:, None] * rows + torch.arange(rows, device=row.device)
         output = col[:, None] * arch.outputs_per_tile + torch.arange(arch.outputs_per_tile, device=row.device)
@@ -156,9 +157,9 @@ class UnrolledTiles(TileLayout):
         return F.pad(x, (0, cols - x.shape[-1]))[:, :, None]
 
     def _choice(self, taps: Tensor, input: Tensor, output: Tensor, weights: int) -> Tensor:
-        """For inputs and outputs, which broadcast: the number of the weight between them.
+        """The number of the weight between inputs and outputs, which broadcast.
 
-        ``weights`` stands for the weight 0, one more for a word line or an output that does not exist.
+        The number ``weights`` stands for the weight 0, and one more for a word line or an output that does not exist.
         """
         found = self.unrolling
         exists = (input < self.inputs) & (output < self.outputs)
@@ -172,6 +173,9 @@ class UnrolledTiles(TileLayout):
 
 
 def _tiles_of(first: Any, count: int, size: int) -> Any:
-    """The tiles (..., most) of ``size`` that ``count`` lines from ``first`` on lie on; the last one may be repeated."""
+    """The tiles (..., most), each of ``size`` lines, that hold ``count`` lines from ``first`` on.
+
+    The last tile is repeated where there are fewer than ``most``.
+    """
     low, high = first // size, (first + count - 1) // size
     return np.minimum(low[..., None] + np.arange(int((high - low).max()) + 1), high[..., None])

@@ -1,4 +1,4 @@
-"""A convolution of maps of one size unrolled: one matrix (Toeplitz) from all inputs to all outputs at all positions."""
+"""A convolution unrolled for maps of one size: one Toeplitz matrix from all inputs to all outputs at all positions."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ from geniex.mapping.unrolled_tiles import UnrolledTiles
 
 @dataclass(frozen=True)
 class Unrolling:
-    """The matrix of a convolution from a whole map to a whole map, and what of it is not 0.
+    """The matrix of a convolution from a whole map to a whole map, and the positions of its weights.
 
-    Inputs and outputs run by position, a position's channels side by side: what a position sees then lies on few
-    tiles. Inputs that no position sees have no word line. Neither has zero padding; the copies that other padding modes
-    make are inputs of their own, because two weights on one cell would be another integer. Where inputs are a sign
-    alone, padding is +1 as in the other layouts, and has word lines too.
+    Inputs and outputs are ordered by position, with a position's channels side by side, so that the receptive field of
+    a position lies on few tiles. Inputs that no position sees have no word line, and neither has zero padding. The
+    copies that other padding modes make are inputs of their own, because two weights on one cell would be another
+    integer. Where inputs are a sign alone, padding is +1 as in the other layouts and has word lines too.
 
-    Everything about the structure is NumPy's: it has values where tensors have none.
+    The structure is held in NumPy arrays, which have values even where tensors have none.
     """
 
     geometry: ConvGeometry
+    """Kernel, stride, dilation and padding."""
     size: tuple[int, ...]
-    """Of the maps, without batch and channels."""
+    """Size of the maps, without batch and channels."""
     groups: int
+    """Number of groups."""
     inputs: int
-    """Of one group's kernels: channels times kernel."""
+    """Inputs of one group's kernels: channels times kernel."""
     outputs: int
-    """Channels of one group."""
+    """Output channels of one group."""
     padded: bool
     """Whether padding, and zeros between inputs, are inputs."""
 
@@ -48,7 +50,7 @@ class Unrolling:
         """The unrolling of a torch convolution, transposed or not, for maps of ``size``.
 
         Raises:
-            InputError: a size that the convolution does not take, or weights that have no 0.
+            InputError: the convolution does not take maps of this size, or its weights have no 0.
         """
         if architecture.weight_bits == 1 and architecture.weight_scheme == "differential":
             raise InputError(
@@ -65,32 +67,32 @@ class Unrolling:
 
     @property
     def channels(self) -> int:
-        """Input channels of all groups."""
+        """Number of input channels of all groups."""
         return self.groups * self.inputs // math.prod(self.geometry.kernel)
 
     @property
     def per_block(self) -> int:
-        """Groups of which one alone decides what its weights are: zeros between them are no weights."""
+        """Number of groups that zeros join in one block: 1, as ``blocks`` are kernels, without zeros between groups."""
         return 1
 
     @cached_property
     def output_size(self) -> tuple[int, ...]:
-        """Of the maps that come out."""
+        """Size of the output maps."""
         return tuple(len(table) for table in self._lines)
 
     @property
     def positions(self) -> int:
-        """Of the maps that come out."""
+        """Number of positions of an output map."""
         return math.prod(self.output_size)
 
     @property
     def features(self) -> int:
-        """Inputs of the matrix."""
+        """Number of inputs of the matrix."""
         return self.sites * self.channels
 
     @property
     def sites(self) -> int:
-        """Positions of the inputs that some output sees."""
+        """Number of sites: the input positions that some output sees."""
         return math.prod(len(seen) for seen in self._seen)
 
     @property
@@ -100,12 +102,12 @@ class Unrolling:
 
     @property
     def weights(self) -> int:
-        """Cells' worth of weights in the matrix: the products of one image, without the zeros in between."""
+        """Number of weights in the matrix without the zeros between them: the products for one image."""
         return math.prod(int((line >= 0).sum()) for line in self._lines) * self.channels * self.outputs
 
     @cached_property
     def taps(self) -> Any:
-        """Which of a kernel's elements leads from each site to each position, int32 (positions, sites); -1 is none."""
+        """The kernel element from each site to each position, int32 (positions, sites); -1 means none."""
         taps = np.zeros((1, 1), np.int32)
         for line, seen, width in zip(self._lines, self._seen, self.geometry.kernel, strict=True):
             here = line[:, seen]
@@ -116,35 +118,38 @@ class Unrolling:
 
     @cached_property
     def sites_of_fields(self) -> Any:
-        """The site at each of a position's kernel elements, int64 (positions, kernel); the number of sites is none."""
+        """The site at each kernel element of a position, int64 (positions, kernel); ``sites`` means none."""
         found = np.full((self.positions, math.prod(self.geometry.kernel)), self.sites)
         position, site = np.nonzero(self.taps >= 0)
         found[position, self.taps[position, site]] = site
         return found
 
     def layouts(self, architecture: Architecture) -> list[TileLayout]:
-        """The matrix on its tiles."""
+        """The layout of the matrix on its tiles, as a list of one."""
         outputs, inputs = self.shapes[0]
         return [UnrolledTiles(architecture, inputs=inputs, outputs=outputs, unrolling=self)]
 
     def blocks(self, weight: Tensor) -> list[Tensor]:
-        """The kernels (groups * outputs, inputs of a group) of groups' weights (groups, outputs, inputs)."""
+        """The kernels (groups * outputs, inputs of a group) of the groups' weights (groups, outputs, inputs)."""
         return [weight.flatten(0, 1)]
 
     def unblocked(self, blocks: Sequence[Tensor]) -> Tensor:
-        """Groups' weights (groups, outputs, inputs) of ``blocks``."""
+        """The groups' weights (groups, outputs, inputs) of ``blocks``: the inverse of ``blocks``."""
         return blocks[0].unflatten(0, (self.groups, self.outputs))
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """The inputs of the one matrix."""
+        """The inputs of the one matrix, as a tuple of one."""
         return (vectors,)
 
     def joined(self, products: Sequence[Tensor]) -> Tensor:
-        """Outputs (..., positions, groups * outputs) of the matrix' product."""
+        """Outputs (..., positions, groups * outputs) of the one matrix' product."""
         return products[0].unflatten(-1, (self.positions, self.groups * self.outputs))
 
     def reached_by_nan(self, fields: Tensor) -> Tensor:
-        """bool (..., positions, groups * outputs): whose receptive field has a NaN in whole maps (..., features)."""
+        """Whether the receptive field of each output has a NaN in maps (..., features).
+
+        The result is bool (..., positions, groups * outputs).
+        """
         lost = fields.unflatten(-1, (self.sites, self.groups, -1)).amax(-1).isnan()
         lost = F.pad(lost, (0, 0, 0, 1))  # the site that stands for none
         sites = torch.tensor(self.sites_of_fields, device=fields.device)
@@ -163,7 +168,7 @@ class Unrolling:
 
     @cached_property
     def _lines(self) -> tuple[Any, ...]:
-        """For each dimension (outputs, inputs) which element of the kernel leads from one to the other; -1 is none."""
+        """The kernel element from input to output (outputs, inputs) for each dimension; -1 means none."""
         padding, dims = self.geometry.padding, self.geometry.dims
         ends = [padding[2 * (dims - 1 - dim) : 2 * (dims - dim)] for dim in range(dims)]
         return tuple(
@@ -181,12 +186,12 @@ class Unrolling:
 
     @cached_property
     def _seen(self) -> tuple[Any, ...]:
-        """For each dimension which inputs some output sees."""
+        """The indices of the inputs that some output sees, for each dimension."""
         return tuple(np.flatnonzero((line >= 0).any(0)) for line in self._lines)
 
 
 Packing = GroupPacking | Unrolling
-"""How a layer's weights become matrices."""
+"""The rule by which a layer's weights become matrices."""
 
 
 def checked_size(size: Sequence[int], dims: int) -> tuple[int, ...]:
@@ -200,7 +205,7 @@ def checked_size(size: Sequence[int], dims: int) -> tuple[int, ...]:
 def _line(
     size: int, kernel: int, stride: int, dilation: int, spacing: int, before: int, after: int, *, padded: bool
 ) -> Any:
-    """int32 (outputs, inputs) of one dimension: the kernel's element between them, or -1."""
+    """The kernel element from input to output in one dimension, int32 (outputs, inputs); -1 means none."""
     spread = (size - 1) * spacing + 1
     outputs = max(0, (spread + before + after - dilation * (kernel - 1) - 1) // stride + 1)
     at = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation
@@ -217,7 +222,7 @@ def _line(
 
 
 def _taken(x: Tensor, dim: int, indices: Any) -> Tensor:
-    """``x`` at ``indices`` of ``dim``: a view where they are equally spaced."""
+    """``x`` at ``indices`` of ``dim``; a view where the indices are equally spaced."""
     first, count = int(indices[0]), len(indices)
     steps = np.diff(indices)
     if count == 1 or (steps == steps[0]).all():

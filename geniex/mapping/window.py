@@ -13,9 +13,9 @@ from geniex.config import Config, check_number, warn_unit
 from geniex.errors import InputError
 
 _USUAL_R_ON = 1e3
-"""Ohm; hardly a memristive cell has less, while a resistance in kohm does."""
+"""Resistance in ohm below which a warning asks for the unit: few memristive cells have less, numbers in kohm do."""
 _USUAL_ON_OFF = 1e4
-"""Hardly a cell has more, while the resistance of an off cell in ohm does."""
+"""Ratio above which a warning asks for the unit: few cells have more, while the off resistance in ohm does."""
 _RATIO_EXPECTED = "the ratio is expected: is this R_off in ohm? Cells that conduct nothing have float('inf')"
 
 
@@ -31,8 +31,8 @@ class ConductanceWindow(Config):
     r_on: float
     """Resistance of the most conductive state, ohm."""
     on_off: float
-    """Ratio of the least to the most conductive state's resistance, above 1; infinite for cells that conduct nothing
-    when they are off."""
+    """Ratio of the least conductive state's resistance to that of the most conductive one, above 1; infinite for cells
+    that conduct nothing when they are off."""
 
     def __post_init__(self) -> None:
         check_number("r_on", self.r_on, low=1.0, unit="ohm (a conductance above 1 S is no memristive cell)")
@@ -55,7 +55,7 @@ class ConductanceWindow(Config):
         return 1 / (self.r_on * self.on_off)
 
     def step(self, levels: int) -> float:
-        """Conductance between neighbouring levels, siemens."""
+        """Difference in conductance between neighbouring levels, siemens."""
         return (self.g_on - self.g_off) / (_checked_levels(levels) - 1)
 
     def to_conductance(self, code: Tensor, levels: int, dtype: torch.dtype | None = None) -> Tensor:

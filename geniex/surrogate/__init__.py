@@ -1,4 +1,4 @@
-"""Surrogates: trained networks that stand for a crossbar's circuit, their training and their checkpoints."""
+"""Surrogates, which take the place of a crossbar's circuit: physics expansions and trained networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geniex.surrogate.scalers import Scalers
 from geniex.surrogate.tiles import TileSplit, split_tiles
 
 _LIGHTNING = {"SweepDataModule": "datamodule", "TrainConfig": "training", "train_surrogate": "training"}
-"""Names whose modules import lightning, which takes seconds: loaded on first use."""
+"""Names whose modules import lightning; that takes seconds, so they are loaded on first use."""
 
 __all__ = [
     "Circuit",

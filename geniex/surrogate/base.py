@@ -1,4 +1,4 @@
-"""The contract of a surrogate: a trained network in place of one crossbar's circuit."""
+"""The contract of a surrogate: a model that takes the place of a crossbar's circuit."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 
 Outside = Literal["raise", "warn"]
-"""What happens to a circuit outside the range that a surrogate was validated on."""
+"""Answer to a circuit outside the range that a surrogate was validated on: an error or a warning."""
 
 
 @dataclass(frozen=True)
 class SurrogateArray:
-    """What a surrogate keeps of programmed tiles; every tensor has the tiles' leading dimensions."""
+    """Programmed tiles of a surrogate; every tensor has the tiles' leading dimensions."""
 
     conductances: Tensor
-    """(..., rows, cols), siemens: what the ideal product reads."""
+    """Conductances (..., rows, cols), siemens, for the ideal product."""
 
 
 class Surrogate(nn.Module, ABC):
-    """A network that gives one crossbar's column currents, for V in [0, v_max] and G in the window.
+    """A model of one crossbar's column currents, for V in [0, v_max] and G in the window.
 
-    Laws: ``program`` does all work that depends on the conductances alone; ``read`` broadcasts the leading
+    Laws: ``program`` does all work that depends on the conductances alone. ``read`` broadcasts the leading
     dimensions of voltages and array without expanding either, checks no values and never waits for the
-    device; V = 0 gives exactly 0; ``read`` is differentiable in V, ``program`` and ``read`` in G. Inputs set
-    the dtype and device of the work: move the surrogate to the device first (``.to``), or its weights travel
-    with every read. Checkpoints name the class: put ``register_surrogate`` before one of your own.
+    device. V = 0 gives exactly 0. ``read`` is differentiable in V, ``program`` followed by ``read`` in G.
+
+    The inputs set the dtype and device of the work: move the surrogate to the device first (``.to``), or its weights
+    travel with every read. Checkpoints name the class: decorate a class of your own with ``register_surrogate``.
     """
 
     crossbar: Crossbar
-    """The circuit that it stands for."""
+    """Crossbar whose circuit the surrogate stands for."""
     window: ConductanceWindow
-    """Range of the conductances it was trained on."""
+    """Range of the conductances."""
     v_max: float
-    """Highest voltage it was trained on, volt."""
+    """Highest voltage, volt."""
     info: dict[str, Any]
-    """Where it comes from: data digest, split, training settings, held-out errors; JSON-ready."""
+    """Origin of the surrogate, JSON-ready: data digest, split, training settings, held-out errors."""
     binary: bool = False
-    """Whether it was made for inputs that are 0 or ``v_max`` only."""
+    """Whether the surrogate is made for inputs that are 0 or ``v_max`` only."""
 
     def __init__(self, crossbar: Crossbar, window: ConductanceWindow, v_max: float) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Surrogate(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What reports call it: the class' name."""
+        """The surrogate's name in reports, by default the class' name."""
         return type(self).__name__
 
     @abstractmethod
@@ -80,7 +81,7 @@ class Surrogate(nn.Module, ABC):
         """The constructor's arguments beyond crossbar, window and v_max, JSON-ready."""
 
     def forward(self, voltages: Tensor, conductances: Tensor) -> Tensor:
-        """Column currents (..., cols) [A]: ``program`` and ``read`` in one, the arguments as ``Crossbar.solve``'s."""
+        """Column currents (..., cols) [A] by ``program`` and ``read``, for the arguments of ``Crossbar.solve``."""
         return self.read(self.program(conductances), voltages)
 
     def bound(
@@ -90,12 +91,12 @@ class Surrogate(nn.Module, ABC):
         v_max: float | None = None,
         binary: bool = False,
     ) -> Surrogate:
-        """The surrogate that stands for this circuit, sharing all weights: itself where it already does.
+        """The surrogate that stands for this circuit, with shared weights; this very one where it already does.
 
-        ``binary`` says that inputs are 0 or ``v_max`` only, which some read faster.
+        ``binary`` says that inputs are 0 or ``v_max`` only, which some surrogates read faster.
 
         Raises:
-            CheckpointError: it does not stand for this circuit.
+            CheckpointError: the surrogate does not stand for this circuit.
         """
         self.check(crossbar, window, v_max)
         return self
@@ -104,20 +105,20 @@ class Surrogate(nn.Module, ABC):
         """The surrogate with another answer to circuits outside its range, "raise" or "warn".
 
         Raises:
-            InputError: it stands for one circuit alone, so that there is nothing to choose.
+            InputError: the surrogate stands for one circuit alone, so that there is nothing to choose.
         """
         allowed = f"{self.label} has no such choice: it stands for the one circuit that it was trained for"
         raise InputError("outside", repr(outside), allowed)
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """A copy whose weights and buffers are ``function`` of this one's; this very surrogate where it has none.
+        """A copy with ``function`` applied to each weight and buffer; this very surrogate where it has none.
 
-        The copy's weights ask for no gradient: it reads, and this surrogate is what is trained.
+        The copy's weights ask for no gradient: the copy reads, and this surrogate is what is trained.
         """
         tensors = [*self.parameters(), *self.buffers()]
         if not tensors:
             return self
-        # What deepcopy finds in its memo it takes for copied.
+        # deepcopy takes the objects in its memo as already copied.
         memo: dict[int, Any] = {}
         with torch.no_grad():
             for tensor in tensors:
@@ -143,26 +144,26 @@ class Surrogate(nn.Module, ABC):
 
 
 _SHIPPED = {"GeniexMLP": "geniex.surrogate.mlp", "PhysicsSurrogate": "geniex.surrogate.physics"}
-"""Module of each surrogate of geniex, by the class' name: what a checkpoint may name."""
+"""Modules of geniex's own surrogates, by class name, as checkpoints name them."""
 _registered: dict[str, type[Surrogate]] = {}
-"""Surrogates that users registered, by the class' name."""
+"""Surrogates that users registered, by class name."""
 _S = TypeVar("_S", bound=Surrogate)
 
 
 def register_surrogate(kind: type[_S]) -> type[_S]:
-    """``kind`` itself, a surrogate of your own that checkpoints may name from now on; use it as a decorator.
+    """``kind`` itself, a surrogate class of your own that checkpoints may name from now on; use it as a decorator.
 
-    Checkpoints and converted models that hold one load in every process that has imported its module.
+    Checkpoints and converted models with such a surrogate load in every process that has imported the class' module.
 
     Raises:
-        InputError: geniex or another registered class has that name.
+        InputError: ``kind`` is no complete surrogate class, or its name is that of another one.
     """
     if not (isinstance(kind, type) and issubclass(kind, Surrogate)) or inspect.isabstract(kind):
         got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
         raise InputError("kind", got, "it must be a class that derives from Surrogate and has all its methods")
     name = surrogate_type(kind)
     other = _registered.get(name, kind)
-    # The same place in the same module is the same class, defined again: a notebook's cell that ran twice.
+    # A class of the same qualified name in the same module is the same one defined again, as by rerunning a notebook.
     if _where(other) != _where(kind):
         raise InputError("kind", _where(kind), f"{_where(other)} is registered under that name: rename one")
     if name not in _SHIPPED:
@@ -171,10 +172,10 @@ def register_surrogate(kind: type[_S]) -> type[_S]:
 
 
 def surrogate_type(kind: type[Surrogate]) -> str:
-    """The name that files have for the class ``kind``.
+    """The name of the class ``kind`` in files.
 
     Raises:
-        InputError: it is not geniex's own but has the name of one that is.
+        InputError: the class is not geniex's own but has the name of one that is.
     """
     name = kind.__name__
     if name in _SHIPPED and kind.__module__ != _SHIPPED[name]:
@@ -184,10 +185,10 @@ def surrogate_type(kind: type[Surrogate]) -> str:
 
 
 def surrogate_class(name: object) -> type[Surrogate]:
-    """The class that files call ``name``: geniex's own, whatever was imported before, or a registered one.
+    """The class that files call ``name``: geniex's own, regardless of what was imported before, or a registered one.
 
     Raises:
-        CheckpointError: there is none of that name.
+        CheckpointError: no class has that name.
     """
     if isinstance(name, str) and name in _SHIPPED:
         return getattr(importlib.import_module(_SHIPPED[name]), name)
@@ -209,7 +210,7 @@ def _short(value: object) -> object:
 
 
 def circuit_values(crossbar: Crossbar) -> dict[str, Any]:
-    """What makes a crossbar's circuit, by name."""
+    """The numbers and the cell that define a crossbar's circuit, by name."""
     wires = crossbar.wires
     return {
         "rows": crossbar.rows,

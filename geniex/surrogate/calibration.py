@@ -1,4 +1,4 @@
-"""Physics surrogates held to the exact circuit: on sweeps, or in a second on the user's own crossbar."""
+"""Error bounds of physics surrogates from the exact circuit: from sweeps, or in a second from a user's own crossbar."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ from geniex.sweep import SweepFile, SweepIndex
 _BLOCK_CELLS = 1 << 18
 """Cells of the tiles that are read from a file at once."""
 _TILES = 8
-"""Over which the solutions of one crossbar's calibration are spread."""
+"""Random tiles in the calibration on one crossbar."""
 _LEVELS = 16
-"""Of the cells and the drivers there."""
+"""Levels of the cells and of the drivers in the calibration on one crossbar."""
 _TOLERANCE = 1e-8
 
 
 class _Compared(NamedTuple):
-    """Columns of some tiles, (tiles, vectors, cols)."""
+    """The surrogate compared with exact currents, for the columns of some tiles (tiles, vectors, cols)."""
 
     figures: Tensor
-    """Indicators, with one more dimension."""
+    """Indicators (tiles, vectors, cols, indicators)."""
     relative: Tensor
-    """Errors of the currents."""
+    """Relative errors of the currents."""
     nf: Tensor
     """Errors of the NF, a fraction."""
 
 
 def calibrated_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, seed: int = 0) -> PhysicsSurrogate:
-    """``surrogate`` with its error bound set for its own crossbar, window and drive, by exact solutions.
+    """``surrogate`` with its error bound set for its own crossbar, window and drive, from exact solutions.
 
-    Tiles and inputs are random, of all sparsities at 16 levels. Half of the tiles set the height of the bound, whose
-    shape stays; the others measure it and the surrogate's errors, which ``.info["crossbar"]`` then holds.
+    Tiles and inputs are random, of all sparsities, with 16 levels. Every other tile serves to fit the bound: only its
+    constant if the surrogate has a bound already, otherwise its slopes too. The remaining tiles measure the bound and
+    the surrogate's errors, which ``.info["crossbar"]`` then holds.
 
     Args:
-        surrogate: bound to the crossbar.
-        solutions: exact solutions, at least 16; 256 take less than a second at 64 x 64.
-        seed: of the tiles and vectors.
+        surrogate: the surrogate, bound to the crossbar.
+        solutions: number of exact solutions, at least 16; 256 take less than a second at 64 x 64.
+        seed: seed of the tiles and vectors.
     """
     check_positive_int("solutions", solutions)
     if solutions < 2 * _TILES:
@@ -64,10 +65,10 @@ def calibrated_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, see
 def calibrated_on_sweep(
     surrogate: PhysicsSurrogate, data: SweepFile | SweepIndex, note: Callable[[str], None] = lambda _: None
 ) -> PhysicsSurrogate:
-    """``surrogate`` with an error bound fitted to every other tile of a sweep, or of a set that spans circuits.
+    """``surrogate`` with an error bound fitted to every other tile of a sweep, or of a set of sweeps across circuits.
 
-    The remaining tiles measure it; ``.info["calibration"]`` holds what was found and the data's digest. ``note`` is
-    called with what is being read.
+    The remaining tiles measure the bound and the surrogate's errors, which ``.info["calibration"]`` then holds beside
+    the data's digest. ``note`` is called with the name of each file before it is read.
     """
     files = [data] if isinstance(data, SweepFile) else data.files
     if sum(file.tiles for file in files) < 2:
@@ -106,7 +107,7 @@ def _calibrated(
 def _compared(
     surrogate: PhysicsSurrogate, conductances: Tensor, voltages: Tensor, exact: Tensor, circuit: Circuit | None
 ) -> _Compared:
-    """Tiles (tiles, rows, cols) with vectors (tiles, vectors, rows) of their own."""
+    """The comparison for tiles (tiles, rows, cols), each with voltage vectors (tiles, vectors, rows) of its own."""
     tiles = conductances[:, None]
     array = surrogate.program(tiles, circuit)
     v_max = None if circuit is None else torch.as_tensor(circuit.v_max).reshape(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""Surrogates on disk: <name>.safetensors with the weights, <name>.json with all the rest, never a pickle."""
+"""Surrogates on disk: <name>.safetensors holds the weights and <name>.json all the rest; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _WAY_OUT = "train it again (geniex train) or fetch both files again"
 
 
 def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
-    """The path of the JSON written for ``surrogate``: ``path``.json beside ``path``.safetensors.
+    """Write ``surrogate`` to ``path``.json and ``path``.safetensors; returns the path of the JSON.
 
-    Both are written whole and renamed, the weights first; the JSON holds the weights' SHA-256, so that files
-    of two different surrogates never pass for one. float32 weights that are all float16 numbers are stored as
-    such, in half the space, and load as float32: what is loaded is what was saved.
+    Both files are written whole and then renamed, the weights first. The JSON holds the weights' SHA-256, so that
+    files of two different surrogates never pass for one. float32 weights that are all exact in float16 are stored as
+    float16, in half the space, and load as float32 without any change.
     """
     weights_path, json_path = checkpoint_paths(path)
     json_path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +57,11 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
 
 
 def load_surrogate(name_or_path: str | Path) -> Surrogate:
-    """The surrogate of a checkpoint's path (either file, or without suffix) or of a shipped name, in eval mode.
+    """The surrogate, in eval mode, of a checkpoint's path (either file, or without suffix) or of a shipped name.
 
     Raises:
-        InputError: neither a file nor a shipped name; the message lists the shipped ones.
-        CheckpointError: a damaged, foreign or mixed-up checkpoint.
+        InputError: there is neither such a file nor such a shipped name; the message lists the shipped ones.
+        CheckpointError: the checkpoint is damaged or foreign, or its two files do not belong together.
     """
     weights_path, json_path = _find(name_or_path)
     head = _read_head(json_path)
@@ -83,21 +83,21 @@ def load_surrogate(name_or_path: str | Path) -> Surrogate:
                 f"{weights_path}: tensor {name!r} has shape {found.get(name)}, but {json_path.name} "
                 f"describes {wanted.get(name)}: {_WAY_OUT}"
             )
-    half = head.get("half", False)  # older checkpoints say nothing: theirs are as they were
+    half = head.get("half", False)  # older checkpoints lack the entry and were never stored as float16
     tensors = {name: _recast(t, torch.float16, torch.float32, half) for name, t in tensors.items()}
     surrogate.load_state_dict(tensors, assign=True)
     return surrogate.eval().requires_grad_(False)
 
 
 def shipped_surrogates() -> list[str]:
-    """The names that ``load_surrogate`` knows, sorted."""
+    """Names of the shipped surrogates that ``load_surrogate`` takes, sorted."""
     weights = {name.removesuffix(".safetensors") for name in shipped_names(".safetensors")}
     described = {name.removesuffix(".json") for name in shipped_names(".json")}
     return [name for name in sorted(weights & described) if _is_surrogate(models_dir() / f"{name}.json")]
 
 
 def checkpoint_paths(path: str | Path) -> tuple[Path, Path]:
-    """The weights' and the JSON's path of a checkpoint named by either of them or without suffix."""
+    """Paths of the weights and of the JSON of a checkpoint, which is named by either file or without suffix."""
     stem = str(path).removesuffix(".safetensors").removesuffix(".json")
     return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
 
@@ -133,11 +133,11 @@ def _built(head: dict[str, Any], path: Path) -> Surrogate:
         kind = surrogate_class(head["type"])
         crossbar = Crossbar.from_dict(head["crossbar"])
         window = ConductanceWindow.from_dict(head["window"])
-        with torch.device("meta"):  # no initial weights are drawn: loading leaves the random state alone
+        with torch.device("meta"):  # draws no initial weights, so that loading leaves the random state alone
             surrogate = kind(crossbar, window, head["v_max"], **head["settings"])
         surrogate.info = dict(head["info"])
         head["weights_sha256"]
-    except CheckpointError as error:  # of a class that is not known, which the message tells
+    except CheckpointError as error:  # the class is not known, as the message says
         raise CheckpointError(f"{path} is {error}") from None
     except (InputError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"

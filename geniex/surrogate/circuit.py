@@ -1,4 +1,4 @@
-"""Tiles with the circuit that each is part of, as tensors: what physics surrogates are programmed from."""
+"""The circuit around each tile as tensors, from which physics surrogates are programmed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from geniex.sweep import TileCircuits
 
 @dataclass(frozen=True)
 class Circuit:
-    """What surrounds tiles (tiles, rows, cols): one circuit for all, or one a tile."""
+    """The circuit around tiles (tiles, rows, cols): one for all of them, or one for each."""
 
     wires: Wires
     """Resistances in ohm, numbers or (tiles,)."""
     cell: Cell
-    """The cells; tensors among its fields are (tiles,)."""
+    """I-V model of the cells; tensors among its fields are (tiles,)."""
     v_max: float | Tensor
     """Highest driver voltage, volt, a number or (tiles,)."""
 
@@ -30,12 +30,12 @@ class Circuit:
 
     @classmethod
     def of_tiles(cls, circuits: TileCircuits) -> Circuit:
-        """Those of tiles from a sweep file."""
+        """The circuits of tiles from a sweep file."""
         wires = Wires(circuits.r_source, circuits.r_sink, circuits.r_row, circuits.r_col)
         return cls(wires, circuits.cell.map_tensors(lambda r: r.flatten()), circuits.v_max)
 
     def part(self, at: slice) -> Circuit:
-        """That of some of the tiles."""
+        """The circuit of the tiles in the slice ``at``."""
 
         def pick(value: float | Tensor) -> float | Tensor:
             return value[at] if isinstance(value, Tensor) and value.dim() else value
@@ -44,6 +44,6 @@ class Circuit:
         return Circuit(wires, self.cell.map_tensors(lambda r: torch.as_tensor(pick(r))), pick(self.v_max))
 
     def scalars(self, like: Tensor) -> list[Tensor]:
-        """Source, sink, row and column resistance and ``v_max``, each (tiles | 1, 1, 1), as ``like``."""
+        """Source, sink, row and column resistances and ``v_max``, each (tiles | 1, 1, 1), in ``like``'s dtype."""
         values = (*vars(self.wires).values(), self.v_max)
         return [torch.as_tensor(x, dtype=like.dtype, device=like.device).reshape(-1, 1, 1) for x in values]

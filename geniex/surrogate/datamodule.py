@@ -1,4 +1,4 @@
-"""A sweep file as Lightning data: split by tile, opened and read in each process that needs it."""
+"""A sweep file as Lightning data, split by tile; each process that needs the file opens and reads it itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from geniex.sweep import SweepFile
 class TileDataset(Dataset[TileBatch]):
     """Samples of some tiles; the loader asks for a whole batch of tiles at once and gets one ``TileBatch``.
 
-    The file is read at the first batch, in the process that asks for it: a loader's worker opens it itself.
+    The file is read at the first batch, by the process that asks for it, so that a loader's worker opens it itself.
     """
 
     def __init__(self, sweep: SweepFile, tiles: Tensor, scalers: Scalers) -> None:
@@ -48,9 +48,9 @@ class SweepDataModule(lightning.LightningDataModule):
 
     Args:
         path: the sweep's HDF5 file.
-        batch_tiles: tiles a training batch, each with all its vectors.
+        batch_tiles: tiles in a training batch, each with all its vectors.
         seed: seed of the split and of the shuffling.
-        num_workers: loader processes; 0 reads in this one. Each holds its tiles in memory as float32.
+        num_workers: loader processes, each of which holds its tiles in memory as float32; 0 reads in this process.
         start_method: how workers start, "spawn" or "fork"; None is the platform's default.
     """
 
@@ -88,11 +88,11 @@ class SweepDataModule(lightning.LightningDataModule):
         return self._loader(self.split.test)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: where the shuffling is."""
+        """The state of the shuffling, for a checkpoint."""
         return {"shuffling": self._shuffling.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on shuffling from a checkpoint."""
+        """Continue the shuffling from a checkpoint."""
         self._shuffling.set_state(state_dict["shuffling"])
 
     def _loader(self, tiles: Tensor, shuffle: bool = False) -> DataLoader[TileBatch]:

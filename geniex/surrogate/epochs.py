@@ -1,4 +1,4 @@
-"""What a training run does after every epoch: its log, its checkpoints, stopping early; and how it goes on."""
+"""The work of a training run after every epoch (log, checkpoints, early stopping), and resuming a run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from geniex.errors import CheckpointError, InputError
 from geniex.files import write_atomically
 
 FIGURE = "val_nf_rmse_pp"
-"""The validation NF-RMSE's name in logs and checkpoints."""
+"""Name of the validation NF-RMSE in logs and checkpoints."""
 RUN = "geniex_run"
-"""Where a checkpoint says what is trained: the settings and the data's digest."""
+"""Key under which a checkpoint holds the run's settings and the data's digest."""
 _COLUMNS = ("epoch", "train_loss", FIGURE, "lr")
 
 OnEpoch = Callable[[int, float], None]
-"""Called after every epoch with its number, from 1, and the validation NF-RMSE in percent points."""
+"""Function called after every epoch with its number, from 1, and the validation NF-RMSE in percent points."""
 
 
 class EpochLog(lightning.Callback):
-    """Every epoch's figures, as a CSV file if asked for; they travel in the checkpoints, so a resumed log is whole.
+    """A log of every epoch's figures, also as a CSV file where ``path`` is given.
 
-    ``rows``: (epoch from 1, mean squared error of the scaled ratio in training, validation NF-RMSE in pp, learning
-    rate after the epoch).
+    The checkpoints hold the log, so that it is complete after a resumption. Each of its ``rows`` is (epoch from 1,
+    mean squared error of the scaled ratio in training, validation NF-RMSE in pp, learning rate after the epoch).
     """
 
     def __init__(self, path: Path | None = None, on_epoch: OnEpoch | None = None) -> None:
@@ -38,7 +38,7 @@ class EpochLog(lightning.Callback):
         self._path, self._on_epoch = path, on_epoch
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Note the epoch, which has been validated by now."""
+        """Log the epoch, which has been validated by now."""
         figures = trainer.callback_metrics
         epoch, figure = trainer.current_epoch + 1, float(figures[FIGURE])
         self.rows.append((epoch, float(figures["train_loss"]), figure, trainer.optimizers[0].param_groups[0]["lr"]))
@@ -52,11 +52,11 @@ class EpochLog(lightning.Callback):
             self._on_epoch(epoch, figure)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The log's rows, for a checkpoint."""
         return {"rows": [list(row) for row in self.rows]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue the log from a checkpoint."""
         self.rows = [tuple(row) for row in state_dict["rows"]]
 
 
@@ -68,7 +68,7 @@ def best_checkpoint(folder: Path) -> ModelCheckpoint:
 
 
 def last_checkpoint(folder: Path) -> ModelCheckpoint:
-    """The callback that keeps the last finished epoch in ``folder``/last.ckpt; it comes after ``best_checkpoint``."""
+    """The callback that keeps the last finished epoch in ``folder``/last.ckpt; list it after ``best_checkpoint``'s."""
     return ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
 
 
@@ -78,11 +78,11 @@ def early_stopping(patience: int) -> EarlyStopping:
 
 
 def resumed_from(folder: Path, resume: bool, run: dict[str, Any]) -> Path | None:
-    """The checkpoint in ``folder`` that ``run`` goes on from; None where there is none.
+    """The checkpoint in ``folder`` that ``run`` continues from; None where there is none.
 
     Raises:
-        InputError: there is one, but nobody asked to resume it.
-        CheckpointError: it is damaged, or of a run of other settings or data.
+        InputError: there is a checkpoint, but ``resume`` is false.
+        CheckpointError: the checkpoint is damaged, or belongs to a run with other settings or data.
     """
     path = folder / "last.ckpt"
     if not path.is_file():
@@ -97,7 +97,7 @@ def resumed_from(folder: Path, resume: bool, run: dict[str, Any]) -> Path | None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A Lightning checkpoint's content, on the CPU; tensors and plain values only, nothing in it is executed."""
+    """A Lightning checkpoint's content on the CPU: tensors and plain values only, so that no code in it is executed."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:

@@ -1,4 +1,4 @@
-"""Currents from an expansion: products, and a few steps of the columns' equations."""
+"""Column currents read from an expansion: matrix products, and a few Newton steps of the columns' equations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geniex.circuit import shared_matmul
 from geniex.surrogate.expansion import Apart, Expansion, Polynomial, Term
 
 _STEPS = 2
-"""Newton steps of columns apart; a third changes no figure."""
+"""Newton steps where columns rise differently; a third changes no figure."""
 
 
 def currents(expansion: Expansion, w: Tensor) -> Tensor:
@@ -23,11 +23,16 @@ def currents(expansion: Expansion, w: Tensor) -> Tensor:
     if expansion.apart is not None:
         return _apart(expansion.apart, basis, alike)
     first, *shares = alike
-    # I = first + share(I) I, with the share's I from first.
+    # I = first + share(I) I, where the share is taken at I = first.
     return first / (1 - _at(shares, first)) if shares else first
 
 
 def _apart(e: Apart, basis: _Powers, alike: list[Tensor]) -> Tensor:
+    """Column currents (..., cols) from the terms ``alike``, by power of the mean rise, with the corrections ``e``.
+
+    The unknown is each column's current beyond the linear one. A step evaluates the columns' equation at the last
+    currents, and divides what is missing by one less its derivative by the column's own current.
+    """
     linear, beyond = basis.sum(e.linear), alike[0]
     mean = shared_matmul(linear + beyond, e.means[0])
     for k, term in enumerate(e.moments):
@@ -54,7 +59,7 @@ def _apart(e: Apart, basis: _Powers, alike: list[Tensor]) -> Tensor:
 
 
 def _at(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The polynomial with these coefficients, of the lowest power first, at x."""
+    """The polynomial with these ``coefficients``, lowest power first, at ``x``."""
     out = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         out = torch.addcmul(coefficient, out, x)
@@ -62,7 +67,7 @@ def _at(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
 
 
 class _Powers:
-    """Powers of the drives, made once; times ``by``, where that is given."""
+    """Powers of the drives, each computed once, and multiplied by ``by`` where that is given."""
 
     def __init__(self, drives: Tensor, by: Tensor | None = None) -> None:
         self.drives, self._by = drives, by
@@ -70,7 +75,7 @@ class _Powers:
         self._stacked: dict[tuple[int, ...], Tensor] = {}
 
     def sums(self, polynomial: Polynomial) -> list[Tensor]:
-        """Its terms summed over the rows, each (..., cols)."""
+        """The polynomial's terms summed over the rows, each (..., cols)."""
         return [self.sum(term) for term in polynomial]
 
     def sum(self, term: Term) -> Tensor:
@@ -99,7 +104,7 @@ class _Powers:
 
 
 def collapsed(expansion: Expansion) -> Expansion:
-    """The same for inputs 0 and 1, whose powers are all alike."""
+    """The expansion for inputs of 0 and 1 only: their powers from the first on are equal, so one matrix serves all."""
 
     def one(terms: list[Term]) -> Term:
         (term,) = terms
@@ -114,7 +119,7 @@ def collapsed(expansion: Expansion) -> Expansion:
 
 
 def merged(parts: list[Any], leaf: type, join: Callable[[list[Any]], Any]) -> Any:
-    """Records of the same build as one: each of their ``leaf`` objects is what ``join`` makes of theirs."""
+    """One record of several of the same structure: ``join`` makes each ``leaf`` object from the parts' own."""
     first = parts[0]
     if isinstance(first, leaf):
         return join(parts)

@@ -1,39 +1,43 @@
-"""A crossbar's currents as polynomials of its inputs, from physics alone: what the physics surrogates read.
+"""A crossbar's column currents as polynomials of its inputs, derived from physics alone, for the physics surrogates.
 
-For drives w = V / v_max in [0, 1], voltages in units of v_max. A bit line's rise above ground is written in units of
-its rise c_ij in the linear array with all drivers at 1; a column's current I_j raises it by s_j = I_j / sum_i A_ij.
+The drives are w = V / v_max in [0, 1], and all voltages are in units of v_max. Programming a tile solves:
 
-Solved when a tile is programmed:
+1. The linear array, exactly: I = A^T w for cells at their small-signal conductance g.
+2. The cells: f(u) = g (u + excess(u)), where the excess is an odd polynomial fitted at Chebyshev nodes.
+3. Every word line alone with its non-linear cells, for its drive w_i and for bit lines that have all risen above
+   ground by t c_ij. Here c_ij is the rise at cell i, j in the linear array with all drivers at 1. The solutions give
+   each cell's excess current q_ij, its current beyond that of a linear cell at the same w and t, as a polynomial in
+   w and t.
 
-1. The linear array: A, with I = A^T w for cells at their small-signal conductance g, exactly.
-2. The cells: f(u) = g (u + excess(u)), excess an odd polynomial fitted at Chebyshev nodes.
-3. Every word line with all its cells, non-linear, for its own drive w_i and bit lines that have all risen by t c_ij.
-   That gives the cells' currents beyond the linear ones, as polynomials in w and t.
+A column current I_j raises its bit line by about s_j c_ij with s_j = I_j / sum_i A_ij. The excess current q_ij enters
+bit line j, which the cells and their word lines load like a ladder, so that only the share T_ij reaches the sense
+side. On its way it raises the bit line further, which drives current through the word lines into all other columns.
+These sneak currents count where a column carries little current of its own. Let Delta_j be the part of s_j that is
+due to excess and sneak currents, and h_ij the rise of the voltage of cell i, j if all other bit lines rise by c. Then
 
-Current q beyond the linear one of cell i, j reaches the sense side along its own bit line, loaded by the word lines'
-resistances: the share T_ij of a ladder. On its way it raises its bit line, which feeds back into the word lines and
-from there into all other columns: sneak currents, that count where a column carries little of its own. With
-Delta_j = s_j less its linear part, the other columns' rises by Delta c push h_ij Delta into cell i, j, so
+    I_j = sum_i A_ij w_i + sum_i T_ij (q_ij + g_ij h_ij Delta_others),
 
-    I_j = sum_i A_ij w_i + sum_i T_ij (q_ij + g_ij h_ij Delta_(others)).
+where Delta_others is the mean of Delta over the other columns k, each weighed by the current g_ik c_ik that its rise
+drives into word line i. As the s_j differ from column to column, the q_ij are expanded around the tile's mean rise t:
 
-The q are expanded around the tile's mean rise t:
+- in the moments of the tile's mean rise, which tell where along the bit lines currents enter. Polynomials b_k of the
+  row position, orthogonal under the weights A_ij of a column, have the moments
+  m_k = sum_i b_k (A_ij w_i + T_ij q_ij) / sum_i A_ij b_k^2, so that m_0 is the rise itself;
+- in the differences between the column's own moments and the tile's means, to second order for the rise itself;
+- in the difference between the mean rise of the other columns, as word line i weighs them, and t.
 
-- by the mean rise's moments, where along the bit lines the currents enter: polynomials b_k of the row position,
-  orthogonal under the weights A_ij of a column, have the moments m_k = sum_i b_k (A_ij w_i + T_ij q_ij);
-- by how the column's own rise and moments differ from the tile's means, to second order in the rise itself;
-- by how the other columns' mean rise, as word line i weighs them, differs from t.
+The excess currents start at third order in (w, t) and are odd. Their k-th derivative by a rise thus starts at order
+3 - k, and is odd if k is even. A coefficient is one matrix for a power of w and a power of t, and a read takes one
+matrix product for each.
 
-The k-th derivative of q by a rise is of third order less k in (w, t), and odd if k is even. Every coefficient is a
-matrix for a power of w and a power of t: reading is as many products.
+With ``moments`` = 0, all columns are assumed to rise like the one that is read: t is its own s_j. T_ij is then the
+share A_ij / (g_ij rho_ij) of the linear array, where rho_ij is the voltage of the linear cell with bit lines at
+ground. A read takes a sixth of the products and keeps sneak currents to first order only. The rise c_ij is then
+computed from A alone, as if each driver's current entered a column where the two lines cross; this changes no figure
+and saves a solution of the array.
 
-With ``moments`` = 0 all columns are taken to rise as the one that is read: t is its s_j, and T_ij the share
-A_ij / (g_ij rho_ij) of the linear array, rho_ij the linear voltage at the cell for bit lines at ground. That is a
-sixth of the products, and keeps sneak currents to first order only. The rise c_ij is then what the A_ij make, as if
-each driver's current entered a column where they cross, which moves no figure and takes no solution of the array.
-
-Exact for linear cells, and for bit lines without resistance. In between, its error is of second order in the product
-of non-linearity and how differently the bit lines rise.
+The expansion is exact for linear cells. Without bit-line resistance only the polynomial fits err. Otherwise the error
+is of second order in the product of the cells' non-linearity and the differences between the bit lines' rises.
 """
 
 from __future__ import annotations
@@ -61,11 +65,11 @@ from geniex.surrogate.word_lines import (
 )
 
 _RISES = [0.0, 0.6, 1.2]
-"""Rises t at which they are; non-linear cells carry more than linear ones."""
+"""Rises t that word lines are solved at. They exceed 1, because non-linear cells carry more than linear ones."""
 _SHARE = 1.3
-"""Largest share of a cell's current that reaches the sense side; coupling adds a little to what is its own."""
+"""Largest T_ij; it may exceed 1, as A_ij includes a little current that reaches column j by way of other columns."""
 _ALONE = 1e-9
-"""Share of a word line's cells, by weight, below which a column has no others beside it."""
+"""Least weight of the other columns on a word line, as a share of the line's, where one column has nearly all of it."""
 
 
 @dataclass(frozen=True)
@@ -73,61 +77,75 @@ class Term:
     """A polynomial in w for every cell, summed over the rows: basis(w) @ matrix + constant."""
 
     powers: tuple[int, ...]
-    """Of w, in the order of the matrix' blocks."""
+    """Powers of w, in the order of the matrix' blocks."""
     matrix: Tensor
-    """(tiles, powers * rows, cols)."""
+    """Coefficients (tiles, powers * rows, cols)."""
     constant: Tensor | None = None
-    """What does not depend on w (tiles, cols)."""
+    """The part that does not depend on w (tiles, cols)."""
 
 
 Polynomial = tuple[Term, ...]
-"""By power of a rise."""
+"""A polynomial in w and a rise t: entry n stands beside t^n."""
 
 
 @dataclass(frozen=True)
 class Apart:
-    """How columns differ from the tile's mean; moments are numbered from that of the rise itself, 0."""
+    """The corrections for columns that rise differently from the tile's mean.
+
+    Moment 0 is the rise itself. "Rows' view" of a quantity of the columns is its mean over the columns as word line i
+    weighs them, less its mean over the tile.
+    """
 
     linear: Term
     """The linear currents."""
     unit: Tensor
-    """1 / sum_i A_ij (tiles, cols): s_j of a current of 1."""
+    """1 / sum_i A_ij (tiles, cols), which makes s_j of a current."""
     means: tuple[Tensor, ...]
-    """Weights of the columns in the tile's mean of each moment (tiles, cols, 1); for 0 those of their currents."""
+    """Weights (tiles, cols, 1) of the columns in the tile's mean of each moment; entry 0 weighs their currents."""
     moments: tuple[Term, ...]
-    """Those of the linear currents, from 1 on."""
+    """Moments of the linear currents, from moment 1 on."""
     moments_beyond: tuple[Polynomial, ...]
-    """What the currents beyond add to them, all columns risen alike."""
+    """Moments of the currents beyond the linear ones where all columns rise alike, from moment 1 on."""
     by_mean: tuple[Polynomial, ...]
-    """Derivatives by the tile's moments, from 1 on."""
+    """Derivatives of a column's current by the tile's mean moments, from moment 1 on."""
     by_own: tuple[Polynomial, ...]
-    """By the difference of the column's moments, from 0 on."""
+    """Derivatives by the differences between the column's moments and the tile's means, from moment 0 on."""
     by_own_twice: Polynomial
-    """Half the second derivative by that of the rise."""
+    """Half the second derivative by the difference of the rise, moment 0."""
     by_row: Polynomial
-    """By the difference of what word line i sees: the drives' basis is times that."""
+    """Derivatives by the rows' view of the rises; the read multiplies the powers of w by that view."""
     seen: Tensor
-    """Of the columns' currents, what word line i sees of them less their mean (tiles, cols, rows)."""
+    """The rows' view of the rises s_j, per column current (tiles, cols, rows)."""
     sneak: Tensor
-    """By Delta as word line i sees it less its mean (tiles, rows, cols)."""
+    """Sneak current of a column per rows' view of Delta (tiles, rows, cols)."""
     sneak_mean: Tensor
-    """By the mean Delta that there would be without sneak currents (tiles, cols)."""
+    """Sneak current of a column per mean Delta (tiles, cols).
+
+    That mean is taken without sneak currents, whose own share of it is a factor in here.
+    """
     sneak_own: Tensor
-    """What the column's own Delta has no part in, of its current beyond the linear one (tiles, cols)."""
+    """Correction (tiles, cols) per current of the column beyond the linear one, subtracted from the sneak currents.
+
+    The means over the columns include the column's own Delta, which drives no sneak current into itself.
+    """
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What programmed tiles read."""
+    """The polynomials of programmed tiles."""
 
     alike: Polynomial
-    """Currents with all columns risen alike, beyond the linear ones."""
+    """Currents beyond the linear ones where all columns rise alike."""
     apart: Apart | None
-    """None: ``alike`` holds the linear ones too, and is in powers of a column's own current, siemens^(1 - n)."""
+    """Corrections for columns that rise differently.
+
+    Where it is None, ``alike`` includes the linear currents, and its entry n stands beside the n-th power of the
+    column's own current, in siemens^(1 - n).
+    """
 
     @property
     def response(self) -> Tensor:
-        """A (tiles, rows, cols), siemens."""
+        """The linear array's A (tiles, rows, cols), siemens."""
         if self.apart is not None:
             return self.apart.linear.matrix
         first = self.alike[0]
@@ -137,8 +155,8 @@ class Expansion:
 def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moments: int) -> Expansion:
     """The expansion of tiles (tiles, rows, cols) [S], with ``powers[n]`` powers of w beside t^n.
 
-    In float64; without ``moments`` in the conductances' precision, at least float32, which moves no figure.
-    Differentiable in the conductances and in the circuit's tensors. No value is looked at.
+    It is computed in float64; without ``moments`` in the conductances' precision but at least float32, which changes
+    no figure. It is differentiable in the conductances and in the circuit's tensors, and looks at no value.
     """
     at_least = torch.float64 if moments else torch.float32
     g, wires, lines, excess = _parts(conductances, circuit, torch.promote_types(conductances.dtype, at_least))
@@ -151,6 +169,7 @@ def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moment
     solved = WordLines.solved(g, excess, lines, States(*_nodes(powers, g), rises[0], rho, linear[0]))
     response_own = own_response(g, lines)
     bit_lines = Wires(wires.r_sink, 0.0, wires.r_col, 0.0)
+    # By reciprocity T_ij is the voltage at the cell for 1 V at the sense side. ``reach`` is g T, ``push`` g T h.
     reach = g * turn(line_voltages(turn(g * response_own), bit_lines, torch.ones_like(turn(g))))
     alike = _fitted(reach * solved.beyond, powers, 0)
     push = reach * (rises[0] * response_own - linear[0])
@@ -158,7 +177,7 @@ def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moment
 
 
 def _parts(conductances: Tensor, circuit: Circuit, dtype: torch.dtype) -> tuple[Tensor, Wires, Wires, Excess]:
-    """Small-signal conductances, the wires, those with bit lines at ground, and the cells' excess, in ``dtype``."""
+    """Small-signal conductances, the wires, the word lines' wires alone, and the cells' excess, in ``dtype``."""
     conductances = conductances.double()
     g = circuit.cell.small_signal(conductances)
     *_, v_max = circuit.scalars(g)
@@ -169,9 +188,9 @@ def _parts(conductances: Tensor, circuit: Circuit, dtype: torch.dtype) -> tuple[
 
 
 def _alike(g: Tensor, wires: Wires, lines: Wires, excess: Excess, powers: Sequence[int]) -> Expansion:
-    """Without moments."""
+    """The expansion without moments, where all columns rise like the one that is read."""
     response = effective_conductance(g, wires)
-    # What a driver gives a column enters it mostly through the cell where they cross.
+    # The current from a driver enters a column mostly through the cell where the two lines cross.
     rise = wires.col_drop(response)
     driven, lifted = line_voltages(g[None], lines, torch.stack([torch.ones_like(g), rise]))
     beyond = beyond_linear(g, excess, lines, States(*_nodes(powers, g), rise, driven, lifted))
@@ -181,7 +200,7 @@ def _alike(g: Tensor, wires: Wires, lines: Wires, excess: Excess, powers: Sequen
 
 
 def _nodes(powers: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Drives, one more than powers of w, and rises (states, 1, 1, 1) of what polynomials are fitted to."""
+    """Drives and rises, each (states, 1, 1, 1), that polynomials are fitted at: one drive more than powers of w."""
     w, t = column(chebyshev(powers[0] + 1), like), column(_RISES, like)
     return w.repeat(len(t)).reshape(-1, 1, 1, 1), t.repeat_interleave(len(w)).reshape(-1, 1, 1, 1)
 
@@ -195,9 +214,10 @@ def _apart(
     push: Tensor,
     powers: Sequence[int],
 ) -> Apart:
+    """The corrections for columns apart from the mean, with ``reach`` = g T and ``push`` = g T h of every cell."""
     own, own_twice = solved.by_own_rise()
     together = solved.by_rises(rises, linear)
-    # Word line i sees the columns by the currents that their rises push into it, the one that is read left out.
+    # Word line i weighs the columns by the currents that their rises drive into it, without the column that is read.
     pushed = solved.g * rises[0]
     line, tile = pushed.sum(-1, keepdim=True), pushed.sum(-2, keepdim=True)
     others = _above_zero(torch.maximum(line - pushed, _ALONE * line))
@@ -212,7 +232,7 @@ def _apart(
     by_own = [own * rises[k] * reach for k in range(len(rises))]
     by_own[0] = by_own[0] - by_others * pushed
     inverse = [_inverse(norm) for norm in weights.norms]
-    coarse = [count - 1 for count in powers if count > 1]  # for what counts less
+    coarse = [count - 1 for count in powers if count > 1]  # for corrections that matter less
     return Apart(
         linear=Term((1,), weights.matrix(0)),
         unit=unit[:, 0],
@@ -233,7 +253,7 @@ def _apart(
 
 
 class _Weights:
-    """Polynomials b_k of the row position, b_0 = 1, orthogonal over each column under the weights A."""
+    """Polynomials b_k of the row position, b_0 = 1, orthogonal over each column under the weights A_ij."""
 
     def __init__(self, response: Tensor, count: int) -> None:
         rows = response.shape[-2]
@@ -242,8 +262,8 @@ class _Weights:
         self._response = response
         self.basis: list[Tensor] = []
         self.norms: list[Tensor] = []
-        """sum_i A b_k^2 (tiles, 1, cols): moment k of a drive by b_k."""
-        self._mixed: list[list[Tensor]] = []  # of pattern k, how much of b_0 .. b_k-1 is taken away
+        """sum_i A_ij b_k^2 (tiles, 1, cols), by which moment k is divided."""
+        self._mixed: list[list[Tensor]] = []  # how much of b_0 .. b_k-1 is subtracted from pattern k
         for pattern in self.patterns:
             projections = [(response * b * pattern).sum(-2, keepdim=True) for b in self.basis]
             shares = [p * _inverse(norm) for p, norm in zip(projections, self.norms, strict=True)]
@@ -253,11 +273,11 @@ class _Weights:
             self._mixed.append(shares)
 
     def matrix(self, k: int) -> Tensor:
-        """A b_k."""
+        """A_ij b_k (tiles, rows, cols)."""
         return self._response * self.basis[k]
 
     def orthogonal(self, fields: Tensor) -> Tensor:
-        """What the b_k do in a column, from what the patterns do (patterns, tiles, rows, cols)."""
+        """The fields that drives of b_k cause, from those that the patterns cause (patterns, tiles, rows, cols)."""
         out: list[Tensor] = []
         for field, shares in zip(fields, self._mixed, strict=True):
             out.append(field - sum(share * lower for share, lower in zip(shares, out, strict=True)))
@@ -267,12 +287,12 @@ class _Weights:
 def _fitted(values: Tensor, powers: Sequence[int], order: int, by_row: bool = False) -> Polynomial:
     """The least-squares polynomial in (t, w) through values (states, tiles, rows, cols).
 
-    They are the ``order``-th derivative by a rise. Without ``by_row`` a power 0 of w is summed over the rows.
+    The values are an ``order``-th derivative by a rise. Without ``by_row`` the power 0 of w is summed over the rows.
     """
     counts = powers[order:]
     lowest = [max(p, p % 2) for p in (ORDERS[0] - order - n for n in range(len(counts)))]
     ladder = [tuple(range(low, low + 2 * count, 2)) for low, count in zip(lowest, counts, strict=True)]
-    # Fields lie column by column in memory.
+    # In memory, fields lie column by column.
     by_column = values.movedim(-1, 0)
     coefficients = (_fit(ladder, values) @ by_column.flatten(2)).unflatten(2, by_column.shape[2:]).permute(2, 1, 3, 0)
     parts = coefficients.contiguous().split([len(row) for row in ladder], 1)
@@ -280,26 +300,26 @@ def _fitted(values: Tensor, powers: Sequence[int], order: int, by_row: bool = Fa
 
 
 def _fit(ladder: list[tuple[int, ...]], like: Tensor) -> Tensor:
-    """Coefficients from values at the states: of w^p t^n, p in ``ladder[n]``."""
+    """The matrix from values at the states to the coefficients of w^p t^n, with p in ``ladder[n]``."""
     w, t = column(chebyshev(len(like) // len(_RISES)), like), column(_RISES, like)
     if len(ladder) > len(_RISES):
         basis = [(t[:, None] ** n * w**p).flatten() for n, row in enumerate(ladder) for p in row]
         return torch.linalg.pinv(torch.stack(basis, 1))
-    # Interpolated in t first, so that higher powers which are left out do not bend those that are not.
+    # Values are interpolated in t first, so that powers of t which are left out do not bend the ones that are kept.
     by_rise = torch.linalg.inv(torch.stack([t**n for n in range(len(_RISES))], 1))
     fits = [torch.linalg.pinv(torch.stack([w**p for p in row], 1)) for row in ladder]
     return torch.cat([torch.kron(by_rise[n : n + 1], fit) for n, fit in enumerate(fits)])
 
 
 def _term(powers: tuple[int, ...], blocks: Tensor, by_row: bool) -> Term:
-    """From blocks (tiles, powers, rows, cols)."""
+    """The term of ``powers`` with coefficients ``blocks`` (tiles, powers, rows, cols)."""
     if by_row or powers[:1] != (0,):
         return Term(powers, blocks.flatten(1, 2))
     return Term(powers[1:], blocks[:, 1:].flatten(1, 2), blocks[:, 0].sum(-2))
 
 
 def _by_current(alike: Polynomial, response: Tensor, unit: Tensor) -> Polynomial:
-    """In powers of a column's own current and not its rise, with the linear currents."""
+    """``alike`` in powers of the column's own current instead of its rise, with the linear currents added."""
     first, *others = (
         Term(term.powers, term.matrix * unit**n, None if term.constant is None else term.constant * unit[:, 0] ** n)
         for n, term in enumerate(alike)
@@ -308,10 +328,10 @@ def _by_current(alike: Polynomial, response: Tensor, unit: Tensor) -> Polynomial
 
 
 def _inverse(x: Tensor) -> Tensor:
-    """1 / x, and 0 where x, a sum over conductances, is 0 because all cells are open."""
+    """1 / x for a sum x over conductances, and 0 where x is 0 because all cells are open."""
     return torch.where(x > 0, 1 / _above_zero(x), 0)
 
 
 def _above_zero(x: Tensor) -> Tensor:
-    """``x``, a sum over conductances, as a divisor also where all cells are open."""
+    """A sum ``x`` over conductances, kept above 0 where all cells are open, to divide by."""
     return x.clamp(min=torch.finfo(x.dtype).tiny)

@@ -1,4 +1,4 @@
-"""The GENIEx network: one hidden layer from (G, V) to the columns' ratio I_ideal / I."""
+"""The GENIEx network: one hidden layer from (G, V) to the columns' ratios I_ideal / I."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ class MLPArray(SurrogateArray):
     """Programmed tiles of a ``GeniexMLP``."""
 
     hidden: Tensor
-    """(..., hidden): the conductances' half of the hidden layer's pre-activation, bias included."""
+    """The conductances' half of the hidden layer's pre-activation (..., hidden), bias included."""
 
 
 class GeniexMLP(Surrogate):
     """The network of GENIEx (Chakraborty et al., DAC 2020): concat(flatten(G'), V') -> ReLU hidden -> f_R'.
 
-    The hidden layer is linear in its input, W concat(G', V') + b = (W_G G' + b) + W_V V': the first half is a
-    tile's, computed once in ``program``; the second is an input vector's, shared by all tiles that it feeds.
-    A column's current is I_ideal / f_R with I_ideal = sum_i V_i G_ij exact, so V = 0 gives 0.
+    The hidden layer's pre-activation is linear in its input, W concat(G', V') + b = (W_G G' + b) + W_V V'. The first
+    half belongs to a tile and is computed once, in ``program``. The second belongs to an input vector and is shared by
+    all tiles that the vector feeds. A column's current is I_ideal / f_R with the exact I_ideal = sum_i V_i G_ij, so
+    V = 0 gives 0.
 
     Args:
-        crossbar: the circuit that it stands for.
+        crossbar: the circuit that the network stands for.
         window: range of the conductances, siemens.
         v_max: highest voltage, volt.
         hidden: ReLU units of the hidden layer.

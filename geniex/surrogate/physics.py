@@ -1,4 +1,4 @@
-"""Surrogates without training: a crossbar's polynomial expansion, for any circuit in their range."""
+"""Surrogates without training: a crossbar's polynomial expansion, for any circuit in the validated range."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from geniex.surrogate.validity import Validity, indicators
 
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 _FIELDS, _FIELDS_ALIKE = 540, 200
-"""Tensors of a tile's size that programming holds at once, with and without moments, in float64.
+"""Float64 tensors of a tile's size that programming holds at once, with and without moments.
 
-Without, a few less, but slices of more tiles are past what torch works on in one thread, and threads cost more.
+Programming without moments holds a few less, but chunks of more tiles would exceed what torch works on in one thread,
+and more threads cost more.
 """
 _LOWEST_TRANSMISSION = 0.2
+"""Lowest validated sum of A over the sum of the conductances."""
 RANGE: dict[str, tuple[float, float]] = {
     "r_source": (0.0, 1e3),
     "r_sink": (0.0, 1e3),
@@ -42,7 +44,10 @@ RANGE: dict[str, tuple[float, float]] = {
     "rows": (1, 256),
     "cols": (1, 256),
 }
-"""What the surrogates were compared with the exact circuit on, sinh cells with or without a series resistance."""
+"""Range over which the surrogates were compared with the exact circuit.
+
+The cells were sinh cells, with and without a series resistance.
+"""
 _UNITS = dict.fromkeys(("r_source", "r_sink", "r_wire_row", "r_wire_col", "r_on"), " ohm") | {"v0": " V"}
 _WAY_OUT = "use CircuitEmulator, which is exact everywhere, or SurrogateEmulator(..., outside='warn')"
 _ALSO_VALID = {
@@ -53,27 +58,29 @@ _ALSO_VALID = {
 
 @dataclass(frozen=True)
 class PhysicsArray(SurrogateArray):
-    """Programmed tiles of a ``PhysicsSurrogate``; matrices are (..., powers * rows, cols)."""
+    """Programmed tiles of a ``PhysicsSurrogate``."""
 
     expansion: Expansion
+    """Polynomials of the column currents; matrices are (..., powers * rows, cols)."""
     response: Tensor
     """The linear array's A (..., rows, cols), siemens."""
 
 
 class PhysicsSurrogate(Surrogate):
-    """The expansion of ``geniex.surrogate.expansion``: no weights, nothing trained, one model for all circuits.
+    """The expansion of ``geniex.surrogate.expansion``: one model for all circuits, with no weights to train.
 
-    ``bound`` gives it for another crossbar, window and drive. Linear cells give A^T V, V = 0 gives 0.
+    ``bound`` returns it for another crossbar, window and drive. Linear cells give A^T V, and V = 0 gives 0.
 
     Args:
-        crossbar: the circuit that it stands for.
+        crossbar: the circuit that the surrogate stands for.
         window: range of the conductances, siemens.
-        v_max: highest voltage, volt; polynomials are fitted up to there.
-        powers: how many powers of w stand beside each power of the bit lines' rise, 0, 1, ...
-        moments: how many moments of a bit line's rise may differ from the tile's mean; 0: all rise as the one read.
-        binary: inputs are 0 or ``v_max`` only, as 1-bit streams are: all powers of w collapse into one matrix.
+        v_max: highest voltage, volt, up to which the polynomials are fitted.
+        powers: number of powers of w beside each power 0, 1, ... of the bit lines' rise.
+        moments: number of moments of a bit line's rise that may differ from the tile's mean; with 0 all bit lines are
+            assumed to rise like the one that is read.
+        binary: whether inputs are 0 or ``v_max`` only, as in 1-bit streams; all powers of w then share one matrix.
         outside: "raise" a ``CheckpointError`` for circuits beyond ``RANGE``, or "warn".
-        validity: of the error bound, its slopes and its constant; None: there is none yet.
+        validity: slopes and constant of the error bound, the constant last; None where there is no bound yet.
     """
 
     def __init__(
@@ -93,24 +100,24 @@ class PhysicsSurrogate(Surrogate):
         _check_outside(outside)
         self.powers, self.moments, self.binary, self.outside = tuple(powers), moments, binary, outside
         self._checked = False
-        """Whether ``bound`` has found its circuit in the range."""
+        """Whether ``bound`` has found the circuit within the range."""
         self.validity = None if validity is None else Validity(tuple(validity[:-1]), validity[-1])
 
     @property
     def label(self) -> str:
-        """The name of the shipped one that it is, or the class' name."""
+        """The name of the shipped surrogate with these settings, otherwise the class' name."""
         mine = {"powers": self.powers, "moments": self.moments}
         return next((name for name, member in MEMBERS.items() if member == mine), super().label)
 
     def settings(self) -> dict[str, Any]:
-        """Powers, moments, the error bound where there is one, and ``outside`` where it is "warn"."""
+        """The powers, the moments, the error bound (None where there is none), and ``outside`` where it is "warn"."""
         line = None if self.validity is None else [*self.validity.slopes, self.validity.constant]
         told = {"powers": list(self.powers), "moments": self.moments, "validity": line}
         return told if self.outside == "raise" else told | {"outside": self.outside}
 
     @property
     def floats_per_read(self) -> int:
-        """Sums over the rows, and what they are combined to; where moments differ, also what word lines see."""
+        """The sums over the rows and their combinations; with moments also the word lines' views of the columns."""
         sums, rows = len(self.powers) + 4, 0
         if self.moments:
             sums, rows = 3 * sums + 2 * self.moments, 2 * len(self.powers)
@@ -123,10 +130,10 @@ class PhysicsSurrogate(Surrogate):
         v_max: float | None = None,
         binary: bool = False,
     ) -> PhysicsSurrogate:
-        """This surrogate for another circuit; itself where it was bound to an equal one.
+        """A surrogate for another circuit; this very one where it was bound to an equal circuit.
 
         Raises:
-            CheckpointError: a circuit outside the validated range.
+            CheckpointError: the circuit lies outside the validated range.
         """
         window, v_max = window or self.window, self.v_max if v_max is None else v_max
         mine = (self.crossbar, self.window, self.v_max, self.binary)
@@ -136,12 +143,12 @@ class PhysicsSurrogate(Surrogate):
         return self._with(crossbar=crossbar, window=window, v_max=v_max, binary=binary, _checked=True)
 
     def with_outside(self, outside: Outside) -> PhysicsSurrogate:
-        """This surrogate, which raises or warns where circuits are outside the validated range."""
+        """A copy of this surrogate that raises an error or warns where circuits are outside the validated range."""
         _check_outside(outside)
         return self._with(outside=outside, _checked=False)
 
     def with_validity(self, validity: Validity, info: dict[str, Any]) -> PhysicsSurrogate:
-        """This surrogate with an error bound, and with ``info`` on where it comes from."""
+        """A copy of this surrogate with an error bound, and with ``info`` on the bound's origin."""
         return self._with(validity=validity, info=info)
 
     def _with(self, **changes: Any) -> Self:
@@ -151,7 +158,7 @@ class PhysicsSurrogate(Surrogate):
         return changed
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
-        """Raise ``CheckpointError`` (or warn) where the circuit is outside the range of validation."""
+        """Raise ``CheckpointError`` (or warn) where the circuit is outside the validated range."""
         values = circuit_values(crossbar)
         cell, found = _without_access(values.pop("cell")), list[str]()
         if window is not None:
@@ -173,8 +180,9 @@ class PhysicsSurrogate(Surrogate):
     def program(self, conductances: Tensor, circuit: Circuit | None = None) -> PhysicsArray:
         """The expansion of tiles with ``conductances`` (..., rows, cols) [S].
 
-        ``circuit`` gives each tile one of its own, (tiles,) of them for conductances (tiles, rows, cols); without it
-        all are part of ``crossbar``. Voltages are then those of the circuits, up to each one's ``v_max``.
+        ``circuit`` gives each tile a circuit of its own, (tiles,) circuits for conductances (tiles, rows, cols); the
+        tiles are then read with voltages up to their circuit's ``v_max``. Without it all tiles are part of
+        ``crossbar``.
         """
         lead = conductances.shape[:-2]
         tiles = conductances.reshape(-1, *conductances.shape[-2:])
@@ -194,16 +202,17 @@ class PhysicsSurrogate(Surrogate):
     def read(self, array: PhysicsArray, voltages: Tensor, v_max: Tensor | None = None) -> Tensor:
         """Column currents (..., cols) [A] of ``array`` for driver ``voltages`` (..., rows) [V].
 
-        ``v_max`` that broadcasts to (..., 1) stands for the surrogate's where circuits were given to ``program``.
+        Where ``program`` was given circuits, ``v_max``, which broadcasts to (..., 1), takes the place of the
+        surrogate's own.
         """
         top = self.v_max if v_max is None else v_max
         return currents(array.expansion, voltages / top) * top
 
     def error_bound(self, array: PhysicsArray, voltages: Tensor, currents: Tensor) -> Tensor:
-        """Relative errors (..., cols) that 95 % of column ``currents`` stay below, as the calibration data had it.
+        """Relative errors (..., cols) that 95 % of the column ``currents`` of the calibration data stay below.
 
-        ``currents`` are what ``read`` gave for ``array`` and ``voltages``; it costs two more products. What an error
-        is relative to: ``geniex.circuit.figures.relative_error``.
+        ``currents`` are the result of ``read`` for ``array`` and ``voltages``. The bound costs two more matrix
+        products. ``geniex.circuit.figures.relative_error`` defines the relative error.
 
         Raises:
             CheckpointError: the surrogate was never calibrated.
@@ -215,7 +224,7 @@ class PhysicsSurrogate(Surrogate):
         return self.validity.bound(self.indicators(array, voltages, currents))
 
     def indicators(self, array: PhysicsArray, voltages: Tensor, currents: Tensor) -> Tensor:
-        """What the error bound is made from, as ``geniex.surrogate.validity.indicators`` has it."""
+        """The figures that the error bound is made from (..., cols, 7): ``geniex.surrogate.validity.indicators``."""
         return indicators(array.response, array.conductances, voltages, currents)
 
     def _check_transmission(self, g: Tensor, response: Tensor) -> None:
@@ -234,11 +243,14 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "physics": {"powers": (4, 3, 2, 1), "moments": 3},
     "physics-fast": {"powers": (3, 2, 1), "moments": 0},
 }
-"""The shipped ones: accuracy first, and for whole networks."""
+"""Settings of the shipped surrogates: "physics" is the more accurate, "physics-fast" is meant for whole networks."""
 
 
 def physics_member(name: str) -> PhysicsSurrogate:
-    """A new surrogate of ``MEMBERS``, for GENIEx' nominal circuit at 64 x 64 until it is bound to another."""
+    """A new surrogate with the settings ``name`` of ``MEMBERS``, for GENIEx' nominal circuit at 64 x 64.
+
+    Its ``bound`` returns it for another circuit.
+    """
     if name not in MEMBERS:
         raise InputError("name", name, f"members of the family are {', '.join(MEMBERS)}")
     out = PhysicsSurrogate(Crossbar(64, 64), ConductanceWindow(100e3, 6.0), 0.5, **MEMBERS[name])
@@ -250,10 +262,11 @@ def physics_member(name: str) -> PhysicsSurrogate:
 
 
 def _on_threads(build: Callable[[slice], Expansion], chunks: Sequence[slice], tiles: Tensor) -> list[Expansion]:
-    """``build`` of each chunk, on as many Python threads as torch may use, each with one of torch's.
+    """``build`` of each chunk, on as many Python threads as torch may use, each with one of torch's threads.
 
-    Programming is many small batched products, which gain nothing from more threads each. Where gradients may be
-    wanted, or there are no values, all runs in this thread: others have their own modes.
+    Programming consists of many small batched products, which gain nothing from several threads each. Where gradients
+    may be wanted, or tensors have no values, everything runs in this thread, because other threads have modes of their
+    own.
     """
     threads = min(torch.get_num_threads(), len(chunks))
     if threads < 2 or torch.is_grad_enabled() or tiles.device.type != "cpu" or not has_values(tiles):
@@ -268,7 +281,7 @@ def _on_threads(build: Callable[[slice], Expansion], chunks: Sequence[slice], ti
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(built, chunks))
     finally:
-        torch.set_num_threads(before)  # torch keeps one number for all threads that are to come
+        torch.set_num_threads(before)  # torch keeps one number for all threads that start later
 
 
 def _chunks(tiles: Tensor, fields: int) -> Iterator[slice]:

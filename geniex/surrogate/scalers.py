@@ -12,14 +12,14 @@ from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 
 RATIO_FLOOR = 0.5
-"""Lowest ratio that is unscaled, as a fraction of the lowest one seen in training."""
+"""Lower limit of unscaled ratios, as a fraction of the lowest ratio in training."""
 _MIN_SPAN = 1e-6
-"""Smallest ratio span that is divided by: an ideal array's ratio is 1 everywhere."""
+"""Lower limit of the span that ratios are divided by, because an ideal array's ratio is 1 everywhere."""
 
 
 @dataclass(frozen=True)
 class Scalers(Config):
-    """The four scalers of one configuration (Chakraborty et al., DAC 2020): G', V' and f_R'.
+    """The scalers of one configuration (Chakraborty et al., DAC 2020), to G', V' and f_R' and back.
 
     f_R = I_ideal / I is the ratio that the network learns, one per column.
     """
@@ -40,7 +40,7 @@ class Scalers(Config):
 
     @classmethod
     def fitted(cls, window: ConductanceWindow, v_max: float, ratios: Tensor) -> Scalers:
-        """Scalers whose r_min and r_max are those of ``ratios``, any shape; NaN (no ratio) does not count."""
+        """Scalers with the r_min and r_max of ``ratios`` (any shape), of which NaN (no ratio) does not count."""
         known = ratios[~torch.isnan(ratios)]
         if not known.numel() or not torch.isfinite(known).all() or known.min() <= 0:
             span = f"{known.min().item():g} to {known.max().item():g}" if known.numel() else "none"
@@ -53,7 +53,7 @@ class Scalers(Config):
         return max(self.r_max - self.r_min, _MIN_SPAN)
 
     def conductance(self, g: Tensor) -> Tensor:
-        """G' in 0..1 for conductances ``g`` [S] of the window."""
+        """G' in 0..1 for conductances ``g`` [S] within the window."""
         return (g - self.window.g_off) / (self.window.g_on - self.window.g_off)
 
     def voltage(self, v: Tensor) -> Tensor:
@@ -67,13 +67,13 @@ class Scalers(Config):
     def unscaled_ratio(self, scaled: Tensor) -> Tensor:
         """f_R of scaled ratios, never below ``RATIO_FLOOR * r_min``.
 
-        A current is I_ideal / f_R, so that a ratio extrapolated to zero or below would turn into an
-        unbounded or negative current. Below the floor the gradient is zero, as a ReLU's.
+        A current is I_ideal / f_R, so a ratio extrapolated to zero or below would give an unbounded or negative
+        current. Below the floor the gradient is zero, as a ReLU's.
         """
         return torch.clamp(self.r_min + self.span * scaled, min=RATIO_FLOOR * self.r_min)
 
 
 def ratio(ideal: Tensor, currents: Tensor) -> Tensor:
-    """f_R = I_ideal / I per column, dimensionless; NaN where I_ideal = 0, which is never divided."""
+    """f_R = I_ideal / I per column, dimensionless; NaN where I_ideal = 0."""
     empty = ideal == 0
     return torch.where(empty, torch.nan, ideal / torch.where(empty, 1.0, currents))

@@ -1,14 +1,15 @@
-"""Where the network's training starts: centred on the data, its hidden units shared out to the columns.
+"""The start of the network's training: weights centred on the data, and hidden units assigned to columns.
 
 GENIEx publishes the network but neither its initial weights nor its optimiser; these are ours. A column's current
-depends first on its own N cells and the N inputs, and only through the wires on the other N (M - 1) cells. So
+depends mostly on its own N cells and the N inputs, and on the other N (M - 1) cells only through the wires. So
 hidden unit k starts as a unit of column k mod M, and all weights across columns start small and learn slowly: they
-are trained as ``cross_rate`` times a raw weight, which an Adam step moves by ``cross_rate`` times the learning
+are trained as ``cross_rate`` times a raw weight, so that an Adam step moves them by ``cross_rate`` times the learning
 rate. The trained network is a plain dense one.
 
-Held-out NF-RMSE with this start, with torch's own centred on the data, and with torch's own, all at ``TrainConfig``'s
-rate, which was chosen with this start: 0.93, 1.22, 1.34 pp at 16 x 16 (6,000 tiles of 8 vectors, 40 epochs; centred,
-half the rate gives 1.16) and 1.37, 2.68, 2.74 pp at 32 x 32 (4,000 tiles of 4 vectors, 60 epochs). One seed each.
+Held-out NF-RMSE with this start, with torch's own start centred on the data, and with torch's own start, all at
+``TrainConfig``'s learning rate, which was chosen with this start: 0.93, 1.22 and 1.34 pp at 16 x 16 (6,000 tiles of 8
+vectors, 40 epochs; torch's centred start gives 1.16 pp at half the rate), and 1.37, 2.68 and 2.74 pp at 32 x 32 (4,000
+tiles of 4 vectors, 60 epochs). Each figure is from one seed.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from geniex.surrogate.mlp import GeniexMLP
 from geniex.surrogate.tiles import TileBatch
 
 _CROSS_START = 0.3
-"""Initial size of the weights across columns, as a fraction of that of a column's own, over ``cross_rate``."""
+"""Initial size of the raw weights across columns, as a fraction of the size of a column's own weights."""
 
 
 def cross_rate(cols: int) -> float:
-    """Learning rate of the weights across columns, as a fraction of that of a column's own.
+    """Learning rate of the weights across columns, as a fraction of the rate of a column's own weights.
 
-    The more columns, the more such weights move a hidden unit at each step. Validation NF-RMSE after a few epochs at
-    0.03, 0.1, 0.3: 0.89, 0.85, 0.97 pp at 32 x 32 (6 epochs); at 0.025, 0.05, 0.1: 1.43, 1.38, 1.51 pp at 64 x 64 (4).
-    All of these start at 0.03 of a column's own; 0.05 from 0.01 and from 0.0001: 1.32 pp.
+    The more columns there are, the more such weights move a hidden unit at each step. Validation NF-RMSE with
+    fractions of 0.03, 0.1, 0.3: 0.89, 0.85, 0.97 pp at 32 x 32 (6 epochs); with 0.025, 0.05, 0.1: 1.43, 1.38, 1.51 pp
+    at 64 x 64 (4 epochs). All of these weights start at 0.03 of a column's own; 0.05 with starts at 0.01 and at 0.0001
+    gives 1.32 pp.
     """
     return min(0.1, 3.2 / cols)
 
 
 def start(surrogate: GeniexMLP, batch: TileBatch) -> None:
-    """Draw the initial weights of ``surrogate`` from torch's random state and make them ready for training.
+    """Draw the initial weights of ``surrogate`` from torch's random state and prepare them for training.
 
-    ``batch``: samples to centre on.
+    The weights are centred on the samples in ``batch``.
     """
     rows, cols, hidden = surrogate.crossbar.rows, surrogate.crossbar.cols, surrogate.hidden.out_features
     own = torch.arange(hidden)[:, None] % cols == torch.arange(cols)  # (hidden, cols)
@@ -51,7 +53,7 @@ def start(surrogate: GeniexMLP, batch: TileBatch) -> None:
 
 
 def finish(surrogate: GeniexMLP) -> None:
-    """Turn the trained weights into plain ones."""
+    """Turn the trained scaled weights into plain ones."""
     for layer in (surrogate.hidden, surrogate.output):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
@@ -59,7 +61,7 @@ def finish(surrogate: GeniexMLP) -> None:
 def centre(surrogate: GeniexMLP, batch: TileBatch) -> None:
     """Shift the biases so that hidden units switch, and the outputs start, at the mean of ``batch``.
 
-    G' and V' lie in 0..1 and not around 0: without it a random unit is mostly on or mostly off for all of them.
+    G' and V' lie in 0..1 and not around 0, so that a random unit would otherwise be on, or off, for nearly all samples.
     """
     with torch.no_grad():
         mean_g, mean_v = batch.conductances.mean(0), batch.voltages.mean((0, 1))
@@ -84,7 +86,7 @@ class _Scaled(nn.Module):
 
 
 def _share_out(layer: nn.Linear, own: Tensor, fan_in: int, cross: float) -> None:
-    """Initial weights of variance 1 / ``fan_in`` where ``own`` and small ones elsewhere, which learn slowly."""
+    """Draw weights of variance 1 / ``fan_in`` where ``own`` is true; elsewhere they start small and learn slowly."""
     size = math.sqrt(3 / fan_in)
     with torch.no_grad():
         layer.weight.uniform_(-size, size).mul_(torch.where(own, 1.0, _CROSS_START * cross))

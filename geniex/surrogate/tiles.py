@@ -15,14 +15,14 @@ from geniex.surrogate.scalers import Scalers, ratio
 from geniex.sweep import SweepFile
 
 HELD_OUT = 0.1
-"""Fraction of the tiles for validation, and again for the test."""
+"""Fraction of the tiles for validation, and the same for the test."""
 BLOCK_TILES = 512
 """Tiles read from the file at once."""
 
 
 @dataclass(frozen=True)
 class TileSplit:
-    """Indices (int64, ascending) of the tiles of each part; a tile is in exactly one, with all its vectors."""
+    """Indices (int64, ascending) of the tiles of each part; a tile is in exactly one part, with all its vectors."""
 
     train: Tensor
     val: Tensor
@@ -32,8 +32,8 @@ class TileSplit:
 def split_tiles(tiles: int, seed: int) -> TileSplit:
     """The 80/10/10 split of a sweep of ``tiles`` tiles, a function of the two numbers alone.
 
-    By tile and never by vector: vectors of one tile share its conductances, so a split by vector would test
-    on tiles that were trained on.
+    The split is by tile and never by vector. The vectors of a tile share its conductances, so a split by vector would
+    test on tiles that were trained on.
     """
     if tiles < 3:
         raise InputError("tiles", tiles, "training, validation and test need at least 3 tiles")
@@ -51,12 +51,12 @@ class TileBatch(NamedTuple):
     voltages: Tensor
     """V' (tiles, vectors, rows)."""
     ratios: Tensor
-    """f_R' (tiles, vectors, cols); 0 where there is none."""
+    """f_R' (tiles, vectors, cols); 0 where a column has no ratio."""
     known: Tensor
-    """Whether a column has a ratio, bool, as ``ratios``."""
+    """Whether a column has a ratio, bool (tiles, vectors, cols)."""
 
     def select(self, tiles: Tensor) -> TileBatch:
-        """The samples of some of these tiles, by position."""
+        """The samples of some of the batch's tiles, by position."""
         return TileBatch(*(part[tiles] for part in self))
 
 
@@ -66,7 +66,7 @@ def read_ratios(sweep: SweepFile, tiles: Tensor) -> Tensor:
 
 
 def read_batch(sweep: SweepFile, tiles: Tensor, scalers: Scalers) -> TileBatch:
-    """Scaled samples of the given tiles (ascending), held in memory: 4 bytes a cell, voltage and ratio."""
+    """Scaled samples of the given tiles (ascending), in memory: 4 bytes for each cell, voltage and ratio."""
     parts = [_scaled(*block, scalers) for block in read_blocks(sweep, tiles)]
     return TileBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 

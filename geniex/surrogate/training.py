@@ -41,9 +41,9 @@ from geniex.sweep import SweepFile
 _WARM_UP = 0.1
 """Fraction of the steps over which the learning rate rises."""
 _CENTRED_ON = 1024
-"""Training tiles that the initial weights are centred on."""
+"""Number of training tiles that the initial weights are centred on."""
 _ROUNDING = 0.01
-"""Share of the held-out NF-RMSE that weights in float16 may cost."""
+"""Largest relative increase of the held-out NF-RMSE at which weights are rounded to float16."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TrainConfig(Config):
     epochs: int = 60
     """Passes over the training tiles; the weights of the best one on the validation tiles are kept."""
     batch_tiles: int = 64
-    """Tiles a step, each with all its vectors."""
+    """Tiles in a training step, each with all its vectors."""
     lr: float = 6e-3
     """Highest learning rate of AdamW; it rises linearly, then falls along a cosine."""
     weight_decay: float = 0.1
@@ -63,7 +63,7 @@ class TrainConfig(Config):
     patience: int | None = None
     """Epochs without a lower validation error after which the training ends; None trains all epochs."""
     half: bool = False
-    """Round the trained weights to float16, and their file to half the size, where that costs less than 1 %."""
+    """Whether to round the trained weights to float16, which halves their file, where the error grows by under 1 %."""
     seed: int = 0
     """Seed of the split, the initial weights and the shuffling."""
 
@@ -78,9 +78,9 @@ class TrainConfig(Config):
 
 
 class RatioTraining(lightning.LightningModule):
-    """Least squares on the scaled ratio f_R'; columns without one do not count.
+    """Least-squares training on the scaled ratio f_R'; columns without a ratio do not count.
 
-    ``run`` says what is trained; it goes into every checkpoint.
+    ``run`` identifies the training by its settings and data; every checkpoint holds it.
     """
 
     def __init__(self, surrogate: GeniexMLP, config: TrainConfig, run: dict[str, Any] | None = None) -> None:
@@ -144,25 +144,25 @@ def train_surrogate(
 ) -> GeniexMLP:
     """A ``GeniexMLP`` trained on the sweep file ``data``; its ``info`` has its held-out NF-RMSE in percent points.
 
-    Killed at any moment and called again with ``resume``, it goes on after the last finished epoch and, on a CPU,
-    ends with the weights of an uninterrupted run.
+    A training that was killed at any moment and is called again with ``resume`` continues after the last finished
+    epoch; on a CPU it ends with the weights of an uninterrupted run.
 
     Args:
         data: a sweep's HDF5 file.
         config: the settings; None means ``TrainConfig()``.
-        state: folder of the best and the last epoch's Lightning checkpoints, which stays; None keeps none.
-        resume: go on from the last epoch in ``state``, or start where there is none.
-        csv: file of every epoch's training loss, validation NF-RMSE and learning rate; None writes none.
-        num_workers: loader processes; 0 reads in this one.
-        accelerator: Lightning's: "auto", "cpu", "gpu", ...
-        devices: Lightning's: how many, or which as in "0,2", or "auto". Each takes ``batch_tiles`` a step.
-        strategy: Lightning's: "auto", "ddp", ...
-        fast_dev_run: one training and one validation batch only, to see that everything runs; keeps no state.
-        on_epoch: called after every epoch.
+        state: folder for the Lightning checkpoints of the best and the last epoch, which stay; None keeps none.
+        resume: whether to continue from the last epoch in ``state``; a new training starts where there is none.
+        csv: file for every epoch's training loss, validation NF-RMSE and learning rate; None writes none.
+        num_workers: loader processes; 0 reads in this process.
+        accelerator: Lightning's accelerator, "auto", "cpu", "gpu", ...
+        devices: Lightning's devices: a number, a list as in "0,2", or "auto". Each takes ``batch_tiles`` tiles a step.
+        strategy: Lightning's strategy, "auto", "ddp", ...
+        fast_dev_run: whether to run one training and one validation batch only, as a check; no state is kept.
+        on_epoch: function called after every epoch.
 
     Raises:
-        InputError: data, settings or devices that cannot be, or an unfinished training in ``state``.
-        CheckpointError: the training in ``state`` is damaged or another one.
+        InputError: data, settings or devices are invalid, or ``state`` holds an unfinished training.
+        CheckpointError: the training in ``state`` is damaged, or has other settings or data.
     """
     config = config or TrainConfig()
     if resume and state is None:
@@ -203,7 +203,7 @@ def train_surrogate(
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """The learning rate's factor: up linearly over the first tenth, down along a cosine to 0."""
+    """The factor of the learning rate, which rises linearly over the first tenth and falls along a cosine to 0."""
     warm_up = max(1.0, _WARM_UP * steps)
     return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
 
@@ -223,7 +223,7 @@ def held_out_nf_rmse(surrogate: GeniexMLP, sweep: SweepFile, tiles: Tensor) -> d
 
 
 def _round(surrogate: GeniexMLP, sweep: SweepFile, tiles: Tensor, held_out: dict[str, float]) -> dict[str, float]:
-    """Round the weights to float16 unless that costs too much; returns the held-out figures of what they are now."""
+    """Round the weights to float16 unless that costs too much; returns the held-out figures of the final weights."""
     exact = surrogate.state_dict()
     surrogate.load_state_dict({name: weight.half().float() for name, weight in exact.items()}, assign=True)
     rounded = held_out_nf_rmse(surrogate, sweep, tiles)
@@ -291,7 +291,7 @@ def _fit(trainer: lightning.Trainer, training: RatioTraining, module: SweepDataM
 
 @contextlib.contextmanager
 def _folder(state: str | Path | None) -> Iterator[Path]:
-    """The folder ``state``, made where missing; a temporary one where there is none."""
+    """The folder ``state``, created if needed; a temporary folder where ``state`` is None."""
     if state is not None:
         Path(state).mkdir(parents=True, exist_ok=True)
         yield Path(state)
@@ -302,7 +302,7 @@ def _folder(state: str | Path | None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """torch's random state from ``seed``; the caller's own afterwards."""
+    """Seed torch's random state, and restore the caller's state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -310,7 +310,7 @@ def _reproducible(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning without its notices: hardware, tips, and advice on loader workers that this data does not need."""
+    """Silence Lightning's notices on hardware, tips, and loader workers that this data does not need."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,9 @@
-"""How far a read of an expansion may be off, told from the read itself.
+"""The error bound of an expansion, predicted from the read itself.
 
-The error of an expansion grows with the cells' non-linearity, with what the wires take, and with how little a column
-carries beside its neighbours. Each is a figure that a read gives for two more products; a line through their
-logarithms, fitted to exact solutions, predicts the logarithm of the relative error, and lies above 95 % of them.
+The error of an expansion grows with the cells' non-linearity, with the current lost in the wires, and with the
+imbalance between a column and its neighbours. Two more matrix products give these indicators for every read. A linear
+function of their logarithms, fitted to exact solutions, predicts the logarithm of the relative error and lies above
+95 % of the errors.
 """
 
 from __future__ import annotations
@@ -17,39 +18,45 @@ from geniex.circuit import shared_matmul
 from geniex.circuit.figures import current_scale
 
 COVERAGE = 0.95
-"""Share of column currents whose error lies below the bound, on the data that it was fitted to."""
+"""Share of column currents whose error lies below the bound, on the data that the bound was fitted to."""
 _SMALLEST = 1e-6
-"""Indicators below this are taken for it: what is smaller makes no error that matters."""
+"""Lower limit that indicators are raised to; smaller ones cause no error that matters."""
 _RESOLVED = 1e-9
-"""Relative errors below this are the exact solver's own."""
+"""Relative error below which errors are the exact solver's own."""
 
 
 @dataclass(frozen=True)
 class Validity:
-    """log10 of the relative error that most columns stay below: a line in the logarithms of ``indicators``."""
+    """The error bound: log10 of the relative error that most columns stay below is linear in the ``indicators``."""
 
     slopes: tuple[float, ...]
-    """One for each indicator."""
+    """Slope for each indicator."""
     constant: float
+    """Value where all indicators are 0."""
 
     def bound(self, figures: Tensor) -> Tensor:
-        """Relative errors (...) for ``figures`` (..., indicators)."""
+        """Bounds of the relative errors (...) for the indicators ``figures`` (..., indicators)."""
         slopes = torch.tensor(self.slopes, dtype=figures.dtype, device=figures.device)
         return torch.exp(math.log(10) * (figures @ slopes + self.constant))
 
 
 def indicators(response: Tensor, conductances: Tensor, voltages: Tensor, currents: Tensor) -> Tensor:
-    """log10 of what errors grow with, (..., cols, 7), for column ``currents`` (..., cols) [A] of a read.
+    """log10 of the seven indicators (..., cols, 7) that errors grow with, for the columns of a read.
 
-    In order: non-linearity, |I - A^T V| over the current; the column's rise, its current over that with all drivers
-    at the mean input; the rises' mean over the tile; how far the column is from it; the current lost in the wires
-    with all drivers alike; the mean rise over the column's; the share of the largest inputs in the linear current.
+    1. The non-linearity |I - A^T V|, relative to the column's current.
+    2. The column's rise: its current over the linear one with all drivers at the largest input.
+    3. The mean of the rises over the tile.
+    4. The difference between the column's rise and that mean.
+    5. The share of the current that the wires take with all drivers alike.
+    6. The column's current if it rose by the mean, relative to its current.
+    7. The linear current with inputs cubed, (V / max V)^2 V, relative to the column's current: the weight of the
+       largest inputs.
 
     Args:
         response: the linear array's A (..., rows, cols) [S].
         conductances: (..., rows, cols) [S].
-        voltages: (..., rows) [V].
-        currents: as read.
+        voltages: driver voltages (..., rows) [V].
+        currents: column currents (..., cols) [A] as read.
     """
     scale = current_scale(currents).clamp(min=torch.finfo(currents.dtype).tiny)
     top = voltages.amax(-1, keepdim=True).clamp(min=torch.finfo(voltages.dtype).tiny)
@@ -71,14 +78,15 @@ def indicators(response: Tensor, conductances: Tensor, voltages: Tensor, current
 
 
 def fitted(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None = None) -> Validity:
-    """The least-squares line through the logarithms of relative ``errors`` (...), raised above most of them.
+    """The least-squares fit to the logarithms of relative ``errors`` (...), raised above most of them.
 
-    ``figures`` (..., indicators) are those of the same columns. Columns without an error, as those of arrays that
-    carry nothing, are left out. With ``slopes`` only the line's height is fitted, for which a few tiles are enough.
+    ``figures`` (..., indicators) are the indicators of the same columns. Columns without an error, as in arrays that
+    carry no current, are left out. Where ``slopes`` are given, only the constant is fitted, for which a few tiles are
+    enough.
     """
     figures, errors = figures.flatten(0, -2).double(), errors.flatten().double()
     known = torch.isfinite(errors) & torch.isfinite(figures).all(-1) & (errors > 0)
-    if not known.any():  # exact to the last bit everywhere, as ideal circuits are
+    if not known.any():  # the surrogate is exact to the last bit everywhere, as for ideal circuits
         return Validity(slopes or (0.0,) * figures.shape[-1], math.log10(_RESOLVED))
     figures, wanted = figures[known], (errors[known] + _RESOLVED).log10()
     if slopes is None:

@@ -1,7 +1,23 @@
-"""Word lines of non-linear cells, each solved on its own: what a crossbar's expansion is fitted to.
+"""Word lines of non-linear cells, each solved on its own: the data that a crossbar's expansion is fitted to.
 
-All bit lines have risen above ground by a given field. Voltages are in units of v_max, currents over the cells'
-small-signal conductance g. Fields are (..., tiles, rows, cols).
+All bit lines have risen above ground by a given field t c, where t is a number and c the rise at every cell. The
+drivers are at w. With the cells' currents f(u) = g (u + excess(u)) and K the operator of the word line's wires alone,
+the cell voltages u solve
+
+    u = w - t c - K f(u).
+
+A linear array of the same g would have the voltages w u_driven - t u_lifted, where u_driven and u_lifted are its
+solutions for drives of 1 and of c. The current beyond the linear one, over g, is thus
+
+    beyond = u + excess(u) - (w u_driven - t u_lifted).
+
+Derivatives follow from the same equation with the cells' slopes D = g (1 + excess'(u)). If all bit lines rise by a
+further pattern p, the cell voltages fall by (1 + K D)^-1 p, the voltages of linear cells of conductance D that p
+drives. If only the bit line of cell j rises, by 1, that cell's voltage falls by 1 / (1 + D_j R_j), where R_j is the
+resistance that the cell sees of its word line with all other cells at their slopes.
+
+Voltages are in units of v_max, and currents are divided by the cells' small-signal conductance g. Fields are
+(..., tiles, rows, cols).
 """
 
 from __future__ import annotations
@@ -19,13 +35,13 @@ from geniex.circuit.implicit import implicit_step
 from geniex.circuit.lines import Ladders, line_voltages, over_rows
 
 ORDERS = (3, 5, 7, 9)
-"""Powers of the cell voltage in the cells' excess current."""
+"""Powers of the cell voltage in the excess polynomial."""
 _NEWTON = 3
-"""Newton steps from the linear solutions; a fourth changes no figure."""
+"""Newton steps from the linear solution; a fourth changes no figure."""
 
 
 class Excess:
-    """A cell's current beyond the linear one as a polynomial: f(u) = g (u + excess(u)).
+    """A cell's current beyond the linear one as a polynomial, with f(u) = g (u + excess(u)).
 
     It is fitted in the precision of ``conductances`` and ``v_max``, and evaluated in ``dtype``.
     """
@@ -39,10 +55,10 @@ class Excess:
         basis = torch.stack([u.flatten() ** (power - ORDERS[0]) for power in ORDERS], 1)
         values = torch.where(closed, current - u, 0) / u ** ORDERS[0]
         self.coefficients = torch.einsum("pk,k...->p...", torch.linalg.pinv(basis), values).to(dtype)
-        """(powers, tiles | 1, rows | 1, cols | 1)."""
+        """Coefficients of the powers in ``ORDERS`` (powers, tiles | 1, rows | 1, cols | 1)."""
 
     def __call__(self, u: Tensor, derivative: int = 0) -> Tensor:
-        """The excess at u, or a derivative of it, up to the third."""
+        """The excess at ``u``, or its derivative of this order, up to the third."""
         square, out = u.square(), torch.zeros_like(u)
         for power, c in zip(reversed(ORDERS), self.coefficients.flip(0), strict=True):
             out = out * square + math.perm(power, derivative) * c
@@ -51,21 +67,21 @@ class Excess:
 
 @dataclass(frozen=True)
 class States:
-    """What word lines are solved for: drivers at w, and bit lines that have risen by t times a field."""
+    """The states that word lines are solved for: drivers at w, and bit lines that have risen by t times a field."""
 
     w: Tensor
-    """(states, 1, 1, 1)."""
+    """Drives (states, 1, 1, 1)."""
     t: Tensor
-    """(states, 1, 1, 1)."""
+    """Factors of the rise (states, 1, 1, 1)."""
     rise: Tensor
-    """(tiles, rows, cols)."""
+    """Rise c of the bit lines at each cell (tiles, rows, cols)."""
     driven: Tensor
-    """Voltages of linear cells for w = 1 (tiles, rows, cols)."""
+    """Voltages of linear cells for w = 1 and t = 0 (tiles, rows, cols)."""
     lifted: Tensor
-    """By how much less they are for t = 1 (tiles, rows, cols)."""
+    """Fall of the voltages of linear cells from t = 0 to t = 1 (tiles, rows, cols)."""
 
     def drives(self) -> Tensor:
-        """Drivers less rises."""
+        """Driver voltages less the rises of the bit lines."""
         return self.w - self.t * self.rise
 
     def linear(self) -> Tensor:
@@ -74,9 +90,11 @@ class States:
 
 
 class _March:
-    """Word lines from their far ends: the voltage of a line's last node gives those of all others in turn.
+    """Solves word lines from their far ends, without gradients.
 
-    So Newton's method has one unknown a line. Without gradients. A slice is a column of all lines.
+    The voltage of a line's last node gives its last cell's current, hence the voltage of the node before, and so on
+    up to the driver. Newton's method thus has one unknown a line: the last node's voltage at which the driver comes
+    out at w. Each step works on a slice, which is one column of all lines.
     """
 
     def __init__(self, g: Tensor, excess: Excess, lines: Wires, states: States) -> None:
@@ -101,14 +119,14 @@ class _March:
         return torch.stack([u for u, _ in self._cells()][::-1]).movedim(0, -1)
 
     def beyond(self) -> Tensor:
-        """Currents over g beyond those of linear cells (states, tiles, rows, cols)."""
+        """Currents beyond those of linear cells, over g (states, tiles, rows, cols)."""
         out = [f for _, f in self._cells()][::-1]
         for f, driven, lifted in zip(out, self._driven, self._lifted, strict=True):
             f.addcmul_(self._w, driven, value=-1).addcmul_(self._t, lifted)
         return torch.stack(out).movedim(0, -1)
 
     def _driver(self, far: Tensor) -> tuple[Tensor, Tensor]:
-        """The drivers' voltages at which last nodes are at ``far``, and their derivatives by it."""
+        """The driver voltages at which the last nodes are at ``far``, and their derivatives by ``far``."""
         node, current = far.clone(), torch.zeros_like(far)
         slope, conductance = torch.ones_like(far), torch.zeros_like(far)
         for j in reversed(range(len(self._g))):
@@ -121,7 +139,7 @@ class _March:
         return node, slope
 
     def _cells(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Voltages and currents over g, from the last column on."""
+        """Voltages and currents over g of each column's cells, from the last column to the first."""
         node, current = self._far.clone(), torch.zeros_like(self._far)
         for j in reversed(range(len(self._g))):
             u = torch.addcmul(node, self._t, self._rise[j], value=-1)
@@ -142,43 +160,45 @@ def _times(x: Tensor, square: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class WordLines:
-    """Cells at bit lines that have all risen by the field that they were solved for."""
+    """Solved word lines, whose bit lines have all risen by a field, and the derivatives around that solution."""
 
     g: Tensor
+    """Small-signal conductances (tiles, rows, cols) [S]."""
     lines: Wires
-    """With bit lines at ground."""
+    """The word lines' wires, with bit lines at ground."""
     beyond: Tensor
-    """Currents beyond those of linear cells at the same drive and rise."""
+    """Currents beyond those of linear cells at the same drive and rise, over g (states, tiles, rows, cols)."""
     slopes: Tensor
-    """f' / g at the cells' voltages."""
+    """f'(u) / g at the cells' voltages (states, tiles, rows, cols)."""
     curvature: Tensor
-    """f'' / g."""
+    """f''(u) / g at the cells' voltages (states, tiles, rows, cols)."""
 
     @classmethod
     def solved(cls, g: Tensor, excess: Excess, lines: Wires, states: States) -> WordLines:
-        """Those in these states, (states, tiles, rows, cols)."""
+        """The word lines solved in these states."""
         with torch.no_grad():
             u = _March(g, excess, lines, states).voltages()
         u = _differentiable(u, g, excess, lines, states)
         return cls(g, lines, u + excess(u) - states.linear(), 1 + excess(u, 1), excess(u, 2))
 
     def by_rises(self, rises: Tensor, linear: Tensor) -> Tensor:
-        """Derivative of ``beyond`` as all columns rise by more: for patterns (patterns, tiles, rows, cols).
+        """Derivatives of ``beyond`` (patterns, states, tiles, rows, cols) as all columns rise by a further pattern.
 
-        ``linear`` are the voltages that the patterns drive linear cells to.
+        ``rises`` are the patterns (patterns, tiles, rows, cols), ``linear`` the voltages of linear cells that they
+        drive.
         """
         slopes, patterns = (self.g * self.slopes)[None], rises[:, None]
         return linear[:, None] - self.slopes * line_voltages(slopes, self.lines, patterns)
 
     def by_own_rise(self) -> tuple[Tensor, Tensor]:
-        """First and second derivative of ``beyond`` as the cell's own column rises alone."""
+        """First and second derivative of ``beyond`` by a rise of the cell's own column alone."""
         slopes = self.g * self.slopes
         passed = 1 / (1 + slopes * seen_resistance(slopes, self.lines))
         return own_response(self.g, self.lines) - self.slopes * passed, self.curvature * passed**3
 
 
 def beyond_linear(g: Tensor, excess: Excess, lines: Wires, states: States) -> Tensor:
-    """``WordLines.beyond`` alone."""
+    """``WordLines.beyond`` (states, tiles, rows, cols) without the derivatives."""
     with torch.no_grad():
         march = _March(g, excess, lines, states)
     if not any(x.requires_grad for x in (g, states.rise, excess.coefficients)):
@@ -188,7 +208,7 @@ def beyond_linear(g: Tensor, excess: Excess, lines: Wires, states: States) -> Te
 
 
 def _differentiable(u: Tensor, g: Tensor, excess: Excess, lines: Wires, states: States) -> Tensor:
-    """The solution ``u`` with its gradient."""
+    """The solution ``u`` with its gradient (``geniex.circuit.implicit``)."""
     with torch.no_grad():
         slopes = g * (1 + excess(u, 1))
         ladders = Ladders(slopes, lines)
@@ -197,21 +217,21 @@ def _differentiable(u: Tensor, g: Tensor, excess: Excess, lines: Wires, states: 
 
 
 def own_response(g: Tensor, lines: Wires) -> Tensor:
-    """By how much a linear cell's voltage falls as its own bit line rises alone."""
+    """Fall of a linear cell's voltage (tiles, rows, cols) per rise of its own bit line alone."""
     return 1 / (1 + g * seen_resistance(g, lines))
 
 
 def seen_resistance(slopes: Tensor, lines: Wires) -> Tensor:
-    """What each cell sees of its word line with itself taken out, bit lines at ground [ohm].
+    """Resistance [ohm] (..., tiles, rows, cols) that each cell sees of its word line, with bit lines at ground.
 
-    ``slopes`` [S] of all cells (..., tiles, rows, cols).
+    ``slopes`` (..., tiles, rows, cols) [S] are those of all cells; a cell's own does not count.
     """
     cells = slopes.movedim(-1, 0).unbind()
     first, others = (
         torch.as_tensor(r, dtype=slopes.dtype, device=slopes.device) for r in (lines.r_source, lines.r_row)
     )
     first, others = (r[..., None] if r.dim() else r for r in (first, others))  # (tiles, rows)
-    beyond = [torch.zeros_like(cells[0])]  # admittance of the line after each cell
+    beyond = [torch.zeros_like(cells[0])]  # the line's admittance after each cell
     for cell in reversed(cells[1:]):
         there = beyond[-1] + cell
         beyond.append(there / (1 + others * there))
@@ -223,10 +243,10 @@ def seen_resistance(slopes: Tensor, lines: Wires) -> Tensor:
 
 
 def chebyshev(count: int) -> list[float]:
-    """Nodes for polynomials in (0, 1] that are even or odd: Chebyshev's in the square."""
+    """Nodes in (0, 1] for even or odd polynomials: the square roots of Chebyshev's nodes in [0, 1]."""
     return [math.sqrt((1 + math.cos(math.pi * (k + 0.5) / count)) / 2) for k in range(count)]
 
 
 def column(values: list[float], like: Tensor) -> Tensor:
-    """Fixed numbers as ``like``."""
+    """``values`` as a tensor with the dtype and device of ``like``."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)

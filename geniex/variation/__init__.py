@@ -1,4 +1,4 @@
-"""What devices do to programmed conductances: spread, programming error, faults, drift, read noise."""
+"""Variations of programmed conductances: spread, programming error, faults, drift, read noise."""
 
 from geniex.variation.aging import Drift, LogLine, Retention
 from geniex.variation.base import Variation, Variations, derived_seed, vary_tiles

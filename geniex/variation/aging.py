@@ -1,4 +1,4 @@
-"""What time makes of programmed conductances."""
+"""Changes of programmed conductances over time: drift and retention."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from geniex.mapping import ConductanceWindow
 from geniex.variation.base import Variation, check_share, normal
 
 _SMALLEST = 1e-7
-"""Shares of G_on below this have its logarithm."""
+"""Lower limit of g / G_on before its logarithm is taken."""
 
 
 @dataclass(frozen=True)
 class LogLine(Config):
-    """A figure that depends on the conductance: constant + slope ln(g / G_on), kept within low..high."""
+    """A figure that depends on the conductance: constant + slope ln(g / G_on), clipped to low..high."""
 
     constant: float
+    """Value at G_on."""
     slope: float
+    """Change per unit of ln(g / G_on)."""
     low: float
+    """Lower limit."""
     high: float
+    """Upper limit."""
 
     def __post_init__(self) -> None:
         for name in ("constant", "slope"):
@@ -33,23 +37,23 @@ class LogLine(Config):
         check_number("high", self.high, low=self.low)
 
     def at(self, conductances: Tensor, window: ConductanceWindow) -> Tensor:
-        """Its value for each of ``conductances`` [S]."""
+        """The figure for each of ``conductances`` [S]."""
         share = (conductances / window.g_on).clamp(min=_SMALLEST)
         return (self.constant + self.slope * share.log()).clamp(self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Drift(Variation):
-    """Power-law drift, g(t) = g(t0) (t / t0)^-nu, with an exponent of each cell: |N(nu, spread)|."""
+    """Power-law drift, g(t) = g(t0) (t / t0)^-nu, where each cell has its own exponent |N(nu, spread)|."""
 
     seconds: float
-    """Time since programming, at least ``t0``."""
+    """Time since programming, seconds, at least ``t0``."""
     nu: float | LogLine
     """Mean exponent."""
     spread: float | LogLine = 0.0
     """Standard deviation of the exponent over the cells."""
     t0: float = 20.0
-    """Time after programming at which the conductance is the programmed one, seconds."""
+    """Time after programming, seconds, at which cells have their programmed conductance."""
 
     def __post_init__(self) -> None:
         check_number("t0", self.t0, low=0.0, open_low=True, unit="s")
@@ -59,7 +63,7 @@ class Drift(Variation):
                 check_number(name, getattr(self, name), low=0.0)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """g(seconds)."""
+        """The conductances after ``seconds``."""
         mean, spread = (x.at(conductances, window) if isinstance(x, LogLine) else x for x in (self.nu, self.spread))
         exponent = (mean + spread * normal(conductances.shape, generator)).abs()
         return conductances * torch.exp(-math.log(self.seconds / self.t0) * exponent)
@@ -70,13 +74,13 @@ class Retention(Variation):
     """Relaxation towards a level, g(t) = g_level + (g(0) - g_level) exp(-(t / tau)^stretch)."""
 
     seconds: float
-    """Time since programming."""
+    """Time since programming, seconds."""
     tau: float
-    """Time constant, seconds; the median over the cells."""
+    """Median time constant of the cells, seconds."""
     level: float = 0.0
-    """Where cells go to: 0 is G_off, 1 is G_on."""
+    """Conductance that cells relax to, from 0 for G_off to 1 for G_on."""
     stretch: float = 1.0
-    """Exponent of a stretched exponential; 1 is a plain one."""
+    """Exponent of the stretched exponential; 1 gives a plain exponential."""
     spread: float = 0.0
     """Standard deviation of ln tau over the cells."""
 
@@ -90,9 +94,9 @@ class Retention(Variation):
         check_number("spread", self.spread, low=0.0)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """g(seconds)."""
+        """The conductances after ``seconds``."""
         tau = self.tau * torch.exp(self.spread * normal(conductances.shape, generator))
         level = window.g_off + self.level * (window.g_on - window.g_off)
-        # What is lost, so that at 0 s nothing is, to the bit.
+        # The lost share is computed, not the kept one, so that no bit changes at 0 s.
         lost = -torch.expm1(-((self.seconds / tau) ** self.stretch))
         return conductances + (level - conductances) * lost

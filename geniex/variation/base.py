@@ -1,4 +1,4 @@
-"""What variations have in common: a law, a generator for each tile, and their composition."""
+"""The base of variations: their laws, their composition, and a generator for each tile."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ from geniex.variation.noise import ReadNoise
 
 
 class Variation(Config, ABC):
-    """What happens to programmed conductances; subclass it as a frozen dataclass with a ``vary``.
+    """A change of programmed conductances; subclass it as a frozen dataclass with a ``vary``.
 
-    Laws: ``apply`` keeps shape, dtype and device; no conductance falls below 0 S, and an open cell (0 S) stays open;
-    what is switched off changes no bit; the same state of the generator gives the same result.
+    Laws: ``apply`` keeps shape, dtype and device. No conductance falls below 0 S, and an open cell (0 S) stays open.
+    A variation that is switched off changes no bit. The same state of the generator gives the same result.
 
-    Results do not depend on the device: draws and arithmetic are the CPU's, in float64.
+    Results do not depend on the device, because all draws and arithmetic are done on the CPU in float64.
     """
 
     @abstractmethod
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """Other conductances for (..., rows, cols) [S], float64 on the CPU; what falls below 0 S is put there."""
+        """The varied conductances (..., rows, cols) [S] of ``conductances``, float64 on the CPU.
+
+        The caller raises values below 0 S to 0 S.
+        """
 
     def apply(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """Varied conductances (..., rows, cols) [S] of cells that were programmed into ``window``.
 
-        ``generator`` is a CPU one; leading dimensions are drawn for in one go, ``vary_tiles`` draws tile by tile.
+        ``generator`` is a CPU generator that draws for all leading dimensions at once; ``vary_tiles`` draws tile by
+        tile.
         """
         check_conductances(conductances, *conductances.shape[-2:])
         if generator.device.type != "cpu":
@@ -46,9 +50,9 @@ class Variation(Config, ABC):
 
 @dataclass(frozen=True)
 class Variations(Variation):
-    """Variations in the order in which they happen, and the noise of reads where there is any.
+    """Variations in the order in which they happen, and the noise of reads if there is any.
 
-    Each draws from a generator of its own, so that one changed or added leaves the others' draws as they are.
+    Each variation draws from a generator of its own, so that changing or appending one leaves the draws of the others.
 
     >>> from geniex.variation import FiniteStates
     >>> window = ConductanceWindow(r_on=100e3, on_off=6.0)
@@ -58,9 +62,9 @@ class Variations(Variation):
     """
 
     steps: tuple[Variation, ...] = ()
-    """First to last, e.g. states, programming, faults, drift."""
+    """Variations from first to last, e.g. states, programming, faults, drift."""
     read_noise: ReadNoise | None = None
-    """Added to the currents of every read; not part of ``apply``."""
+    """Noise added to the currents of every read; it is not part of ``apply``."""
 
     def __post_init__(self) -> None:
         steps = self.steps
@@ -75,7 +79,7 @@ class Variations(Variation):
             raise InputError("read_noise", repr(self.read_noise), "it must be a ReadNoise or None")
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """One step after the other."""
+        """The conductances after all steps, applied one after the other."""
         seed = int(torch.randint(2**62, (), generator=generator))
         for k, step in enumerate(self.steps):
             conductances = step.vary(conductances, window, seeded(seed, k)).clamp(min=0)
@@ -83,12 +87,12 @@ class Variations(Variation):
 
 
 def seeded(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator that depends on all of ``seed`` and ``names``, on no order in which generators are made."""
+    """A CPU generator that depends on ``seed`` and ``names`` alone, not on the order in which generators are made."""
     return torch.Generator().manual_seed(derived_seed(seed, *names))
 
 
 def derived_seed(seed: int, *names: str | int) -> int:
-    """A seed of 63 bits from another and from names."""
+    """A seed of 63 bits derived from another seed and from names."""
     told = "\x00".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "little") >> 1
 
@@ -98,8 +102,8 @@ def vary_tiles(
 ) -> Tensor:
     """Conductances (..., rows, cols) [S] with each tile varied from a generator of its own.
 
-    Its seed is made of ``seed``, the layer's ``name`` and the tile's index, so that a tile's result depends on no other
-    tile, nor on order, device or process.
+    The generator's seed is made of ``seed``, the layer's ``name`` and the tile's index, so that a tile's result depends
+    on no other tile, nor on order, device or process.
     """
     check_seed(seed)
     check_conductances(conductances, *conductances.shape[-2:])
@@ -111,7 +115,7 @@ def vary_tiles(
 
 
 def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Standard normal draws in float64."""
+    """Standard normal draws of this shape, float64."""
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 

@@ -21,9 +21,9 @@ StuckAt = Literal["on", "off", "open"]
 class StuckCells(Variation):
     """Cells that stay at G_off or at G_on, whatever is written.
 
-    A standard normal field decides: its lowest values are stuck off, its highest on. With ``cluster`` = 1 cells are
-    independent; beyond, the field is the mean of a square of that edge, so that faults of a kind lie together while a
-    cell's probability stays what it was.
+    A standard normal field over the cells decides: cells with its lowest values are stuck off, those with its highest
+    values are stuck on. With ``cluster`` = 1 cells are independent. For larger ``cluster`` the field is the scaled mean
+    over a square of that edge, so that faults of a kind lie together while each cell's probability stays the same.
     """
 
     off: float
@@ -31,7 +31,7 @@ class StuckCells(Variation):
     on: float
     """Probability that a cell is stuck at G_on."""
     cluster: int = 1
-    """Edge of the square over which faults go together, cells."""
+    """Edge, in cells, of the square over which faults are correlated."""
 
     def __post_init__(self) -> None:
         check_share("off", self.off)
@@ -41,7 +41,7 @@ class StuckCells(Variation):
         check_positive_int("cluster", self.cluster)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """G_off or G_on where stuck."""
+        """The conductances, with G_off or G_on at stuck cells."""
         edge = self.cluster
         rows, cols = conductances.shape[-2:]
         field = normal((*conductances.shape[:-2], rows + edge - 1, cols + edge - 1), generator)
@@ -59,11 +59,11 @@ class StuckLines(Variation):
     """Whole word lines or bit lines whose cells are all stuck, independently of each other."""
 
     word_lines: float = 0.0
-    """Probability of each word line (row)."""
+    """Probability that a word line (row) is stuck."""
     bit_lines: float = 0.0
-    """Probability of each bit line (column)."""
+    """Probability that a bit line (column) is stuck."""
     at: StuckAt = "open"
-    """"on" (G_on), "off" (G_off), or "open" (0 S, a broken line)."""
+    """Conductance of stuck lines' cells: "on" (G_on), "off" (G_off), or "open" (0 S, a broken line)."""
 
     def __post_init__(self) -> None:
         check_share("word_lines", self.word_lines)
@@ -72,7 +72,7 @@ class StuckLines(Variation):
             raise InputError("at", repr(self.at), f"it must be one of {', '.join(get_args(StuckAt))}")
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """The stuck lines' conductance where they are."""
+        """The conductances, with that of ``at`` on stuck lines."""
         *lead, rows, cols = conductances.shape
         shares = ((self.word_lines, (*lead, rows, 1)), (self.bit_lines, (*lead, 1, cols)))
         words, bits = (torch.rand(shape, generator=generator, dtype=torch.float64) < share for share, shape in shares)

@@ -17,7 +17,7 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture
 
 _USUAL_CURRENT = 1e-3
-"""Ampere; the sensing's noise is far below, in any array."""
+"""Current in ampere above which a warning asks for the unit: the noise of sensing is far below in any array."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ReadNoise(Config):
     """Gaussian noise of column currents, drawn anew at every read."""
 
     relative: float = 0.0
-    """Standard deviation of each cell's conductance over the conductance, independent from cell to cell. It reaches the
-    column as if there were no wires: a variance of relative^2 sum_i (V_i G_ij)^2."""
+    """Standard deviation of each cell's conductance over that conductance, independent from cell to cell. The noise
+    reaches the column as if there were no wires, with a variance of relative^2 sum_i (V_i G_ij)^2."""
     current: float = 0.0
-    """Standard deviation of the sensing itself, ampere; independent of what is read, so also there at V = 0."""
+    """Standard deviation of the sensing itself, ampere. It does not depend on what is read and remains at V = 0."""
 
     def __post_init__(self) -> None:
         check_number("relative", self.relative, low=0.0)
@@ -38,31 +38,33 @@ class ReadNoise(Config):
 
     @property
     def off(self) -> bool:
-        """Whether it is none."""
+        """Whether there is no noise."""
         return not (self.relative or self.current)
 
 
 @dataclass(frozen=True)
 class NoisyArray:
-    """The emulator's array, and the squared conductances (..., rows, cols) [S^2] where cells are noisy."""
+    """The wrapped emulator's array, and the data for the cells' noise."""
 
     array: Any
     squares: Tensor | None
+    """Squared conductances (..., rows, cols) [S^2]; None where cells are not noisy."""
 
 
 class NoisyEmulator(Emulator):
     """``emulator`` with noise on every current it reads.
 
-    The noise comes from one generator a device, from ``seed``, that goes on from read to read: the same reads in the
-    same order give the same currents, others (another batch size, another device) other noise of the same kind.
-    Gradients are the emulator's: the noise is taken as it came. A ``StoredEmulator`` belongs inside, not around it.
+    Each device has one generator, which starts from ``seed`` and continues from read to read. The same reads in the
+    same order thus give the same currents; other reads (another batch size, another device) have other noise of the
+    same distribution. Gradients are the wrapped emulator's, with the noise as a constant. Wrap a ``StoredEmulator``
+    inside a ``NoisyEmulator``, not the other way round.
 
-    ``bind`` returns a noisy emulator with generators of its own, which begin from ``seed``: reading one conversion
-    leaves the noise of every other one, and of the emulator that was given, where it was. All layers of one
-    ``convert`` that have one architecture share one bound emulator, so that each draws on where the others stopped.
-    Matrices that are built one by one from one noisy emulator see the same draws each. Where that matters, give each
-    of them a ``NoisyEmulator`` with another ``seed``, or the same bound emulator, ``noisy.bind(architecture)``; layers
-    of one ``convert`` with architectures of their own see the same draws too, and ``vary`` gives every matrix a seed.
+    ``bind`` returns a noisy emulator with generators of its own, which start from ``seed``. Reading one conversion thus
+    leaves the noise of every other conversion, and of the emulator that was given, where it was. All layers of one
+    ``convert`` with the same architecture share one bound emulator, so that each continues the draws of the others.
+    Matrices that are built one by one from one noisy emulator all see the same draws, and so do layers of one
+    ``convert`` with different architectures. Where that matters, give each of them a ``NoisyEmulator`` with another
+    ``seed``, or all the same bound emulator, ``noisy.bind(architecture)``; ``vary`` gives every matrix its own seed.
 
     >>> from geniex.emulator import IdealEmulator
     >>> noisy = NoisyEmulator(IdealEmulator(), ReadNoise(relative=0.1))
@@ -89,7 +91,7 @@ class NoisyEmulator(Emulator):
 
     @property
     def description(self) -> str:
-        """The noise, and the emulator that it is added to."""
+        """The noise, and the emulator that it is added to, in words."""
         parts = [f"{100 * self.noise.relative:g} % a cell"] if self.noise.relative else []
         parts += [f"{self.noise.current:g} A a column"] if self.noise.current else []
         noise = f"{', '.join(parts)}, seed {self.seed}" if parts else "none"
@@ -97,50 +99,50 @@ class NoisyEmulator(Emulator):
 
     @property
     def deterministic(self) -> bool:
-        """Only without noise."""
+        """Whether the noise is off and the wrapped emulator is deterministic."""
         return self.noise.off and self.emulator.deterministic
 
     @property
     def tile(self) -> tuple[int, int] | None:
-        """The emulator's."""
+        """The wrapped emulator's tile."""
         return self.emulator.tile
 
     @property
     def floats_per_read(self) -> int:
-        """The emulator's, the variances and the draws."""
+        """The wrapped emulator's workspace, the variances and the draws."""
         return self.emulator.floats_per_read + (2 * self.tile[1] if self.tile is not None else 0)
 
     def bind(self, architecture: Architecture) -> Self:
-        """The bound emulator with noise that begins from ``seed``; errors are the emulator's."""
+        """The bound emulator with noise that starts from ``seed``; raises the errors of the wrapped one's ``bind``."""
         if self._architecture == architecture:
             return self
         return self._with(emulator=self.emulator.bind(architecture), _generators={}, _architecture=architecture)
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The moved emulator with noise that goes on where it is, from the same generators."""
+        """The moved emulator, whose noise continues from the same generators."""
         moved = moved_once(self.emulator, function)
         return self if moved is self.emulator else self._with(emulator=moved)
 
     def restarted(self) -> Self:
-        """The same emulator with generators of its own, which begin from ``seed``."""
+        """The restarted emulator with generators of its own, which start from ``seed``."""
         return self._with(emulator=self.emulator.restarted(), _generators={})
 
     def settings(self) -> dict[str, Any]:
-        """The noise and its seed; where the generators have come to is not among them."""
+        """The noise and its seed, without the generators' states."""
         return {"noise": self.noise.to_dict(), "seed": self.seed}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Self:
-        """The emulator ``inner`` with the noise in ``settings``, from its seed on."""
+        """The emulator ``inner`` with the noise in ``settings``, which starts from its seed."""
         assert inner is not None
         return cls(inner, ReadNoise.from_dict(settings["noise"]), settings["seed"])
 
     def restart(self) -> None:
-        """Begin the noise again, from ``seed``."""
+        """Start the noise again from ``seed``."""
         self._generators.clear()
 
     def program(self, conductances: Tensor) -> NoisyArray:
-        """The emulator's array of (..., rows, cols) [S], and what the cells' noise needs."""
+        """The wrapped emulator's array of (..., rows, cols) [S], and the data for the cells' noise."""
         squares = conductances.detach().square() if self.noise.relative else None
         return NoisyArray(self.emulator.program(conductances), squares)
 
@@ -159,7 +161,7 @@ class NoisyEmulator(Emulator):
         return currents + draws * scale
 
     def response(self, array: NoisyArray) -> Tensor | None:
-        """None, unless the noise is off."""
+        """The wrapped emulator's response if the noise is off; otherwise None."""
         return self.emulator.response(array.array) if self.noise.off else None
 
     def _generator(self, like: Tensor) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Variations with their sources: ``variation_presets["pcm-1-day"]``."""
+"""Presets of variations with their sources: ``variation_presets["pcm-1-day"]``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class VariationPreset(Config):
     """Variations, and where their figures come from."""
 
     variations: Variations
-    """What happens to the cells."""
+    """Variations of the cells."""
     source: str
-    """The publication, and what in them is our choice."""
+    """Publication of the figures, and which of them are our choice."""
 
 
 _PCM = (
@@ -41,7 +41,10 @@ _RANGE = "Ours, of no device: round figures by which R_off spreads more than R_o
 
 
 def pcm(seconds: float) -> Variations:
-    """Phase-change memory ``seconds`` after programming, at least 20; see ``variation_presets["pcm-1-day"].source``."""
+    """Variations of phase-change memory ``seconds`` (at least 20) after programming.
+
+    ``variation_presets["pcm-1-day"].source`` names their source.
+    """
     programming = ProgrammingError(tuple(c / 25.0 for c in (0.26348, 1.9650, -1.1731)))
     drift = Drift(
         seconds,
@@ -59,4 +62,4 @@ variation_presets: dict[str, VariationPreset] = {
     "rram-stuck": VariationPreset(Variations((StuckCells(off=0.0175, on=0.0904),)), _STUCK),
     "rram-range": VariationPreset(Variations((RangeSpread(sigma_on=0.1, sigma_off=0.3),)), _RANGE),
 }
-"""Published figures by name; each says what in it is ours."""
+"""Presets by name; the source of each says which figures are published and which are ours."""

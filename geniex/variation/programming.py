@@ -1,4 +1,4 @@
-"""What writing makes of the conductances that are asked for."""
+"""Differences between the conductances that are asked for and those that are written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from geniex.variation.base import Variation, normal
 
 @dataclass(frozen=True)
 class FiniteStates(Variation):
-    """Cells with few states: each conductance goes to the nearest of ``states``, evenly from G_off to G_on."""
+    """Cells with few states: each conductance goes to the nearest state, and states lie evenly from G_off to G_on."""
 
     states: int
-    """How many there are, at least 2."""
+    """Number of states, at least 2."""
 
     def __post_init__(self) -> None:
         check_positive_int("states", self.states)
@@ -26,28 +26,28 @@ class FiniteStates(Variation):
             raise InputError("states", 1, "a cell needs at least 2")
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """The nearest state; ends hold beyond the window."""
+        """The conductance of the nearest state; beyond the window it is G_off or G_on."""
         code = ((conductances - window.g_off) / window.step(self.states)).round().clamp(0, self.states - 1)
         nearest = window.g_off + code * window.step(self.states)
-        # What already is at a state, up to rounding, stays as it is.
+        # Conductances that are at a state up to rounding stay as they are.
         return torch.where((nearest - conductances).abs() <= 1e-6 * window.g_on, conductances, nearest)
 
 
 @dataclass(frozen=True)
 class ProgrammingError(Variation):
-    """A normal error of every write, with verification where there is a tolerance.
+    """A normal error of every write, with verification if there is a tolerance.
 
-    A write-verify loop reads a cell after each write, exactly, and writes it again while it is off by more than
-    ``tolerance``; after ``attempts`` writes it stays as the last one left it.
+    A write-verify loop reads a cell exactly after each write, and writes it again while it is off by more than
+    ``tolerance``; after ``attempts`` writes it stays as the last write left it.
     """
 
     sigma: tuple[float, ...]
-    """Standard deviation over G_on, a polynomial of g / G_on, lowest power first: ``(0.02,)`` is an absolute error of
-    2 % of G_on, ``(0, 0.05)`` one of 5 % of the target. Where the polynomial is negative there is no error."""
+    """Standard deviation over G_on as a polynomial in g / G_on, lowest power first: ``(0.02,)`` is an absolute error of
+    2 % of G_on, ``(0, 0.05)`` an error of 5 % of the target. Where the polynomial is negative there is no error."""
     tolerance: float | None = None
-    """Error that is accepted, as a share of G_on; None writes once, without looking."""
+    """Accepted error as a share of G_on; None writes once, without verification."""
     attempts: int = 1
-    """Writes of a cell, at most."""
+    """Largest number of writes of a cell."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.sigma, tuple) or not self.sigma:
@@ -61,18 +61,18 @@ class ProgrammingError(Variation):
             raise InputError("attempts", self.attempts, "without a tolerance nothing is written twice: give one")
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """What is written."""
+        """The written conductances."""
         deviation = self.deviation(conductances, window)
         written = self._write(conductances, deviation, generator)
         for _ in range(self.attempts - 1):
-            # Drawn for all cells, so that a tile's draws do not depend on how many were right.
+            # All cells are drawn for, so that a tile's draws do not depend on the number of cells to be rewritten.
             again = self._write(conductances, deviation, generator)
             wrong = (written - conductances).abs() > (self.tolerance or 0.0) * window.g_on
             written = torch.where(wrong, again, written)
         return written
 
     def deviation(self, conductances: Tensor, window: ConductanceWindow) -> Tensor:
-        """The standard deviation of a write [S]."""
+        """The standard deviation of each write, in the shape of ``conductances`` [S]."""
         relative, share = conductances / window.g_on, torch.zeros_like(conductances)
         for coefficient in reversed(self.sigma):
             share = share * relative + coefficient

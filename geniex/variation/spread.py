@@ -1,4 +1,4 @@
-"""Differences from device to device."""
+"""Spread of conductances from device to device."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ Distribution = Literal["normal", "lognormal"]
 Per = Literal["cell", "array"]
 
 _LEAST = 0.1
-"""What a normal factor of a resistance is kept above: one of 0 or less is no resistance."""
+"""Lower limit of a resistance's factor, because a normal factor may be 0 or less, which is no resistance."""
 
 
 @dataclass(frozen=True)
 class ConductanceSpread(Variation):
     """Each conductance times a random factor of its cell or array.
 
-    The factor is 1 + sigma z ("normal", kept at 0 or above) or exp(sigma z) ("lognormal", whose median is 1 and whose
-    mean is exp(sigma^2 / 2)), of standard normal z.
+    With a standard normal z, the factor is 1 + sigma z ("normal", kept at 0 or above) or exp(sigma z) ("lognormal",
+    with median 1 and mean exp(sigma^2 / 2)).
     """
 
     sigma: float
     """Standard deviation of the factor, or of its logarithm."""
     distribution: Distribution = "normal"
-    """"normal" or "lognormal"."""
+    """Distribution of the factor, "normal" or "lognormal"."""
     per: Per = "cell"
-    """"cell", or "array" for one factor for all cells of an array."""
+    """Unit with a factor of its own: each "cell", or each "array" with all its cells."""
 
     def __post_init__(self) -> None:
         check_number("sigma", self.sigma, low=0.0)
         _check_kind(self.distribution, self.per)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """g times the factor."""
+        """The conductances times their factors."""
         draws = normal(_shape(conductances, self.per), generator)
         return conductances * _factor(draws, self.sigma, self.distribution)
 
@@ -50,18 +50,19 @@ class ConductanceSpread(Variation):
 class RangeSpread(Variation):
     """R_on and R_off that differ from cell to cell or array to array, each by a random factor of its own.
 
-    A conductance keeps its place between the two ends, which move: g + (1 - x) dG_off + x dG_on, x being that place.
-    Factors are those of ``ConductanceSpread``; normal ones are kept at 0.1 or above, which is our choice.
+    Both ends of the window move, and a conductance keeps its relative place x between them: it becomes
+    g + (1 - x) dG_off + x dG_on. Factors are those of ``ConductanceSpread`` but kept at 0.1 or above, which is our
+    choice.
     """
 
     sigma_on: float
     """Standard deviation of R_on's factor, or of its logarithm."""
     sigma_off: float
-    """The same of R_off."""
+    """Standard deviation of R_off's factor, or of its logarithm."""
     distribution: Distribution = "lognormal"
-    """"normal" or "lognormal"."""
+    """Distribution of the factors, "normal" or "lognormal"."""
     per: Per = "cell"
-    """"cell" or "array"."""
+    """Unit with factors of its own: each "cell", or each "array" with all its cells."""
 
     def __post_init__(self) -> None:
         check_number("sigma_on", self.sigma_on, low=0.0)
@@ -69,7 +70,7 @@ class RangeSpread(Variation):
         _check_kind(self.distribution, self.per)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """The same place in another window."""
+        """The conductances at the same places in the moved windows."""
         shape = _shape(conductances, self.per)
         moved = []
         for end, sigma in ((window.g_on, self.sigma_on), (window.g_off, self.sigma_off)):
@@ -81,15 +82,16 @@ class RangeSpread(Variation):
 
 @dataclass(frozen=True)
 class LevelSpread(Variation):
-    """A normal error of each cell whose mean and standard deviation are measured level by level.
+    """A normal error of each cell, whose mean and standard deviation are measured level by level.
 
-    Between levels, which lie evenly from G_off to G_on, both are interpolated; beyond them the ends' hold.
+    Levels lie evenly from G_off to G_on. Both figures are interpolated between levels; beyond the window those of the
+    nearest level hold.
     """
 
     sigmas: tuple[float, ...]
     """Standard deviation at each level, lowest first, as a share of G_on."""
     shifts: tuple[float, ...] | None = None
-    """Mean error at each level, as a share of G_on; None is 0."""
+    """Mean error at each level, as a share of G_on; None means 0."""
 
     def __post_init__(self) -> None:
         _check_table("sigmas", self.sigmas)
@@ -103,7 +105,7 @@ class LevelSpread(Variation):
                 raise InputError("shifts", f"{len(self.shifts)} of them", f"one for each of {len(self.sigmas)} sigmas")
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
-        """g plus the error."""
+        """The conductances plus their errors."""
         place = (conductances - window.g_off) / (window.g_on - window.g_off)
         error = _interpolated(self.sigmas, place) * normal(conductances.shape, generator)
         if self.shifts is not None:
