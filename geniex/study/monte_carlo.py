@@ -247,7 +247,7 @@ def _row(name: str, nominal: float, values: list[float], bounds: tuple[float, fl
 
 
 def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) -> str:
-    """What tells one study from another."""
+    """The digest that identifies a study."""
     circuits = {
         name: [identity(matrix.emulator)[0], matrix.architecture.to_dict()]
         for name, matrix in crossbar_matrices(model).items()
@@ -257,7 +257,7 @@ def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) ->
 
 
 def _described(metric: Metric) -> list[Any]:
-    """A metric's name, and the digests of the values it holds."""
+    """A metric's name and the digests of the values that it holds."""
     if isinstance(metric, partial):
         return [*_described(metric.func), *_values(enumerate(metric.args)), *_values(sorted(metric.keywords.items()))]
     if isinstance(metric, MethodType):

@@ -44,8 +44,7 @@ class CurrentErrors:
 
 
 def nf_error(ideal: Tensor, exact: Tensor, predicted: Tensor) -> Tensor:
-    """The NF of ``predicted`` minus the NF of ``exact`` currents, a fraction of the same shape; NaN where I_ideal = 0.
-    """
+    """The NF of ``predicted`` minus the NF of ``exact`` currents, a fraction in their shape; NaN where I_ideal = 0."""
     return non_ideality_factor(ideal, predicted) - non_ideality_factor(ideal, exact)
 
 
