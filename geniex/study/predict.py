@@ -83,7 +83,7 @@ class LayerFigures:
     adc_clipped: float | None = None
     """Share of ADC conversions that clip on calibration inputs; None without an ADC."""
     adc_codes_used: float | None = None
-    """Share of the ADC's codes that occur on calibration inputs; None without an ADC."""
+    """Span of the ADC codes on calibration inputs, as a share of all codes; None without an ADC."""
     overflowed: float | None = None
     """Share of accumulated sums that wrap or saturate on calibration inputs; None if accumulators are unbounded."""
 

@@ -90,7 +90,7 @@ def _row(right: Right, method: str, control: str | None) -> RemapRow:
     lost = torch.stack([(a - b).mean() for a, b in zip(ideal, before, strict=True)])
     told = {"drop": drop}
     if label != "none" and float(lost.mean()) > 0:
-        # Both intervals are of a ratio of means, not of a mean of ratios: a network that loses little has a noisy share.
+        # Both intervals are of a ratio of means, not a mean of ratios: a network that loses little has a noisy share.
         back = torch.stack([(a - b).mean() for a, b in zip(own, before, strict=True)])
         told |= {"recovered": float(back.mean() / lost.mean())}
         pooled = bootstrap_ratio(torch.cat(own) - torch.cat(before), torch.cat(ideal) - torch.cat(before))

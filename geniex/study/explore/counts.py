@@ -12,8 +12,8 @@ COUNTS = ("arrays", "reads", "adc_conversions", "static_energy")
 """Columns of a table: the number of arrays; reads of single arrays, ADC conversions and static energy [J] per image."""
 CONVERTERS = ("adc_clipped", "adc_codes_used", "overflowed")
 """Columns of a table, on calibration inputs: the share of ADC conversions that clip and the share of accumulated sums
-that overflow, each in the layer with the largest share; the share of ADC codes that occur, in the layer with the
-smallest share."""
+that overflow, each in the layer with the largest share; the span of the ADC codes as a share of all codes, in the layer
+with the smallest span."""
 _IMAGES = 4
 """Images that the energy is averaged over; the counts are the same for all images."""
 _VECTORS = 64

@@ -47,8 +47,8 @@ class Study:
     the logits from the floating-point ones over the RMS of the latter) with "logit_error_low"... (95 % bootstrap over
     the images); "ideal_logit_error"; "arrays"; per image "reads", "adc_conversions" and "static_energy" [J]; on
     calibration inputs "adc_clipped" (share of conversions) and "overflowed" (share of accumulated sums), both in the
-    worst layer, and "adc_codes_used" (share of the ADC's codes, in the layer that uses the fewest); "seconds"; "error"
-    (None, or the reason why the other columns are empty)."""
+    worst layer, and "adc_codes_used" (span of the ADC codes as a share of all codes, in the layer with the smallest
+    span); "seconds"; "error" (None, or the reason why the other columns are empty)."""
     summary: tuple[Row, ...]
     """Rows of the summary, one for each grid point, with means over its networks and draws. "low" and "high" are the
     ends of the 95 % interval of "accuracy"; so are "float_drop_low"..., "drop_low"..., "logit_error_low"..., and
