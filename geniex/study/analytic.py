@@ -28,8 +28,8 @@ def distance_conductance(small_signal: Tensor, wires: Wires) -> Tensor:
 
         A_ij = 1 / (1 / g_ij + R_source + R_row j + R_col (N - 1 - i) + R_sink),
 
-    as if no other cell drew current through it: loads are ignored, so it underrates the drop. Wire scalars are
-    floats, or tensors that broadcast against the leading dimensions.
+    as if no other cell drew current through it: the model ignores loads and so underestimates the drop. Wire scalars
+    are floats, or tensors that broadcast against the leading dimensions.
 
     >>> cells = torch.full((2, 2), 1e-3, dtype=torch.float64)
     >>> distance_conductance(cells, Wires(100.0, 50.0, 10.0, 20.0)) * 1e6

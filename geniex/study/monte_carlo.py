@@ -42,7 +42,7 @@ _NOMINAL = "nominal"
 
 
 class Accuracy:
-    """The share of ``images`` (count, ...) to which a model gives its largest logit at ``labels`` (count,)."""
+    """The share of ``images`` (count, ...) for which a model's largest logit is that of ``labels`` (count,)."""
 
     bounds = (0.0, 1.0)
     """Lowest and highest possible share."""

@@ -181,7 +181,7 @@ def study_remapping(
 
 
 class _OneNetwork:
-    """All rows of one network."""
+    """The study of one network, which gives all its rows."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ _WITNESS_SIZE = 64
 _COUNTED = 10
 """Vectors of a case on which iterations are counted."""
 _RESPONSE_BYTES = 32 << 20
-"""Bytes that, divided by 8 size^3, give the number of tiles in a timed batch of ``effective_conductance``."""
+"""Bytes that limit the tiles in a timed batch of ``effective_conductance``, at 8 size^3 bytes per tile."""
 _UNIT_DRIVES = 8
 """Rows of a transfer matrix that are compared with SuperLU's, approximately."""
 _LARGEST_SUPERLU_RESPONSE = 128

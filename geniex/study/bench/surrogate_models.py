@@ -39,7 +39,7 @@ _CALIBRATION = 8
 _FEW = 1024
 """Most tile-vectors per round for the concatenated network."""
 _FEWER, _TILES = 256, 4
-"""Most tile-vectors per round, and most tiles, for the exact circuit; few tiles make it cheaper per vector."""
+"""Most tile-vectors per round, and most tiles, for the exact circuit, whose vectors cost less if a tile has many."""
 _RATIOS = (0.85, 1.2)
 """Range of f_R for a network that is only timed: the published range of the 64x64 nominal circuit."""
 

@@ -47,7 +47,8 @@ class Pruning(Config):
     """Pruning by ``geniex.mitigation.prune``, without training afterwards."""
 
     method: Method
-    """Pruned pieces: "cf" for channels and filters, "xcs" for crossbar-tile columns, "xrs" for crossbar-tile rows."""
+    """Structure of the pruning: "cf" (channels and filters), "xcs" (crossbar column sparsity: columns of tiles), or
+    "xrs" (crossbar row sparsity: rows of tiles)."""
     sparsity: float = 0.5
     """Share of the weights that are removed."""
     tile: tuple[int, int] | None = None
