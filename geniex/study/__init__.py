@@ -1,1 +1,1 @@
-"""."""
+"""Studies: evaluation of surrogates, accuracy prediction, mitigation, design-space exploration and benchmarks."""

@@ -1,6 +1,6 @@
-"""Closed-form IR-drop models of the field, as baselines: no node equation is solved for a read.
+"""Closed-form IR-drop models from the literature, as baselines; a read solves no node equations.
 
-- DMR, the distance-based effective resistance: each cell sees its own wire path and nothing else.
+- DMR, the distance-based effective resistance: each cell is in series with its own wire path and nothing else.
 - alpha-beta, the per-column affine fit: I_j = alpha_j I_ideal,j + beta_j, fitted on a few exact solutions.
 """
 
@@ -16,9 +16,9 @@ from geniex.cells.base import per_tile
 from geniex.circuit import Wires, shared_matmul, solve_cells
 
 _SAME = 1e-6
-"""Ideal currents whose relative spread is below this are taken to be the same."""
+"""Relative spread of ideal currents below which they are taken to be equal."""
 CALIBRATION_TOL = 1e-6
-"""Relative tolerance of the solutions that the affine model is fitted on, far below its own error."""
+"""Relative tolerance of the solutions that the affine model is fitted on, far below the model's own error."""
 
 
 def distance_conductance(small_signal: Tensor, wires: Wires) -> Tensor:
@@ -28,8 +28,8 @@ def distance_conductance(small_signal: Tensor, wires: Wires) -> Tensor:
 
         A_ij = 1 / (1 / g_ij + R_source + R_row j + R_col (N - 1 - i) + R_sink),
 
-    as if no other cell drew current through it: loads are ignored, so it underrates the drop. Wire scalars are
-    floats, or tensors that broadcast against the leading dimensions.
+    as if no other cell drew current through it: the model ignores loads and so underestimates the drop. Wire scalars
+    are floats, or tensors that broadcast against the leading dimensions.
 
     >>> cells = torch.full((2, 2), 1e-3, dtype=torch.float64)
     >>> distance_conductance(cells, Wires(100.0, 50.0, 10.0, 20.0)) * 1e6
@@ -53,11 +53,11 @@ class AffineFit:
     """The alpha-beta model of programmed arrays: I_j = alpha_j I_ideal,j + beta_j for each column j."""
 
     conductances: Tensor
-    """(..., rows, cols), siemens: those of the ideal currents."""
+    """Conductances (..., rows, cols) [S] that give the ideal currents."""
     alpha: Tensor
-    """(..., cols), dimensionless."""
+    """Slope (..., cols), dimensionless."""
     beta: Tensor
-    """(..., cols), ampere. Not zero: the model carries a current at V = 0."""
+    """Offset (..., cols) [A]. It is not zero in general: the model carries a current at V = 0."""
 
     def read(self, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A] for ``voltages`` (..., rows) [V]."""
@@ -65,11 +65,11 @@ class AffineFit:
 
 
 def fit_affine(voltages: Tensor, conductances: Tensor, currents: Tensor) -> AffineFit:
-    """The alpha and beta of each array and column that have the least squared NF error over some solutions.
+    """The alpha and beta of each array and column that minimise the squared NF error over some exact solutions.
 
-    The NF error is (alpha I_ideal + beta - I) / I_ideal, so that solutions weigh 1 / I_ideal^2 and those without
-    ideal current do not count. A column with fewer than two different ideal currents has alpha = 1 and, in
-    beta, the weighted mean of I - I_ideal.
+    The NF error is (alpha I_ideal + beta - I) / I_ideal. Solutions therefore have the weight 1 / I_ideal^2, and
+    solutions without ideal current do not count. A column with fewer than two different ideal currents has alpha = 1,
+    and its beta is the weighted mean of I - I_ideal.
 
     Args:
         voltages: (..., vectors, rows) [V].
@@ -92,11 +92,11 @@ def fit_affine(voltages: Tensor, conductances: Tensor, currents: Tensor) -> Affi
 def calibrate_affine(
     conductances: Tensor, cell: Cell, wires: Wires, v_max: Tensor | float, solutions: int, seed: int = 0
 ) -> AffineFit:
-    """The alpha-beta model of each array of ``conductances`` (tiles, 1, rows, cols) [S], from ``solutions`` exact ones.
+    """The alpha-beta model of each array of ``conductances`` (tiles, 1, rows, cols) [S], fitted on exact solutions.
 
-    All arrays get the same inputs: vector k of K drives each row, and one row at least, with probability s^2,
-    s = (k + 1) / K, uniformly between 0 and s ``v_max``, so that the fit spans sparse and weak inputs as well as
-    dense and strong ones. The cells' and wires' scalars are floats or (tiles, 1).
+    All arrays get the same ``solutions`` input vectors. With s = (k + 1) / K, vector k of K drives each row with
+    probability s^2, and at least one row; the voltages are uniform between 0 and s ``v_max``. The fit thus spans sparse
+    and weak inputs as well as dense and strong ones. The cells' and wires' scalars are floats or (tiles, 1).
     """
     generator = torch.Generator().manual_seed(seed)
     rows = conductances.shape[-2]

@@ -1,4 +1,4 @@
-"""Bins in which an evaluation's columns are told apart: by NF, sparsity, voltage and the circuit's range."""
+"""Bins that divide the columns of an evaluation by NF, sparsity, voltage and the range of the circuit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from geniex.circuit import non_ideality_factor, shared_matmul
 from geniex.study.contenders import Block
 
 NO_BIN = 255
-"""The bin of columns that have no such figure: no NF, no v0."""
+"""The bin of columns without the figure, such as columns without NF or cells without v0."""
 _ABOVE_OFF = 1 + 1e-9
-"""Times G_off: a cell up to here is at the lowest level."""
+"""Factor of G_off: a cell up to this conductance is at the lowest level."""
 _TRAINED_SIZE = 64
-"""Rows and columns beyond which arrays are larger than surrogates are trained on."""
+"""Largest number of rows or columns of the arrays that surrogates are trained on."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Breakdown:
     """One way to sort columns into bins."""
 
     title: str
-    """What is binned, with its unit."""
+    """Name of the binned figure, with its unit."""
     edges: tuple[float, ...]
-    """Inner edges; a value on one is in the bin above."""
+    """Inner edges; a value on an edge is in the bin above it."""
     labels: tuple[str, ...]
-    """Of the bins, one more than edges."""
+    """Labels of the bins, one more than there are edges."""
     figure: Callable[[Block], Tensor]
-    """The value of each column; broadcasts to (tiles, vectors, cols)."""
+    """Function that gives the figure of each column; the result broadcasts to (tiles, vectors, cols)."""
 
     def bins(self, block: Block) -> Tensor:
         """The bin of each column (tiles, vectors, cols), uint8."""
@@ -93,4 +93,4 @@ BREAKDOWNS = {
         _range,
     ),
 }
-"""By name."""
+"""Breakdowns by name."""

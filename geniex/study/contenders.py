@@ -1,4 +1,4 @@
-"""The models that an evaluation compares, each from voltages and conductances of some tiles to their currents."""
+"""The models that an evaluation compares; each maps voltages and conductances of some tiles to column currents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from geniex.surrogate.circuit import Circuit
 from geniex.sweep import SweepFile, TileCircuits
 
 _BLOCK_CELLS = 1 << 21
-"""Cells of a block of tiles: 16 MB of conductances."""
+"""Cells in a block of tiles: 16 MB of conductances."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,26 @@ class Block:
 
     sweep: SweepFile
     tiles: Tensor
-    """Their indices in the file (tiles,)."""
+    """Indices of the tiles in the file (tiles,)."""
     conductances: Tensor
-    """(tiles, 1, rows, cols) [S]: shared by a tile's vectors."""
+    """Conductances (tiles, 1, rows, cols) [S], shared by a tile's vectors."""
     voltages: Tensor
-    """(tiles, vectors, rows) [V]."""
+    """Voltages (tiles, vectors, rows) [V]."""
     currents: Tensor
-    """The exact ones (tiles, vectors, cols) [A]."""
+    """Exact column currents (tiles, vectors, cols) [A]."""
     circuits: TileCircuits
-    """One a tile."""
+    """Circuit scalars of each tile."""
 
 
 class Model(Protocol):
     """Anything that predicts column currents."""
 
     def __call__(self, block: Block) -> Tensor:
-        """Currents (tiles, vectors, cols) [A]."""
+        """The predicted currents (tiles, vectors, cols) [A]."""
 
 
 def read_blocks(sweep: SweepFile, tiles: Tensor) -> Iterator[Block]:
-    """The given tiles (ascending) of a file in blocks, from contiguous reads."""
+    """The given tiles (in ascending order) of a file in blocks; each block is one contiguous read."""
     step = max(1, _BLOCK_CELLS // (sweep.crossbar.rows * sweep.crossbar.cols))
     for start in range(0, sweep.tiles, step):
         stop = min(start + step, sweep.tiles)
@@ -60,7 +60,7 @@ def read_blocks(sweep: SweepFile, tiles: Tensor) -> Iterator[Block]:
 
 
 def analytic_models(calibration: int) -> dict[str, Model]:
-    """The models without training, by name; "alpha-beta" only where ``calibration`` exact solutions fit it."""
+    """The models without training, by name; "alpha-beta" is left out if ``calibration`` (exact solutions) is 0."""
     models: dict[str, Model] = {"ideal": _ideal, "linear": _linear, "DMR": _distance}
     if calibration:
         models["alpha-beta"] = lambda block: _affine(block, calibration)
@@ -68,13 +68,13 @@ def analytic_models(calibration: int) -> dict[str, Model]:
 
 
 def surrogate_models(named: Mapping[str, Surrogate]) -> dict[str, Model]:
-    """The surrogates as models; errors say which surrogate they are about."""
+    """The surrogates as models whose errors name the surrogate."""
     return {name: _Named(name, surrogate) for name, surrogate in named.items()}
 
 
 @dataclass(frozen=True)
 class _Named:
-    """A surrogate whose errors tell its name."""
+    """A surrogate whose errors contain its name."""
 
     name: str
     surrogate: Surrogate

@@ -1,4 +1,4 @@
-"""What this machine has, and what is missing for what."""
+"""The software, devices, data sets and models on this machine, and the features that lack one."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from geniex.shipped import models_dir, shipped_names
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that geniex can use."""
+    """One item that geniex can use, found or missing."""
 
     kind: str
-    """"software", "conflict", "device", "data set" or "shipped model"."""
+    """Kind of the item: "software", "conflict", "device", "data set" or "shipped model"."""
     name: str
     found: str | None
-    """Its version, size or place; None where it is missing."""
+    """Version, size or place of the item; None if it is missing."""
     needed_for: str
     way_out: str = ""
-    """How to get it, where it can be missing."""
+    """Instructions to get the item, if it can be missing."""
 
 
 def examine(root: Path | None = None) -> list[Finding]:
-    """Everything that geniex can use, found or missing; downloads nothing and changes nothing.
+    """A finding for everything that geniex can use; nothing is downloaded or changed.
 
     Args:
-        root: folder to look for data sets in; None means the usual one.
+        root: folder that is searched for data sets; None means the usual one.
     """
     return [*_software(), *_conflicts(), *_devices(), *_data_sets(root), *_models()]
 

@@ -1,4 +1,4 @@
-"""Surrogates and analytic models against the exact currents of a sweep, or of a set of sweeps."""
+"""Comparison of surrogates and analytic models with the exact currents of a sweep or a set of sweeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from geniex.surrogate import PhysicsSurrogate, Surrogate, load_surrogate, split_
 from geniex.sweep import SweepFile, SweepIndex, TileCircuits, open_sweep
 
 CALIBRATION = 8
-"""Exact solutions of each array that the alpha-beta model is fitted on."""
+"""Exact solutions of each array on which the alpha-beta model is fitted."""
 
 Data = str | Path | SweepFile | SweepIndex
 Surrogates = Sequence[str | Path | Surrogate] | Mapping[str, Surrogate]
@@ -31,28 +31,28 @@ class BinErrors:
     """One model's errors over the columns of one bin."""
 
     by: str
-    """What is binned, a key of ``geniex.study.breakdown.BREAKDOWNS``."""
+    """Breakdown, a key of ``geniex.study.breakdown.BREAKDOWNS``."""
     label: str
-    """The bin."""
+    """Label of the bin."""
     errors: CurrentErrors
 
 
 @dataclass(frozen=True)
 class WorstCircuit:
-    """The tile that a model is farthest off on, over all its vectors and columns."""
+    """The tile with the largest error of a model, over the tile's vectors and columns."""
 
     file: str
     """Name of the sweep file."""
     tile: int
-    """Index in it."""
+    """Index of the tile in the file."""
     nf_rmse_pp: float
-    """The model's NF-RMSE on this tile alone, percent points."""
+    """NF-RMSE of the model on this tile alone, percent points."""
     rows: int
     cols: int
     cell: str
     """Type of the cell."""
     scalars: dict[str, float]
-    """The circuit's, by name, in ohm and volt."""
+    """Scalars of the circuit by name: resistances in ohm, voltages in volt, and the on/off ratio."""
 
     def __str__(self) -> str:
         scalars = ", ".join(f"{name} {value:.4g}" for name, value in self.scalars.items())
@@ -64,22 +64,22 @@ class EvaluationRow:
     """One model's errors."""
 
     model: str
-    """"ideal", "linear", "DMR", "alpha-beta", or the surrogate's name."""
+    """Name of the model: "ideal", "linear", "DMR", "alpha-beta", or the surrogate's name."""
     errors: CurrentErrors
-    """Its errors over all compared columns."""
+    """Errors over all compared columns."""
     seen: bool
-    """Whether the compared tiles include some that it was trained on, which flatters it."""
+    """Whether the model was trained on some of the compared tiles, which makes its errors too small."""
     bins: tuple[BinErrors, ...]
-    """Its errors bin by bin; bins without columns are left out."""
+    """Errors bin by bin; bins without columns are left out."""
     worst: WorstCircuit | None
-    """None where no tile has an NF."""
+    """Tile with the largest error; None if no tile has an NF."""
 
     def errors_in(self, by: str, label: str) -> CurrentErrors:
         """The errors in the bin ``label`` of the breakdown ``by``."""
         return next(b.errors for b in self.bins if (b.by, b.label) == (by, label))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The row as JSON-ready plain values."""
         bins = [{"by": b.by, "bin": b.label} | b.errors.to_dict() for b in self.bins]
         worst = None if self.worst is None else vars(self.worst)
         return {"model": self.model, "seen": self.seen} | self.errors.to_dict() | {"bins": bins, "worst": worst}
@@ -92,19 +92,19 @@ class EvaluationReport:
     data: str
     """Path of the sweep file or set."""
     digest: str
-    """SHA-256 of its content."""
+    """SHA-256 of the data."""
     files: int
-    """Sweep files compared."""
+    """Number of compared sweep files."""
     tiles: int
-    """Tiles compared."""
+    """Number of compared tiles."""
     vectors: tuple[int, ...]
-    """Input vectors of each tile; more than one number where files differ."""
+    """Input vectors of each tile; several numbers if files differ."""
     held_out: bool
-    """Whether these are only the tiles that no surrogate here was trained on."""
+    """Whether only tiles are compared that none of the surrogates was trained on."""
     calibration: int
-    """Exact solutions of each tile that the alpha-beta model was fitted on."""
+    """Exact solutions of each tile on which the alpha-beta model was fitted."""
     rows: tuple[EvaluationRow, ...]
-    """One a model."""
+    """Rows, one for each model."""
 
     def labels(self, by: str) -> list[str]:
         """The bins of the breakdown ``by`` that hold columns, in order; all models share them."""
@@ -117,19 +117,19 @@ class EvaluationReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A report with the non-ideality factors that it is made from, for plots."""
+    """A report with the non-ideality factors (NF) behind it, for plots."""
 
     report: EvaluationReport
     exact_nf: Tensor
-    """The exact circuit's NF of every column, a fraction; NaN where I_ideal = 0."""
+    """NF of every column in the exact circuit, a fraction; NaN where I_ideal = 0."""
     predicted_nf: dict[str, Tensor]
-    """Each model's, by name."""
+    """NF of every column by each model, by the model's name."""
 
 
 def evaluate_surrogates(
     data: Data, surrogates: Surrogates = (), *, held_out: bool = False, calibration: int = CALIBRATION
 ) -> EvaluationReport:
-    """The errors of analytic models and each surrogate on a sweep's exact currents; arguments as of ``compare``."""
+    """The errors of analytic models and each surrogate on a sweep's exact currents; ``compare`` has the arguments."""
     return compare(data, surrogates, held_out=held_out, calibration=calibration).report
 
 
@@ -146,14 +146,15 @@ def compare(
     Args:
         data: a sweep's HDF5 file, or the index (or folder) of a set of them.
         surrogates: names, paths, or loaded surrogates by name.
-        held_out: compare only the test tiles of the surrogates' own split, which needs the one file that they
-            were trained on; otherwise all tiles.
-        calibration: exact solutions of each tile that the alpha-beta model is fitted on; 0 leaves it out.
-        note: called with what is being compared.
+        held_out: compare only the test tiles of the surrogates' own split; ``data`` must then be the one file that
+            they were trained on. Otherwise all tiles are compared.
+        calibration: exact solutions of each tile on which the alpha-beta model is fitted; 0 leaves the model out.
+        note: called with a description of the tiles under comparison.
 
     Raises:
-        CheckpointError: a surrogate of another crossbar, window or drive than the sweep's, or damaged.
-        InputError: ``held_out`` without a surrogate, on a set, or with one that was trained on other data.
+        CheckpointError: a surrogate is damaged, or is for another crossbar, window or drive than the sweep's.
+        InputError: ``calibration`` is 1 or negative; or ``held_out`` is set without a trained surrogate, on a set of
+            files, or with surrogates of other training data or of different splits.
     """
     if calibration < 0 or calibration == 1:
         raise InputError("calibration", calibration, "a line needs at least 2 solutions; 0 leaves the model out")
@@ -193,18 +194,18 @@ class _Errors(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """What is kept of a block."""
+    """The figures of a block that are kept."""
 
     sweep: SweepFile
     tiles: Tensor
-    """Indices in the file (tiles,)."""
+    """Indices of the tiles in the file (tiles,)."""
     circuits: TileCircuits
     exact_nf: Tensor
-    """(tiles, vectors, cols)."""
+    """Exact NF (tiles, vectors, cols)."""
     bins: dict[str, Tensor]
-    """Of each column, by breakdown, as ``exact_nf``."""
+    """Bin of each column (tiles, vectors, cols), by breakdown."""
     errors: dict[str, _Errors]
-    """By model."""
+    """Errors by model."""
 
 
 @torch.no_grad()
@@ -276,7 +277,7 @@ def _only(files: Sequence[SweepFile]) -> SweepFile:
 
 
 def _held_out_tiles(sweep: SweepFile, named: Mapping[str, Surrogate]) -> Tensor:
-    """The test tiles that all trained surrogates share; to those without training all tiles are new."""
+    """The test tiles that all trained surrogates share; physics surrogates have no training, so they do not count."""
     trained = {name: surrogate for name, surrogate in named.items() if not isinstance(surrogate, PhysicsSurrogate)}
     if not trained:
         raise InputError("held_out", True, "give the trained surrogates whose test tiles to compare")

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def save_plots(comparison: Comparison, folder: Path) -> list[Path]:
-    """The paths of the PNG files written to ``folder``, which exists.
+    """Write the pictures to the existing ``folder`` and return the paths of the PNG files.
 
-    One a model with predicted against exact NF, one with its error histogram, one histogram of all models, and
-    one picture of the errors for each breakdown that has several bins.
+    Each model has a picture of predicted against exact NF and an error histogram. One histogram shows all models, and
+    one picture shows the errors for each breakdown that has several bins.
     """
     return [save_plot(ax, folder / f"{name}.png") for name, ax in _pictures(comparison)]
 

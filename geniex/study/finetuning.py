@@ -1,4 +1,4 @@
-"""How much of the accuracy that crossbars cost comes back by fine-tuning, with their own gradients and plain ones."""
+"""Accuracy that fine-tuning recovers on crossbars, with the gradients of the crossbars and of the ideal product."""
 
 from __future__ import annotations
 
@@ -27,66 +27,66 @@ from geniex.simulator.matrix import Gradients
 from geniex.study.statistics import bootstrap_ratio, wilson_interval
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the part done and the whole."""
+"""A function called with a description of the current work, the part done and the whole."""
 
 METHODS: dict[str, Gradients] = {"plain": "ideal", "crossbar-aware": "emulator"}
-"""What each kind of fine-tuning takes its gradients from; both train on the crossbars' outputs."""
+"""Source of the gradients in each kind of fine-tuning; the loss of both is on the crossbars' outputs."""
 _BATCH = 50
-"""Images read at once where nothing is learnt."""
+"""Images in one forward pass outside training."""
 _VALIDATION = 500
-"""Training images that choose the learning rate and are not trained on."""
+"""Training images that choose the learning rate; they are left out of training."""
 _CALIBRATION = 128
 """Training images that choose the input ranges."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning."""
+    """One run of fine-tuning."""
 
     method: str
     learning_rate: float
     training_loss: float
-    """Mean of the last tenth of the steps."""
+    """Mean loss over the last tenth of the steps."""
     validation_loss: float
     validation_accuracy: float
     seconds_per_step: float
     chosen: bool = False
-    """Whether its validation loss is the method's lowest."""
+    """Whether the validation loss is the lowest of the method's runs."""
 
 
 @dataclass(frozen=True)
 class State:
-    """The network on the test images before or after."""
+    """The network's accuracy on the test images before or after fine-tuning."""
 
     name: str
-    """"float", "before", or the method of the run that was chosen."""
+    """State of the network: "float", "before", or the method of the chosen run."""
     accuracy: float
     low: float
     high: float
     """Ends of the 95 % Wilson interval of the accuracy."""
     recovered: float | None = None
-    """Share of the accuracy lost before that is back."""
+    """Share of the accuracy lost from "float" to "before" that fine-tuning recovers."""
     recovered_low: float | None = None
     recovered_high: float | None = None
-    """Ends of its 95 % bootstrap interval over the images."""
+    """Ends of the 95 % bootstrap interval of the share over the images."""
     check_accuracy: float | None = None
-    """On the first images, by another model of the same crossbars."""
+    """Accuracy on the first images by another model of the same crossbars."""
     check_agreement: float | None = None
-    """Share of those images on which both predict the same class."""
+    """Share of the first images on which both models predict the same class."""
 
 
 @dataclass(frozen=True)
 class FineTuningStudy:
-    """What ``study_fine_tuning`` found."""
+    """The result of ``study_fine_tuning``."""
 
     states: tuple[State, ...]
     runs: tuple[Run, ...]
     configuration: dict[str, Any]
     models: dict[str, nn.Module] = field(repr=False, compare=False)
-    """The converted network that each method has trained, at its chosen rate."""
+    """Converted network that each method has trained at its chosen learning rate, by method."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the models."""
+        """The study as JSON-ready plain values, without the models."""
         return {
             "states": [asdict(state) for state in self.states],
             "runs": [asdict(run) for run in self.runs],
@@ -110,24 +110,26 @@ def study_fine_tuning(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> FineTuningStudy:
-    """Accuracy of ``network`` on crossbars before fine-tuning, and after each of ``METHODS``.
+    """The accuracy of ``network`` on crossbars before fine-tuning and after each of ``METHODS``.
 
-    Each method sees the same batches at each learning rate; the rate is chosen on training images left out.
+    Each method sees the same batches at each learning rate. The rate is chosen on training images that are left out of
+    training.
 
     Args:
-        network: a classifier, its batch norms folded.
-        training: images to learn from, moved by a pixel and mirrored as they come.
+        network: a classifier whose batch norms are folded.
+        training: images to train on, shifted by up to a pixel and mirrored at random.
         tests: images to classify.
-        preset: the crossbar.
+        preset: preset of the crossbar.
         architecture: the digital side.
-        surrogate: what stands for the crossbar.
-        steps: of each fine-tuning.
-        batch: images a step.
-        learning_rates: those to choose from.
-        check: another surrogate, or "circuit" for the exact one, that is given what was learnt; None leaves it out.
-        check_images: the test images that it sees.
-        seed: of the batches and of the images left out.
-        progress: called as it goes on.
+        surrogate: surrogate that models the crossbar.
+        steps: training steps of each run.
+        batch: images per step.
+        learning_rates: learning rates to choose from.
+        check: another surrogate, or "circuit" for the exact circuit, that runs the trained weights; None leaves the
+            check out.
+        check_images: number of test images for the check.
+        seed: seed of the batches and of the images left out.
+        progress: called as the study goes on.
     """
     check_positive_int("batch", batch)
     if not learning_rates:
@@ -176,7 +178,7 @@ def study_fine_tuning(
 
 
 class _Book:
-    """The states of the network, as they come."""
+    """The states of the network in the order in which they are measured."""
 
     def __init__(self, tests: ImageSet, check_images: int, judge: nn.Module | None, say: Progress) -> None:
         self.tests, self.first, self.judge, self.say = tests, _part(tests, slice(check_images)), judge, say
@@ -184,7 +186,7 @@ class _Book:
         self.states: list[State] = []
 
     def enter(self, name: str, model: nn.Module, checked: bool = True) -> None:
-        """Classify all images, and some of them by the judge with the same weights and scales."""
+        """Classify all test images with ``model``, and the first ones with the judge at the same weights and scales."""
         predicted = _logits(model, self.tests, name, self.say).argmax(-1)
         own = self.right[name] = predicted == self.tests.labels
         low, high = wilson_interval(int(own.sum()), len(own))
@@ -207,7 +209,7 @@ class _Book:
         if float(lost.sum()) <= 0:
             return {}
         share, (low, high) = float(back.sum() / lost.sum()), bootstrap_ratio(back, lost)
-        # Where next to nothing was lost some resamples lose nothing: the share then has no interval.
+        # If next to nothing was lost, some resamples lose nothing, and the share has no interval.
         known = {"recovered_low": low, "recovered_high": high} if math.isfinite(low + high) else {}
         return {"recovered": share} | known
 
@@ -221,7 +223,7 @@ def _tuned(
     steps: int,
     say: Progress,
 ) -> tuple[Run, nn.Module]:
-    """One fine-tuning of a copy, and the copy."""
+    """One run of fine-tuning on a copy of ``converted``, and the trained copy."""
     model, what, start = copy.deepcopy(converted), f"{method}, {rate:g}", time.perf_counter()
     losses = fine_tune(
         model,

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per study: tables, figures and the configuration behind them; tables as Markdown."""
+"""Report pages of studies: a self-contained HTML page with tables, figures and configuration; tables as Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ img { max-width: 100%; margin: 1rem 0 } pre { background: #f5f5f5; padding: 1rem
 
 
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table of plain text cells."""
+    """An HTML table; its cells are plain text, which is escaped."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
@@ -28,7 +28,7 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def write_page(
     path: Path, title: str, notes: Sequence[str], tables: Sequence[str], figures: Sequence[Path], details: Any
 ) -> None:
-    """Write the page to ``path``, its PNG ``figures`` embedded and ``details`` (JSON-ready) at the end."""
+    """Write the page to ``path`` with its PNG ``figures`` embedded and ``details`` (JSON-ready) at the end."""
     images = [
         f'<img alt="{figure.stem}" src="data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}">'
         for figure in figures

@@ -1,4 +1,4 @@
-"""Logits of long runs, kept batch by batch, so that a killed study goes on where it was."""
+"""Logits of long runs, kept batch by batch, so that a killed study can go on from there."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from geniex.simulator.batches import LabelledData, labelled_batches
 
 
 class Network(Protocol):
-    """What gives logits."""
+    """Anything that gives logits."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Logits (images, classes), as they are or under ``.logits``."""
+        """The logits (images, classes), as a tensor or as the attribute ``.logits`` of the output."""
 
 
 @dataclass(frozen=True)
 class Logits:
-    """What a network gave for some images."""
+    """The logits that a network gave for some images."""
 
     values: Tensor
-    """(images, classes)."""
+    """Logits (images, classes)."""
     seconds: float
-    """Spent on them, over all runs that it took."""
+    """Seconds spent on them, over all runs."""
 
 
 class LogitStore:
-    """Logits by stage under ``folder``, each in a file of its own; without a folder nothing is kept.
+    """The logits of each stage in its own file under ``folder``; without a folder nothing is kept.
 
-    A file belongs to one stage of one study, told by ``key``: anything that changes the logits must be part of it.
+    The ``key`` of a file identifies one stage of one study: anything that changes the logits must be part of the key.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -58,10 +58,8 @@ class LogitStore:
     ) -> Logits:
         """The logits of ``build()`` for ``images``, a tensor (count, ...) or the examples of a model of several inputs.
 
-        Those already kept are not run again.
-
-        ``build`` is only called where images are left to do, and its time is not counted. A file that cannot be
-        read is as good as none.
+        Images whose logits are already kept are not run again. ``build`` is only called if images are left, and its
+        time is not counted. A file that cannot be read counts as missing.
         """
         images = Examples([Arguments((images,))]) if isinstance(images, Tensor) else images
         found = self._load(stage, key)
@@ -89,7 +87,7 @@ class LogitStore:
         try:
             tensors = read_tensors(path) if path is not None else {}
             return Logits(tensors["logits"], float(tensors["seconds"])) if len(tensors["logits"]) else None
-        except (FileFormatError, KeyError):  # missing, torn, changed or foreign
+        except (FileFormatError, KeyError):  # the file is missing, incomplete, changed or foreign
             return None
 
     def _keep(self, stage: str, key: str, logits: Logits) -> None:
@@ -100,12 +98,12 @@ class LogitStore:
 
 
 def gathered(loader: LabelledData, model: nn.Module | None = None) -> tuple[Examples, Tensor]:
-    """All images of a loader, and their labels (count,).
+    """All images of a loader and their labels (count,).
 
-    ``labelled_batches`` has the rules by which the loader is read for ``model``.
+    ``labelled_batches`` defines how the loader is read for ``model``.
 
     Raises:
-        InputError: what ``labelled_batches`` refuses, no image, or labels that are not one for each image.
+        InputError: ``labelled_batches`` refuses the loader, there is no image, or not each image has one label.
     """
     inputs, labels = map(list, zip(*labelled_batches(loader, model, "loader"), strict=True))
     for given, told in zip(inputs, labels, strict=True):
@@ -128,7 +126,7 @@ def logits_of_part(part: Arguments, network: Network) -> Tensor:
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 (hex) of tensors, dictionaries of tensors, arguments of models, and JSON-ready values."""
+    """The SHA-256 (hex) of tensors, dictionaries of tensors, arguments of models, and JSON-ready values."""
     hashed = hashlib.sha256()
     for part in parts:
         if isinstance(part, (Arguments, Examples)):

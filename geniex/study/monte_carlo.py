@@ -1,4 +1,4 @@
-"""A figure of merit over many draws of the devices, with confidence intervals."""
+"""Monte Carlo of a figure of merit: its distribution over draws of the devices, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from geniex.study.statistics import mean_interval
 from geniex.variation import Variations, derived_seed
 
 Metric = Callable[[nn.Module], float | Mapping[str, float]]
-"""What a model is worth: one figure, or several by name.
+"""A function that gives a model's figure of merit, or several figures by name.
 
-Its attribute ``bounds``, where it has one, tells what no figure can be below and above: intervals stay between them."""
+Its optional attribute ``bounds`` has the lowest and the highest possible figure; intervals stay between them."""
 Progress = Callable[[int, int], None]
-"""Called with the runs done and the runs to do."""
+"""A function called with the number of runs done and of all runs."""
 
 _NOMINAL = "nominal"
 
 
 class Accuracy:
-    """The share of ``images`` (count, ...) to which a model gives its largest logit at ``labels`` (count,)."""
+    """The share of ``images`` (count, ...) for which a model's largest logit is that of ``labels`` (count,)."""
 
     bounds = (0.0, 1.0)
-    """Of a share."""
+    """Lowest and highest possible share."""
 
     def __init__(self, images: Tensor | Examples, labels: Tensor, batch: int = 50) -> None:
         if not len(images) or labels.shape != (len(images),):
@@ -57,11 +57,11 @@ class Accuracy:
 
     @classmethod
     def of(cls, loader: LabelledData, batch: int = 50, model: nn.Module | None = None) -> Accuracy:
-        """On all images of a loader, whose batches ``labelled_batches`` reads as calls of ``model``."""
+        """The accuracy on all images of a loader, whose batches ``labelled_batches`` reads as calls of ``model``."""
         return cls(*gathered(loader, model), batch)
 
     def __call__(self, model: nn.Module) -> float:
-        """The share, 0..1."""
+        """The share of correctly classified images, 0..1."""
         right, done = 0, 0
         for part in self.images.split(self.batch):
             labels = self.labels[done : done + len(part)]
@@ -75,35 +75,35 @@ class Row:
 
     name: str
     nominal: float
-    """Of the model without variations."""
+    """Figure of the model without variations."""
     mean: float
     low: float
     high: float
     """Ends of the mean's 95 % interval, by Student's t, within the metric's bounds."""
     std: float | None
-    """Over the runs; None where there is one only, and then the interval is all that the metric's bounds allow."""
+    """Standard deviation over the runs; None for a single run, whose interval is the whole range of the bounds."""
     least: float
     most: float
 
 
 @dataclass(frozen=True)
 class MonteCarlo:
-    """What ``monte_carlo`` found."""
+    """The result of ``monte_carlo``."""
 
     rows: tuple[Row, ...]
     runs: tuple[dict[str, float], ...]
-    """Each run's figures."""
+    """Figures of each run, by name."""
     configuration: dict[str, Any]
 
     def row(self, name: str = "value") -> Row:
-        """One figure by its name."""
+        """The row of one figure, by its name."""
         for row in self.rows:
             if row.name == name:
                 return row
         raise InputError("name", repr(name), f"figures are {[row.name for row in self.rows]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The result as JSON-ready plain values."""
         return asdict(self)
 
 
@@ -120,20 +120,21 @@ def monte_carlo(
 ) -> MonteCarlo:
     """The ``metric`` of a converted ``model`` on ``runs`` draws of its devices, each by ``vary``.
 
-    A run depends on ``seed`` and its number alone: more runs leave the first ones as they are, and the table is the
-    same for any number of workers, because all of them use as many torch threads as the caller has
-    (``torch.set_num_threads(1)`` where there are many).
+    A run depends only on ``seed`` and its number, so that further runs do not change the first ones. The table is the
+    same for any number of workers because each worker uses as many torch threads as the caller; with many workers, call
+    ``torch.set_num_threads(1)`` first.
 
     Args:
-        model: what ``convert`` returned.
-        variations: what happens to its cells.
-        metric: of a model; picklable where there are workers (a function of a module, or ``Accuracy``), and the same
-            for the same model. One figure is called "value".
-        runs: draws.
-        seed: of all of them.
-        workers: processes; 1 works in this one. A script needs its ``if __name__ == "__main__":`` guard for more.
-        work: folder where runs are kept as they come, so that a killed call goes on. Runs
-            are known again by model, variations, metric, seed and version.
+        model: a model that ``convert`` returned.
+        variations: variations of the model's cells.
+        metric: function of a model, deterministic for one model; with several workers it must be picklable (a function
+            of a module, or ``Accuracy``). A single figure is called "value".
+        runs: number of draws.
+        seed: seed of all draws.
+        workers: processes; 1 works in this process. With several a script needs the ``if __name__ == "__main__":``
+            guard.
+        work: folder where runs are kept as soon as they are done, so that a killed call can go on. Kept runs are
+            identified by model, variations, metric, seed and version.
         progress: called as runs are done.
     """
     check_positive_int("runs", runs)
@@ -163,7 +164,7 @@ def monte_carlo(
 
 @dataclass(frozen=True)
 class _Task:
-    """All that a run needs beside its number."""
+    """Everything that a run needs apart from its number."""
 
     model: nn.Module
     variations: Variations
@@ -172,7 +173,7 @@ class _Task:
 
     def __call__(self, run: str) -> dict[str, float]:
         """The figures of one run."""
-        # From one seed, so that a metric that draws numbers itself draws the same in every process.
+        # A seed for each run, so that a metric that draws random numbers draws the same ones in every process.
         own = derived_seed(self.seed, "run", run)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(own)
@@ -182,19 +183,19 @@ class _Task:
 
 
 class _Store:
-    """Figures by run, in memory and in a file where there is one."""
+    """The figures of each run, in memory and, if a path is given, in a file."""
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.found = path, dict[str, dict[str, float]]()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError, ValueError):  # not there, or no JSON
+            with contextlib.suppress(OSError, ValueError):  # the file is missing or no JSON
                 held = parsed_json(path.read_bytes())
-                # One that was changed or damaged is as good as none.
+                # A changed or damaged file counts as missing.
                 self.found = held["runs"] if is_sealed(held) else {}
 
     def keep(self, run: str, figures: dict[str, float]) -> None:
-        """Put down a run."""
+        """Keep the figures of a run."""
         self.found[run] = figures
         if self.path is not None:
             write_sealed_json(self.path, {"runs": self.found}, indent=1)
@@ -205,7 +206,7 @@ def _results(task: _Task, runs: list[str], workers: int) -> Iterator[tuple[str, 
     if workers == 1 or len(runs) <= 1:
         yield from ((run, task(run)) for run in runs)
         return
-    # Spawn, because torch's threads do not survive a fork.
+    # Processes are spawned because torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     start = (_pickled(task), torch.get_num_threads())
     with ProcessPoolExecutor(min(workers, len(runs)), context, initializer=_start_worker, initargs=start) as pool:
@@ -223,7 +224,7 @@ def _results(task: _Task, runs: list[str], workers: int) -> Iterator[tuple[str, 
 
 
 _task: _Task | None = None
-"""A worker process' own; unpickled once."""
+"""The task of a worker process, unpickled once."""
 
 
 def _start_worker(pickled: bytes, threads: int) -> None:
@@ -246,7 +247,7 @@ def _row(name: str, nominal: float, values: list[float], bounds: tuple[float, fl
 
 
 def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) -> str:
-    """What tells one study from another."""
+    """The digest that identifies a study."""
     circuits = {
         name: [identity(matrix.emulator)[0], matrix.architecture.to_dict()]
         for name, matrix in crossbar_matrices(model).items()
@@ -256,7 +257,7 @@ def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) ->
 
 
 def _described(metric: Metric) -> list[Any]:
-    """A metric's name, and the digests of the values it holds."""
+    """A metric's name and the digests of the values that it holds."""
     if isinstance(metric, partial):
         return [*_described(metric.func), *_values(enumerate(metric.args)), *_values(sorted(metric.keywords.items()))]
     if isinstance(metric, MethodType):

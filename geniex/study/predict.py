@@ -1,4 +1,4 @@
-"""Accuracy prediction, stage by stage: float, fixed point, ideal tiles, linear, surrogate, exact circuit."""
+"""Accuracy prediction in stages: float, fixed point, ideal tiles, linear, surrogate, exact circuit."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from geniex.study.statistics import logit_error, wilson_interval
 from geniex.surrogate import Surrogate
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage's name, the images done and the images to do."""
+"""A function called with the stage's name, the number of images done and of all images."""
 
 STAGES = ("float", "fixed point", "ideal", "linear", "circuit")
-"""Those that are not surrogates."""
+"""Stages that are not surrogates."""
 _NF_VECTORS = 24
-"""Layer inputs per layer whose tiles are solved exactly for the NF statistics."""
+"""Inputs of each layer for which its tiles are solved exactly for the NF statistics."""
 _CALIBRATION = 128
-"""Images that choose the fraction bits where no others are given."""
+"""Images that choose the fraction bits by default."""
 _BATCH = 16
 """Images per forward pass of a converted model."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage predicts, and how it compares with the exact circuit on the images of that."""
+    """The accuracy that one stage predicts, and its comparison with the exact circuit on the circuit's images."""
 
     name: str
     images: int
@@ -57,18 +57,22 @@ class Stage:
     """Share of the circuit's images on which this stage predicts the circuit's class."""
     agreement_low: float | None = None
     agreement_high: float | None = None
+    """Ends of the 95 % Wilson interval of the agreement."""
     logit_error: float | None = None
-    """RMS difference from the circuit's logits over the circuit's RMS logit, same images."""
+    """RMS difference from the circuit's logits over the circuit's RMS logit, on the circuit's images."""
     logit_error_low: float | None = None
     logit_error_high: float | None = None
-    """Ends of its 95 % bootstrap interval over the images."""
+    """Ends of the 95 % bootstrap interval of the logit error over the images."""
     accuracy_difference: float | None = None
-    """Accuracy less the circuit's, both on the circuit's images."""
+    """Accuracy minus the circuit's accuracy, both on the circuit's images."""
 
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """The exact circuit's NF on a layer's tiles, over sampled inputs, and how well its converters fit: fractions."""
+    """The NF of a layer's tiles in the exact circuit, over sampled inputs, and the fit of its converters, as fractions.
+
+    ``currents`` column currents have an NF; ``mean``, ``std``, ``p05`` and ``p95`` (percentiles) are over these.
+    """
 
     name: str
     currents: int
@@ -77,16 +81,16 @@ class LayerFigures:
     p05: float
     p95: float
     adc_clipped: float | None = None
-    """Share of the ADC conversions of calibration inputs that clip; None without an ADC."""
+    """Share of ADC conversions that clip on calibration inputs; None without an ADC."""
     adc_codes_used: float | None = None
-    """Share of the ADC's codes that occur on calibration inputs."""
+    """Span of the ADC codes on calibration inputs, as a share of all codes; None without an ADC."""
     overflowed: float | None = None
-    """Share of accumulated sums that wrap or saturate on calibration inputs; None where accumulators are unbounded."""
+    """Share of accumulated sums that wrap or saturate on calibration inputs; None if accumulators are unbounded."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The staged result of ``predict_accuracy`` with its whole configuration."""
+    """The result of ``predict_accuracy``, stage by stage, with its whole configuration."""
 
     stages: tuple[Stage, ...]
     layers: tuple[LayerFigures, ...]
@@ -101,7 +105,7 @@ class Prediction:
         raise InputError("name", repr(name), f"stages are {[s.name for s in self.stages]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The prediction as JSON-ready plain values."""
         return asdict(self)
 
 
@@ -120,32 +124,33 @@ def predict_accuracy(
     progress: Progress | None = None,
     work: Path | None = None,
 ) -> Prediction:
-    """What accuracy ``model`` will have on crossbars, as a ``Prediction``.
+    """The accuracy that ``model`` is predicted to have on crossbars, as a ``Prediction``.
 
-    Stages: "float" (the model as it is), "fixed point" (quantised, exact sums), "ideal" (tiles with ADC and
+    The stages are "float" (the model as it is), "fixed point" (quantised, exact sums), "ideal" (tiles with ADC and
     accumulator), "linear" (exact wires, linear cells), each surrogate by its name, and "circuit" (the exact
-    non-linear circuit, on the first ``circuit_images`` images only). Each has a 95 % interval; agreement and
+    non-linear circuit, on the first ``circuit_images`` images only). Each accuracy has a 95 % interval. Agreement and
     logit error compare each stage with the circuit on the circuit's images.
 
     Args:
-        model: a classifier; its layers that are matrix products are put onto crossbars.
-        loader: batches of (images, labels), or of mappings with "labels"; one such batch will do.
-            ``labelled_batches`` has the rules.
+        model: a classifier; its matrix-product layers are put onto crossbars.
+        loader: batches of (images, labels), or of mappings with "labels", or one such batch; ``labelled_batches``
+            has the rules.
         crossbar: the circuit of one tile.
         architecture: the digital side; its tile must be the crossbar's.
-        surrogates: surrogates that stand for this crossbar, by name, or shipped ones' names and checkpoints' paths.
-        circuit_images: images that the exact circuit sees; 0 leaves it out.
+        surrogates: surrogates of this crossbar: loaded ones by name, or names of shipped ones and checkpoint paths.
+        circuit_images: number of images for the exact circuit; 0 leaves this stage out.
         circuit_tol: relative current tolerance of the exact circuit, far below one ADC step.
         calibration: inputs that choose the fraction bits, in any form that ``convert`` takes; None takes the loader's
             first 128 images.
-        per_layer: exceptions, as ``convert`` takes them.
+        per_layer: exceptions for single layers, as ``convert`` takes them.
         progress: called as stages go on.
-        work: folder where logits are kept batch by batch; with it a killed run goes on where it was, if nothing
-            that the logits depend on has changed.
+        work: folder where logits are kept batch by batch, so that a killed run can go on, if nothing that the logits
+            depend on has changed.
 
     Raises:
-        InputError: no images, more ``circuit_images`` than images, two surrogates of one name.
-        CheckpointError, ConversionError: a surrogate of another circuit, before any stage runs.
+        InputError: there are no images, fewer images than ``circuit_images``, or two surrogates of one name; or
+            ``calibration`` is a function although ``work`` is given.
+        CheckpointError, ConversionError: a surrogate is for another circuit; raised before any stage runs.
     """
     images, labels = gathered(loader, model)
     if not 0 <= circuit_images <= len(images):
@@ -157,7 +162,7 @@ def predict_accuracy(
 
     def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
         with warnings.catch_warnings():
-            if not isinstance(emulator, CircuitEmulator):  # the circuit speaks for all stages
+            if not isinstance(emulator, CircuitEmulator):  # the circuit's conversion warns for all stages
                 warnings.simplefilter("ignore", ConversionWarning)
             return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
 
@@ -169,13 +174,13 @@ def predict_accuracy(
         "linear": lambda: on(LinearEmulator(crossbar)),
     }
     builders |= {name: partial(on, emulator) for name, emulator in trained.items()}
-    # The truth that the others are held to is solved in float64.
+    # The circuit is the reference of the other stages and is solved in float64.
     on_circuit = on(CircuitEmulator(crossbar, tol=circuit_tol), dtype=torch.float64)
     if circuit_images:
         builders["circuit"] = lambda: on_circuit
     configuration = _configuration(crossbar, architecture, trained, circuit_tol, on_circuit.conversion)  # type: ignore[arg-type]
     told = {name: value for name, value in configuration.items() if name != "surrogates"}
-    # Weights and settings do not tell what lies between: the first image's logits do.
+    # Weights and settings do not identify the operations between layers; the first image's logits do.
     network = copy.deepcopy(model).eval()
     (first,) = images[:1]
     seen_first = logits_of_part(first, network)
@@ -196,7 +201,7 @@ def predict_accuracy(
 
 
 def _without_converters(architecture: Architecture) -> Architecture:
-    """The same numbers, summed exactly."""
+    """The architecture with the same number formats but exact sums: no ADC, unbounded accumulators."""
     pairs = architecture.weight_scheme != "twos_complement"
     return architecture.replace(
         adc_bits=None,
@@ -213,7 +218,7 @@ def _emulators(
     architecture: Architecture,
     device: torch.device,
 ) -> dict[str, SurrogateEmulator]:
-    """The surrogates' emulators on ``device`` by name, found fit for the task before any stage has run."""
+    """The surrogates' emulators on ``device`` by name, checked to fit crossbar and architecture."""
     if isinstance(surrogates, Mapping):
         pairs: list[tuple[str, Surrogate | str | Path]] = list(surrogates.items())
     else:
@@ -228,7 +233,7 @@ def _emulators(
 
 
 def _held(calibration: Data, model: nn.Module) -> list[Arguments] | Callable[[nn.Module], object]:
-    """The calibration inputs so that every stage can go through them, also where an iterator gives them once."""
+    """The calibration inputs in a form that every stage can go through, even if they come from a one-time iterator."""
     if is_function(calibration):
         return calibration
     return [batch.inputs for batch in read_batches(calibration, model)]
@@ -266,7 +271,7 @@ def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:
 
 
 def _layer_figures(network: nn.Module, images: Examples) -> tuple[LayerFigures, ...]:
-    """NF of every crossbar layer on inputs sampled (seeded) from what it sees in the running network."""
+    """The NF figures of every crossbar layer, on a seeded sample of the layer's inputs in the running network."""
     figures: list[LayerFigures] = []
     generator = torch.Generator().manual_seed(0)
 
@@ -287,7 +292,7 @@ def _layer_figures(network: nn.Module, images: Examples) -> tuple[LayerFigures, 
 
 
 def _with_converters(layers: Iterable[LayerFigures], report: ConversionReport) -> tuple[LayerFigures, ...]:
-    """The layers' figures with those of their converters, which the conversion has found."""
+    """The layers' figures completed by those of their converters from the conversion's report."""
     told = ((figures, report.layer(figures.name)) for figures in layers)
     return tuple(
         replace(

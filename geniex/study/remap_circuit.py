@@ -1,4 +1,4 @@
-"""Whether the order of mappings holds under the exact circuit: per-layer output errors on sampled inputs."""
+"""A check that the exact circuit ranks mappings as the surrogate does, by layer output errors on sampled inputs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from geniex.simulator import CrossbarLayer, crossbar_layers, on_ideal
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """Output errors of one layer under one mapping, on the same sampled inputs by both models of the crossbar.
+    """Output errors of one layer under one mapping, by the surrogate and by the exact circuit on the same inputs.
 
-    Errors are relative to ideal tiles: the root mean square over the RMS output, plain and with each output weighted by
-    the clean network's mean squared loss gradient, which is what mappings trade.
+    An error is the RMS difference from ideal tiles over the RMS output of these. The weighted errors weight each output
+    by the clean network's mean squared loss gradient, which is the quantity that mappings trade.
     """
 
     layer: str
@@ -44,14 +44,14 @@ def check_layers(
     tol: float = 1e-6,
     progress: Callable[[int, int], None] = lambda done, whole: None,
 ) -> tuple[LayerCheck, ...]:
-    """Errors of every crossbar layer of converted ``models`` (by mapping), on inputs that the clean network has there.
+    """The errors of every crossbar layer of converted ``models`` (by mapping), on the clean network's layer inputs.
 
     Args:
         models: the same network under several mappings.
         crossbar: the circuit that is solved.
-        batch: images whose layers' inputs are sampled, and labels for the weights of errors.
-        positions: input vectors sampled of each layer, the same for all mappings.
-        seed: of the sample.
+        batch: images whose layer inputs are sampled, with labels for the loss gradients that weight the errors.
+        positions: number of input vectors sampled in each layer, the same for all mappings.
+        seed: seed of the sample.
         tol: relative current tolerance of the exact circuit.
         progress: called as layers are done.
     """
@@ -78,7 +78,7 @@ def check_layers(
 
 
 def same_order(checks: tuple[LayerCheck, ...]) -> dict[str, float]:
-    """By layer, Kendall's tau between the mappings' weighted errors by surrogate and circuit: 1 is one order."""
+    """Kendall's tau, by layer, of the mappings' weighted errors by surrogate and by circuit; 1 means equal order."""
     by_layer: dict[str, list[LayerCheck]] = {}
     for check in checks:
         by_layer.setdefault(check.layer, []).append(check)
@@ -95,7 +95,7 @@ def _tau(pairs: list[tuple[float, float]]) -> float:
 
 
 def _by(layer: CrossbarLayer, emulator: Emulator, vectors: Tensor) -> Tensor:
-    """What the layer's arrays give when another emulator reads them, in float64."""
+    """The outputs of the layer for ``vectors`` if ``emulator`` reads its arrays, in float64."""
     copied = copy.deepcopy(layer).double()
     for matrix in matrices_of(copied):
         matrix.emulator = emulator

@@ -1,4 +1,4 @@
-"""The tables of a remapping study: accuracies, shares of the drop that are back, differences in pairs."""
+"""The tables of a remapping study: accuracies, recovered shares of the drop, and paired differences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from geniex.study.statistics import bootstrap_mean, bootstrap_ratio, difference_interval, mean_interval, ratio_interval
 
 Right = Mapping[str, Mapping[str, Tensor]]
-"""Which images (images,) are classified rightly, by network and row."""
+"""Whether each image is classified correctly (images,), by network and row."""
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,33 @@ class RemapRow:
     """One mapping with one control or none, over all networks."""
 
     method: str
-    """"float", "ideal", or a mapping."""
+    """Method: "float", "ideal", or the name of a mapping."""
     control: str | None
     networks: int
     images: int
-    """Of each network."""
+    """Images classified by each network."""
     accuracy: float
-    """Mean over the networks."""
+    """Mean accuracy over the networks."""
     accuracy_low: float | None
     accuracy_high: float | None
-    """Ends of its 95 % interval over the networks, by Student's t on the logit scale; None for one network."""
+    """Ends of the accuracy's 95 % interval over networks, by Student's t on the logit scale; None for one network."""
     drop: float | None = None
     """Accuracy lost from ideal tiles to this row, on the same images."""
     recovered: float | None = None
-    """Share that is back of what all networks together lose by "none" from ideal tiles; None where nothing is lost."""
+    """Share of the accuracy lost from ideal tiles to "none", over all networks, that this row recovers; None if nothing
+    is lost."""
     recovered_low: float | None = None
     recovered_high: float | None = None
-    """Ends of its 95 % interval over the networks, by Student's t; None for one, and where one loses nothing."""
+    """Ends of the share's 95 % interval over the networks, by Student's t; None for one network, or if any network
+    loses nothing."""
     images_low: float | None = None
     images_high: float | None = None
-    """Ends of its 95 % bootstrap interval over the images of all networks: these networks, other images."""
+    """Ends of the share's 95 % bootstrap interval over the images of all networks, with the networks fixed."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What one mapping's accuracy is above another's, on the same images and networks."""
+    """The accuracy of one mapping minus that of another, on the same images and networks."""
 
     method: str
     other: str
@@ -55,16 +57,16 @@ class Difference:
     """Ends of the 95 % bootstrap interval over the images."""
     networks_low: float | None
     networks_high: float | None
-    """Ends of the 95 % interval over the networks; None for one."""
+    """Ends of the 95 % interval over the networks; None for one network."""
 
 
 def summarised(right: Right, cells: Sequence[tuple[str, str | None]]) -> tuple[RemapRow, ...]:
-    """A row for float, ideal tiles and each (method, control)."""
+    """The rows for float, ideal tiles and each (method, control)."""
     return tuple(_row(right, method, control) for method, control in (("float", None), ("ideal", None), *cells))
 
 
 def differences(right: Right, methods: Sequence[str]) -> tuple[Difference, ...]:
-    """Of every two methods, the later one above the earlier one."""
+    """The differences of every two methods: the later one minus the earlier one."""
     out = []
     for other, method in itertools.combinations(methods, 2):
         apart = [(found[method].double() - found[other].double()) for found in right.values()]
@@ -88,7 +90,7 @@ def _row(right: Right, method: str, control: str | None) -> RemapRow:
     lost = torch.stack([(a - b).mean() for a, b in zip(ideal, before, strict=True)])
     told = {"drop": drop}
     if label != "none" and float(lost.mean()) > 0:
-        # A ratio of means, and no mean of ratios, for both intervals: a network that loses little has a noisy share.
+        # Both intervals are of a ratio of means, not a mean of ratios: a network that loses little has a noisy share.
         back = torch.stack([(a - b).mean() for a, b in zip(own, before, strict=True)])
         told |= {"recovered": float(back.mean() / lost.mean())}
         pooled = bootstrap_ratio(torch.cat(own) - torch.cat(before), torch.cat(ideal) - torch.cat(before))

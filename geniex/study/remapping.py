@@ -1,4 +1,4 @@
-"""What remapping brings back of the accuracy that wires cost, beside controls, alone and combined, over networks."""
+"""The accuracy lost in wires that remapping recovers, beside control methods, alone and combined, over networks."""
 
 from __future__ import annotations
 
@@ -31,72 +31,73 @@ from geniex.study.remap_circuit import LayerCheck, check_layers
 from geniex.study.remap_table import Difference, RemapRow, differences, summarised
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the part done and the whole."""
+"""A function called with a description of the current work, the part done and the whole."""
 
 CONTROLS = ("gain", "batch_norm", "fine_tuning")
-"""What a mapping is compared and combined with."""
+"""Control methods that mappings are compared and combined with."""
 _CALIBRATION = 256
-"""Training images that choose the input ranges and refit the controls."""
+"""Training images that choose the input ranges and fit output gains and batch norms."""
 _BATCH = 250
-"""Images read at once."""
+"""Images in one forward pass."""
 _STEP = 50
-"""Images of a step of fine-tuning."""
+"""Images in one step of fine-tuning."""
 _RATE = 1e-3
-"""First learning rate of fine-tuning."""
+"""Initial learning rate of fine-tuning."""
 
 
 @dataclass(frozen=True)
 class RemapStudy:
-    """What ``study_remapping`` found."""
+    """The result of ``study_remapping``."""
 
     rows: tuple[RemapRow, ...]
-    """Over all networks, one a mapping and control."""
+    """Rows over all networks, one for each mapping and control."""
     by_network: dict[str, tuple[RemapRow, ...]]
+    """The same rows for each network alone."""
     differences: tuple[Difference, ...]
-    """Between mappings, over the same images and networks."""
+    """Differences between mappings, over the same images and networks."""
     circuit: tuple[LayerCheck, ...]
-    """Per-layer output errors, by the surrogate and by the exact circuit; empty where none was asked for."""
+    """Output errors of each layer, by the surrogate and by the exact circuit; empty if no check was asked for."""
     configuration: dict[str, Any] = field(repr=False)
 
     def row(self, method: str, control: str | None = None) -> RemapRow:
-        """One row."""
+        """The row of a method and a control, over all networks."""
         for row in self.rows:
             if (row.method, row.control) == (method, control):
                 return row
         raise InputError("method", repr((method, control)), f"rows are {[(r.method, r.control) for r in self.rows]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The study as JSON-ready plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemapSetting:
-    """All that a remapping study is about beside the networks."""
+    """All settings of a remapping study apart from the networks."""
 
     preset: Preset
     architecture: Architecture
     surrogate: str
     methods: Mapping[str, Remapping]
-    """By name; "none", the mapping as it comes, must be there."""
+    """Remappings by name; "none", the unchanged mapping, must be among them."""
     controls: Sequence[str] = ("gain", "batch_norm")
-    """Of ``CONTROLS``: each beside "none" and beside the methods in ``combined``."""
+    """Controls from ``CONTROLS``; each is combined with "none" and with other methods, see the next two fields."""
     combined: Sequence[str] = ()
-    """Methods that are combined with the controls."""
+    """Methods that are combined with the controls other than fine-tuning."""
     fine_tuned: Sequence[str] = ()
-    """Of these, those combined with fine-tuning too, which takes longest."""
+    """Methods that are combined with fine-tuning, which takes longest."""
     images: int | None = None
-    """Test images; None is all."""
+    """Number of test images; None takes all."""
     combined_images: int | None = None
-    """Test images, the first ones, for rows with a control; None is as many as for others."""
+    """Number of test images for rows with a control, the first of ``images``; None takes all of ``images``."""
     calibration_images: int = 256
-    """Training images that mappings are judged by."""
+    """Number of training images that mappings are rated on."""
     steps: int = 20
-    """Of fine-tuning."""
+    """Steps of fine-tuning."""
     circuit_positions: int = 0
-    """Sampled inputs of each layer of the first network that the exact circuit is solved for; 0 leaves it out."""
+    """Sampled inputs of each layer of the first network on which the exact circuit is solved; 0 skips this check."""
     seed: int = 0
-    """Of all choices of images."""
+    """Seed of all choices of images."""
 
     def __post_init__(self) -> None:
         if "none" not in self.methods:
@@ -119,7 +120,7 @@ class RemapSetting:
         check_seed(self.seed)
 
     def cells(self) -> list[tuple[str, str | None]]:
-        """Every mapping and control, in the order of the table."""
+        """All pairs of mapping and control, in the order of the table."""
         plain: list[tuple[str, str | None]] = [(method, None) for method in self.methods]
         with_control = [m for m in self.methods if m == "none" or m in self.combined]
         for control in self.controls:
@@ -138,20 +139,20 @@ def study_remapping(
     work: Path | None = None,
     progress: Progress | None = None,
 ) -> RemapStudy:
-    """What mappings and controls bring back of the accuracy lost between ideal tiles and those with wires.
+    """The share of the accuracy lost from ideal tiles to tiles with wires that mappings and controls recover.
 
-    Every row has the share of the drop that is back, over the networks and over the images, and mappings are compared
-    in pairs on the same images. With ``work`` logits and mappings are kept in that folder as they come: a killed study
-    goes on, and studies of one network each in processes of their own fill one folder for all.
+    Every row has the recovered share of the drop with intervals over the networks and over the images. Mappings are
+    compared in pairs on the same images. With ``work`` logits and mappings are kept in that folder as soon as they are
+    known: a killed study can go on, and several processes, each with a study of one network, can fill one folder.
 
     Args:
         networks: classifiers by name, e.g. several trainings of one architecture.
-        training: images that calibration and fine-tuning draw from.
-        tests: images that are classified.
-        setting: circuit, number formats, methods, controls.
-        device: where to compute.
+        training: images for calibration and fine-tuning.
+        tests: images to classify.
+        setting: circuit, number formats, methods and controls.
+        device: device to compute on.
         work: folder of kept results.
-        progress: called as things are done.
+        progress: called as the study goes on.
     """
     if not networks:
         raise InputError("networks", "none", "give at least one")
@@ -180,7 +181,7 @@ def study_remapping(
 
 
 class _OneNetwork:
-    """All rows of one network."""
+    """The study of one network, which gives all its rows."""
 
     def __init__(
         self,
@@ -206,7 +207,7 @@ class _OneNetwork:
         self._mapped: dict[str, nn.Module] = {}
 
     def run(self) -> dict[str, Tensor]:
-        """Which images are classified rightly (images,), bool, by row."""
+        """Whether each image is classified correctly (images,), bool, by row."""
         setting = self.setting
         ideal = partial(convert, self.network, setting.architecture, IdealEmulator(), calibration=self.calibration[0])
         right = {
@@ -222,7 +223,7 @@ class _OneNetwork:
         return right
 
     def checked(self) -> tuple[LayerCheck, ...]:
-        """Per-layer output errors of each mapping, by the surrogate and by the exact circuit."""
+        """The output errors of each layer under each mapping, by the surrogate and by the exact circuit."""
         batch = Batch(self.calibration[0][:32], self.calibration[1][:32])
         told = [list(self.setting.methods), [m.to_dict() for m in self.setting.methods.values()]]
         path = self._kept("circuit", [told, self.setting.circuit_positions, self.setting.calibration_images])
@@ -272,7 +273,7 @@ class _OneNetwork:
         return convert(self.network, arch, self.emulator, calibration=images, **options)
 
     def _remapped(self, method: str, keep: bool = False) -> nn.Module:
-        """The network as a method maps it; the last one is remembered, its places are kept on disk."""
+        """The network as a method maps it; the last one is held in memory, and its arrangement is kept on disk."""
         if method in self._mapped:
             return self._mapped[method]
         if not keep:
@@ -318,7 +319,7 @@ class _OneNetwork:
 
 
 def _read(path: Path | None) -> Any | None:
-    """What a JSON file keeps; one that is missing, torn or changed is as good as none."""
+    """The content of a JSON file; None if the file is missing, incomplete or changed."""
     if path is None:
         return None
     try:
@@ -329,7 +330,7 @@ def _read(path: Path | None) -> Any | None:
 
 
 def row_label(method: str, control: str | None) -> str:
-    """What a row is called."""
+    """The name of a row."""
     return method if control is None else f"{method} + {control}"
 
 

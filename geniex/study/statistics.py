@@ -1,4 +1,4 @@
-"""Errors of predicted column currents against exact ones."""
+"""Errors of predicted column currents and of logits, and confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from geniex.circuit import non_ideality_factor
 from geniex.circuit.figures import relative_error
 
 TAIL = 0.999
-"""The quantile that is reported beside RMS and maximum."""
+"""Quantile that is reported beside RMS and maximum."""
 
 _MOST_LOGS = 700.0
-"""Of a factor that float64 still holds."""
+"""Largest logarithm of a factor that float64 still holds."""
 _DRAWN_AT_ONCE = 10_000_000
-"""Samples that a bootstrap draws at once, for its memory."""
+"""Numbers that a bootstrap draws at once, which limits its memory."""
 
 
 @dataclass(frozen=True)
 class CurrentErrors:
-    """How far predicted column currents are from the exact ones."""
+    """Errors of predicted column currents against exact ones."""
 
     nf_rmse_pp: float
-    """RMS difference of the non-ideality factors, percent points; NaN where no column has one."""
+    """RMS difference of the non-ideality factors (NF), percent points; NaN if no column has one."""
     relative_rms: float
-    """RMS of |dI_j| / max(|I_j|, 1e-3 max_j |I_j|)."""
+    """RMS of the relative error |dI_j| / max(|I_j|, 1e-3 max_j |I_j|)."""
     relative_p999: float
-    """Its 99.9th percentile."""
+    """99.9th percentile of the relative error."""
     relative_max: float
-    """Its maximum."""
+    """Maximum of the relative error."""
     columns: int
-    """Column currents that were compared."""
+    """Number of compared column currents."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name, JSON-ready: None where there is none."""
+        """The figures by name, JSON-ready; None for a figure that is not finite."""
         return {name: finite(value) for name, value in dataclasses.asdict(self).items()}
 
 
 def nf_error(ideal: Tensor, exact: Tensor, predicted: Tensor) -> Tensor:
-    """NF of ``predicted`` minus NF of ``exact`` currents, a fraction, in their shape; NaN where I_ideal = 0."""
+    """The NF of ``predicted`` minus the NF of ``exact`` currents, a fraction in their shape; NaN where I_ideal = 0."""
     return non_ideality_factor(ideal, predicted) - non_ideality_factor(ideal, exact)
 
 
 def current_errors(ideal: Tensor, exact: Tensor, predicted: Tensor) -> CurrentErrors:
-    """Errors of ``predicted`` currents (..., cols) [A] against ``exact`` ones; ``ideal`` ones define the NF."""
+    """The errors of ``predicted`` currents (..., cols) [A] against ``exact`` ones; ``ideal`` ones define the NF."""
     return summarised(nf_error(ideal, exact, predicted), relative_error(exact, predicted))
 
 
 def summarised(nf: Tensor, relative: Tensor) -> CurrentErrors:
-    """The figures of at least one column's ``nf_error`` and ``relative_error``, each of any shape."""
+    """The figures from ``nf_error`` and ``relative_error`` of at least one column, both of any shape."""
     ordered = relative.flatten().sort().values
     return CurrentErrors(
         nf_rmse_pp=100 * nf.square().nanmean().sqrt().item(),
@@ -66,7 +66,7 @@ def summarised(nf: Tensor, relative: Tensor) -> CurrentErrors:
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % confidence interval of a proportion (Wilson's score interval), both ends in 0..1.
+    """The 95 % confidence interval of a proportion (Wilson's score interval), with both ends in 0..1.
 
     >>> low, high = wilson_interval(0, 10)
     >>> round(low, 3), round(high, 3)
@@ -78,17 +78,17 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    # The ends lie on either side of the share; at 0 and 1 rounding must not put them within it.
+    # The ends lie on either side of the share; at shares of 0 and 1 rounding must not move them past it.
     return max(0.0, min(share, (centre - spread) / scale)), min(1.0, max(share, (centre + spread) / scale))
 
 
 def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile-bootstrap interval of sum(above) / sum(below), both (samples,), drawn in pairs.
 
-    NaN where a draw's sum(below) is not above 0: there is no such ratio then.
+    Both ends are NaN if sum(below) of any draw is not above 0, because that draw has no ratio.
     """
     generator = np.random.default_rng(seed)
-    # Samples that are the same are drawn together: images are right or wrong, thousands of them in a few kinds.
+    # Equal samples are drawn together: thousands of images, each right or wrong, make only a few kinds of samples.
     kinds, counts = torch.stack([above, below], 1).double().cpu().unique(dim=0, return_counts=True)
     shares = counts.double().numpy() / len(above)
     ratios = torch.empty(0, dtype=torch.float64)
@@ -99,15 +99,16 @@ def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int =
             return math.nan, math.nan
         ratios = torch.cat([ratios, totals[:, 0] / totals[:, 1]])
     low, high = torch.quantile(ratios, ratios.new_tensor([0.025, 0.975])).tolist()
-    # Of few samples the percentiles may miss the ratio itself, which must lie in its own interval.
+    # With few samples the percentiles may miss the ratio itself, which must lie in its own interval.
     own = float(above.double().sum() / below.double().sum())
     return min(low, own), max(high, own)
 
 
 def logit_error(found: Tensor, truth: Tensor) -> tuple[float, float, float]:
-    """How far logits lie from ``truth``, both (images, classes), and the ends of its 95 % interval over the images.
+    """The relative error of logits against ``truth``, both (images, classes), and the ends of its 95 % interval.
 
-    The RMS of the difference over the RMS of ``truth``; the interval is a percentile bootstrap of images.
+    The error is the RMS of the difference over the RMS of ``truth``. The interval is a percentile bootstrap over the
+    images.
     """
     apart, there = (x.double().square().sum(-1) for x in (found.double() - truth.double(), truth))
     low, high = bootstrap_ratio(apart, there)
@@ -120,16 +121,17 @@ def bootstrap_mean(values: Tensor, draws: int = 2000, seed: int = 0) -> tuple[fl
 
 
 def mean_interval(values: Tensor, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean of ``values`` (samples,), by Student's t; all that is allowed for one.
+    """The 95 % confidence interval of the mean of ``values`` (samples,), by Student's t.
 
-    A mean that cannot lie below ``low`` has its interval on the scale of log(mean - low), and one that cannot lie
-    above ``high`` either on the logit scale between the two, by the delta method: both ends are then allowed values,
-    and the mean lies between them. Few values that scatter little have the same interval on every scale.
+    With a finite ``low`` the interval is taken on the scale of log(mean - low), and with a finite ``high`` too on the
+    logit scale between the bounds, both by the delta method. The ends are then within the bounds, with the mean between
+    them. Values with little scatter have nearly the same interval on every scale. A single value has the whole range
+    from ``low`` to ``high`` as its interval.
 
     Args:
-        values: independent samples of about a normal distribution.
-        low: below which no mean can be.
-        high: above which no mean can be; only beside a finite ``low``.
+        values: independent samples of an approximately normal distribution.
+        low: lower bound of the mean.
+        high: upper bound of the mean; it needs a finite ``low``.
 
     >>> low, high = mean_interval(torch.tensor([1.0, 2.0, 3.0]))
     >>> round(low, 3), round(high, 3)
@@ -146,7 +148,7 @@ def mean_interval(values: Tensor, low: float = -math.inf, high: float = math.inf
     if low == -math.inf:
         return mean - half, mean + half
     below, above = mean - low, high - mean
-    if below <= 0 or above <= 0:  # at an end these scales have no slope
+    if below <= 0 or above <= 0:  # at a bound the slope of these scales is infinite
         return max(low, mean - half), min(high, mean + half)
     if above == math.inf:
         factor = math.exp(min(half / below, _MOST_LOGS))
@@ -159,8 +161,8 @@ def mean_interval(values: Tensor, low: float = -math.inf, high: float = math.inf
 def difference_interval(values: Tensor, low: float, high: float) -> tuple[float, float]:
     """The 95 % confidence interval of the mean of paired differences (samples,), by Student's t, cut off at the bounds.
 
-    Differences of accuracies scatter alike on both sides of their mean, however near to 0 or 100 % the accuracies are:
-    their scale is left as it is, and what no accuracy can make is only cut off.
+    Differences of accuracies scatter symmetrically around their mean even if the accuracies are near 0 or 100 %.
+    Their scale is therefore not transformed; values that no accuracies can give are only cut off.
 
     >>> low, high = difference_interval(torch.tensor([0.1, 0.9, 0.8]), -0.9, 0.9)  # below a reference of 90 %
     >>> round(low, 3), high
@@ -174,7 +176,8 @@ def difference_interval(values: Tensor, low: float, high: float) -> tuple[float,
 def ratio_interval(above: Tensor, below: Tensor) -> tuple[float, float]:
     """The 95 % confidence interval of mean(above) / mean(below), both (samples,) in pairs, by Student's t.
 
-    The ratio is taken as linear in both means, which holds where mean(below) is known well; infinite for one sample.
+    The ratio is linearised in both means, which holds if mean(below) is known well. The interval of a single pair is
+    infinite.
     """
     above, below = above.double(), below.double()
     ratio = float(above.mean() / below.mean())
@@ -183,12 +186,12 @@ def ratio_interval(above: Tensor, below: Tensor) -> tuple[float, float]:
 
 
 def student_quantile(freedom: int, coverage: float = 0.95) -> float:
-    """The t that Student's distribution of ``freedom`` degrees keeps within with probability ``coverage``."""
+    """The t for which Student's distribution of ``freedom`` degrees of freedom has P(|T| <= t) = ``coverage``."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + coverage) / 2))
 
 
 def finite(value: float) -> float | None:
-    """The value, for JSON; None for an infinite one and for no number."""
+    """The value for JSON; None for infinities and NaN."""
     return value if math.isfinite(value) else None

@@ -1,1 +1,1 @@
-"""Benchmarks: geniex beside its rivals in one run, with the project's bars beside the figures."""
+"""Benchmarks of geniex and its rivals in one run, with the project's bars beside the figures."""

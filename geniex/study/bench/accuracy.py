@@ -1,4 +1,4 @@
-"""How far the native solver is from ngspice and from SuperLU Newton on random arrays of all kinds."""
+"""The error of the native solver against ngspice and SuperLU Newton on random arrays of all kinds."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from geniex.study.bench.cases import Problem, describe
 from geniex.study.bench.rivals import Native, SuperLU
 
 _TIGHT = 1e-13
-"""Tolerance of SuperLU Newton where it is the reference: rounding stops it first."""
+"""Tolerance of SuperLU Newton as the reference; it is so tight that rounding stops Newton first."""
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """The native solver against one oracle on random arrays."""
+    """Errors of the native solver against one oracle on random arrays."""
 
     oracle: str
-    """"ngspice" or "SuperLU"."""
+    """Solver that gives the reference: "ngspice" or "SuperLU"."""
     up_to: int
-    """Largest rows or columns that may be drawn."""
+    """Largest number of rows or columns that may be drawn."""
     sizes: tuple[int, int]
-    """Least and largest rows or columns that were."""
+    """Smallest and largest number of rows or columns that were drawn."""
     arrays: int
-    """Arrays that both solved."""
+    """Number of arrays that both solved."""
     worst: float | None
-    """Largest error of a column current over them."""
+    """Largest error of a column current over these arrays."""
     median: float | None
-    """Median over the arrays of their largest error."""
+    """Median over these arrays of their largest error."""
     worst_array: str | None
-    """The array with the worst error, in words."""
+    """Array with the worst error, in words."""
     oracles_apart: float | None
-    """Largest error of SuperLU against ngspice; None where SuperLU is the oracle."""
+    """Largest error of SuperLU against ngspice; None if SuperLU is the oracle or missing."""
     failures: tuple[str, ...]
-    """The arrays that the native solver did not solve, in words."""
+    """Arrays that the native solver did not solve, in words."""
     oracle_failures: tuple[str, ...]
-    """The arrays that the oracle did not solve, in words."""
+    """Arrays that the oracle did not solve, in words."""
 
 
 def current_error(actual: Tensor, expected: Tensor) -> float:
-    """Largest |dI_j| / max(|I_j|, 1e-3 max_j |I_j|) of column currents (..., cols)."""
+    """The largest |dI_j| / max(|I_j|, 1e-3 max_j |I_j|) of column currents (..., cols)."""
     scale = torch.maximum(expected.abs(), 1e-3 * expected.abs().amax(-1, keepdim=True))
     off = (actual - expected).abs()
-    # No current at all is right only if there is none.
+    # Where all exact currents are zero, the error is 0 for zero currents and infinite for others.
     return torch.where(off == 0, 0, off / scale).max().item()
 
 
 def superlu_currents(problem: Problem) -> Tensor:
-    """Column currents (vectors, cols) [A] as exactly as SuperLU Newton gives them."""
+    """Column currents (vectors, cols) [A] by SuperLU Newton, as exact as rounding allows."""
     return SuperLU(tol=_TIGHT).prepare(problem)().currents
 
 
 def ngspice_currents(problem: Problem) -> Tensor:
-    """Column currents (vectors, cols) [A] of ngspice in a process of its own."""
+    """Column currents (vectors, cols) [A] by ngspice in its own process."""
     return solve_ngspice(problem.crossbar, problem.voltages, problem.conductances, workers=1)
 
 
 def against_superlu(problems: Sequence[Problem], up_to: int) -> Campaign:
-    """Native, at its default tolerance, against SuperLU Newton."""
+    """The errors of the native solver, at its default tolerance, against SuperLU Newton."""
     return _compare("SuperLU", up_to, problems, [_attempt(superlu_currents, p) for p in problems], None)
 
 
 def against_ngspice(problems: Sequence[Problem], up_to: int, workers: int) -> Campaign:
-    """Native, at its default tolerance, against ngspice in so many processes at a time."""
+    """The errors of the native solver, at its default tolerance, against ngspice in ``workers`` processes at a time."""
     with ThreadPoolExecutor(workers) as pool:
         expected = list(pool.map(lambda p: _attempt(ngspice_currents, p), problems))
     witness = [_attempt(superlu_currents, p) for p in problems] if SuperLU().missing is None else None
@@ -77,7 +77,7 @@ def against_ngspice(problems: Sequence[Problem], up_to: int, workers: int) -> Ca
 
 
 def _attempt(solve: Callable[[Problem], Tensor], problem: Problem) -> Tensor | str:
-    """The currents, or why there are none."""
+    """The currents, or the reason why there are none."""
     try:
         return solve(problem)
     except GeniexError as error:
@@ -111,7 +111,7 @@ def _compare(
 
 
 def _errors(found: Sequence[Tensor | str], expected: Sequence[Tensor | str]) -> tuple[list[float], list[int]]:
-    """The error of each array that both sides solved, and which array it is."""
+    """The error of each array that both sides solved, and the array's index."""
     errors, arrays = [], []
     for k, (actual, exact) in enumerate(zip(found, expected, strict=True)):
         if isinstance(actual, Tensor) and isinstance(exact, Tensor):

@@ -1,4 +1,4 @@
-"""The project's bars: what a figure has to be, beside what it is."""
+"""The project's bars: limits that benchmark figures have to meet, beside the measured figures."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ERROR = 1e-9
-"""Of a column current, in float64."""
+"""Relative error of a column current, in float64."""
 _MS_64 = {"easy": 0.7, "hard": 1.5, "hard 2 V": 5.0}
-"""Milliseconds a vector, 64x64 sinh, 100 vectors a tile."""
+"""Milliseconds per vector by circuit: 64x64 sinh cells, 100 vectors per tile."""
 _MS_128 = 5.0
-"""The same at 128x128, nominal."""
+"""Milliseconds per vector at 128x128 in the nominal circuit, 100 vectors per tile."""
 _FASTER = {"SuperLU": 100.0, "ngspice": 5000.0}
-"""Times faster than these, 64x64 sinh, 100 vectors a tile."""
+"""Speed-up over each rival: 64x64 sinh cells, 100 vectors per tile."""
 _GROWTH = 3.0
-"""Exponent of the time in the size."""
+"""Exponent with which the time grows with the size."""
 _GROWTH_SIZES = (32, 256)
-"""Between which it is fitted."""
+"""Smallest and largest size in the fit of the exponent."""
 _RESPONSE_MS = {64: 8.0, 128: 80.0}
-"""Milliseconds a tile for ``effective_conductance``."""
+"""Milliseconds per tile for ``effective_conductance``, by size."""
 _BACKWARD = 2.0
-"""Backward over forward time."""
+"""Ratio of backward to forward time."""
 _CAMPAIGNS = {("ngspice", 32): 100, ("ngspice", 64): 5, ("SuperLU", 128): 200}
-"""Arrays that have to be compared, by oracle and largest size."""
+"""Number of arrays that have to be compared, by oracle and largest size."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,34 @@ class Bar:
     """One figure and its bar."""
 
     figure: str
-    """What is measured, in words."""
+    """Name of the figure."""
     unit: str
-    """Of both numbers, as printed."""
+    """Unit of ``limit`` and ``measured``, as printed."""
     limit: float
     measured: float | None
-    """None where this run did not measure it."""
+    """Measured figure; None if this run did not measure it."""
     at_least: bool = False
-    """Whether the figure must reach the limit; else it must not exceed it."""
+    """Whether the figure must reach the limit; otherwise it must not exceed it."""
     where: str = ""
-    """The case that the figure is from, where it is the worst of several."""
+    """Case of the figure, if it is the worst of several."""
     partial: str = ""
-    """What this run lacks for the bar to be met; empty where it lacks nothing."""
+    """Shortfall of this run that keeps a good figure from meeting the bar; empty for a full run."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the figure is good enough; None where that was not measured, or on too little."""
+        """Whether the figure meets its bar; None if it was not measured, or is good but from a partial run."""
         if self.measured is None:
             return None
         good = self.measured >= self.limit if self.at_least else self.measured <= self.limit
         return None if good and self.partial else good
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The bar as JSON-ready plain values."""
         return vars(self) | {"met": self.met}
 
 
 def solver_bars(report: SolverReport) -> tuple[Bar, ...]:
-    """The bars of the native solver; those on time are for the first number of threads."""
+    """The bars of the native solver; bars on time are for the first number of threads."""
     threads = report.settings.threads[0]
     rows = [row for row in report.rows if row.threads == threads]
     return (
@@ -141,6 +141,6 @@ def _worst(
     name: Callable[[T], str],
     pick: Callable[..., Any] = max,
 ) -> tuple[float | None, str]:
-    """The worst figure and the name of what it is of."""
+    """The worst figure and the name of its item."""
     figures = [(value, name(item)) for item in items if (value := figure(item)) is not None]
     return pick(figures, key=lambda pair: pair[0]) if figures else (None, "")

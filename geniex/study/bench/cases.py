@@ -1,4 +1,4 @@
-"""The crossbars that solvers are timed on, and the random ones that they are checked on."""
+"""The crossbars on which solvers are timed, and random ones on which they are checked."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Problem(NamedTuple):
 
     crossbar: Crossbar
     voltages: Tensor
-    """(vectors, rows) [V]."""
+    """Voltages (vectors, rows) [V]."""
     conductances: Tensor
-    """(rows, cols) [S]."""
+    """Conductances (rows, cols) [S]."""
 
     def first(self, vectors: int) -> Problem:
         """The same tile with the first ``vectors`` inputs only."""
@@ -38,9 +38,9 @@ class Circuit:
 
     window: ConductanceWindow
     v_max: float
-    """Drives are uniform between 0 and this, volt."""
+    """Largest voltage [V]; drives are uniform between 0 and this."""
     resistances: dict[str, float] = field(default_factory=dict)
-    """Those of the crossbar that are not the GENIEx nominal ones, ohm."""
+    """Resistances of the crossbar that differ from the GENIEx nominal ones, ohm."""
 
 
 _HARD = {"r_source": 1e3, "r_sink": 500.0, "r_wire": 10.0}
@@ -48,10 +48,10 @@ CIRCUITS = {
     "easy": Circuit(ConductanceWindow(100e3, 6.0), 0.25),
     "hard": Circuit(ConductanceWindow(25e3, 6.0), 0.5, _HARD),
     "hard 2 V": Circuit(ConductanceWindow(25e3, 6.0), 2.0, _HARD),
-    # badcrossbar's terminals are wire segments like any other.
+    # badcrossbar's driver and sense resistances are equal to those of the wire segments.
     "segments": Circuit(ConductanceWindow(100e3, 6.0), 0.25, {"r_source": 2.5, "r_sink": 2.5}),
 }
-"""By name; "easy" is the GENIEx nominal circuit."""
+"""Circuits by name; "easy" is the GENIEx nominal circuit."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def crossbar(self) -> Crossbar:
-        """Its circuit."""
+        """The circuit of the tile."""
         return Crossbar(self.size, self.size, cell=CELLS[self.cell], **CIRCUITS[self.circuit].resistances)
 
     def tiles(self, count: int, generator: torch.Generator) -> Tensor:
@@ -85,10 +85,10 @@ class Case:
 
 
 def random_problems(count: int, low: int, high: int, seed: int) -> Iterator[Problem]:
-    """Random passive arrays of all kinds, one input vector each, sizes from ``low`` to ``high``.
+    """Random passive arrays of all kinds with one input vector each and sizes from ``low`` to ``high``.
 
-    Linear and sinh, square and not, wires and terminals of which any may be zero, conductances in a window or
-    spread over six decades, open cells, drives of one or either sign up to 2 V.
+    Cells are linear or sinh, tiles are square or not, any wire, driver or sense resistance may be zero, conductances
+    lie in a window or over six decades, cells may be open, and drives up to 2 V have one or either sign.
     """
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
@@ -96,7 +96,7 @@ def random_problems(count: int, low: int, high: int, seed: int) -> Iterator[Prob
 
 
 class _RandomArray:
-    """One draw after another from a generator."""
+    """Random arrays, drawn one after another from a generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
@@ -150,7 +150,7 @@ class _RandomArray:
 
 
 def describe(problem: Problem) -> str:
-    """The array in one line."""
+    """A description of the array in one line."""
     x, g, v = problem.crossbar, problem.conductances, problem.voltages
     wires = x.wires
     closed = g[g > 0]

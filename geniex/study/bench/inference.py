@@ -1,4 +1,4 @@
-"""``geniex bench inference``: what layers and networks on crossbars cost beside torch's float ones."""
+"""``geniex bench inference``: the time and memory of layers and networks on crossbars, beside torch's float ones."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from geniex.study.bench.roofline import (
 from geniex.study.bench.timing import Timing, interleaved, machine, torch_threads
 
 Note = Callable[[str], None]
-"""Called with what is being done."""
+"""A function called with a description of the current work."""
 
 
 def bench_inference(settings: InferenceSettings, note: Note = lambda _: None) -> InferenceReport:
     """Time every emulator on every case, in turns with torch's float module."""
-    taken = machine()  # the load of the machine before we add to it
+    taken = machine()  # the machine's load before the benchmark adds to it
     device = torch.device(settings.device)
     taken["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     cases = settings.cases()
@@ -59,7 +59,7 @@ def _left_out(settings: InferenceSettings) -> tuple[str, ...]:
 
 @dataclass
 class _Bench:
-    """All that the rows of a run share."""
+    """Everything that the rows of a run share."""
 
     settings: InferenceSettings
     device: torch.device
@@ -68,7 +68,7 @@ class _Bench:
     _known: dict[tuple[Any, ...], TileWork] = field(default_factory=dict)
 
     def rows(self, case: Case, note: Note) -> list[InferenceRow]:
-        """One for each emulator, one after the other: the programmed arrays of a network are large."""
+        """A row for each emulator; they run one by one because the programmed arrays of a network are large."""
         module, x = _workload(case, self.settings, self.device)
         found = products(module, x)
         rows = []
@@ -96,7 +96,7 @@ class _Bench:
             return out
 
         def program() -> None:
-            programmed.clear()  # not two at a time
+            programmed.clear()  # frees the arrays of the round before, so that memory holds one set at a time
             programmed.append(mine.program())
             synchronise(self.device)
 
@@ -159,7 +159,7 @@ class _Bench:
         )
 
     def _work(self, mine: Contender, case: Case, found: list[Product]) -> Work | None:
-        """The least of all its products; None for the exact circuit."""
+        """The least work of all products of the case; None for the exact circuit."""
         if mine.name == CIRCUIT:
             return None
         item = mine.dtype.itemsize
@@ -194,7 +194,7 @@ def _workload(case: Case, settings: InferenceSettings, device: torch.device) -> 
 
 
 def _prepared(name: str, case: Case, settings: InferenceSettings) -> Callable[[], object]:
-    """In a process of its own: programming and reading, warmed up on a tiny layer."""
+    """A function that programs and reads, after a warm-up on a tiny layer; it runs in its own process."""
     with torch.no_grad():
         mine = contender(name, case, *_workload(case, settings, torch.device(settings.device)))
         mine.warm_up()
@@ -211,7 +211,7 @@ def _scaled(reading: Timing[Tensor | None], share: float) -> float | None:
 
 
 def _error(mine: Contender, outputs: Tensor | None) -> float | None:
-    """RMS difference from what the float module makes of the same inputs, over its RMS."""
+    """The RMS difference from the float module's outputs for the same inputs, over the RMS of these."""
     if outputs is None or not mine.trained:
         return None
     expected = mine.module(mine.x).double()

@@ -15,7 +15,7 @@ from geniex.mapping import Architecture
 from geniex.networks import load_network
 
 KERNEL, PADDING = 3, 1
-"""Of the convolutions, whose outputs have the size of their inputs."""
+"""Kernel size and padding of the convolutions, whose outputs have the size of their inputs."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Layer:
 
     name: str
     inputs: int
-    """Features, or channels."""
+    """Number of input features or channels."""
     outputs: int
     side: int | None
-    """Of the maps of a 3x3 convolution; None for a linear layer."""
+    """Side of the maps of a 3x3 convolution; None for a linear layer."""
     batches: tuple[int, ...]
-    """Inputs at once: the first in all settings, the others to see how the time grows."""
+    """Batch sizes: the first is for all settings, the others show how the time grows."""
 
     def __str__(self) -> str:
         if self.side is None:
@@ -37,7 +37,7 @@ class Layer:
         return f"Conv2d {self.inputs}->{self.outputs} {KERNEL}x{KERNEL} on {self.side}x{self.side}"
 
     def module(self, seed: int) -> nn.Module:
-        """The layer."""
+        """The layer with random weights from ``seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.side is None:
@@ -45,7 +45,7 @@ class Layer:
             return nn.Conv2d(self.inputs, self.outputs, KERNEL, padding=PADDING).eval()
 
     def draw(self, batch: int, signed: bool, seed: int) -> Tensor:
-        """Inputs: normal, or their positive part, as behind a ReLU."""
+        """Random inputs: normal, or the positive part of that, as after a ReLU."""
         shape = () if self.side is None else (self.side, self.side)
         x = torch.randn(batch, self.inputs, *shape, generator=torch.Generator().manual_seed(seed))
         return x if signed else x.clamp(min=0)
@@ -53,23 +53,23 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A whole network; what its layers see has the signs that it has."""
+    """A whole network; the signs of its layers' inputs follow from the network itself."""
 
     name: str
     shape: tuple[int, int, int]
-    """Channels, height, width of an image."""
+    """Channels, height and width of an image."""
     batches: tuple[int, ...] = (1,)
-    """Images at once, as of a layer."""
+    """Batch sizes, as for a layer."""
 
     def __str__(self) -> str:
         return f"{self.name} on {self.shape[1]}x{self.shape[2]}"
 
     def module(self, seed: int) -> nn.Module:
-        """The shipped network, or one of random weights."""
+        """The shipped network, or ResNet-18 with random weights from ``seed``."""
         return _resnet18(seed) if self.name == "resnet18" else load_network(self.name)
 
     def draw(self, batch: int, signed: bool, seed: int) -> Tensor:
-        """Images of uniform pixels in 0 .. 1, or around 0."""
+        """Random images with uniform pixels in 0 .. 1, or in -1 .. 1 if ``signed``."""
         x = torch.rand(batch, *self.shape, generator=torch.Generator().manual_seed(seed))
         return 2 * x - 1 if signed else x
 
@@ -85,11 +85,11 @@ WORKLOADS: dict[str, Workload] = {
         Network("resnet18", (3, 32, 32)),
     )
 }
-"""By the name that the command knows."""
+"""Workloads by the name that the command takes."""
 
 
 def _resnet18(seed: int) -> nn.Module:
-    """torchvision's, with the stem that CIFAR's small images get: 3x3, stride 1, no pooling."""
+    """torchvision's ResNet-18 with the usual stem for CIFAR's small images: 3x3, stride 1, no pooling."""
     from torchvision.models import resnet18
 
     with torch.random.fork_rng(devices=[]):
@@ -102,18 +102,18 @@ def _resnet18(seed: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """A workload with the numbers, tiles and inputs that it runs on."""
+    """A workload with its number formats, tiles and inputs."""
 
     workload: Workload
     batch: int
     tile: int
-    """Rows and columns."""
+    """Rows and columns of a tile."""
     bits: int
-    """Of weights and inputs, sign included."""
+    """Bits of weights and inputs, sign included."""
     slice_bits: int
     stream_bits: int
     signed: bool
-    """Whether its inputs have a sign."""
+    """Whether the workload's inputs have a sign."""
 
     def __str__(self) -> str:
         numbers = f"{self.bits}-bit, slices/streams {self.slice_bits}/{self.stream_bits}"
@@ -121,11 +121,11 @@ class Case:
 
     @property
     def inputs(self) -> str:
-        """In words."""
+        """The range of the inputs in words."""
         return "signed" if self.signed else ">= 0"
 
     def architecture(self, lossless: bool = False) -> Architecture:
-        """PUMA's converters and accumulator, with as many fraction bits as weights and inputs leave room for.
+        """The architecture with PUMA's converters and accumulator; ranges of weights and inputs set the fraction bits.
 
         ``lossless`` has an ADC that never clips, an accumulator that never wraps, and no offset to remove.
         """
@@ -148,30 +148,30 @@ class Product(NamedTuple):
     inputs: int
     outputs: int
     vectors: int
-    """Input vectors in one pass over the network."""
+    """Input vectors of the product in one pass over the network."""
     signed: bool
-    """Whether any of them has a negative entry."""
+    """Whether any of these vectors has a negative entry."""
 
     def grid(self, architecture: Architecture) -> tuple[int, int]:
-        """(row tiles, column tiles)."""
+        """The numbers of row tiles and column tiles."""
         rows, outputs = architecture.tile[0], architecture.outputs_per_tile
         return math.ceil(self.inputs / rows), math.ceil(self.outputs / outputs)
 
     def tiles(self, architecture: Architecture) -> int:
-        """Arrays: two of each tile, for positive and negative weights."""
+        """The number of arrays: ``architecture.arrays`` for each tile, which is two for differential weights."""
         return architecture.arrays * math.prod(self.grid(architecture))
 
     def reads(self, architecture: Architecture) -> int:
-        """Voltage vectors that an array is read with for one input: streams, in one pass or two.
+        """The voltage vectors with which an array is read for one input vector: its streams, in one pass or two.
 
-        Inputs without a sign need no second pass, and no stream of signs where that is two's complement.
+        Inputs without a sign need no second pass and, in two's complement, no stream of signs.
         """
         if self.signed:
             return architecture.streams * architecture.passes
         return architecture.streams - (architecture.streaming == "twos_complement")
 
     def tile_vectors(self, architecture: Architecture) -> int:
-        """Arrays times the voltage vectors that each of them reads; streams that happen to be zero count too."""
+        """The number of arrays times the voltage vectors that each array reads; streams that are all zero count too."""
         return self.tiles(architecture) * self.reads(architecture) * self.vectors
 
 
@@ -196,7 +196,7 @@ def products(model: nn.Module, x: Tensor) -> list[Product]:
 
 
 def few_vectors(layer: nn.Linear | nn.Conv2d, x: Tensor, count: int) -> tuple[nn.Module, Tensor]:
-    """The same matrix as a linear layer, and the first ``count`` vectors that ``layer`` multiplies it with."""
+    """A linear layer with the weight matrix of ``layer``, and the first ``count`` input vectors of that matrix."""
     if isinstance(layer, nn.Conv2d):
         x = functional.unfold(x, layer.kernel_size, padding=PADDING).transpose(1, 2).flatten(0, 1)
     weight = layer.weight.flatten(1)
@@ -212,10 +212,10 @@ def all_cases(
     narrow: tuple[tuple[int, int], ...],
     signs: tuple[bool, ...],
 ) -> Iterator[Case]:
-    """The settings of every workload, some of them more than once.
+    """The cases of every workload; some of them occur more than once.
 
-    Layers: 16 bits at all ``slices`` and 8 bits at the ``narrow`` ones, on tiles of the base size; at the first
-    slices also the other signs, batches and sizes. Networks: 8 bits at the first slices.
+    Layers run with 16 bits at all ``slices`` and with 8 bits at the ``narrow`` ones, on tiles of the base size. At the
+    first slices they also run with the other signs, batches and sizes. Networks run with 8 bits at the first slices.
     """
     base, first, sign = base_size(sizes), slices[0], signs[0]
     for workload in workloads:
@@ -231,5 +231,5 @@ def all_cases(
 
 
 def base_size(sizes: tuple[int, ...]) -> int:
-    """The size that all is measured on: 64, if it is among them."""
+    """The tile size on which everything is measured: 64 if it is among ``sizes``, else the first."""
     return 64 if 64 in sizes else sizes[0]

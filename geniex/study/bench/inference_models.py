@@ -1,4 +1,4 @@
-"""The emulators that ``geniex bench inference`` puts its workloads on."""
+"""The emulators on which ``geniex bench inference`` runs its workloads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from geniex.surrogate import Surrogate, load_surrogate, shipped_surrogates
 
 LOSSLESS, MLP, CIRCUIT = "ideal-lossless", "geniex-mlp", "circuit"
 EMULATORS = (IDEAL, LOSSLESS, LINEAR, FAST, PHYSICS, MLP, CIRCUIT)
-"""By the name that the command knows; "ideal-lossless" has an ADC that never clips."""
+"""Emulators by the name that the command takes; "ideal-lossless" has an ADC that never clips."""
 
 _NOMINAL = "easy"
 """The GENIEx nominal circuit."""
 _MLP_BITS = 4
-"""Of the cells and streams that the shipped GENIEx networks are trained on."""
+"""Bits of the cells and streams on which the shipped GENIEx networks are trained."""
 _FEW = 1024
-"""Tile-vectors that the exact circuit is given, or one vector where that has more."""
+"""Most tile-vectors for the exact circuit; it is given at least one vector, even if that has more."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +39,32 @@ class Contender:
     emulator: Emulator
     dtype: torch.dtype
     share: float = 1.0
-    """Of the workload's vectors that it is given."""
+    """Share of the workload's vectors that the emulator is given."""
     note: str = ""
     trained: bool = True
-    """Whether its error means anything."""
+    """Whether the emulator is meant for these numbers; otherwise its error has no meaning and it is only timed."""
 
     @property
     def collapses(self) -> bool:
-        """Whether one product of the integers gives the same result."""
+        """Whether a single product of the integer weights and inputs gives the same result."""
         return self.name == LOSSLESS
 
     def program(self) -> nn.Module:
-        """The module on crossbars, its ranges from the inputs that it will be read with."""
+        """The module on crossbars; its ranges are calibrated on the inputs of the timed reads."""
         return convert(self.module, self.architecture, self.emulator, calibration=self.x, dtype=self.dtype)
 
     def warm_up(self) -> None:
-        """The first call of a library routine is nobody's cost."""
+        """Convert and read a tiny layer, so that first calls of library routines are not timed."""
         ones = torch.ones(1, 2, dtype=self.x.dtype, device=self.x.device)
         linear = nn.Linear(2, 2).to(ones)
         convert(linear, self.architecture, self.emulator, calibration=ones, dtype=self.dtype)(ones)
 
 
 def contender(name: str, case: Case, module: nn.Module, x: Tensor) -> Contender:
-    """The emulator ``name`` on the module and inputs of a case, on their device.
+    """The emulator ``name`` with the module and inputs of a case, on their device.
 
     Raises:
-        GeniexError: no such emulator for the case.
+        GeniexError: the emulator cannot run the case.
     """
     crossbar = circuits.Case(case.tile, "sinh", _NOMINAL).crossbar
     architecture = case.architecture(lossless=name == LOSSLESS)
@@ -88,7 +88,7 @@ def contender(name: str, case: Case, module: nn.Module, x: Tensor) -> Contender:
 
 
 def takes_part(name: str, case: Case) -> bool:
-    """Whether an emulator is timed on a case: the exact circuit is on single layers only."""
+    """Whether an emulator is timed on a case; the exact circuit is timed on single layers only."""
     return name != CIRCUIT or isinstance(case.workload, Layer)
 
 

@@ -1,4 +1,4 @@
-"""What ``geniex bench inference`` measures and what it found."""
+"""The settings and the report of ``geniex bench inference``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from geniex.study.bench.surrogate_report import FAST, IDEAL, PHYSICS
 from geniex.study.bench.timing import growth
 
 _LAYER = {"workload": "conv", "batch": 1, "tile": 64, "bits": 16, "slice_bits": 4, "stream_bits": 4, "signed": True}
-"""The setting of most bars."""
+"""Setting of the layer bars."""
 _MS = {IDEAL: 40.0, FAST: 250.0, MLP: 300.0, PHYSICS: 2200.0}
-"""Milliseconds of a read there, two passes; half of them with one."""
+"""Milliseconds of a read of that layer with two passes, by emulator; the bars for one pass are half of these."""
 _LOSSLESS_MS = 10.0
 _ONE_BIT_MS = (("ideal", 16, 130.0), (FAST, 8, 200.0))
-"""(emulator, bits, milliseconds) of a read there at 2-bit slices and 1-bit streams."""
+"""(emulator, bits, milliseconds) of a read of that layer with 2-bit slices and 1-bit streams."""
 _NETWORK = _LAYER | {"workload": "resnet18", "bits": 8, "signed": False}
 _NETWORK_THREADS = 2
 _PROGRAM_SECONDS, _READ_SECONDS, _PEAK_GB = 60.0, 10.0, 4.0
@@ -28,35 +28,35 @@ _PROGRAM_SECONDS, _READ_SECONDS, _PEAK_GB = 60.0, 10.0, 4.0
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What one run measures."""
+    """The settings of one run."""
 
     workloads: tuple[Workload, ...] = tuple(WORKLOADS.values())
-    """Layers and networks."""
+    """Layers and networks to run."""
     emulators: tuple[str, ...] = EMULATORS
-    """By name."""
+    """Names of the emulators."""
     sizes: tuple[int, ...] = (32, 64, 128)
-    """Rows and columns of the tiles: all is measured at 64, or the first, and layers in one setting at the others."""
+    """Rows and columns of the tiles: everything is measured at 64 (or the first size), layers in one setting at all."""
     slices: tuple[tuple[int, int], ...] = ((4, 4), (2, 2), (2, 1), (1, 1))
-    """(slice, stream) bits of layers with 16-bit weights and inputs; the first are those of all other settings."""
+    """(slice, stream) bits of layers with 16-bit weights and inputs; the first pair is used in all other settings."""
     narrow: tuple[tuple[int, int], ...] = ((4, 4), (2, 1))
-    """The same for layers with 8-bit weights and inputs."""
+    """(slice, stream) bits of layers with 8-bit weights and inputs."""
     signs: tuple[bool, ...] = (True, False)
-    """Whether inputs of layers are signed: both, or one, at the first slices; all else is at the first of these."""
+    """Signedness of layer inputs: all of these are run at the first slices, the first one in all other settings."""
     threads: tuple[int, int] = (1, 2)
-    """Torch threads of layers, and of networks."""
+    """Torch threads for layers, and for networks."""
     device: str = "cpu"
-    """Where all is computed."""
+    """Device on which everything is computed."""
     repeats: int = 5
     """Rounds, in which torch's float module, programming and reading take turns."""
     patience: float = 4.0
-    """Seconds of programming, or of reading, after which there is no further round."""
+    """Seconds of programming, or of reading, after which no further round is run."""
     memory: bool = True
-    """Whether peak memory is measured: on a CPU each in a process of its own."""
+    """Whether peak memory is measured; on a CPU each measurement takes its own process."""
     seed: int = 0
-    """Of random weights and inputs."""
+    """Seed of random weights and inputs."""
 
     def quick(self) -> InferenceSettings:
-        """The run that ends within half a minute."""
+        """The settings of a run that ends within half a minute."""
         return replace(
             self,
             workloads=tuple(replace(w, batches=w.batches[:1]) for w in self.workloads if w.name != "resnet18"),
@@ -71,60 +71,60 @@ class InferenceSettings:
         )
 
     def cases(self) -> list[Case]:
-        """In order, workload by workload."""
+        """All cases in order, workload by workload."""
         return list(dict.fromkeys(all_cases(self.workloads, self.sizes, self.slices, self.narrow, self.signs)))
 
     def threads_of(self, case: Case) -> int:
-        """Torch threads of a case."""
+        """The number of torch threads for a case."""
         return self.threads[isinstance(case.workload, Network)]
 
 
 @dataclass(frozen=True)
 class InferenceRow:
-    """One emulator in one case."""
+    """The figures of one emulator in one case."""
 
     workload: str
-    """By name."""
+    """Name of the workload."""
     batch: int
     tile: int
     bits: int
-    """Of weights and inputs."""
+    """Bits of weights and inputs."""
     slice_bits: int
     stream_bits: int
     signed: bool
-    """Whether the workload's inputs are; those of a network's layers are as they come."""
+    """Whether the workload's inputs are signed; inside a network the layers decide the signs."""
     emulator: str
     adc: str
-    """Its bits, and how the current of level 0 is removed before it."""
+    """ADC bits, and how the current of level 0 is removed before the ADC."""
     architecture: dict[str, Any]
-    """In full."""
+    """Whole architecture."""
     dtype: str
-    """Of conductances, voltages and currents."""
+    """Data type of conductances, voltages and currents."""
     threads: int
     tiles: int
-    """Arrays, positive and negative."""
+    """Number of arrays, positive and negative."""
     vectors: int
     """Input vectors of all products in one read."""
     tile_vectors: int
     """Arrays times voltage vectors in one read."""
     program_seconds: float | None
-    """Calibration on the inputs that are read, slicing and programming."""
+    """Time of calibration on the inputs of the read, slicing and programming."""
     program_runs: int
     read_seconds: float | None
-    """All inputs of the batch; from a share of them for the exact circuit."""
+    """Time of a read of the whole batch; for the exact circuit it is scaled up from a share of the vectors."""
     read_runs: int
     torch_seconds: float | None
-    """The float module, in the same rounds."""
+    """Time of the float module, in the same rounds."""
     over_torch: float | None
     tile_vectors_per_second: float | None
     peak_bytes: int | None
-    """What memory grows by at most while it programs and reads; None where that was not measured."""
+    """Largest growth of memory during programming and reading; None if not measured."""
     flops_per_tile_vector: float | None
-    """Of the least matrix products; None for the exact circuit, which iterates."""
+    """Operations of the least matrix products; None for the exact circuit, which iterates."""
     bytes_per_tile_vector: float | None
-    """Of the least traffic: arrays, drives and currents once a read."""
+    """Bytes of the least traffic: arrays, drives and currents once per read."""
     limit_seconds: float | None
-    """A read, if it were bound by these alone."""
+    """Time of a read that is limited by these operations or bytes alone."""
     error: float | None
     """RMS difference from the float module's outputs over their RMS: fixed point, ADC and crossbar together."""
     note: str
@@ -132,13 +132,13 @@ class InferenceRow:
 
 
 class Elsewhere(NamedTuple):
-    """A figure of another simulator for a 64->64 3x3 convolution on one 16x16 map."""
+    """The time of another simulator for a 64->64 3x3 convolution on one 16x16 map."""
 
     simulator: str
     setting: str
     seconds: float
     over_torch: float | None
-    """Times torch's float layer on the machine of that figure."""
+    """Ratio to the time of torch's float layer on the same machine."""
     source: str
 
 
@@ -151,21 +151,21 @@ ELSEWHERE = (
     Elsewhere("CrossSim 3.2", "no wires, 16-bit, 2/1", 0.21, 212, _SOURCE),
     Elsewhere("CrossSim 3.2", "with wires, 8-bit, 2/1", 97.0, 94000, _SOURCE),
 )
-"""What others need."""
+"""Times of other simulators."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How the read time of one emulator grows, all else equal."""
+    """The growth of one emulator's read time with the batch or the tile, all else equal."""
 
     workload: str
     emulator: str
     along: str
-    """"batch" or "tile"."""
+    """Quantity that grows: "batch" or "tile"."""
     values: tuple[int, ...]
     read_seconds: tuple[float, ...]
     exponent: float
-    """p of the fit seconds ~ value^p."""
+    """Exponent p of the fit seconds ~ value^p."""
 
 
 @dataclass(frozen=True)
@@ -175,24 +175,24 @@ class InferenceReport:
     settings: InferenceSettings
     machine: dict[str, Any]
     limits: tuple[Limits, ...]
-    """Of the device, one for each number of threads."""
+    """Limits of the device, one for each number of threads."""
     notes: tuple[str, ...]
-    """What was left out, and why."""
+    """Measurements that were left out, with the reasons."""
     rows: tuple[InferenceRow, ...]
 
     @property
     def bars(self) -> tuple[Bar, ...]:
-        """The project's bars beside these figures; they are for a CPU."""
+        """The project's bars beside these figures; they apply to a CPU."""
         rows = self.rows if self.settings.device == "cpu" else ()
         return (*_layer_bars(rows), *_network_bars(rows))
 
     @property
     def growth(self) -> tuple[Growth, ...]:
-        """With the batch and with the tile."""
+        """The growth of the read times with the batch and with the tile."""
         return (*_growth(self.rows, "batch"), *_growth(self.rows, "tile"))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The report as JSON-ready plain values."""
         out = {"format": "geniex-bench-inference", "schema_version": 1} | asdict(self)
         return out | {
             "growth": [asdict(line) for line in self.growth],
@@ -239,7 +239,7 @@ def _found(rows: Sequence[InferenceRow], setting: dict[str, Any]) -> InferenceRo
 
 
 def _growth(rows: Sequence[InferenceRow], along: str) -> Iterator[Growth]:
-    """The rows that differ in ``along`` alone, where there are several."""
+    """Fits over rows that differ in ``along`` alone, for each set of several such rows."""
     fields = ["workload", "emulator", "batch", "tile", "bits", "slice_bits", "stream_bits", "signed"]
     fields.remove(along)
 

@@ -1,4 +1,4 @@
-"""The peak memory of some work, measured in a process of its own."""
+"""The peak memory of some work, measured in a fresh process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from geniex.study.bench.rivals import Rival
 
 
 class MemoryMeter:
-    """Runs work piece by piece, each in a fresh process; use it as a context."""
+    """A context that runs pieces of work, each in a fresh process."""
 
     def __init__(self) -> None:
-        # A fork server has torch loaded, so a fresh process costs no start of it; Windows has none.
+        # A fork server has torch loaded, so that fresh processes need not import it; Windows has no fork server.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":
@@ -31,11 +31,14 @@ class MemoryMeter:
         self._pool.shutdown(cancel_futures=True)
 
     def peak(self, rival: Rival, case: Case, vectors: int, seed: int) -> int | None:
-        """Bytes that the process grows by at most while ``rival`` solves ``case``; None where unknown."""
+        """The largest growth of the process, in bytes, while ``rival`` solves ``case``; None if unknown."""
         return self.growth(_solution, rival, case, vectors, seed)
 
     def growth(self, prepare: Callable[..., Callable[[], object]], *arguments: object) -> int | None:
-        """Bytes that the process grows by at most during ``prepare(*arguments)()``, without what prepares it."""
+        """The largest growth of the process, in bytes, during ``prepare(*arguments)()``; ``prepare`` does not count.
+
+        It is None if unknown.
+        """
         try:
             return self._pool.submit(_growth, prepare, arguments).result()
         except BrokenProcessPool:
@@ -61,7 +64,7 @@ def _growth(prepare: Callable[..., Callable[[], object]], arguments: tuple[objec
 
 
 def _solution(rival: Rival, case: Case, vectors: int, seed: int) -> Callable[[], object]:
-    # A tiny solution first: libraries that load on first use are nobody's workspace.
+    # A tiny solution comes first, so that libraries that load on first use do not count as workspace.
     rival.prepare(Case(2, case.cell, case.circuit).problem(1, seed))()
     return rival.prepare(_kept(rival, case.problem(vectors, seed)))
 

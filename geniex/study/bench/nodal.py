@@ -1,14 +1,14 @@
 """Kirchhoff's current law at every node, by damped Newton with SciPy's SuperLU: slow, simple, independent.
 
-The unknowns are not potentials but drops: how far a word-line node lies below its driver, and a bit-line node
-above ground. With L the conductance matrix of the wires (drivers and sense terminals grounded) and B the map
-from drops to what they take from the cells' voltages, the circuit is
+The unknowns x are not potentials but drops: the voltage of a word-line node below its driver, and of a bit-line node
+above ground. Let L be the conductance matrix of the wires (drivers and sense terminals grounded) and B x the part of
+the cells' voltages that the drops take. The circuit is then
 
     L x = B^T f(V - B x),
 
 where both sides are currents and no small difference of large potentials is rounded. Its Jacobian
-L + B^T diag(f') B is symmetric and positive definite, and the equation is the gradient of a convex function,
-so that Newton's method with a line search converges from anywhere. Nodes that a zero resistance joins are one.
+L + B^T diag(f') B is symmetric and positive definite, and the equation sets the gradient of a convex function to zero,
+so that Newton's method with a line search converges from anywhere. Nodes that a zero resistance joins are merged.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Index = NDArray[np.int64]
 _MAX_ITERATIONS = 100
 _MAX_HALVINGS = 40
 _NEAR = 1e-6
-"""Share of a column current missed, below which Newton converges quadratically."""
+"""Residual, as a share of a column current, below which Newton converges quadratically."""
 _GROUND = -1
-"""Where a node that is held at no drop stands for itself."""
+"""Index of a node whose drop is fixed at zero."""
 
 
 class NodalSolution(NamedTuple):
-    """Column currents (cols,) [A], and the Newton iterations that they took."""
+    """Column currents (cols,) [A], and the number of Newton iterations."""
 
     currents: Array
     iterations: int
@@ -55,7 +55,7 @@ class _Wire:
 
 
 class NodalArray:
-    """The equations of one crossbar; what does not depend on its cells' states is built once."""
+    """The equations of one crossbar; the parts that do not depend on its conductances are built once."""
 
     def __init__(self, crossbar: Crossbar) -> None:
         self.crossbar = crossbar
@@ -67,11 +67,11 @@ class NodalArray:
     def solve(self, voltages: Array, conductances: Array, tol: float) -> NodalSolution:
         """Column currents for voltages (rows,) [V] and conductances (rows, cols) [S].
 
-        Newton stops when the law is missed at the nodes of each column by less than ``tol`` of its current
-        (or of 1e-3 of the largest), or by no more than rounding.
+        Newton stops if the residual at the nodes of each column is less than ``tol`` of the column's current (or of
+        1e-3 of the largest one), or if rounding limits it.
 
         Raises:
-            ConvergenceError: it does not get there.
+            ConvergenceError: Newton does not converge.
         """
         drive = np.repeat(voltages, self.crossbar.cols)
         g = conductances.reshape(-1)
@@ -80,7 +80,7 @@ class NodalArray:
             current, slope = self._cells(drive, g, x)
             gap = self._gap(x, current)
             missed = self._share(gap, current)
-            # Near the solution Newton gains far more than a factor of two until rounding stops it.
+            # Near the solution each step reduces the residual by far more than two until rounding limits it.
             if missed <= tol or (missed < _NEAR and missed > before / 2):
                 return NodalSolution(current.reshape(conductances.shape).sum(0), iteration)
             before = missed
@@ -107,12 +107,12 @@ class NodalArray:
         return current.numpy(), slope.numpy()
 
     def _spread(self, x: Array) -> Array:
-        """B x: what the drops at its two nodes take from each cell's voltage."""
-        padded = np.concatenate([x, np.zeros((1, *x.shape[1:]))])  # the ground is the last
+        """B x: the sum of the drops at the two nodes of each cell, which reduces its voltage."""
+        padded = np.concatenate([x, np.zeros((1, *x.shape[1:]))])  # the ground is the last entry
         return padded[self._row] + padded[self._col]
 
     def _gather(self, current: Array) -> Array:
-        """B^T I: what the cells carry into or out of each node; (cells, ...) to (nodes, ...)."""
+        """B^T I: the sum of the cell currents at each node; (cells, ...) to (nodes, ...)."""
         out = np.zeros((self.count + 1, *current.shape[1:]))
         np.add.at(out, self._row, current)
         np.add.at(out, self._col, current)
@@ -122,7 +122,7 @@ class NodalArray:
         return self._laplace @ x - self._gather(current)
 
     def _share(self, gap: Array, current: Array) -> float:
-        """What is missing at the nodes of a column, over its current."""
+        """The largest ratio over the columns of the residual at a column's nodes to its current."""
         shape = (self.crossbar.rows, self.crossbar.cols)
         padded = np.abs(np.append(gap, 0.0))
         missing = (padded[self._row] + padded[self._col]).reshape(shape).sum(0)
@@ -134,7 +134,7 @@ class NodalArray:
         from scipy.sparse.linalg import splu
 
         assert self._pattern is not None
-        # For a symmetric, positive definite matrix: no pivoting, and an ordering of A + A^T.
+        # A symmetric, positive definite matrix needs no pivoting, and an ordering of A + A^T suits it.
         options = {"SymmetricMode": True}
         return splu(self._pattern.matrix(slope), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
 
@@ -151,12 +151,12 @@ class NodalArray:
 
 
 class _JacobianPattern:
-    """L + B^T diag(slope) B, filled into a sparsity pattern that is found once."""
+    """The matrix L + B^T diag(slope) B; its sparsity pattern is found once."""
 
     def __init__(self, laplace: csc_matrix, row: Index, col: Index) -> None:
         from scipy import sparse
 
-        # Each cell couples its word-line node and its bit-line node, unless they are ground.
+        # Each cell couples its word-line node and its bit-line node, unless one of them is ground.
         a, b = np.concatenate([row, col, row, col]), np.concatenate([row, col, col, row])
         cell = np.tile(np.arange(row.size), 4)
         inside = (a != _GROUND) & (b != _GROUND)
@@ -182,7 +182,7 @@ class _JacobianPattern:
 
 
 def _nodes(crossbar: Crossbar) -> tuple[Index, Index, int]:
-    """The unknown that each cell's word-line and bit-line node is, (rows, cols) each, and how many there are."""
+    """The indices of the unknowns at each cell's word-line and bit-line node (rows, cols), and their number."""
     wires = crossbar.wires
     i, j = np.indices((crossbar.rows, crossbar.cols))
     row = i * crossbar.cols + (0 if wires.r_row == 0 else j)

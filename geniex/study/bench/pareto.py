@@ -1,4 +1,4 @@
-"""Error against read cost: the models that no other beats in both, as a table and pictures."""
+"""Error against read cost, as a table and pictures, with the front of models that no other beats in both."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from geniex.plotting import plot_pareto, save_plot
 from geniex.study.bench.surrogate_report import SurrogateReport, SurrogateRow
 
 Points = Mapping[str, tuple[float, float]]
-"""Seconds a read and NF-RMSE in percent points, by model."""
+"""(seconds per read, NF-RMSE in percent points) by model."""
 
 
 def pareto_front(points: Points) -> list[str]:
-    """The models for which no other is at most as slow and at most as wrong, and better in one, cheapest first.
+    """The models that no other model beats in cost or error without being worse in the other, cheapest first.
 
     >>> pareto_front({"a": (1.0, 9.0), "b": (2.0, 9.0), "c": (3.0, 1.0)})
     ['a', 'c']
@@ -28,7 +28,7 @@ def pareto_front(points: Points) -> list[str]:
 
 
 def write_pareto(report: SurrogateReport, folder: Path) -> list[Path]:
-    """The paths of the table (pareto.md) and of one picture (PNG) a size and stream width, written to ``folder``."""
+    """Write the table (pareto.md) and a picture (PNG) for each size and stream width to ``folder``; return paths."""
     table = folder / "pareto.md"
     table.write_text(pareto_table(report), encoding="utf-8")
     paths = [table]
@@ -40,7 +40,7 @@ def write_pareto(report: SurrogateReport, folder: Path) -> list[Path]:
 
 
 def pareto_table(report: SurrogateReport) -> str:
-    """All models that have an error as a Markdown table, those on the front in bold."""
+    """A Markdown table of all models that have an error; models on the front are in bold."""
     machine, settings = report.machine, report.settings
     lines = [
         "# Error against read cost",

@@ -1,4 +1,4 @@
-"""What ``geniex bench solver`` measures and what it found."""
+"""The settings and the report of ``geniex bench solver``."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from geniex.study.bench.bars import Bar, solver_bars
 
 @dataclass(frozen=True)
 class Settings:
-    """What one run measures."""
+    """The settings of one run."""
 
     sizes: tuple[int, ...] = (16, 32, 64, 128, 256)
-    """Rows and columns of the tiles that are timed."""
+    """Rows and columns of the timed tiles."""
     threads: tuple[int, ...] = (1,)
-    """Torch threads of the timed runs; the bars, and the rivals that use one core, are timed with the first."""
+    """Torch threads of the timed runs; the bars, and rivals that use one core, are timed with the first number."""
     repeats: int = 5
     """Rounds of the timed runs."""
     patience: float = 1.5
-    """Seconds after which no further round is run."""
+    """Seconds after which a contender runs no further round."""
     ngspice: bool = True
     """Whether ngspice takes part."""
     ngspice_size: int = 64
-    """Largest tile that ngspice is timed on."""
+    """Largest tile on which ngspice is timed."""
     ngspice_arrays: int = 110
     """Random arrays up to 32x32 compared with ngspice."""
     ngspice_large: int = 5
@@ -32,14 +32,14 @@ class Settings:
     superlu_arrays: int = 200
     """Random arrays compared with SuperLU Newton."""
     superlu_size: int = 128
-    """Their largest size."""
+    """Largest size of the arrays compared with SuperLU Newton."""
     memory: bool = True
-    """Whether peak memory is measured, at the price of one more solution each."""
+    """Whether peak memory is measured, which takes one more solution each."""
     seed: int = 0
-    """Of all random arrays."""
+    """Seed of all random arrays."""
 
     def quick(self) -> Settings:
-        """The run that ends within a minute."""
+        """The settings of a run that ends within a minute."""
         return replace(
             self,
             sizes=tuple(n for n in self.sizes if n <= 64),
@@ -56,49 +56,50 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender on one case."""
+    """The figures of one contender in one case."""
 
     size: int
     cell: str
     circuit: str
     vectors: int
-    """A tile."""
+    """Input vectors per tile in the case."""
     threads: int
     contender: str
     solved: int
-    """Vectors that it was given: a slow rival does not solve them all."""
+    """Vectors that the contender was given; a slow rival does not solve them all."""
     seconds_per_vector: float | None
+    """Median time per vector over the timed runs."""
     runs: int
-    """Timed runs, of whose times this is the median."""
+    """Number of timed runs."""
     ratio: float | None
-    """Its time over that of native float64 in the same rounds."""
+    """Ratio of the contender's time to that of native float64 in the same rounds."""
     error: float | None
     """Largest |dI_j| / max(|I_j|, 1e-3 max_j |I_j|) against ``reference``."""
     reference: str | None
     iterations: float | None
-    """Mean a vector; of the native solver, evaluations of every cell's law."""
+    """Mean iterations per vector; for the native solver with sinh cells, evaluations of each cell's law."""
     peak_bytes: int | None
-    """What its process grew by at most while it solved."""
+    """Largest growth of the contender's process while it solved."""
     failure: str | None
 
 
 @dataclass(frozen=True)
 class ResponseRow:
-    """``effective_conductance`` on a batch of tiles of the nominal circuit."""
+    """The figures of ``effective_conductance`` on a batch of tiles of the nominal circuit."""
 
     size: int
     tiles: int
     threads: int
     seconds_per_tile: float | None
     superlu_seconds_per_tile: float | None
-    """SuperLU's, one factorisation and one solution a row; None where it was not timed."""
+    """Time of SuperLU, with one factorisation and a solution for each row; None if it was not timed."""
     error: float | None
-    """Against SuperLU, over some of the rows, as for column currents."""
+    """Error against SuperLU over some of the rows, defined as for column currents."""
 
 
 @dataclass(frozen=True)
 class BackwardRow:
-    """The gradient of all currents in voltages and conductances, beside the forward pass."""
+    """The time of the gradient of all currents in voltages and conductances, beside that of the forward pass."""
 
     size: int
     cell: str
@@ -111,7 +112,7 @@ class BackwardRow:
 
     @property
     def ratio(self) -> float | None:
-        """Backward over forward time."""
+        """The ratio of backward to forward time."""
         if self.forward_seconds is None or self.backward_seconds is None:
             return None
         return self.backward_seconds / self.forward_seconds
@@ -119,7 +120,7 @@ class BackwardRow:
 
 @dataclass(frozen=True)
 class GrowthRow:
-    """How the native solver's time a vector grows with the size."""
+    """The growth of the native solver's time per vector with the size: seconds ~ size^exponent."""
 
     cell: str
     circuit: str
@@ -136,7 +137,7 @@ class SolverReport:
     settings: Settings
     machine: dict[str, Any]
     notes: tuple[str, ...]
-    """What was left out, and why."""
+    """Measurements that were left out, with the reasons."""
     rows: tuple[Row, ...]
     responses: tuple[ResponseRow, ...]
     backward: tuple[BackwardRow, ...]
@@ -149,7 +150,7 @@ class SolverReport:
         return solver_bars(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The report as JSON-ready plain values."""
         out = {"format": "geniex-bench-solver", "schema_version": 1} | asdict(self)
         out["backward"] = [asdict(row) | {"ratio": row.ratio} for row in self.backward]
         return out | {"bars": [bar.to_dict() for bar in self.bars]}

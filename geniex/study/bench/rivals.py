@@ -1,4 +1,4 @@
-"""Who solves the crossbar: geniex's native solver, and others, behind one interface."""
+"""Solvers of the crossbar behind one interface: geniex's native solver and its rivals."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ from geniex.study.bench.nodal import NodalArray
 
 
 class Answer(NamedTuple):
-    """What a rival returns for a problem."""
+    """The solution that a rival returns for a problem."""
 
     currents: Tensor
-    """(vectors, cols) [A], float64."""
+    """Column currents (vectors, cols) [A], float64."""
     iterations: float | None = None
-    """Mean Newton or fixed-point iterations a vector, where the rival tells."""
+    """Mean Newton or fixed-point iterations per vector; None if the rival does not report them."""
 
 
 Solve = Callable[[], Answer]
-"""Solves a prepared problem; this is what is timed."""
+"""A function that solves a prepared problem; only its call is timed."""
 
 
 class Rival(Protocol):
-    """One way to the column currents."""
+    """A solver that gives the column currents."""
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The solver's name in tables."""
         ...
 
     @property
     def missing(self) -> str | None:
-        """Why it cannot run on this machine; None where it can."""
+        """The reason why the solver cannot run on this machine; None if it can."""
         ...
 
     @property
     def threaded(self) -> bool:
-        """Whether it uses more cores where it may."""
+        """Whether the solver uses several cores if it is allowed to."""
         ...
 
     def vectors(self, problem: Problem) -> int:
-        """How many of the problem's vectors it is given: 0 where it does not solve such circuits."""
+        """The number of the problem's vectors that the solver is given; 0 if it cannot solve the circuit."""
         ...
 
     def prepare(self, problem: Problem) -> Solve:
-        """Do what is not timed (conversions, tables of indices) and return the solution's call."""
+        """Do the work that is not timed (conversions, tables of indices) and return the function that solves."""
         ...
 
 
 @dataclass(frozen=True)
 class Native:
-    """geniex itself, by the method that ``Crossbar.solve`` chooses."""
+    """geniex's native solver, by the method that ``Crossbar.solve`` chooses."""
 
     dtype: torch.dtype = torch.float64
     tol: float | None = None
-    """As in ``Crossbar.solve``."""
+    """Tolerance, as in ``Crossbar.solve``."""
     missing: str | None = None
     threaded: bool = True
 
     @property
     def name(self) -> str:
-        """With its precision."""
+        """The name with the precision."""
         return f"native {str(self.dtype).removeprefix('torch.')}"
 
     def vectors(self, problem: Problem) -> int:
-        """All of them."""
+        """All vectors."""
         return problem.voltages.shape[0]
 
     def prepare(self, problem: Problem) -> Solve:
@@ -93,7 +93,7 @@ class Native:
 
 @dataclass(frozen=True)
 class SuperLU:
-    """Newton on the node equations with SciPy's sparse LU; one factorisation for all vectors where linear."""
+    """Newton on the node equations with SciPy's sparse LU; linear cells need one factorisation for all vectors."""
 
     tol: float = 1e-9
     name: str = "SuperLU"
@@ -101,11 +101,11 @@ class SuperLU:
 
     @property
     def missing(self) -> str | None:
-        """Why there is no SciPy, if so."""
+        """A hint to install SciPy if it is missing."""
         return _missing_package("scipy", install_hint())
 
     def vectors(self, problem: Problem) -> int:
-        """All where one factorisation serves them; else one, which all the others cost as much as."""
+        """All vectors of linear cells, which share one factorisation; otherwise one, as each vector costs the same."""
         return problem.voltages.shape[0] if problem.crossbar.cell.is_linear else 1
 
     def prepare(self, problem: Problem) -> Solve:
@@ -125,24 +125,24 @@ class SuperLU:
 
 @dataclass(frozen=True)
 class BadCrossbar:
-    """badcrossbar: linear cells, drivers and sense terminals that are wire segments."""
+    """badcrossbar, for linear cells and for driver and sense resistances equal to those of the wire segments."""
 
     name: str = "badcrossbar"
     threaded: bool = False
 
     @property
     def missing(self) -> str | None:
-        """It is no dependency."""
+        """A hint to install badcrossbar, which is no dependency of geniex, if it is missing."""
         return _missing_package("badcrossbar", "pip install badcrossbar")
 
     def vectors(self, problem: Problem) -> int:
-        """All, of the circuits that it has."""
+        """All vectors, if badcrossbar can represent the circuit."""
         wires = problem.crossbar.wires
         same = wires.r_source == wires.r_row and wires.r_sink == wires.r_col
         return problem.voltages.shape[0] if problem.crossbar.cell.is_linear and same else 0
 
     def prepare(self, problem: Problem) -> Solve:
-        """Convert to its units and shapes."""
+        """Convert the problem to badcrossbar's units and shapes."""
         compute, wires = _badcrossbar(), problem.crossbar.wires
         volt, ohm = problem.voltages.numpy().T, 1 / problem.conductances.numpy()
         options = {"node_voltages": False, "all_currents": False}
@@ -156,7 +156,7 @@ class BadCrossbar:
 
 @dataclass(frozen=True)
 class Ngspice:
-    """ngspice's operating point, netlist included; slow, so it gets one vector of tiles up to 64x64."""
+    """ngspice's operating point, netlist included; it is slow and gets one vector, of tiles up to 64x64."""
 
     largest: int = 64
     name: str = "ngspice"
@@ -164,15 +164,15 @@ class Ngspice:
 
     @property
     def missing(self) -> str | None:
-        """PySpice and libngspice are extras."""
+        """A hint if PySpice or libngspice, which are optional, is missing."""
         return _missing_ngspice()
 
     def vectors(self, problem: Problem) -> int:
-        """One, up to the largest size that ends in seconds."""
+        """One vector for tiles up to ``largest``, which take seconds; none for larger tiles."""
         return int(max(problem.crossbar.rows, problem.crossbar.cols) <= self.largest)
 
     def prepare(self, problem: Problem) -> Solve:
-        """Nothing can be done before."""
+        """Return the function that solves; nothing can be done before."""
         return lambda: Answer(solve_tile(problem.crossbar, problem.conductances, problem.voltages))
 
 
@@ -186,7 +186,7 @@ def _missing_package(name: str, way_out: str) -> str | None:
 
 
 def _badcrossbar() -> Callable[..., Any]:
-    # On import it warns, past any filter, that its plots want pycairo, and makes the root logger print.
+    # On import badcrossbar warns, past any filter, that its plots need pycairo, and makes the root logger print.
     with warnings.catch_warnings(record=True):
         handlers, level = list(logging.root.handlers), logging.root.level
         compute = importlib.import_module("badcrossbar").compute

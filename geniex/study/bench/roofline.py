@@ -1,4 +1,4 @@
-"""How fast reads could be: the products and the traffic they need, and what the machine has of both."""
+"""The roofline of reads: the operations and memory traffic that they need, and the machine's limits of both."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from geniex.mapping import Architecture
 from geniex.study.bench.inference_cases import Product
 
 _VECTORS = 4
-"""Of a counted read."""
+"""Vectors of the read whose operations are counted."""
 _GEMM = {"cpu": 1024, "cuda": 8192}
-"""Size of the product that a machine's FLOPs are measured with."""
+"""Size of the matrix product that measures a device's FLOP/s."""
 _COPY = {"cpu": 32 << 20, "cuda": 256 << 20}
-"""Numbers of the copy that its bandwidth is measured with."""
+"""Numbers in the copy that measures a device's bandwidth."""
 _TRIALS = 3
 
 
 class Work(NamedTuple):
-    """What some reads need at least."""
+    """The least work of some reads."""
 
     flops: float
-    """Of matrix products; elementwise work is none."""
+    """Floating-point operations of matrix products; elementwise operations are not counted."""
     bytes: float
-    """Of programmed arrays once, drives once and currents once; the rest stays in cache."""
+    """Traffic of programmed arrays, drives and currents, once each; the rest is assumed to stay in cache."""
 
     def seconds(self, limits: Limits) -> float:
-        """The least time: that of the products or that of the traffic."""
+        """The least time: that of the products or that of the traffic, whichever is longer."""
         return max(self.flops / limits.flops_per_second, self.bytes / limits.bytes_per_second)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device has, on so many threads."""
+    """The measured limits of a device with ``threads`` torch threads."""
 
     threads: int
     flops_per_second: float
-    """Of a large float32 matrix product."""
+    """Operations per second of a large float32 matrix product."""
     bytes_per_second: float
-    """Read and written by a large copy."""
+    """Bytes per second that a large copy reads and writes."""
 
 
 def measured_limits(device: torch.device, threads: int) -> Limits:
-    """The best of a few large products and copies; torch must already use ``threads``."""
+    """The limits by the fastest of a few large products and copies; torch must already use ``threads`` threads."""
     n = _GEMM.get(device.type, 1024)
     a, b, product = (torch.ones(n, n, device=device) for _ in range(3))
     flops = 2 * n**3 / _least_seconds(lambda: torch.mm(a, b, out=product), device)
@@ -62,24 +62,24 @@ def measured_limits(device: torch.device, threads: int) -> Limits:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until ``device`` has done what it was given."""
+    """Wait until ``device`` has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class TileWork(NamedTuple):
-    """What one emulator needs for one array."""
+    """The work of one emulator for one array."""
 
     flops: float
-    """A voltage vector."""
+    """Operations per voltage vector."""
     array_bytes: float
-    """Of the programmed tensors that a read touches."""
+    """Size of the programmed tensors that a read touches."""
 
 
 def tile_work(emulator: Emulator, architecture: Architecture, col_tiles: int, like: Tensor) -> TileWork:
-    """Counted on a read of a few vectors by the arrays of ``col_tiles``, which share what depends on the vectors alone.
+    """The work per array, counted on a read of a few vectors by the arrays of ``col_tiles`` column tiles.
 
-    ``like`` has the dtype and the device.
+    These arrays share the work that depends on the vectors alone. ``like`` has the dtype and the device.
     """
     rows, cols = architecture.tile
     window = architecture.window
@@ -94,7 +94,7 @@ def tile_work(emulator: Emulator, architecture: Architecture, col_tiles: int, li
 
 
 def product_work(product: Product, architecture: Architecture, tile: TileWork, item: int) -> Work:
-    """All reads of a product of ``item`` bytes a number."""
+    """The work of all reads of a product, with ``item`` bytes per number."""
     rows, cols = architecture.tile
     row_tiles, _ = product.grid(architecture)
     tiles, vectors = product.tiles(architecture), product.vectors * product.reads(architecture)
@@ -103,13 +103,13 @@ def product_work(product: Product, architecture: Architecture, tile: TileWork, i
 
 
 def collapsed_work(product: Product, item: int) -> Work:
-    """One product of all weights and inputs as they are."""
+    """The work of one matrix product of all weights and inputs, without slices and streams."""
     rows, cols, vectors = product.inputs, product.outputs, product.vectors
     return Work(2 * rows * cols * vectors, item * (rows * cols + vectors * (rows + cols)))
 
 
 class _Touched(TorchDispatchMode):
-    """Remembers which of an array's tensors any operation reads."""
+    """A dispatch mode that records which of an array's tensors are read by any operation."""
 
     def __init__(self, array: Any) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class _Touched(TorchDispatchMode):
 
     @property
     def bytes(self) -> int:
-        """Of those tensors."""
+        """The size of the tensors that were read."""
         return sum(self._sizes[key] for key in self._read)
 
     def _know(self, tensor: Tensor) -> Tensor:

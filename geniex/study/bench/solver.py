@@ -1,4 +1,4 @@
-"""``geniex bench solver``: the native solver's time, error and memory beside SuperLU, badcrossbar and ngspice."""
+"""``geniex bench solver``: time, error and memory of the native solver beside SuperLU, badcrossbar and ngspice."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from geniex.study.bench.rivals import Answer, BadCrossbar, Native, Ngspice, Riva
 from geniex.study.bench.timing import Timing, cores, growth, interleaved, machine, torch_threads
 
 Note = Callable[[str], None]
-"""Called with what is being done."""
+"""A function called with a description of the current work."""
 
 _CIRCUITS = ("easy", "hard", "hard 2 V")
 _MANY = 100
-"""Vectors a tile, beside one."""
+"""Vectors per tile in the second run of each case; the first run has one vector."""
 _WITNESSED = 3
-"""Vectors of a case whose currents are compared with the reference; one where tiles are larger than this:"""
+"""Vectors of a case whose currents are compared with the reference, for tiles up to ``_WITNESS_SIZE``; else one."""
 _WITNESS_SIZE = 64
 _COUNTED = 10
-"""Vectors of a case that iterations are counted on."""
+"""Vectors of a case on which iterations are counted."""
 _RESPONSE_BYTES = 32 << 20
-"""Conductances of the batches whose linear response is timed."""
+"""Bytes that limit the tiles in a timed batch of ``effective_conductance``, at 8 size^3 bytes per tile."""
 _UNIT_DRIVES = 8
-"""Rows of a transfer matrix that are compared with SuperLU's."""
+"""Rows of a transfer matrix that are compared with SuperLU's, approximately."""
 _LARGEST_SUPERLU_RESPONSE = 128
 _LARGEST_SUPERLU_MEMORY = 128
 
 
 def bench_solver(settings: Settings, note: Note = lambda _: None) -> SolverReport:
     """Time and check the native solver beside every rival that this machine has."""
-    # What is not timed does not take more cores either: on a busy machine, threads that wait for each other crawl.
+    # Work that is not timed uses no more cores either: on a busy machine, threads that wait for each other are slow.
     with torch_threads(settings.threads[0]):
         return _bench(settings, note)
 
 
 def _bench(settings: Settings, note: Note) -> SolverReport:
     rivals, notes = _rivals(settings)
-    taken = machine()  # the load of the machine before we add to it
+    taken = machine()  # the machine's load before the benchmark adds to it
     rows: list[Row] = []
     with MemoryMeter() as meter:
         for case in _cases(settings):
@@ -76,7 +76,7 @@ def _bench(settings: Settings, note: Note) -> SolverReport:
 
 
 def _rivals(settings: Settings) -> tuple[list[Rival], list[str]]:
-    """Those that are here, and notes about those that are not."""
+    """The rivals on this machine, and notes about the missing ones."""
     every: list[Rival] = [Native(), Native(torch.float32), SuperLU(), BadCrossbar()]
     notes = []
     if settings.ngspice:
@@ -95,23 +95,23 @@ def _cases(settings: Settings) -> Iterator[Case]:
 
 
 class _Run(NamedTuple):
-    """One contender's part of a case."""
+    """One contender's run of a case."""
 
     rival: Rival
     vectors: int
-    """A tile."""
+    """Input vectors per tile in the case."""
     solved: int
-    """Of those, the vectors that it was given."""
+    """Number of these vectors that the contender was given."""
     timing: Timing[Answer]
 
     @property
     def seconds(self) -> float | None:
-        """A vector."""
+        """The median time per vector."""
         return None if self.timing.median is None else self.timing.median / self.solved
 
 
 def _measure(case: Case, rivals: Sequence[Rival], settings: Settings, meter: MemoryMeter | None) -> Iterator[Row]:
-    """The rows of one case: all rivals in turns, with one vector and with many, for each number of threads."""
+    """The rows of one case for each number of threads; all rivals run in turns, with one vector and with many."""
     problem = case.problem(_MANY, settings.seed)
     reference, expected = _reference(problem)
     for threads in settings.threads:
@@ -140,7 +140,7 @@ def _measure(case: Case, rivals: Sequence[Rival], settings: Settings, meter: Mem
 def _timed(problem: Problem, rivals: Sequence[Rival], threads: int, settings: Settings) -> list[_Run]:
     given = [(rival, n, rival.vectors(problem.first(n))) for rival in rivals for n in (1, _MANY)]
     given = [(rival, n, solved) for rival, n, solved in given if solved]
-    # A rival that is given one vector of many solves the same problem twice: once is enough.
+    # A rival that is given one vector of many would solve the same problem twice; it is timed once.
     entries = {(rival, solved): rival.prepare(problem.first(solved)) for rival, _, solved in given}
     with torch_threads(threads):
         timings = interleaved(entries, settings.repeats, settings.patience)
@@ -148,7 +148,7 @@ def _timed(problem: Problem, rivals: Sequence[Rival], threads: int, settings: Se
 
 
 def _reference(problem: Problem) -> tuple[str, Tensor | None]:
-    """The tightest solution there is of the first vectors, and whose it is; None where there is none."""
+    """The name of the reference and its tight solution for the first vectors, which is None if there is none."""
     few = problem.first(_WITNESSED if problem.crossbar.rows <= _WITNESS_SIZE else 1)
     try:
         if SuperLU().missing is None:
@@ -167,19 +167,19 @@ def _common_error(currents: Tensor, expected: Tensor | None) -> float | None:
 
 @dataclass(frozen=True)
 class _CountingSinh(SinhCell):
-    """A sinh cell that adds up for how many cells its law was evaluated."""
+    """A sinh cell that records the number of cells in each evaluation of its law."""
 
     evaluated: list[int] | None = None
 
     def current_and_derivative(self, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """As the sinh cell."""
+        """The sinh cell's current and derivative, counted."""
         if self.evaluated is not None:
             self.evaluated.append(torch.broadcast_shapes(u.shape, g.shape).numel())
         return super().current_and_derivative(u, g)
 
 
 def _iterations(run: _Run, problem: Problem) -> float | None:
-    """What the rival says; of the native solver, how often it evaluates each cell's law, on the first vectors."""
+    """The iterations that the rival reports; for the native solver with sinh cells, evaluations of each cell's law."""
     if run.timing.result is None:
         return None
     cell = problem.crossbar.cell
@@ -249,7 +249,7 @@ def _backward(case: Case, settings: Settings) -> BackwardRow:
 
 
 def _growth(rows: Sequence[Row], settings: Settings) -> list[GrowthRow]:
-    """Fits over 32x32 and larger, where at least two sizes were solved."""
+    """The fits over sizes of at least 32x32, for cases with two or more solved sizes."""
     out = []
     for cell, circuit, vectors, threads in product(CELLS, _CIRCUITS, (1, _MANY), settings.threads):
         key = (cell, circuit, vectors, threads, Native().name)

@@ -1,4 +1,4 @@
-"""``geniex bench surrogate``: what a read of each model costs, and how far it is from the exact circuit."""
+"""``geniex bench surrogate``: the cost of a read by each model, and the model's error against the exact circuit."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from geniex.study.bench.timing import Timing, interleaved, machine, torch_thread
 from geniex.study.statistics import CurrentErrors, current_errors
 
 Note = Callable[[str], None]
-"""Called with what is being done."""
+"""A function called with a description of the current work."""
 
 
 def bench_surrogate(settings: SurrogateSettings, note: Note = lambda _: None) -> SurrogateReport:
     """Time every model on one thread, in turns, and compare its currents with the exact circuit's."""
-    taken = machine()  # the load of the machine before we add to it
+    taken = machine()  # the machine's load before the benchmark adds to it
     rows: list[SurrogateRow] = []
     notes: dict[str, None] = {}
     with torch_threads(1), torch.no_grad(), MemoryMeter() as meter:
@@ -47,12 +47,12 @@ def bench_surrogate(settings: SurrogateSettings, note: Note = lambda _: None) ->
 
 @dataclass(frozen=True)
 class _Bench:
-    """One contender on a task, in its own precision."""
+    """One contender on a task, in the contender's precision."""
 
     contender: Contender
     conductances: Tensor
     voltages: Tensor
-    """Those that it is given."""
+    """Voltages (vectors, 1, rows) that the contender is given; a slow one gets fewer tiles and vectors."""
     chunk: int
 
     @classmethod
@@ -66,24 +66,24 @@ class _Bench:
 
     @property
     def reads(self) -> int:
-        """Tile-vectors a round."""
+        """The number of tile-vectors per round."""
         return len(self.conductances) * len(self.voltages)
 
     def program(self) -> Any:
-        """All tiles."""
+        """The programmed array of all tiles."""
         return self.contender.model.program(self.conductances)
 
     def warm_up(self) -> None:
-        """The first call of a library routine is nobody's cost."""
+        """Program one tile and read one vector, so that first calls of library routines are not timed."""
         self.contender.model.read(self.contender.model.program(self.conductances[:1]), self.voltages[:1])
 
     def read(self, array: Any) -> None:
-        """All vectors, chunk by chunk; the currents are dropped, as a network drops them once they are summed."""
+        """Read all vectors, chunk by chunk; the currents are dropped, as a network drops them once they are summed."""
         for part in self.voltages.split(self.chunk):
             self.contender.model.read(array, part)
 
     def currents(self, array: Any, voltages: Tensor) -> Tensor:
-        """For some other ``voltages``, float64."""
+        """The currents for other ``voltages``, float64."""
         return self.contender.model.read(array, voltages.to(self.voltages.dtype)).double()
 
 
@@ -101,7 +101,7 @@ def _measured(
         programming, reading = timings["program", name], timings["read", name]
         errors: CurrentErrors | None = None
         if name == CIRCUIT:
-            errors = current_errors(ideal, exact, exact)  # all others are held to it
+            errors = current_errors(ideal, exact, exact)  # zero: the circuit is the reference
         elif bench.contender.trained and reading.failure is None:
             errors = current_errors(ideal, exact, bench.currents(programming.result, witnesses))
         program = None if programming.median is None else programming.median / len(bench.conductances)
@@ -131,7 +131,7 @@ def _measured(
 
 
 def _timed(benches: dict[str, _Bench], settings: SurrogateSettings) -> dict[tuple[str, str], Timing[Any]]:
-    """Timings of ("program", name) and ("read", name), all in turns."""
+    """The timings of ("program", name) and ("read", name), all in turns."""
     arrays: dict[str, Any] = {}
     actions: dict[tuple[str, str], Callable[[], Any]] = {}
 
@@ -150,7 +150,7 @@ def _timed(benches: dict[str, _Bench], settings: SurrogateSettings) -> dict[tupl
 
 
 def _prepared(name: str, size: int, stream_bits: int, settings: SurrogateSettings) -> Callable[[], object]:
-    """In a process of its own: programming and reading with the model ``name``, warmed up on one tile and vector."""
+    """A function that programs and reads with the model ``name``, after a warm-up; it runs in its own process."""
     task = draw_task(size, stream_bits, settings)
     bench = next(_Bench.of(c, task, settings) for c in contenders(task, settings)[0] if c.name == name)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The models that ``geniex bench surrogate`` times, all behind ``program`` and ``read``."""
+"""The models that ``geniex bench surrogate`` times; all have ``program`` and ``read``."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _CIRCUIT = "easy"
 """The GENIEx nominal circuit."""
 _CELL_LEVELS = 16
 _CALIBRATION = 8
-"""Exact solutions a tile that the alpha-beta model is fitted on."""
+"""Exact solutions per tile on which the alpha-beta model is fitted."""
 _FEW = 1024
-"""Most tile-vectors a round of the concatenated network."""
+"""Most tile-vectors per round for the concatenated network."""
 _FEWER, _TILES = 256, 4
-"""Tile-vectors, and tiles, of the exact circuit, which is cheaper a vector where a tile has many."""
+"""Most tile-vectors per round, and most tiles, for the exact circuit, whose vectors cost less if a tile has many."""
 _RATIOS = (0.85, 1.2)
-"""Range of f_R of a network that is only timed: the published one of the 64x64 nominal circuit."""
+"""Range of f_R for a network that is only timed: the published range of the 64x64 nominal circuit."""
 
 
 class Programmable(Protocol):
-    """What is timed."""
+    """A model that is timed."""
 
     def program(self, conductances: Tensor) -> Any:
-        """All work that depends on ``conductances`` (tiles, rows, cols) [S] alone."""
+        """The result of all work that depends on ``conductances`` (tiles, rows, cols) [S] alone."""
 
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (vectors, tiles, cols) [A] for ``voltages`` (vectors, 1, rows) [V]."""
@@ -56,31 +56,32 @@ class Programmable(Protocol):
 
 @dataclass(frozen=True)
 class Contender:
-    """A model with how it is to be measured."""
+    """A model and the settings of its measurement."""
 
     name: str
     model: Programmable
     dtype: torch.dtype = torch.float32
     most_tiles: int | None = None
+    """Most tiles per round; None for all."""
     most_reads: int | None = None
-    """Tiles, and tile-vectors, a round; None: all."""
+    """Most tile-vectors per round; None for all."""
     calibrates: bool = False
-    """Whether it solves circuits to program, in ``dtype``; it then reads in float32."""
+    """Whether programming solves circuits, in ``dtype``; the model then reads in float32."""
     note: str = ""
     trained: bool = True
-    """Whether its error means anything."""
+    """Whether the model is trained; the error of random weights has no meaning."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Tiles of the nominal circuit, their inputs, and what is timed on them."""
+    """Tiles of the nominal circuit and their inputs."""
 
     size: int
     stream_bits: int
     conductances: Tensor
-    """(tiles, rows, cols) [S], float64."""
+    """Conductances (tiles, rows, cols) [S], float64."""
     voltages: Tensor
-    """(vectors, 1, rows) [V], float64: the same for all tiles."""
+    """Voltages (vectors, 1, rows) [V], float64, the same for all tiles."""
 
     @property
     def crossbar(self) -> Crossbar:
@@ -89,20 +90,20 @@ class Task:
 
     @property
     def window(self) -> ConductanceWindow:
-        """Of the conductances."""
+        """The conductance window."""
         return CIRCUITS[_CIRCUIT].window
 
     @property
     def v_max(self) -> float:
-        """Highest drive, volt."""
+        """The highest drive, volt."""
         return CIRCUITS[_CIRCUIT].v_max
 
 
 def draw_task(size: int, stream_bits: int, settings: SurrogateSettings) -> Task:
-    """Random tiles and vectors of all sparsities: 4-bit cells, uniform non-zero levels.
+    """Random tiles and vectors of all sparsities, with 4-bit cells and uniform non-zero levels.
 
-    The share of cells at level 0 grows evenly from 0 over the tiles; that of zero inputs is uniform, and no
-    vector is all zero.
+    The share of cells at level 0 grows evenly from 0 over the tiles. The share of zero inputs is uniform over the
+    vectors, and no vector is all zero.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     window, v_max = CIRCUITS[_CIRCUIT].window, CIRCUITS[_CIRCUIT].v_max
@@ -121,7 +122,7 @@ def draw_task(size: int, stream_bits: int, settings: SurrogateSettings) -> Task:
 
 
 def contenders(task: Task, settings: SurrogateSettings) -> tuple[list[Contender], list[str]]:
-    """All models for a task, and notes about surrogates that are not for it."""
+    """All models for a task, and notes about surrogates that do not fit it."""
     crossbar = task.crossbar
     network, universal, notes = _surrogates(task, settings)
     note, trained = "", network is not None
@@ -141,39 +142,39 @@ def contenders(task: Task, settings: SurrogateSettings) -> tuple[list[Contender]
 
 
 class Distance:
-    """The distance-based effective resistance (DMR)."""
+    """The model of distance-based effective resistance (DMR)."""
 
     def __init__(self, crossbar: Crossbar) -> None:
         self._crossbar = crossbar
 
     def program(self, conductances: Tensor) -> Tensor:
-        """Its transfer matrix (tiles, rows, cols) [S]."""
+        """The transfer matrix (tiles, rows, cols) [S] of the model."""
         return distance_conductance(self._crossbar.cell.small_signal(conductances), self._crossbar.wires)
 
     def read(self, array: Tensor, voltages: Tensor) -> Tensor:
-        """One product."""
+        """Column currents by one matrix product."""
         return shared_matmul(voltages, array)
 
 
 class Affine:
-    """The per-column affine fit (alpha-beta)."""
+    """The model of the per-column affine fit (alpha-beta)."""
 
     def __init__(self, crossbar: Crossbar, v_max: float) -> None:
         self._crossbar, self._v_max = crossbar, v_max
 
     def program(self, conductances: Tensor) -> AffineFit:
-        """Exact solutions of each tile, in the precision of ``conductances``, and the fit, for reads in float32."""
+        """The fit for reads in float32, on exact solutions of each tile in the precision of ``conductances``."""
         cell, wires = self._crossbar.cell, self._crossbar.wires
         fit = calibrate_affine(conductances[:, None], cell, wires, self._v_max, _CALIBRATION)
         return AffineFit(conductances.float(), fit.alpha[:, 0].float(), fit.beta[:, 0].float())
 
     def read(self, array: AffineFit, voltages: Tensor) -> Tensor:
-        """One product, and a line."""
+        """Column currents by one matrix product and the affine map of each column."""
         return array.read(voltages)
 
 
 class Concatenated:
-    """The GENIEx network evaluated as published: the hidden layer on concat(G', V') of each tile and vector."""
+    """The GENIEx network evaluated as published, with the hidden layer on concat(G', V') of each tile and vector."""
 
     def __init__(self, network: GeniexMLP) -> None:
         self._network = network
@@ -197,7 +198,7 @@ class Concatenated:
 def _surrogates(
     task: Task, settings: SurrogateSettings
 ) -> tuple[GeniexMLP | None, list[tuple[str, Surrogate]], list[str]]:
-    """The GENIEx network for the task, the surrogates for any circuit by name, and notes about unfit ones."""
+    """The GENIEx network for the task, the named surrogates for any circuit, and notes about unfit surrogates."""
     network: GeniexMLP | None = None
     universal: dict[str, Surrogate] = {}
     notes: list[str] = []
@@ -215,7 +216,7 @@ def _surrogates(
 
 
 def _named(size: int, settings: SurrogateSettings) -> Iterator[tuple[str, str]]:
-    """Names for tables, and what to load: given ones first, then what ships for the size."""
+    """Surrogates as (name in tables, name or path to load): the given ones first, then those that ship for the size."""
     for given in settings.surrogates:
         yield Path(given).name.removesuffix(".json").removesuffix(".safetensors"), given
     shipped = shipped_surrogates()
@@ -223,7 +224,7 @@ def _named(size: int, settings: SurrogateSettings) -> Iterator[tuple[str, str]]:
 
 
 def random_network(crossbar: Crossbar, window: ConductanceWindow, v_max: float) -> GeniexMLP:
-    """A GENIEx network that nobody trained, to be timed."""
+    """A GENIEx network with random weights, for timing only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = GeniexMLP(crossbar, window, v_max, r_min=_RATIOS[0], r_max=_RATIOS[1])

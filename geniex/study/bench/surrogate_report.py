@@ -1,4 +1,4 @@
-"""What ``geniex bench surrogate`` measures and what it found."""
+"""The settings and the report of ``geniex bench surrogate``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CIRCUIT = "exact circuit"
 FAST, PHYSICS = "physics-fast", "physics"
 
 _BAR_SIZE, _BAR_BITS = 64, 4
-"""Tile and streams that the bars are for."""
+"""Tile size and stream bits of the bars."""
 _OVER_CONCATENATED = 20.0
 _PHYSICS_MICROSECONDS = 14.0
 _NF_RMSE_PP = {PHYSICS: 0.005, FAST: 0.05}
@@ -24,14 +24,14 @@ _P999_PERCENT = {PHYSICS: 0.05}
 
 @dataclass(frozen=True)
 class SurrogateSettings:
-    """What one run measures."""
+    """The settings of one run."""
 
     sizes: tuple[int, ...] = (32, 64, 128)
     """Rows and columns of the tiles."""
     stream_bits: tuple[int, ...] = (1, 4)
     """Bits of the input streams; cells have 4 bits."""
     tiles: int = 16
-    """Tiles that are programmed together and fed by the same vectors, as the arrays of one layer are."""
+    """Tiles that are programmed together and fed by the same vectors, like the arrays of one layer."""
     vectors: int = 4096
     """Input vectors of each tile in a timed round; slow models are given fewer."""
     chunk: int = 128
@@ -41,16 +41,16 @@ class SurrogateSettings:
     repeats: int = 5
     """Rounds, in which the models take turns."""
     patience: float = 4.0
-    """Seconds of a model after which it is given no further round."""
+    """Seconds after which a model runs no further round."""
     memory: bool = True
-    """Whether peak memory is measured, each in a process of its own."""
+    """Whether peak memory is measured; each measurement takes its own process."""
     surrogates: tuple[str, ...] = ()
-    """Names or paths that take part beside, or before, those that ship."""
+    """Names or paths of further surrogates; they take precedence over shipped ones."""
     seed: int = 0
-    """Of all draws."""
+    """Seed of all draws."""
 
     def quick(self) -> SurrogateSettings:
-        """The run that ends within half a minute."""
+        """The settings of a run that ends within half a minute."""
         return replace(
             self,
             sizes=tuple(n for n in self.sizes if n <= _BAR_SIZE),
@@ -64,38 +64,38 @@ class SurrogateSettings:
 
 @dataclass(frozen=True)
 class SurrogateRow:
-    """One model on tiles of one size, with streams of one width."""
+    """The figures of one model on tiles of one size, with streams of one width."""
 
     size: int
     stream_bits: int
     model: str
     dtype: str
     reads: int
-    """Tile-vectors a round: a slow model is not given them all."""
+    """Tile-vectors per round; a slow model is not given them all."""
     seconds_per_read: float | None
-    """A tile and vector, read from programmed arrays."""
+    """Median time per tile-vector, read from programmed arrays."""
     runs: int
-    """Timed rounds, of whose times this is the median."""
+    """Number of timed rounds."""
     over_ideal: float | None
-    """That over the ideal product's, in the same rounds."""
+    """Ratio of the read time to the ideal product's, in the same rounds."""
     over_mlp: float | None
-    """That over the factored GENIEx MLP's."""
+    """Ratio of the read time to the factored GENIEx MLP's."""
     program_seconds: float | None
-    """A tile."""
+    """Median time of programming per tile."""
     amortised_reads: int | None
-    """Vectors a tile from which on programming and reading cost less than solving the circuit; None: never."""
+    """Vectors per tile from which programming and reading cost no more than solving the circuit; None for never."""
     nf_rmse_pp: float | None
-    """Against the exact circuit; None for random weights."""
+    """NF-RMSE against the exact circuit, percent points; None for random weights."""
     relative_p999: float | None
     """99.9th percentile of the relative current error; None for random weights."""
     peak_bytes: int | None
-    """What a process grows by at most while it programs and reads; None where that was not measured."""
+    """Largest growth of a process while it programs and reads; None if not measured."""
     note: str
     failure: str | None
 
 
 def amortised_reads(program: float | None, read: float | None, exact: float | None) -> int | None:
-    """The fewest reads of a tile for which ``program + n read <= n exact``, all in seconds; None where none do.
+    """The smallest number n of reads of a tile with ``program + n read <= n exact``, all in seconds; None for never.
 
     >>> amortised_reads(10e-3, 1e-6, 501e-6)
     20
@@ -112,7 +112,7 @@ class SurrogateReport:
     settings: SurrogateSettings
     machine: dict[str, Any]
     notes: tuple[str, ...]
-    """What was left out, and why."""
+    """Surrogates that were left out, with the reasons."""
     rows: tuple[SurrogateRow, ...]
 
     @property
@@ -122,7 +122,7 @@ class SurrogateReport:
         return (*_costs(mine), *_errors(mine))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The report as JSON-ready plain values."""
         out = {"format": "geniex-bench-surrogate", "schema_version": 1} | asdict(self)
         return out | {"bars": [bar.to_dict() for bar in self.bars]}
 

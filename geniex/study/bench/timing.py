@@ -1,4 +1,4 @@
-"""Times side by side: contenders take turns, so that what else the machine does hits all of them."""
+"""Side-by-side timing: contenders take turns, so that the machine's other load affects all of them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class Timing(Generic[T]):
     seconds: list[float] = field(default_factory=list)
     """Wall time of each run."""
     result: T | None = None
-    """What its last run returned."""
+    """Result of the last run."""
     failure: str | None = None
-    """Why it has no result."""
+    """Error message of a run that failed."""
 
     @property
     def median(self) -> float | None:
-        """Seconds a run takes; None where it failed."""
+        """The median seconds of a run; None if the contender failed or has no timed run."""
         return None if self.failure is not None or not self.seconds else statistics.median(self.seconds)
 
 
 def interleaved(actions: Mapping[K, Callable[[], T]], repeats: int, patience: float) -> dict[K, Timing[T]]:
-    """Timings of ``actions`` that run in turns, ``repeats`` rounds after one to warm up.
+    """The timings of ``actions`` that run in turns, for ``repeats`` rounds after a warm-up round.
 
-    An action is left out once it has used ``patience`` seconds or failed; one whose first run uses them up
-    keeps that as its only time.
+    An action runs no further round once it has failed or has used ``patience`` seconds. An action whose warm-up
+    uses them up keeps that run as its only time.
     """
     timings: dict[K, Timing[T]] = {key: Timing() for key in actions}
     spent = dict.fromkeys(actions, 0.0)
@@ -69,7 +69,7 @@ def interleaved(actions: Mapping[K, Callable[[], T]], repeats: int, patience: fl
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use ``count`` threads within."""
+    """Let torch use ``count`` threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -79,7 +79,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -94,7 +94,7 @@ def growth(sizes: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the versions that figures were taken with, JSON-ready."""
+    """The machine and the versions of the benchmark, JSON-ready."""
     packages = ("torch", "numpy", "scipy", "badcrossbar", "PySpice")
     versions = {"geniex": geniex.__version__, "python": platform.python_version()}
     versions |= {name: version for name in packages if (version := _version(name)) is not None}

@@ -1,4 +1,4 @@
-"""The YAML files that ship for ``geniex study`` and ``geniex remap``: a folder for each verb, named after it."""
+"""The YAML files that ship for ``geniex study`` and ``geniex remap``, in a folder named after each verb."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def shipped_configs(verb: str) -> list[str]:
 
 
 def config_path(verb: str, name: str | Path) -> Path:
-    """The path of a configuration for ``geniex VERB``: the file ``name`` where there is one, else the shipped one.
+    """The path of a configuration for ``geniex VERB``: the file ``name`` if it exists, else the shipped one.
 
     Raises:
-        InputError: neither a file nor a configuration that ships for this verb; the message lists those that do.
+        InputError: ``name`` is neither a file nor a configuration that ships for this verb; the message lists these.
     """
     path = Path(name)
     if path.exists() and not path.is_dir():

@@ -1,18 +1,20 @@
 """Design-space exploration: networks on crossbars over grids of settings, ``run_study`` in one call.
 
-A YAML file, or a mapping, says what stays (any setting, by its dotted name) and what varies::
+A YAML file or a mapping gives the fixed settings (any setting, by its dotted name) and the varied ones::
 
-    network: fashion-cnn            # a list: several trainings, over which intervals are taken
+    network: fashion-cnn            # a list names several trainings; intervals are taken over them
     images: 1000
     emulator: physics-fast          # or ideal, linear, circuit, another surrogate
-    grid:                           # all combinations
+    grid:                           # axes in all combinations
       tile: [16, 32, 64]
       window.on_off: [2, 6, 10]
-    zip:                            # in step
+    zip:                            # axes that go in step
       architecture.slice_bits: [1, 2, 4]
       architecture.stream_bits: [1, 2, 4]
-    parts: []                       # sub-grids to unite: each has settings, a grid and a zip of its own
-    baseline: {window.on_off: 6}    # what cells that are alike in all else are compared with
+    parts: []                       # sub-grids to unite; each has its own settings, grid and zip
+    baseline: {window.on_off: 6}    # each grid point is compared with the one that has these values, all else equal
+
+A grid point, which the code calls a cell, is one combination of the varied settings.
 """
 
 from geniex.study.explore.files import read_table

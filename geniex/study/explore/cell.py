@@ -1,4 +1,4 @@
-"""One job of a study: a network put onto crossbars at one cell's settings, and what it classifies rightly."""
+"""One job of a study: a network runs on crossbars at one grid point's settings and classifies the test images."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from geniex.threads import one_thread
 from geniex.variation import derived_seed
 
 _BATCH = 250
-"""Images of one forward pass."""
+"""Images in one forward pass."""
 _STEP = 50
-"""Images of a step of fine-tuning."""
+"""Images in one step of fine-tuning."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One network at one cell's settings and one draw of its devices, or as it is in floating point."""
+    """One network at one grid point's settings: on crossbars with one draw of their devices, or in floating point."""
 
     settings: CellSettings
     network: str
     draw: int
     floating: bool
-    """Whether the network stays off crossbars."""
+    """Whether the network runs in floating point, without crossbars."""
     key: str
     """Digest of everything that the result depends on."""
     device: str
@@ -49,33 +49,33 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For progress and for files."""
+        """The job's name in progress messages and file names."""
         return f"{'float-' if self.floating else ''}{Path(self.network).name}"
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a job sees."""
+    """The images of a job."""
 
     tests: Tensor
-    """(count, C, H, W)."""
+    """Test images (count, C, H, W)."""
     labels: Tensor
     calibration: Batch
 
 
 def run_job(job: Job) -> dict[str, Any] | str:
-    """The result of a job, JSON-ready, or why there is none."""
+    """The result of a job, JSON-ready, or the reason why it has none."""
     try:
         with one_thread():
             return _result(job)
     except GeniexError as error:
         return str(error)
-    except Exception as error:  # whatever torch or a network raises is this cell's alone; the others go on
+    except Exception as error:  # an error of torch or of a network ends this job alone; the others go on
         return f"{type(error).__name__}: {error}".strip()
 
 
 def emulator_of(settings: CellSettings) -> Emulator:
-    """The emulator that a cell asks for, for its crossbar."""
+    """The emulator that ``settings`` name, for their crossbar."""
     if settings.emulator == "ideal":
         return IdealEmulator()
     if settings.emulator == "linear":
@@ -86,7 +86,7 @@ def emulator_of(settings: CellSettings) -> Emulator:
 
 
 def prepared_network(settings: CellSettings, name: str) -> nn.Module:
-    """The network, pruned where the settings say so."""
+    """The network ``name``, pruned if the settings ask for it."""
     network: nn.Module = load_network(name)
     if settings.prune is None:
         return network
@@ -103,15 +103,16 @@ def prepared_network(settings: CellSettings, name: str) -> nn.Module:
 
 
 def full_scales(name: str) -> dict[str, LayerRule]:
-    """The rules that keep the conductance scales of a network whose weights training has cut (WCT)."""
+    """The weight full scales of a network whose weights were clipped in weight-constrained training (WCT), as rules."""
     scales = network_info(name).get("weight_full_scale") or {}
     return {layer: LayerRule(weight_full_scale=scale) for layer, scale in scales.items()}
 
 
 def on_ideal_tiles(settings: CellSettings) -> CellSettings:
-    """The cell whose accuracy ``settings`` lose from: ideal tiles, devices as asked for, nothing mitigated.
+    """The settings of the reference of ``settings``: ideal tiles without variations or mitigation.
 
-    There the window and the drive cancel, so that all cells of one architecture share it.
+    On ideal tiles the window and the drive cancel. They are set to fixed values here, so that all grid points of one
+    architecture share one reference.
     """
     arch = settings.architecture.replace(window=ConductanceWindow(100e3, 6.0), v_max=0.25)
     rows, cols = arch.tile
@@ -130,7 +131,7 @@ def on_ideal_tiles(settings: CellSettings) -> CellSettings:
 
 @lru_cache(maxsize=4)
 def images_of(data: str, images: int | None, calibration: int, seed: int, device: str, root: Path | None) -> Images:
-    """Test images, drawn so that fewer are the first of more, and calibration images, on ``device``."""
+    """The test and calibration images on ``device``; with one seed, a smaller test set is the start of a larger one."""
     training, tests = _image_set(data, True, root), _image_set(data, False, root)
     chosen = tests if images is None else tests.subset(images, seed)
     drawn = training.subset(min(calibration, len(training)), seed)
@@ -174,16 +175,16 @@ def _result(job: Job) -> dict[str, Any]:
 
 
 def _logits(model: nn.Module, images: Images) -> Tensor:
-    """Of the test images (images, classes)."""
+    """The logits of the test images (images, classes)."""
     with torch.no_grad():
         return torch.cat([model(part) for part in images.tests.split(_BATCH)])
 
 
 def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, float | None]]:
-    """The network on crossbars, mitigated and with varied devices, and what it takes.
+    """The network on crossbars with mitigation and varied devices, and its figures of ``COUNTS`` and ``CONVERTERS``.
 
-    Remapping and training know the circuit but not the devices' deviations; gains and batch norms are fitted to the
-    crossbars as they are.
+    Remapping and fine-tuning know the circuit but not the devices' deviations. Output gains and batch norms are fitted
+    to the crossbars with these deviations.
     """
     settings = job.settings
     model = _remapped(settings, network, job.network, images.calibration)
@@ -201,7 +202,7 @@ def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module,
 
 def _convert(settings: CellSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConversionWarning)  # tables have columns of what clips and overflows
+        warnings.simplefilter("ignore", ConversionWarning)  # clipping and overflows have columns in the tables
         return convert(
             network,
             settings.architecture,

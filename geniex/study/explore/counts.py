@@ -1,4 +1,4 @@
-"""What one image takes on crossbars: arrays, reads, conversions, energy; and how well converters fit its numbers."""
+"""The cost of one image on crossbars (arrays, reads, conversions, energy), and how well the converters' ranges fit."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from geniex.simulator import ConversionReport, costs, emulated_by
 from geniex.study.explore.settings import Energy
 
 COUNTS = ("arrays", "reads", "adc_conversions", "static_energy")
-"""Columns of a table: arrays in all; reads of single arrays, ADC conversions and static energy [J] for an image."""
+"""Columns of a table: the number of arrays; reads of single arrays, ADC conversions and static energy [J] per image."""
 CONVERTERS = ("adc_clipped", "adc_codes_used", "overflowed")
-"""Columns of a table, on calibration inputs: share of ADC conversions that clip, and of accumulated sums that overflow,
-each in the layer where most do; share of the ADC's codes that occur, in the layer that uses the fewest."""
+"""Columns of a table, on calibration inputs: the share of ADC conversions that clip and the share of accumulated sums
+that overflow, each in the layer with the largest share; the span of the ADC codes as a share of all codes, in the layer
+with the smallest span."""
 _IMAGES = 4
-"""Over which the energy is averaged; counts are the same for all."""
+"""Images that the energy is averaged over; the counts are the same for all images."""
 _VECTORS = 64
-"""Inputs of each layer whose energy is taken: one read of the exact circuit each."""
+"""Inputs of each layer whose energy is computed; the exact circuit is solved once for each."""
 
 
 def counted(model: nn.Module, images: Tensor, energy: Energy = "emulator") -> dict[str, float]:
-    """The figures of ``COUNTS`` for a converted ``model`` on the first few of ``images`` (count, ...).
+    """The figures of ``COUNTS`` for a converted ``model`` on the first few ``images`` (count, ...).
 
-    As ``geniex.simulator.costs`` has them: 100 ns a read, devices as they are. The ``energy`` is that of the model's
-    emulator, whose arrays are solved for it, or that of its conductances without wires ("ideal"), which is quick.
+    ``geniex.simulator.costs`` computes them, for reads of 100 ns and the devices as they are. With ``energy``
+    "emulator" the arrays of the model's emulator are solved for the energy; "ideal" takes the conductances without
+    wires, which is quick.
     """
     model = emulated_by(model, IdealEmulator()) if energy == "ideal" else model
     found = costs(model, images[:_IMAGES], energy_vectors=_VECTORS)
@@ -36,5 +38,5 @@ def counted(model: nn.Module, images: Tensor, energy: Energy = "emulator") -> di
 
 
 def converter_use(report: ConversionReport) -> dict[str, float | None]:
-    """The figures of ``CONVERTERS`` from a conversion's report; None where there is no such converter."""
+    """The figures of ``CONVERTERS`` from a conversion's report; None if the architecture lacks the converter."""
     return {name: getattr(report, name) for name in CONVERTERS}

@@ -25,7 +25,7 @@ from geniex.variation import (
 )
 
 Flat = dict[str, Any]
-"""Settings by dotted names."""
+"""Settings by their dotted names."""
 
 PLAIN = (
     "network",
@@ -44,7 +44,7 @@ PLAIN = (
     "draws",
     "energy",
 )
-"""Settings that stand for themselves."""
+"""Settings that belong to no group; their names have no dot."""
 STEPS: dict[str, type[Config]] = {
     "finite_states": FiniteStates,
     "conductance_spread": ConductanceSpread,
@@ -57,13 +57,13 @@ STEPS: dict[str, type[Config]] = {
     "retention": Retention,
     "read_noise": ReadNoise,
 }
-"""What can happen to devices, in the order in which it does."""
+"""Steps of device variation, in the order in which they are applied."""
 _ELSEWHERE = {
     "architecture.tile": "tile",
     "architecture.window": "window.r_on and window.on_off",
     "architecture.v_max": "v_max",
 }
-"""Fields of an architecture that the crossbar and its cells decide."""
+"""Fields of an architecture that follow from other settings, with the settings to give instead."""
 
 
 def _of(kind: type[Config]) -> tuple[str, ...]:
@@ -78,16 +78,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "prune": ("method", "sparsity", "tile", "criterion", "scope", "skip"),
     **{f"variation.{name}": _of(kind) for name, kind in STEPS.items()},
 }
-"""Members of the settings that have some. A cell's depend on what cell it is."""
+"""Members of each group of settings. The members of "crossbar.cell" depend on the kind of cell."""
 WHOLE = ("variation", "prune", "crossbar.cell", *(f"variation.{name}" for name in STEPS))
-"""Groups that may be given as one value, too: null, or a name."""
+"""Groups that may also be given as one value: null or a name."""
 
 
 def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
-    """Settings by dotted names, from mappings of mappings or of dotted names; all names are known ones.
+    """Settings by dotted names, from nested mappings or mappings of dotted names; all names are checked.
 
     Raises:
-        InputError: an unknown name, with those that there are; or one that is given twice.
+        InputError: a name is unknown (the message lists the known ones) or given twice.
     """
     out: Flat = {}
     for key, value in given.items():
@@ -105,7 +105,7 @@ def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
 
 
 def overridden(base: Flat, changes: Flat) -> Flat:
-    """``base`` with ``changes``: a group given as one value replaces its members, and a member a group that is null."""
+    """``base`` with ``changes``: a group given as one value replaces its members; a member replaces a null group."""
     out = dict(base)
     for name in changes:
         out = {known: value for known, value in out.items() if not known.startswith(f"{name}.")}
@@ -119,11 +119,11 @@ def overridden(base: Flat, changes: Flat) -> Flat:
 
 
 def check_name(name: str) -> None:
-    """Raise ``InputError`` unless ``name`` is a setting; it tells which there are."""
+    """Raise ``InputError`` unless ``name`` is a setting; the message lists the known ones."""
     if name in _ELSEWHERE:
         raise InputError(name, "a field that the crossbar decides", f"set {_ELSEWHERE[name]}")
     group, _, member = name.rpartition(".")
-    if group == "crossbar.cell" and member:  # its fields depend on the cell, which checks them
+    if group == "crossbar.cell" and member:  # the fields depend on the kind of cell; ``CellSettings.of`` checks them
         return
     if group and not _is_group(group):
         check_name(group)
@@ -134,7 +134,7 @@ def check_name(name: str) -> None:
 
 
 def unknown(name: str, member: str, allowed: Iterable[str]) -> InputError:
-    """The error for a ``member`` that is none of those ``allowed``; it suggests the nearest."""
+    """The error for a ``member`` that is not ``allowed``; it suggests the nearest allowed name."""
     names = tuple(allowed)
     near = difflib.get_close_matches(member, names, 1)
     guess = f"did you mean {near[0]}? " if near else ""

@@ -1,4 +1,4 @@
-"""A study's tables as files: written as CSV and Parquet, and read again."""
+"""The tables of a study as files: CSV and Parquet, written and read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from geniex.errors import InputError, MissingDependencyError
 from geniex.study.explore.table import Row, columns
 
 _FIRST_FIGURE = "trainings"
-"""The column of a summary that ends those of axes."""
+"""The first column of a summary after the columns of the axes."""
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """A table as CSV with a header; floats in full, nothing where there is no value."""
+    """A table as CSV with a header; floats have all digits, missing values are empty."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
     writer.writeheader()
@@ -26,7 +26,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def parquet_bytes(rows: Sequence[Row]) -> bytes:
-    """A table as a Parquet file; columns of numbers and words are words.
+    """A table as a Parquet file; a column that mixes numbers and words is written as words.
 
     Raises:
         MissingDependencyError: pyarrow is not installed.
@@ -41,13 +41,13 @@ def parquet_bytes(rows: Sequence[Row]) -> bytes:
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """The rows of ``table.csv``, ``summary.csv`` or ``table.parquet``: numbers, words, None where there is no value.
+    """The rows of ``table.csv``, ``summary.csv`` or ``table.parquet``: numbers and words, None for a missing value.
 
-    Truths are words; so is, in a Parquet file, all of a column that has a word.
+    Booleans are read as words. In a Parquet file all values of a column are words if one of them is.
 
     Raises:
-        InputError: there is no such file, or no table in it.
-        MissingDependencyError: a Parquet file, and pyarrow is not installed.
+        InputError: the file does not exist or holds no table.
+        MissingDependencyError: the file is Parquet and pyarrow is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,7 +62,7 @@ def read_table(path: str | Path) -> list[Row]:
 
 
 def axes_of(summary: Sequence[Row]) -> list[str]:
-    """The columns of a summary that tell what was varied."""
+    """The columns of a summary that hold the varied settings."""
     names = columns(summary)
     if names and _FIRST_FIGURE not in names:
         raise InputError("summary", f"a table of {', '.join(names[:4])}, ...", "it must be that of a summary.csv")
@@ -87,7 +87,7 @@ def _value(word: str) -> int | float | str | None:
 
 
 def _of_one_kind(values: list[Any]) -> list[Any]:
-    """Numbers or words as they are, also with None among them; of both, and of truths, words."""
+    """The values unchanged if all are numbers or all are words; mixed values and booleans as words. None stays None."""
     known = [value for value in values if value is not None]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
     if numbers and any(isinstance(value, float) for value in known):

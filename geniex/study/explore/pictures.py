@@ -1,4 +1,4 @@
-"""The pictures of a study: accuracy along each axis, and against each cost."""
+"""The pictures of a study: accuracy and logit error along each axis, and accuracy against each cost."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _COSTS = {
     "static_energy": "static energy of the arrays, J an image",
 }
 IDEAL = "ideal tiles"
-"""What the line of ideal tiles is called where all curves share it."""
+"""Name of the line of ideal tiles if all curves share it."""
 _COLOURS = 8
-"""Lines in one picture."""
+"""Most lines in one panel."""
 _MOST_PANELS = 9
 
 
 class _Measure(NamedTuple):
-    """What is drawn along axes: a column, those of its interval, and that of ideal tiles."""
+    """A quantity that is drawn along axes: its column, the columns of its interval, and the column of ideal tiles."""
 
     name: str
     columns: tuple[str, str, str]
@@ -52,22 +52,22 @@ _ERROR = _Measure("logit error", ("logit_error", "logit_error_low", "logit_error
 
 
 def axis_title(name: str) -> str:
-    """What an axis is called in pictures and tables."""
+    """The title of an axis in pictures, with its unit."""
     return _TITLES.get(name, name.rpartition(".")[2].replace("_", " "))
 
 
 def short_title(name: str) -> str:
-    """The same without units."""
+    """The title of an axis without its unit."""
     return axis_title(name).partition(",")[0]
 
 
 def save_pictures(study: Study, folder: Path) -> list[Path]:
-    """The paths of the PNG files written to ``folder``, which exists; none where no cell has a result."""
+    """Write the pictures to the existing ``folder`` and return the PNG paths; none if no grid point has a result."""
     return [save_plot(ax, folder / f"{name}.png") for name, ax in study_pictures(study.summary)]
 
 
 def study_pictures(summary: Sequence[Row]) -> Iterator[tuple[str, Axes]]:
-    """All pictures of a study, by a name for their files, from its summary: ``read_table("summary.csv")`` will do."""
+    """All pictures of a study with their file names, from its summary, such as ``read_table("summary.csv")``."""
     done = [row for row in summary if row["accuracy"] is not None]
     axes = axes_of(done)
     parts = list(dict.fromkeys(row.get("part", "") for row in done))
@@ -75,7 +75,7 @@ def study_pictures(summary: Sequence[Row]) -> Iterator[tuple[str, Axes]]:
         rows = [row for row in done if row.get("part", "") == part]
         varied = [name for name in axes if len({row[name] for row in rows}) > 1]
         numbers = [name for name in varied if not any(isinstance(row[name], str) for row in rows)]
-        # Words tell lines apart, where there is something to draw them along.
+        # An axis of words distinguishes lines if the part has an axis of numbers to draw them along.
         for axis in _leading(rows, numbers or varied):
             for measure in (_ACCURACY, _ERROR):
                 shown = [row for row in rows if row[measure.columns[0]] is not None]
@@ -109,7 +109,7 @@ def _along(rows: Sequence[Row], varied: Sequence[str], axis: str, part: str, mea
 
 
 def _ideal_lines(dotted: dict[str, list[Measured]]) -> dict[str, list[Measured]]:
-    """A line of ideal tiles for each curve, by the curve's name; one for all where they do not differ."""
+    """A line of ideal tiles for each curve, by the curve's name; one line for all curves if they do not differ."""
     apart = {(point.at, point.accuracy) for line in dotted.values() for point in line}
     if len(apart) > len({at for at, _ in apart}):
         return dotted
@@ -117,7 +117,7 @@ def _ideal_lines(dotted: dict[str, list[Measured]]) -> dict[str, list[Measured]]
 
 
 def _free(rows: Sequence[Row], varied: Sequence[str], axis: str) -> list[str]:
-    """The other axes, without those that go in step with this one or with an earlier one."""
+    """The axes other than ``axis``, without axes that go in step with it or with an earlier axis."""
     free: list[str] = []
     for name in varied:
         if name != axis and not any(_in_step(rows, name, other) for other in (axis, *free)):
@@ -126,12 +126,12 @@ def _free(rows: Sequence[Row], varied: Sequence[str], axis: str) -> list[str]:
 
 
 def _leading(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """The axes without those that go in step with an earlier one."""
+    """The axes ``names`` without axes that go in step with an earlier axis."""
     return [name for k, name in enumerate(names) if not any(_in_step(rows, name, other) for other in names[:k])]
 
 
 def _with_steps(rows: Sequence[Row], varied: Sequence[str], axis: str) -> str:
-    """The axis' title, with those that go in step with it."""
+    """The axis' title, with the titles of the axes that go in step with it."""
     others = [short_title(name) for name in varied if name != axis and _in_step(rows, name, axis)]
     return f"{axis_title(axis)} ({' and '.join(others)} in step)" if others else axis_title(axis)
 
@@ -142,7 +142,7 @@ def _in_step(rows: Sequence[Row], one: str, other: str) -> bool:
 
 
 def _hue(rows: Sequence[Row], others: Sequence[str]) -> str | None:
-    """The axis that tells lines apart: one of words, else the one of fewest values."""
+    """The axis that distinguishes lines: the first axis of words, else the axis of fewest values; None if none fits."""
     counts = {name: len({row[name] for row in rows}) for name in others}
     fit = [name for name in others if counts[name] <= _COLOURS]
     words = [name for name in fit if any(isinstance(row[name], str) for row in rows)]

@@ -1,4 +1,4 @@
-"""What a study has to do, checked before any of it is done."""
+"""The plan of a study: its grid points and jobs, all checked before the first job runs."""
 
 from __future__ import annotations
 
@@ -22,44 +22,47 @@ from geniex.study.logits import digest
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One row of the table: a network and a draw at one cell's settings, beside what it is compared with."""
+    """One row of the table: a network and a draw at one grid point's settings, with the jobs of its references."""
 
     network: str
     draw: int
     job: Job
     ideal: Job
-    """The same on ideal tiles."""
+    """The job of the reference on ideal tiles."""
     floating: Job
-    """The same in floating point."""
+    """The job of the reference in floating point."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of values, and its runs."""
+    """One grid point, a combination of values, and its runs."""
 
     part: str
     labels: dict[str, Label]
-    """Of all axes of the study: those that the part does not vary as they are in it."""
+    """Labels on all axes of the study; an axis that the part does not vary has the label of its fixed value."""
     settings: CellSettings
     runs: tuple[PlannedRun, ...]
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """All cells of a study."""
+    """All grid points of a study."""
 
     spec: StudySpec
     cells: tuple[Cell, ...]
 
     @property
     def jobs(self) -> list[Job]:
-        """What is to be computed, each once, references first."""
+        """The jobs to compute, each once, references first."""
         runs = [run for cell in self.cells for run in cell.runs]
         wanted = [run.floating for run in runs] + [run.ideal for run in runs] + [run.job for run in runs]
         return list({job.key: job for job in wanted}.values())
 
     def baseline(self, cell: Cell) -> Cell | None:
-        """What a cell is compared with: alike in all axes but those that the baseline tells; None for itself."""
+        """The grid point that ``cell`` is compared with, or None if that is ``cell`` itself or does not exist.
+
+        It has the baseline's labels, and the labels of ``cell`` on all other axes; one in the same part comes first.
+        """
         if not self.spec.baseline:
             return None
         wanted = cell.labels | self.spec.baseline
@@ -70,12 +73,12 @@ class StudyPlan:
 
 
 def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = None) -> StudyPlan:
-    """The plan of a study, in which all settings, networks, images and circuits are known to go together.
+    """The plan of a study; all its settings, networks, images and circuits are checked to fit together.
 
     Raises:
-        InputError: a setting that is not allowed, by its name and with what is; a network that has other images, or
-            no batch norms to refit; a baseline with another number of networks.
-        GeniexError: what loading and conversion raise.
+        InputError: a setting is not allowed (the message has its name and the allowed values); a network takes other
+            images or has no batch norm to refit; a baseline has another number of networks; or loading or conversion
+            fails at a grid point.
     """
     points = spec.points()
     settings = [_settings(point) for point in points]
@@ -96,7 +99,7 @@ def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = No
 
 
 class _Checks:
-    """What is loaded and found right is not again."""
+    """The checks of grid points; networks, images and surrogates that passed once are not loaded and checked again."""
 
     def __init__(self, device: str, data_root: Path | None) -> None:
         self.device, self.data_root = device, data_root
@@ -105,7 +108,7 @@ class _Checks:
         self._reports: dict[str, ConversionReport] = {}
 
     def runs(self, settings: CellSettings) -> tuple[PlannedRun, ...]:
-        """The runs of a cell, whose settings are checked."""
+        """The runs of the grid point with these ``settings``, after checks."""
         emulator = emulator_of(settings).bind(settings.architecture)
         surrogate = emulator.surrogate if isinstance(emulator, SurrogateEmulator) else None
         told = [] if surrogate is None else [type(surrogate).__name__, self._surrogate(settings.emulator, surrogate)]
@@ -176,13 +179,13 @@ def _settings(point: Point) -> CellSettings:
 
 
 def _placed(error: InputError, point: Point) -> InputError:
-    """The error with the cell that it is of."""
+    """The error with the grid point where it occurred."""
     where = f" (in {_told(point)})" if point.labels else ""
     return InputError(error.name, error.value, f"{error.allowed}{where}")
 
 
 def _that_matter(settings: CellSettings) -> dict[str, Any]:
-    """The settings that a result depends on, beside network, images and draw."""
+    """The settings that a result depends on, apart from network and draw."""
     tuned = "fine_tuning" in settings.mitigation
     told = settings.replace(networks=("",), draws=1, fine_tuning_steps=settings.fine_tuning_steps if tuned else 1)
     return {name: value for name, value in told.to_dict().items() if name not in ("networks", "draws")}

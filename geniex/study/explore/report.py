@@ -1,4 +1,4 @@
-"""What a study leaves in its folder: tables, one page to read, figures."""
+"""The files that a study writes to its folder: tables, a report page and figures."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _FIGURES = {
     "energy, uJ": ("static_energy", ".3g", 1e6),
     "s": ("seconds", ".0f", 1.0),
 }
-"""Columns of the summary: what of a row, how it is written, times what."""
+"""Columns of the summary table, by title: the row's key, the number format and the factor."""
 _CONVERTERS = {
     "ADC clips, %": "adc_clipped",
     "ADC codes used, %": "adc_codes_used",
     "overflows, %": "overflowed",
 }
-"""Columns of the summary that tell how well converters fit the numbers: shares."""
+"""Columns of the summary table on how well the converters' ranges fit, by title: keys of shares."""
 _NEAR_CHANCE = 0.25
-"""Ideal tiles that keep less than this share of what floating point has above chance are near chance."""
+"""Ideal tiles are near chance if their accuracy above chance is less than this share of the floating-point one's."""
 _NAMED = 3
-"""Cells that a warning names."""
+"""Grid points that a warning names."""
 _FOLDED = 40
-"""Rows from which a table is folded away on the page."""
+"""Tables with at least so many rows are folded on the page."""
 
 
 def write_study(study: Study, folder: Path) -> list[str]:
     """Write table.csv, table.parquet, summary.csv, report.html, report.md, report.json and the figures to ``folder``.
 
-    Returns what could not be written, for want of an optional package, each in a line.
+    The function returns one line for each output that could not be written because an optional package is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "table.csv", csv_text(study.rows).encode())
@@ -70,7 +70,7 @@ def write_study(study: Study, folder: Path) -> list[str]:
 
 
 def notes(study: Study) -> list[str]:
-    """What a reader has to know."""
+    """The notes above the tables: findings, the meaning of the columns, and failed runs."""
     told = [study.about] if study.about else []
     told += _findings(study)
     units = {row["interval"] for row in study.summary} - {None}
@@ -118,7 +118,10 @@ def varied_table(study: Study) -> Table:
 
 
 def summary_tables(study: Study) -> dict[str, Table]:
-    """One table a part, by its title, and in it a row a cell; columns of one value only, or none, are left out."""
+    """One table for each part, by title, with a row for each grid point.
+
+    Axes of one value and empty columns are left out.
+    """
     parts: dict[str, list[Row]] = {}
     for row in study.summary:
         parts.setdefault(str(row.get("part", "Summary")), []).append(row)
@@ -150,7 +153,7 @@ def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
 
 
 def run_table(study: Study) -> Table:
-    """One row a network and draw."""
+    """A table with one row for each grid point, network and draw."""
     part = ("part",) if study.rows and "part" in study.rows[0] else ()
     names = [short_title(name) for name in study.axes]
     header = (
@@ -179,7 +182,7 @@ def run_table(study: Study) -> Table:
 
 
 def _findings(study: Study) -> list[str]:
-    """The most and the least accurate cells, in a line each, and a warning of references that say nothing."""
+    """A line each for the most and the least accurate grid point, and a warning of ideal tiles near chance."""
     done = [row for row in study.summary if row["accuracy"] is not None]
     out = []
     if len(done) > 1:
@@ -203,7 +206,7 @@ def _accuracy(row: Row) -> float:
 
 
 def _finding(study: Study, row: Row) -> str:
-    """A cell's accuracy with its interval, and how far it lies below its references."""
+    """A grid point's accuracy with its interval, and how far it lies below its references."""
     below = [
         f"{100 * row[name]:.1f} points below {what}"
         for name, what in (("float_drop", "float"), ("drop", "ideal tiles"))
@@ -213,7 +216,7 @@ def _finding(study: Study, row: Row) -> str:
 
 
 def _near_chance(row: Row) -> bool:
-    """Whether the ideal tiles of a cell keep next to nothing of what the network has in floating point."""
+    """Whether ideal tiles are hardly better than chance at a grid point where floating point is."""
     ideal, floating, chance = row["ideal_accuracy"], row["float_accuracy"], row["chance"]
     if None in (ideal, floating, chance):
         return False
@@ -225,7 +228,7 @@ def _ideal(row: Row) -> str:
 
 
 def _told(study: Study, row: Row) -> str:
-    """Which cell a row is of, by what its part varies."""
+    """The grid point of a row in words: its part and the values that the part varies."""
     alike = [other for other in study.summary if other.get("part") == row.get("part")]
     varied = [name for name in study.axes if len({other[name] for other in alike}) > 1]
     part = f"{row['part']}: " if "part" in row else ""

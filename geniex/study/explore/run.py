@@ -1,4 +1,4 @@
-"""Studies from configuration to tables: in processes or on Ray, resuming what an earlier run left."""
+"""Studies from configuration to tables, in processes or on Ray; a run goes on from an earlier run's results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from geniex.sweep.pool import run_shards
 from geniex.sweep.run import EXECUTORS, Executor
 
 Progress = Callable[[int, int], None]
-"""Called with the jobs done and the jobs to do; at first with those that were found done."""
+"""A function called with the number of jobs done and of all jobs; first with the jobs that an earlier run did."""
 
 _FORMAT = "geniex-study-result-3"
 
@@ -40,28 +40,31 @@ def run_study(
     changes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Study:
-    """The accuracy of networks on crossbars at every cell of a grid of settings, beside what they cost.
+    """The accuracy and the costs of networks on crossbars at every point of a grid of settings.
 
-    All is checked before the first cell is run. A result is kept in a file of its own as it comes, so that a killed
-    study goes on; the tables are the same, but for the seconds, for any number of workers, order and kills. A cell that
-    fails is recorded with its error, tried again by the next run, and the others go on.
+    All grid points are checked before the first one runs. Each result is kept in its own file as soon as it is known,
+    so that a killed study can go on. The tables, apart from the seconds, do not depend on the number of workers, the
+    order of the jobs or kills. A failed job is recorded with its error and the others go on; the next run tries it
+    again.
 
     Args:
-        config: a mapping, a YAML file's path, a shipped one's name, or a ``StudySpec``.
+        config: a mapping, the path of a YAML file, the name of a shipped one, or a ``StudySpec``.
         out: folder for the results, the tables (``table.csv``, ``table.parquet``, ``summary.csv``), the report and its
             figures; None keeps nothing.
-        workers: processes, of one thread each; 1, which None means, works in this one. On Ray, jobs under way; None
-            means two a processor of the cluster. For more a script needs its ``if __name__ == "__main__":`` guard.
-        executor: "local" processes, or "ray": the cluster at ``RAY_ADDRESS``, else one on this machine.
+        workers: local processes of one thread each; 1 or None works in this process. On Ray, jobs that run at a time;
+            None means two per processor of the cluster. With several local processes a script needs the
+            ``if __name__ == "__main__":`` guard.
+        executor: "local" for processes, or "ray" for the cluster at ``RAY_ADDRESS``, else one on this machine.
         device: where each job computes, such as "cpu" or "cuda".
-        data_root: folder of the image sets, where the default has them not.
-        changes: settings of all parts, by dotted names, instead of the configuration's.
+        data_root: folder of the image sets, if they are not in the default one.
+        changes: settings by dotted names that override the configuration's in all parts.
         progress: called as jobs are done.
 
     Raises:
-        InputError: a configuration that cannot be; the message names the field and what is allowed.
-        MissingDependencyError: Ray or a data set is not there.
-        SweepError: workers die whatever they are given, or there is no cluster.
+        InputError: the configuration is invalid (the message names the field and the allowed values), or a network or
+            a data set cannot be loaded.
+        MissingDependencyError: Ray is missing.
+        SweepError: workers keep dying, or there is no cluster.
     """
     if workers is not None:
         check_positive_int("workers", workers)
@@ -82,7 +85,7 @@ def run_study(
 
 
 def kept_result(folder: Path, job: Job) -> dict[str, Any] | None:
-    """The result of a job that is kept in ``folder``; a file that is missing, torn or changed is as good as none."""
+    """The result of a job that is kept in ``folder``; None if its file is missing, incomplete or changed."""
     try:
         held = parsed_json(_path(folder, job).read_bytes())
         same = held["format"] == _FORMAT and held["key"] == job.key and held["sha256"] == digest(held["result"])
@@ -93,7 +96,7 @@ def kept_result(folder: Path, job: Job) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class _Item:
-    """A job and where its result goes."""
+    """A job and the folder of its result."""
 
     job: Job
     folder: Path
@@ -102,7 +105,7 @@ class _Item:
 def _run(
     jobs: list[Job], folder: Path, workers: int | None, executor: Executor, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The results, and the errors of jobs that have none, by key."""
+    """The results of jobs, and the errors of jobs without a result, both by key."""
     left = [_Item(job, folder) for job in jobs if kept_result(folder, job) is None]
     errors: dict[str, str] = {}
     done = len(jobs) - len(left)
@@ -130,7 +133,7 @@ def _results(items: list[_Item], workers: int | None, executor: Executor) -> Ite
 
 
 def _work(item: _Item) -> str | None:
-    """Do a job, unless another process did it in the meantime; returns why it has no result, or None."""
+    """Do a job unless another process has done it in the meantime; return the reason for a missing result, or None."""
     if kept_result(item.folder, item.job) is not None:
         return None
     return _stored(item, run_job(item.job))

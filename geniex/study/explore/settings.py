@@ -1,4 +1,4 @@
-"""The settings of one cell of a study, built and checked from dotted names."""
+"""The settings of one grid point of a study, built from dotted names and checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from geniex.study.explore.fields import STEPS, Flat
 from geniex.variation import ReadNoise, Variation, Variations, variation_presets
 
 AFTERWARDS = ("fine_tuning", "gain", "batch_norm")
-"""Mitigations that are no remapping: steps of training on the crossbars; corrections that are fitted to them."""
+"""Mitigations other than remappings: training steps on the crossbars, and corrections that are fitted to them."""
 _DEFAULTS: Flat = {
     "network": "fashion-cnn",
     "data": "fashion-mnist",
@@ -44,20 +44,21 @@ Energy = Literal["emulator", "ideal"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning(Config):
-    """Weights taken away as ``geniex.mitigation.prune`` does, without training afterwards."""
+    """Pruning by ``geniex.mitigation.prune``, without training afterwards."""
 
     method: Method
-    """"cf", "xcs" or "xrs"."""
+    """Structure of the pruning: "cf" (channels and filters), "xcs" (crossbar column sparsity: columns of tiles), or
+    "xrs" (crossbar row sparsity: rows of tiles)."""
     sparsity: float = 0.5
-    """Share of the weights."""
+    """Share of the weights that are removed."""
     tile: tuple[int, int] | None = None
     """Inputs and outputs of a tile; None takes the architecture's."""
     criterion: Criterion = "l1"
-    """What the weakest have least of."""
+    """Norm that ranks the pieces; the ones with the smallest norm are removed."""
     scope: Scope = "layer"
-    """Of what they are the weakest."""
+    """Set in which pieces are ranked: each "layer" alone, or all layers together ("global")."""
     skip: tuple[str, ...] = ()
-    """Layers that are left as they are."""
+    """Layers that are not pruned."""
 
     def __post_init__(self) -> None:
         for name, kind in (("method", Method), ("criterion", Criterion), ("scope", Scope)):
@@ -74,41 +75,41 @@ class Pruning(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class CellSettings(Config):
-    """All that one cell of a study is about; ``of`` makes it from dotted names."""
+    """All settings of one grid point of a study; ``of`` makes them from dotted names."""
 
     networks: tuple[str, ...]
-    """Shipped names or checkpoints' paths, several trainings of one architecture: what repeats a cell."""
+    """Shipped names or checkpoint paths of networks: several trainings of one architecture repeat a grid point."""
     data: str
     images: int | None
-    """Test images; None is all."""
+    """Number of test images; None takes all."""
     calibration_images: int
-    """Training images that choose input ranges and that mitigations are judged by and fitted to."""
+    """Number of training images that choose the input ranges, rate remappings, and fit output gains and batch norms."""
     crossbar: Crossbar
     architecture: Architecture
     emulator: str
-    """"ideal", "linear", "circuit", or a surrogate."""
+    """Emulator: "ideal", "linear", "circuit", or the name or path of a surrogate."""
     layout: Layout
     fold: bool
-    """Whether batch norms are put into the convolutions before them."""
+    """Whether batch norms are folded into the convolutions before them."""
     variations: Variations | None
-    """What happens to devices; None is nothing."""
+    """Variations of the devices; None for none."""
     mitigation: tuple[str, ...]
-    """At most one remapping, then any of ``AFTERWARDS``."""
+    """Mitigations: at most one remapping, then any of ``AFTERWARDS``."""
     fine_tuning_steps: int
     prune: Pruning | None
     seed: int
-    """Of the choice of images, and of all draws."""
+    """Seed of the choice of images and of all draws."""
     draws: int
-    """Draws of the devices; 1 where nothing is drawn."""
+    """Draws of the devices; 1 without variations."""
     energy: Energy
-    """Whose static energy: that of the emulator's circuit, for which all arrays are solved, or that without wires."""
+    """Circuit of the static energy: the emulator's, for which arrays are solved, or the one without wires ("ideal")."""
 
     @classmethod
     def of(cls, flat: Flat) -> CellSettings:
-        """From settings by dotted names, as ``flattened`` gives them; what is not given has its default.
+        """The settings of a grid point from ``flat``, which ``flattened`` gives; missing settings take their defaults.
 
         Raises:
-            InputError: a value that is not allowed, or two that contradict each other.
+            InputError: a value is not allowed, or two values contradict each other.
         """
         told = _DEFAULTS | flat
         preset = _preset(told)
@@ -156,11 +157,11 @@ class CellSettings(Config):
 
     @property
     def remapping(self) -> str:
-        """The remapping among the mitigations, "none" if there is none."""
+        """The remapping among the mitigations, or "none"."""
         return next((name for name in self.mitigation if name not in AFTERWARDS), "none")
 
     def in_force(self, name: str) -> Any:
-        """What a setting is in this cell, presets and defaults resolved; None where there is no such thing."""
+        """The value of a setting at this grid point, with presets and defaults resolved; None if it does not apply."""
         group, _, member = name.rpartition(".")
         if group == "crossbar":
             found = getattr(self.crossbar, member)
@@ -189,7 +190,7 @@ class CellSettings(Config):
 
 
 def mitigations() -> tuple[str, ...]:
-    """All that ``mitigation`` may name."""
+    """All names that ``mitigation`` may list."""
     return (*REMAPPINGS, *AFTERWARDS)
 
 
@@ -200,7 +201,7 @@ def _preset(told: Flat) -> Preset:
 
 
 def _members(told: Flat, group: str) -> Flat:
-    """The settings of ``group`` by their own names, without those of groups in it."""
+    """The settings of ``group`` by their own names, without the settings of groups inside it."""
     named = ((name.rpartition("."), value) for name, value in told.items())
     return {member: value for (above, _, member), value in named if above == group}
 
@@ -212,7 +213,7 @@ def _crossbar(told: Flat, preset: Preset) -> Crossbar:
             if name in given:
                 raise InputError("tile", repr(told["tile"]), f"it contradicts crossbar.{name}: give one of them")
         given["rows"], given["cols"] = _pair("tile", told["tile"])
-    if "r_wire" in given:  # else a preset's own resistances of rows and columns would hide it
+    if "r_wire" in given:  # otherwise a preset's own row and column resistances would override it
         given = {"r_wire_row": None, "r_wire_col": None} | given
     cell = _cell(given.pop("cell", None), _members(told, "crossbar.cell"), preset.crossbar.cell)
     return _named("crossbar", preset.crossbar.replace, cell=cell, **given)
@@ -291,7 +292,7 @@ def _mitigation(given: Any) -> tuple[str, ...]:
 
 
 def _named(group: str, make: Any, *args: Any, **fields: Any) -> Any:
-    """What ``make`` makes; errors name the field as the study does."""
+    """The result of ``make``; its errors name the field by the study's dotted name."""
     try:
         return make(*args, **fields)
     except InputError as error:

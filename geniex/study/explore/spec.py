@@ -1,4 +1,4 @@
-"""What a study varies: axes in products and in step, united part by part, from YAML."""
+"""The specification of a study, from YAML: axes in all combinations or in step, for each part."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from geniex.study.explore.fields import Flat, check_name, flattened, overridden,
 from geniex.sweep.loading import read_yaml
 
 Label = str | int | float | bool
-"""What an axis' value is called in tables."""
+"""The name of an axis' value in tables."""
 _OWN = ("title", "about", "grid", "zip", "parts", "baseline")
-"""What a study says beside settings."""
+"""Keys of a study that are not settings."""
 _OF_A_PART = ("name", "grid", "zip")
 
 
@@ -31,11 +31,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of values."""
+    """One grid point: a combination of values."""
 
     part: str
     labels: dict[str, Label]
-    """Of the axes that the part varies."""
+    """Labels on the axes that the part varies."""
     settings: Flat
 
 
@@ -49,7 +49,7 @@ class Part:
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """All axes, in the order given."""
+        """All axes of the part, in the given order."""
         return tuple(axis for group in self.groups for axis in group)
 
     def points(self) -> Iterator[Point]:
@@ -65,19 +65,19 @@ class Part:
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study as it was asked for."""
+    """The specification of a study, before its settings are built."""
 
     title: str
     about: str
     parts: tuple[Part, ...]
     baseline: dict[str, Label]
-    """Labels of the axes that tell the cell that each is compared with; empty for no comparison."""
+    """Labels, by axis, of the grid point that each one is compared with; empty for no comparison."""
     asked: dict[str, Any] = field(repr=False)
-    """As it was given, JSON-ready."""
+    """Configuration as given, JSON-ready."""
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The names of all axes of all parts, in the order given."""
+        """The names of all axes of all parts, in the given order."""
         return tuple(dict.fromkeys(axis.name for part in self.parts for axis in part.axes))
 
     def points(self) -> list[Point]:
@@ -88,11 +88,14 @@ class StudySpec:
     def of(
         cls, given: StudySpec | Mapping[str, Any] | str | Path, changes: Mapping[str, Any] | None = None
     ) -> StudySpec:
-        """From a mapping, or a YAML file's path or a shipped one's name; ``changes`` override settings of all parts.
+        """The specification from a mapping, the path of a YAML file, or the name of a shipped one.
+
+        ``changes`` override settings of all parts. A ``StudySpec`` is returned as it is.
 
         Raises:
-            InputError: a file that is missing or no YAML; an unknown field, with those that there are; axes of no or of
-                different lengths in step, or given twice; a baseline that is no cell.
+            InputError: the file is missing or no YAML; a field is unknown (the message lists the known ones); an axis
+                has no values or is given twice; axes in step differ in length; or the baseline names an unknown axis
+                or label.
         """
         if isinstance(given, StudySpec):
             return given
@@ -152,7 +155,7 @@ def _settings(given: Mapping[str, Any], but: Sequence[str]) -> Flat:
 
 
 def _groups(grid: Any, zipped: Any) -> list[tuple[Axis, ...]]:
-    """Each axis of the grid alone, then those in step."""
+    """Groups of axes: each axis of ``grid`` alone, then each set of axes in step."""
     out: list[tuple[Axis, ...]] = [(_axis(name, values),) for name, values in _mapping("grid", grid or {}).items()]
     for group in zipped if isinstance(zipped, list) else [zipped or {}]:
         axes = tuple(_axis(name, values) for name, values in _mapping("zip", group).items())
@@ -181,7 +184,7 @@ def _axis(name: Any, given: Any) -> Axis:
 
 
 def label_of(value: Any) -> Label:
-    """What a value is called: itself where it is a number or a word."""
+    """The label of a value: the value itself if it is a number or a word."""
     if isinstance(value, str | int | float):
         return value
     if value is None:

@@ -1,4 +1,4 @@
-"""The tables of a study: a row for each network, and a summary over networks beside a baseline."""
+"""The tables of a study: a row for each run, and a summary over networks and draws with a baseline."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from geniex.study.statistics import bootstrap_mean, difference_interval, mean_in
 _FIGURES = (*COUNTS, *CONVERTERS)
 _ERROR = ("logit_error", "logit_error_low", "logit_error_high")
 Row = dict[str, Any]
-"""Columns by name: numbers, words, None where there is no value."""
+"""Values by column name: numbers and words, None for a missing value."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the jobs gave, by key."""
+    """The results and errors of jobs, by key."""
 
     found: Mapping[str, Mapping[str, Any]]
     errors: Mapping[str, str]
@@ -32,31 +32,33 @@ class Results:
 
 @dataclass(frozen=True)
 class Study:
-    """What ``run_study`` found."""
+    """The result of ``run_study``."""
 
     title: str
     about: str
     axes: tuple[str, ...]
-    """Dotted names of what was varied; columns of both tables."""
+    """Dotted names of the varied settings; they are columns of both tables."""
     baseline: dict[str, Any]
     rows: tuple[Row, ...]
-    """One a cell, network and draw of devices: the axes' values, "training" (the network), "draw", "images", "correct",
-    "accuracy" with "low" and "high" (95 % Wilson interval over the images), "chance" (accuracy of guessing),
-    "float_accuracy", "ideal_accuracy" (ideal tiles, same architecture), "float_drop" and "drop" (how far the accuracy
-    lies below these two), "logit_error" (RMS distance of the logits from those in floating point, over the RMS of
-    these) with "logit_error_low"... (95 % bootstrap over the images), "ideal_logit_error"; of an image "arrays",
-    "reads", "adc_conversions", "static_energy" [J]; on calibration inputs the shares "adc_clipped" (of conversions) and
-    "overflowed" (of accumulated sums), both of the worst layer, and "adc_codes_used" (of the ADC's codes, by the layer
-    that uses the fewest); "seconds", "error" (None, or why there is nothing else)."""
+    """Rows of the table of runs, one for each grid point, network and draw of devices. Columns: the axes' values;
+    "training" (the network), "draw", "images", "correct"; "accuracy" with "low" and "high" (95 % Wilson interval over
+    the images); "chance" (accuracy of guessing); "float_accuracy" and "ideal_accuracy" (ideal tiles, same
+    architecture); "float_drop" and "drop" (distances of the accuracy below these two); "logit_error" (RMS distance of
+    the logits from the floating-point ones over the RMS of the latter) with "logit_error_low"... (95 % bootstrap over
+    the images); "ideal_logit_error"; "arrays"; per image "reads", "adc_conversions" and "static_energy" [J]; on
+    calibration inputs "adc_clipped" (share of conversions) and "overflowed" (share of accumulated sums), both in the
+    worst layer, and "adc_codes_used" (span of the ADC codes as a share of all codes, in the layer with the smallest
+    span); "seconds"; "error" (None, or the reason why the other columns are empty)."""
     summary: tuple[Row, ...]
-    """One a cell: means over its networks and draws; "low" and "high" end the 95 % interval of "accuracy", as do
-    "float_drop_low"..., "drop_low"..., "logit_error_low"..., and "difference_low"... of "difference" (accuracy above
-    the baseline's, on the same images, in pairs). "interval" tells over what: "networks" or "draws" (Student's t, of
-    accuracies on the logit scale, of logit errors on a logarithmic one, of differences cut off where no accuracy can
-    be), or "images" of the only one (Wilson's interval, or a bootstrap)."""
+    """Rows of the summary, one for each grid point, with means over its networks and draws. "low" and "high" are the
+    ends of the 95 % interval of "accuracy"; so are "float_drop_low"..., "drop_low"..., "logit_error_low"..., and
+    "difference_low"... for "difference" (accuracy above the baseline's on the same images, in pairs). "interval" names
+    the samples of the intervals. For "networks" and "draws" it is Student's t: on the logit scale for accuracies, on a
+    logarithmic scale for logit errors, and cut off at the possible range for differences. For "images", with a single
+    run, it is Wilson's interval or a bootstrap."""
     configuration: dict[str, Any] = field(repr=False)
     missing: tuple[str, ...] = ()
-    """What could not be written for want of an optional package, a line each."""
+    """Outputs that could not be written because an optional package is missing, a line each."""
 
     @property
     def failed(self) -> tuple[Row, ...]:
@@ -64,7 +66,7 @@ class Study:
         return tuple(row for row in self.rows if row["error"] is not None)
 
     def cell(self, **labels: Any) -> Row:
-        """The summary of the one cell with these values of axes; dots in names are written as "__"."""
+        """The summary row of the only grid point with these axis values; dots in names are written as "__"."""
         wanted = {name.replace("__", "."): value for name, value in labels.items()}
         alike = [row for row in self.summary if all(row.get(name) == value for name, value in wanted.items())]
         if len(alike) != 1:
@@ -72,7 +74,7 @@ class Study:
         return alike[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The study as JSON-ready plain values, without ``missing``."""
         return {
             "title": self.title,
             "about": self.about,
@@ -85,7 +87,7 @@ class Study:
 
 
 def tabulated(plan: StudyPlan, results: Results, device: str) -> Study:
-    """The tables of a plan whose jobs were run."""
+    """The tables of a plan after its jobs have run."""
     told = {
         "geniex_version": __version__,
         "torch_version": torch.__version__,
@@ -163,16 +165,16 @@ def _summary(plan: StudyPlan, cell: Cell, results: Results) -> Row:
 def _drop(
     name: str, own: Mapping[tuple[str, int], Tensor], there: Mapping[tuple[str, int], Mapping[str, Any] | None]
 ) -> Row:
-    """How far accuracies lie below those of a reference on the same images, and the interval of that."""
+    """The mean distance of accuracies below a reference's on the same images, with its interval."""
     reference = {key: _right(found) for key, found in there.items() if found is not None}
     top = _mean_of(reference)
-    # The reference's accuracy less the drop is an accuracy.
+    # The reference's accuracy minus the drop is an accuracy, which bounds the drop.
     interval = partial(difference_interval, low=top - 1, high=top)
     return _with_interval(name, {key: x - own[key] for key, x in reference.items()}, f"{name}_", interval)
 
 
 def _difference(pairs: Mapping[tuple[str, int], tuple[Tensor, Tensor]]) -> Row:
-    """How far accuracies lie above those of the baseline, from (own, baseline) pairs, and the interval of that."""
+    """The mean distance of accuracies above the baseline's, from (own, baseline) pairs, with its interval."""
     apart = {key: own - before for key, (own, before) in pairs.items()}
     base = _mean_of({key: before for key, (_, before) in pairs.items()})
     interval = partial(difference_interval, low=-base, high=1 - base)
@@ -182,7 +184,7 @@ def _difference(pairs: Mapping[tuple[str, int], tuple[Tensor, Tensor]]) -> Row:
 def _pairs(
     plan: StudyPlan, cell: Cell, own: Mapping[tuple[str, int], Tensor], results: Results
 ) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
-    """What is right (images,) here and in the baseline, in pairs of trainings and draws, on the images of both."""
+    """Correctness (images,) here and in the baseline, paired by training and draw, on the images that both have."""
     other = plan.baseline(cell)
     if other is None:
         return {}
@@ -190,7 +192,7 @@ def _pairs(
     there = {(run.network, run.draw): results.found.get(run.job.key) for run in other.runs}
     pairs = {}
     for (network, draw), right in own.items():
-        # Without draws of its own, one run stands beside all draws.
+        # A baseline with a single draw is paired with every draw.
         match = there.get((partner[network], draw if other.settings.draws > 1 else 0))
         if match is not None:
             before = _right(match)
@@ -202,7 +204,10 @@ def _pairs(
 def _with_interval(
     name: str, values: Mapping[tuple[str, int], Tensor], ends: str, interval: Callable[[Tensor], tuple[float, float]]
 ) -> Row:
-    """The mean of (images,) values over networks and draws, and its interval, by ``interval`` over several of them."""
+    """The mean of (images,) values over networks and draws, with its interval.
+
+    ``interval`` gives it over several networks or draws; for a single run it is taken over the images.
+    """
     low_name, high_name = f"{ends}low", f"{ends}high"
     if not values:
         return {name: None, low_name: None, high_name: None}
@@ -219,7 +224,7 @@ def _with_interval(
 
 
 def _error(found: Mapping[tuple[str, int], Sequence[float | None]]) -> Row:
-    """The mean of logit errors over networks and draws, and its interval; of one alone, its own over images."""
+    """The mean of logit errors over networks and draws, with its interval; a single run has its own over images."""
     known = {key: error for key, error in found.items() if None not in error}
     if len(known) == 1:
         return dict(zip(_ERROR, next(iter(known.values())), strict=True))
@@ -228,9 +233,9 @@ def _error(found: Mapping[tuple[str, int], Sequence[float | None]]) -> Row:
 
 
 def _by_unit(values: Mapping[tuple[str, int], Tensor]) -> Tensor:
-    """Means over images (units,), by network where there are several, else by draw.
+    """Means over images (units,): one for each network if there are several, else one for each draw.
 
-    Draws of one network repeat no training.
+    Draws of one network are not independent samples of its training, so they are averaged within the network.
     """
     place = 0 if _unit(values) == "networks" else 1
     out: dict[Any, list[Tensor]] = {}
@@ -240,7 +245,7 @@ def _by_unit(values: Mapping[tuple[str, int], Tensor]) -> Tensor:
 
 
 def _mean_of(values: Mapping[tuple[str, int], Tensor]) -> float:
-    """The mean over units; 0 of nothing."""
+    """The mean over units; 0 if there are none."""
     return float(_by_unit(values).mean()) if values else 0.0
 
 
@@ -251,7 +256,7 @@ def _unit(values: Mapping[tuple[str, int], Tensor]) -> str:
 
 
 def _right(found: Mapping[str, Any]) -> Tensor:
-    """Which images are classified rightly (images,): 0 or 1, float64."""
+    """Whether each image is classified correctly (images,): 0 or 1, float64."""
     return torch.tensor([c == "1" for c in found["right"]], dtype=torch.float64)
 
 
