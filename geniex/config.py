@@ -6,8 +6,10 @@ import dataclasses
 import importlib
 import inspect
 import math
+import operator
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Self, TypeVar
 
 from geniex.errors import InputError, UnitWarning
@@ -124,15 +126,19 @@ def register_config(kind: type[_C]) -> type[_C]:
     return kind
 
 
-def registered_configs() -> tuple[type[Config], ...]:
-    """The classes that users registered, for handing them to a worker process."""
-    return tuple(_registered.values())
+def registered_configs() -> tuple[tuple[str, str], ...]:
+    """The module and the name of each class that users registered, for handing them to a worker process."""
+    return tuple((kind.__module__, kind.__qualname__) for kind in _registered.values())
 
 
-def register_configs(kinds: Iterable[type[Config]]) -> None:
-    """Register the classes that another process handed over with ``registered_configs``."""
-    for kind in kinds:
-        register_config(kind)
+def register_configs(names: Iterable[tuple[str, str]]) -> None:
+    """Register the classes that another process handed over with ``registered_configs``.
+
+    A class that cannot be imported here is left out: a file that needs it says so.
+    """
+    for module, name in names:
+        with suppress(Exception):  # what importing a module of a user's raises is its own affair
+            register_config(operator.attrgetter(name)(importlib.import_module(module)))
 
 
 def _register(kind: type[Config], into: dict[str, type[Config]]) -> None:

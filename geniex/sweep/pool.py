@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from geniex.config import Config, register_configs, registered_configs
+from geniex.config import register_configs, registered_configs
 from geniex.errors import SweepError
 
 _Shard = TypeVar("_Shard")
@@ -104,7 +104,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(registered_configs(),))
 
 
-def _start_worker(registered: tuple[type[Config], ...]) -> None:
+def _start_worker(registered: tuple[tuple[str, str], ...]) -> None:
     register_configs(registered)
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole process group: a worker ends quietly, and the parent reports.
