@@ -127,7 +127,7 @@ def test_a_class_of_a_users_own_is_found_once_it_is_registered(monkeypatch: pyte
 
 @pytest.mark.parametrize("data", [{}, {"v0": 0.2}, {"_type": "Cell"}, {"_type": ["SinhCell"]}, {"_type": None}])
 def test_what_names_no_class_that_can_be_made_is_refused(data: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=r"_type: got .*; it must be one of LinearCell"):
+    with pytest.raises(InputError, match=r"_type: got .*; it must be one of .*LinearCell"):
         Cell.from_dict(data)
 
 
