@@ -6,10 +6,12 @@ from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.linear import LinearEmulator
 from geniex.emulator.stored import StoredEmulator
 from geniex.emulator.surrogate import SurrogateEmulator
+from geniex.emulator.wrapper import EmulatorWrapper
 
 __all__ = [
     "CircuitEmulator",
     "Emulator",
+    "EmulatorWrapper",
     "IdealEmulator",
     "LinearEmulator",
     "StoredEmulator",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from geniex import __version__
 from geniex.circuit.validate import has_values
-from geniex.emulator.base import Emulator, map_tensors, moved_once
+from geniex.emulator.base import Emulator, map_tensors
 from geniex.emulator.circuit import CircuitEmulator
 from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.identity import identity
 from geniex.emulator.linear import LinearEmulator
 from geniex.emulator.surrogate import SurrogateEmulator
+from geniex.emulator.wrapper import EmulatorWrapper
 from geniex.errors import FileFormatError, InputError
 from geniex.files import read_tensors, write_tensors
-from geniex.mapping import Architecture
 
 _KNOWN = (IdealEmulator, LinearEmulator, SurrogateEmulator, CircuitEmulator)
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,7 +38,7 @@ class Packed:
     """Powers of two (entries, 1, ..., 1)."""
 
 
-class StoredEmulator(Emulator):
+class StoredEmulator(EmulatorWrapper):
     """``emulator`` with its programmed arrays stored in half precision, or cached on disk by their content.
 
     A read unpacks one part of the tiles after the other and computes in the conductances' precision; only arrays that
@@ -55,15 +55,13 @@ class StoredEmulator(Emulator):
     def __init__(
         self, emulator: Emulator, *, dtype: torch.dtype | None = None, cache: str | Path | None = None
     ) -> None:
-        if not isinstance(emulator, Emulator):
-            raise InputError("emulator", type(emulator).__name__, "it must be an Emulator")
+        super().__init__(emulator)
         if dtype is not None and dtype not in _HALVES.values():
             raise InputError("dtype", dtype, f"it must be one of {', '.join(map(str, _HALVES.values()))}, or None")
         if cache is not None and type(emulator) not in _KNOWN:
             names = ", ".join(kind.__name__ for kind in _KNOWN)
             raise InputError("emulator", type(emulator).__name__, f"what decides its arrays is known only of {names}")
-        self.emulator, self.dtype, self.cache = emulator, dtype, None if cache is None else Path(cache)
-        self.name = emulator.name
+        self.dtype, self.cache = dtype, None if cache is None else Path(cache)
         if self.cache is not None:
             try:
                 self.cache.mkdir(parents=True, exist_ok=True)
@@ -71,43 +69,11 @@ class StoredEmulator(Emulator):
                 raise InputError("cache", str(self.cache), f"it must be a folder that can be made ({error})") from None
 
     @property
-    def inner(self) -> Emulator:
-        """The emulator whose arrays are stored."""
-        return self.emulator
-
-    @property
     def description(self) -> str:
         """The way in which arrays are stored, and the emulator."""
         how = [] if self.dtype is None else [str(self.dtype).removeprefix("torch.")]
         how += [] if self.cache is None else [f"cached in {self.cache}"]
         return f"stored ({', '.join(how)}): {self.emulator.description}" if how else self.emulator.description
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the wrapped emulator is deterministic."""
-        return self.emulator.deterministic
-
-    @property
-    def tile(self) -> tuple[int, int] | None:
-        """The wrapped emulator's tile."""
-        return self.emulator.tile
-
-    @property
-    def floats_per_read(self) -> int:
-        """The wrapped emulator's workspace."""
-        return self.emulator.floats_per_read
-
-    def bind(self, architecture: Architecture) -> StoredEmulator:
-        """The bound emulator, stored in the same way; raises the errors of the wrapped emulator's ``bind``."""
-        return self._around(self.emulator.bind(architecture))
-
-    def moved(self, function: Callable[[Tensor], Tensor]) -> StoredEmulator:
-        """The moved emulator, stored in the same way."""
-        return self._around(moved_once(self.emulator, function))
-
-    def restarted(self) -> StoredEmulator:
-        """The restarted emulator, stored in the same way."""
-        return self._around(self.emulator.restarted())
 
     def settings(self) -> dict[str, Any]:
         """The precision and the cache's folder."""
@@ -135,9 +101,6 @@ class StoredEmulator(Emulator):
     def response(self, array: Any) -> Tensor | None:
         """The wrapped emulator's response; None in half precision, where it would be kept in full beside the array."""
         return self.emulator.response(array) if self.dtype is None else None
-
-    def _around(self, emulator: Emulator) -> StoredEmulator:
-        return self if emulator is self.emulator else self._with(emulator=emulator)
 
     def _packed(self, tensor: Tensor) -> Packed:
         """``tensor`` in units of about its largest magnitude, as float16 does not resolve conductances in siemens."""

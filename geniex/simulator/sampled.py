@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from geniex.emulator import Emulator, map_tensors
-from geniex.mapping import Architecture
+from geniex.emulator import Emulator, EmulatorWrapper, map_tensors
 from geniex.simulator.layers import crossbar_matrices
 from geniex.simulator.live import Account, LiveBytes
 from geniex.simulator.programmed import Programmed
@@ -263,48 +262,13 @@ class _SampledReader(Reader):
         return self.meter.cost((alike, key), on_leaves, [first, *tensors_of((tiles, self.codes))])
 
 
-class SizedEmulator(Emulator):
+class SizedEmulator(EmulatorWrapper):
     """``emulator`` with fake arrays: many tiles are not programmed but have the sizes of a few, and a ``meter`` learns
     the memory that their programming takes."""
 
     def __init__(self, emulator: Emulator, meter: Meter | None = None) -> None:
-        self.emulator, self.meter = emulator, meter
-        self.name = emulator.name
-
-    @property
-    def inner(self) -> Emulator:
-        """The emulator whose arrays these are."""
-        return self.emulator
-
-    @property
-    def deterministic(self) -> bool:
-        """The emulator's."""
-        return self.emulator.deterministic
-
-    @property
-    def tile(self) -> tuple[int, int] | None:
-        """The emulator's."""
-        return self.emulator.tile
-
-    @property
-    def floats_per_read(self) -> int:
-        """The emulator's."""
-        return self.emulator.floats_per_read
-
-    def bind(self, architecture: Architecture) -> SizedEmulator:
-        """Around the emulator for the architecture."""
-        return self._around(self.emulator.bind(architecture))
-
-    def moved(self, function: Callable[[Tensor], Tensor]) -> SizedEmulator:
-        """Around the moved emulator."""
-        return self._around(self.emulator.moved(function))
-
-    def restarted(self) -> SizedEmulator:
-        """Around the emulator with its noise at the beginning."""
-        return self._around(self.emulator.restarted())
-
-    def _around(self, emulator: Emulator) -> SizedEmulator:
-        return self if emulator is self.emulator else self._with(emulator=emulator)
+        super().__init__(emulator)
+        self.meter = meter
 
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]."""

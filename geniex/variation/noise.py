@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from geniex.circuit import shared_matmul
 from geniex.config import Config, check_number, check_seed, warn_unit
-from geniex.emulator import Emulator
-from geniex.emulator.base import moved_once
+from geniex.emulator import Emulator, EmulatorWrapper
 from geniex.errors import InputError
 from geniex.mapping import Architecture
 
@@ -51,7 +50,7 @@ class NoisyArray:
     """Squared conductances (..., rows, cols) [S^2]; None where cells are not noisy."""
 
 
-class NoisyEmulator(Emulator):
+class NoisyEmulator(EmulatorWrapper):
     """``emulator`` with noise on every current it reads.
 
     Each device has one generator, which starts from ``seed`` and continues from read to read. The same reads in the
@@ -74,20 +73,14 @@ class NoisyEmulator(Emulator):
     """
 
     def __init__(self, emulator: Emulator, noise: ReadNoise, seed: int = 0) -> None:
-        if not isinstance(emulator, Emulator):
-            raise InputError("emulator", type(emulator).__name__, "it must be an Emulator")
+        super().__init__(emulator)
         if not isinstance(noise, ReadNoise):
             raise InputError("noise", repr(noise), "it must be a ReadNoise")
         check_seed(seed)
-        self.emulator, self.noise, self.seed = emulator, noise, seed
+        self.noise, self.seed = noise, seed
         self.name = f"noisy {emulator.name}"
         self._generators: dict[torch.device, torch.Generator] = {}
         self._architecture: Architecture | None = None
-
-    @property
-    def inner(self) -> Emulator:
-        """The emulator whose currents are noisy."""
-        return self.emulator
 
     @property
     def description(self) -> str:
@@ -103,11 +96,6 @@ class NoisyEmulator(Emulator):
         return self.noise.off and self.emulator.deterministic
 
     @property
-    def tile(self) -> tuple[int, int] | None:
-        """The wrapped emulator's tile."""
-        return self.emulator.tile
-
-    @property
     def floats_per_read(self) -> int:
         """The wrapped emulator's workspace, the variances and the draws."""
         return self.emulator.floats_per_read + (2 * self.tile[1] if self.tile is not None else 0)
@@ -117,11 +105,6 @@ class NoisyEmulator(Emulator):
         if self._architecture == architecture:
             return self
         return self._with(emulator=self.emulator.bind(architecture), _generators={}, _architecture=architecture)
-
-    def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The moved emulator, whose noise continues from the same generators."""
-        moved = moved_once(self.emulator, function)
-        return self if moved is self.emulator else self._with(emulator=moved)
 
     def restarted(self) -> Self:
         """The restarted emulator with generators of its own, which start from ``seed``."""
