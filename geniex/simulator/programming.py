@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from geniex.emulator import Emulator
+from geniex.emulator import Emulator, SurrogateEmulator
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
 from geniex.simulator.layers import CrossbarLayer, Inputs
@@ -38,7 +38,10 @@ class OwnEmulators:
         key = (architecture, device)
         if key not in self._made:
             bound = self.emulator.bind(architecture)
-            self._made[key] = bound.moved(lambda tensor: tensor.to(device, copy=True))
+            own = bound.moved(lambda tensor: tensor.to(device, copy=True))
+            if isinstance(own.worker, SurrogateEmulator):
+                own.worker.surrogate.requires_grad_(False)  # a copy of weights reads, and keeps no graph for itself
+            self._made[key] = own
         return self._made[key]
 
 

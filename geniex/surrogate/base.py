@@ -111,10 +111,7 @@ class Surrogate(nn.Module, ABC):
         raise InputError("outside", repr(outside), allowed)
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """A copy with ``function`` applied to each weight and buffer; this very surrogate where it has none.
-
-        The copy's weights ask for no gradient: the copy reads, and this surrogate is what is trained.
-        """
+        """A copy with ``function`` applied to each weight and buffer; this very surrogate where it has none."""
         tensors = [*self.parameters(), *self.buffers()]
         if not tensors:
             return self
@@ -124,7 +121,7 @@ class Surrogate(nn.Module, ABC):
             for tensor in tensors:
                 new = function(tensor.detach())
                 is_weight = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = nn.Parameter(new, requires_grad=False) if is_weight else new
+                memo[id(tensor)] = nn.Parameter(new, requires_grad=tensor.requires_grad) if is_weight else new
         return copy.deepcopy(self, memo)
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:

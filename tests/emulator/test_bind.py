@@ -217,6 +217,14 @@ def test_training_a_surrogate_on_leaves_what_was_converted_with_it() -> None:
     assert torch.equal(reads(converted), expected)
 
 
+def test_a_surrogate_that_is_trained_keeps_no_graph_in_a_conversion() -> None:
+    emulator = mlp()
+    emulator.surrogate.requires_grad_(True)  # type: ignore[attr-defined]
+    converted = convert(nn.Linear(8, 3), ARCH, emulator, calibration=inputs())
+    assert not converted(inputs()).requires_grad
+    assert all(p.requires_grad for p in emulator.surrogate.parameters())  # type: ignore[attr-defined]
+
+
 def test_a_moved_surrogate_keeps_what_its_weights_are() -> None:
     """Gradients asked for or not, tied or not; what would be half precision stays float32."""
     emulator = mlp()
