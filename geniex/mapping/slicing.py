@@ -69,10 +69,23 @@ def stream_digits(integers: Tensor, architecture: Architecture, *, passes: int) 
     inputs have one pass.
     """
     if architecture.streaming == "twos_complement":
-        parts = torch.where(integers < 0, integers + 2.0**architecture.input_bits, integers)[None]
-    else:
-        parts = signed_parts(integers)[:passes]
+        return _twos_complement_streams(integers, architecture)
+    parts = signed_parts(integers)[:passes]
     return slice_digits(parts, architecture.stream_bits, architecture.streams).movedim(-1, 1)
+
+
+def _twos_complement_streams(integers: Tensor, architecture: Architecture) -> Tensor:
+    """Levels (1, streams, ...) of a sign stream and the streams below it.
+
+    The streams below the sign carry all of the derivative: the place values of all streams add up to -1, and a sign
+    stream that is left out must take no gradient with it.
+    """
+    sign = (integers.detach() < 0).to(integers)
+    if architecture.streams == 1:
+        return straight_through(sign, -integers)[None, None]
+    rest = integers + 2.0 ** (architecture.input_bits - 1) * sign
+    digits = slice_digits(rest, architecture.stream_bits, architecture.streams - 1)
+    return torch.cat([sign[..., None], digits], dim=-1)[None].movedim(-1, 1)
 
 
 def stream_weights(architecture: Architecture, like: Tensor) -> Tensor:

@@ -92,7 +92,10 @@ def run_calibration(model: nn.Module, calibration: Calibration, name: str = "cal
         examples = 0
         for inputs, _ in read_batches(calibration, model, name):
             inputs.run(model)
-            examples += next((len(tensor) for tensor in inputs.tensors().values() if tensor.dim()), 0)
+            sizes = [len(tensor) for tensor in inputs.tensors().values() if tensor.dim()]
+            if sizes and not sizes[0]:
+                raise InputError(name, "a batch without an example", "every batch must hold at least one")
+            examples += next(iter(sizes), 0)
         return examples
 
 

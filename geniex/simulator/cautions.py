@@ -65,15 +65,21 @@ def _inputs(arch: Architecture, found: Quantisation) -> str:
 
 def _adc(arch: Architecture, use: ConverterUse) -> str:
     share = use.clipped_share
-    if share is None or share <= _CLIPPED or arch.adc_codes is None:
+    if share is None or arch.adc_codes is None:
         return ""
+    if share <= _CLIPPED:
+        if use.adc_error is None or use.adc_error <= _COARSE:
+            return ""
+        finer = "more adc_bits" if arch.adc_granularity != "layer" else "more adc_bits, or a calibrated range by column"
+        return f"its {arch.adc_bits}-bit ADC changes its sums by {use.adc_error:.0%} (RMS): give it {finer}"
     low, high = arch.adc_codes
     remedies = []
     if low == 0 and use.lowest_wanted < 0:
         remedies.append("set offset='analog_difference', whose ADC is signed, as counts fall below 0")
     if low < 0 or use.highest_wanted > high:
         calibrated = arch.adc_range in ("auto", "calibrated")
-        remedies.append("calibrate on more inputs" if calibrated else "set adc_range='calibrated'")
+        better = "calibrate on more inputs" if calibrated else "set adc_range='calibrated'"
+        remedies.append("give it more adc_bits" if arch.adc_bits == 1 else better)
     return (
         f"{share:.2%} of its ADC conversions clip (adc_range={arch.adc_range!r}, {arch.adc_bits} bits, codes {low} to"
         f" {high}): {', and '.join(remedies)}"
@@ -93,12 +99,15 @@ def _resolution(arch: Architecture, use: ConverterUse, largest_step: float) -> s
 
 
 def _accumulator(arch: Architecture, use: ConverterUse) -> str:
-    share = use.overflowed_share
-    if not share or arch.accumulator_bits is None:
+    if arch.accumulator_bits is None:
         return ""
-    what = "wrap" if arch.accumulator_overflow == "wrap" else "saturate"
-    return (
-        f"{share:.2%} of its sums {what} in the {arch.accumulator_bits}-bit accumulator"
-        f" (accumulator_frac_bits={arch.accumulator_frac_bits}): set accumulator_bits=None, or"
-        " accumulator_frac_bits=None, which leaves room for the largest sum"
-    )
+    point = f"{arch.accumulator_bits}-bit accumulator (accumulator_frac_bits={arch.accumulator_frac_bits})"
+    if use.overflowed:
+        what = "wrap" if arch.accumulator_overflow == "wrap" else "saturate"
+        return (
+            f"{use.overflowed_share:.2%} of its sums {what} in the {point}: set accumulator_bits=None, or"
+            " accumulator_frac_bits=None, which leaves room for the largest sum"
+        )
+    if use.accumulator_error is not None and use.accumulator_error > _COARSE:
+        return f"the {point} changes its sums by {use.accumulator_error:.0%} (RMS), cutting bits off: give it more bits"
+    return ""

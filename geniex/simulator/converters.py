@@ -12,7 +12,7 @@ from torch import Tensor
 from geniex.circuit.validate import has_values
 from geniex.mapping import Architecture, TileLayout
 from geniex.mapping.fixed_point import fitting_frac_bits
-from geniex.simulator.accumulation import BinaryPoints, overflows, shift_add
+from geniex.simulator.accumulation import BinaryPoints, accumulate, overflows, shift_add
 from geniex.simulator.programmed import Programmed, largest_sum, linear_counts, summed_weights
 from geniex.simulator.reading import Reader
 from geniex.simulator.readout import calibrated_step, digitised, full_scale_step, unclipped_codes
@@ -45,6 +45,12 @@ class ConverterUse:
     """Sums of tiles after shift-and-add that are not 0, one for each output and pass."""
     overflowed: int = 0
     """Sums that the accumulator wrapped or saturated."""
+    power: float = 0.0
+    """Sum of the squares of the analog counts after shift-and-add."""
+    adc_noise: float = 0.0
+    """Sum of the squares of what the ADC changes in them."""
+    accumulator_noise: float = 0.0
+    """Sum of the squares of what the accumulator changes in the sums."""
 
     @property
     def clipped_share(self) -> float | None:
@@ -63,6 +69,16 @@ class ConverterUse:
         """Share of the sums that overflow; None without sums."""
         return self.overflowed / self.sums if self.sums else None
 
+    @property
+    def adc_error(self) -> float | None:
+        """RMS change of the sums by the ADC's rounding and clipping, over the sums' RMS; None without sums."""
+        return math.sqrt(self.adc_noise / self.power) if self.power else None
+
+    @property
+    def accumulator_error(self) -> float | None:
+        """RMS change of the sums by the accumulator, over the sums' RMS; None without sums."""
+        return math.sqrt(self.accumulator_noise / self.power) if self.power else None
+
     def __add__(self, other: ConverterUse) -> ConverterUse:
         return ConverterUse(
             self.conversions + other.conversions,
@@ -74,6 +90,9 @@ class ConverterUse:
             self.codes if other.codes is None else other.codes,
             self.sums + other.sums,
             self.overflowed + other.overflowed,
+            self.power + other.power,
+            self.adc_noise + other.adc_noise,
+            self.accumulator_noise + other.accumulator_noise,
         )
 
 
@@ -91,15 +110,20 @@ def step_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
     return conductances.new_full((1, 1, 1, 1), step)
 
 
-def binary_points(exact: int, conductances: Tensor, layout: TileLayout) -> BinaryPoints:
+def binary_points(exact: int, conductances: Tensor, layout: TileLayout, *, grows: bool = False) -> BinaryPoints:
     """The binary points of sums with ``exact`` fraction bits on tiles (row_tiles, arrays, col_tiles, rows, cols) [S].
 
-    Where conductances have no values, the accumulator's binary point is 0 until a state with it is loaded.
+    Weights that are trained, which ``grows`` says, may take any value of their range: the accumulator leaves room for
+    all of them at its end. Where conductances have no values, its binary point is 0 until a state with it is loaded.
     """
     arch = layout.architecture
     if arch.accumulator_bits is None or arch.accumulator_frac_bits is not None or not has_values(conductances):
         return BinaryPoints(exact, arch.accumulator_frac_bits or 0)
-    largest = max(largest_sum(summed_weights(counts, layout), arch) for counts in _ideal_counts(conductances, layout))
+    if grows:
+        largest = float(arch.tile[0] * max(map(abs, arch.weight_range)) * max(map(abs, arch.input_range)))
+    else:
+        counts = _ideal_counts(conductances, layout)
+        largest = max(largest_sum(summed_weights(some, layout), arch) for some in counts)
     return BinaryPoints(exact, exact + fitting_frac_bits(_MARGIN * largest, 2 ** (arch.accumulator_bits - 1) - 1))
 
 
@@ -150,10 +174,16 @@ def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> Conver
             # A read without a driven word line is not counted: it carries no current and may be left out altogether.
             driven = levels[:, :, at].any(-1, keepdim=True)
             used += _adc_use(counts, step, held & driven, arch)
-            if arch.accumulator_bits is not None:
-                total = shift_add(digitised(counts, step, arch), place, layout)
-                over = overflows(total, arch, reader.points)
-                used += ConverterUse(sums=int((total != 0).sum()), overflowed=int(over.sum()))
+            analog = shift_add(counts, place, layout)
+            total = shift_add(digitised(counts, step, arch), place, layout)
+            kept = accumulate(total, arch, reader.points) * 2.0**reader.points.exact
+            used += ConverterUse(
+                sums=int((total != 0).sum()),
+                overflowed=int(overflows(total, arch, reader.points).sum()),
+                power=float(analog.square().sum()),
+                adc_noise=float((total - analog).square().sum()),
+                accumulator_noise=float((kept - total).square().sum()),
+            )
     return used
 
 

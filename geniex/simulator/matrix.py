@@ -132,6 +132,11 @@ class CrossbarMatrix(nn.Module):
     ) -> None:
         super().__init__()
         check_weight(weight)
+        if not isinstance(architecture, Architecture):
+            raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
+        if not isinstance(emulator, Emulator):
+            allowed = "it must be an Emulator, such as LinearEmulator(crossbar)"
+            raise InputError("emulator", getattr(emulator, "__name__", type(emulator).__name__), allowed)
         self.architecture, self.emulator, self.checkpoint = architecture, emulator.bind(architecture), checkpoint
         self.weight = nn.Parameter(weight.detach().clone()) if trainable is not False else None
         self.register_buffer("weight_mask", trainable if isinstance(trainable, Tensor) else None)
@@ -152,7 +157,8 @@ class CrossbarMatrix(nn.Module):
         self.register_buffer("conductances", conductances)
         self.register_buffer("target_conductances", None, persistent=False)
         self.register_buffer("adc_step", step_of_weights(conductances, self.layout))
-        self.points = binary_points(self.weight_frac_bits + self.input_frac_bits, conductances, self.layout)
+        exact = self.weight_frac_bits + self.input_frac_bits
+        self.points = binary_points(exact, conductances, self.layout, grows=self.weight is not None)
         with torch.no_grad():
             self.tiles = self._programmed(conductances, self.codes)
         self._calibrate(inputs)
@@ -333,6 +339,7 @@ class CrossbarMatrix(nn.Module):
 
     def _written(self, weight: Tensor) -> tuple[Programmed, Tensor | None]:
         """Tiles with another ``weight``, and its levels where they are read."""
+        check_weight(weight)
         codes = self._codes(self._masked(weight), self.conductances.dtype)
         kept = None if self.codes is None else codes
         return self._programmed(self._conductances(codes), kept), kept

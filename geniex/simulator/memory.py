@@ -173,8 +173,12 @@ class _Copying(TorchFunctionMode):
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
+    if tensor.layout != torch.strided:
+        return tensor  # sparse tensors have no strides, and are small
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if tensor.layout != torch.strided:
+        return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)

@@ -14,6 +14,8 @@ def check_mode(x: Tensor) -> None:
     """Raise ``InputError`` where ``torch.jit.trace`` or ``torch.vmap`` runs the module on ``x``; no value is read."""
     if torch.compiler.is_compiling():
         return
+    if not isinstance(x, Tensor):
+        raise InputError("x", type(x).__name__, "it must be a tensor")
     if torch.jit.is_tracing():
         allowed = "what a read does depends on values: use the model as it is; save_converted keeps it"
         raise InputError("x", "a tensor that torch.jit.trace records", allowed)

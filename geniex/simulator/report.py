@@ -84,6 +84,10 @@ class LayerReport:
     """Share of the ADC's codes between the lowest and the highest that occur on calibration inputs."""
     overflowed: float | None = None
     """Share of sums that wrap or saturate on calibration inputs; None with unbounded accumulators."""
+    adc_error: float | None = None
+    """RMS change of the layer's sums by the ADC on calibration inputs, over the sums' RMS."""
+    accumulator_error: float | None = None
+    """RMS change of the layer's sums by the accumulator on calibration inputs, over the sums' RMS."""
     cautions: tuple[str, ...] = ()
     """What clips, overflows or is too coarse, and what to set instead."""
 
@@ -109,7 +113,8 @@ class ConversionReport:
     def pass_memory(self) -> PassMemory | None:
         """Peak memory of a pass of the first batch of calibration, or of a dry run's example.
 
-        None where no inputs were given, or where the model cannot run without their values. It is found when it is
+        None where no inputs were given, where the model cannot run without their values, and in a report that was saved
+        or pickled before anybody had asked. It is found when it is
         first asked for, from the shapes of all tensors, which takes seconds and little memory.
         """
         return None if self.memory is None else self.memory.value
@@ -278,6 +283,8 @@ def arithmetic_figures(
         ]
     )
     inputs, use = None, None
+    told = "all of its calibration inputs are 0, which tell no range: calibrate on inputs that are not"
+    empty = (told,) if seen and all(one.count and not one.largest for one in seen) else ()
     if seen and all(one.count for one in seen):
         pairs = list(zip(seen, matrices, strict=True))
         inputs = _over_matrices(
@@ -299,8 +306,10 @@ def arithmetic_figures(
         "adc_step": None if arch.adc_codes is None else step,
         "adc_clipped": None if use is None or arch.adc_codes is None else use.clipped_share,
         "adc_codes_used": None if use is None else use.codes_used,
-        "overflowed": None if use is None else use.overflowed_share,
-        "cautions": cautions(arch, weights, inputs, use, step[1]),
+        "overflowed": None if use is None or arch.accumulator_bits is None else use.overflowed_share,
+        "adc_error": None if use is None or arch.adc_codes is None else use.adc_error,
+        "accumulator_error": None if use is None or arch.accumulator_bits is None else use.accumulator_error,
+        "cautions": (*empty, *cautions(arch, weights, inputs, use, step[1])),
     }
 
 

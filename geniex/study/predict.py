@@ -184,6 +184,7 @@ def predict_accuracy(
     network = copy.deepcopy(model).eval()
     (first,) = images[:1]
     seen_first = logits_of_part(first, network)
+    _check_labels(labels, seen_first.shape[1])
     inputs = calibration if isinstance(calibration, list) else []
     shared = (model.state_dict(), *inputs, told, repr(per_layer), repr(network), seen_first)
     store, found = LogitStore(work), dict[str, Logits]()
@@ -198,6 +199,18 @@ def predict_accuracy(
         circuit_images=circuit_images,
         configuration=configuration,
     )
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    """Raise ``InputError`` unless ``labels`` are classes of a model that gives so many logits."""
+    if classes < 2:
+        allowed = "the class is that of the largest logit: give a binary classifier two"
+        raise InputError("model", f"{classes} logit an image", allowed)
+    if labels.is_floating_point() or labels.is_complex():
+        raise InputError("loader", f"labels of {labels.dtype}", "labels must be whole numbers")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError("loader", f"labels from {low} to {high}", f"the model has the classes 0 to {classes - 1}")
 
 
 def _without_converters(architecture: Architecture) -> Architecture:

@@ -129,7 +129,8 @@ def test_a_range_far_too_wide_is_told() -> None:
     arch = Architecture(weight_bits=8, input_bits=8, adc_bits=6, adc_range="full_scale")
     with pytest.warns(ConversionWarning, match=r"only .*% of its ADC's 64 codes occur, .*'calibrated'"):
         wide = convert(linear, arch, IDEAL, calibration=x)
-    fitting = convert(linear, arch.replace(adc_range="auto"), IDEAL, calibration=x)
+    with pytest.warns(ConversionWarning, match=r"6-bit ADC changes its sums"):
+        fitting = convert(linear, arch.replace(adc_range="auto"), IDEAL, calibration=x)
     assert (fitting(x) - linear(x)).norm() < 0.7 * (wide(x) - linear(x)).norm()
 
 
@@ -307,3 +308,43 @@ def test_points_and_ranges_are_saved(tmp_path: Path, scheme: dict) -> None:
     converted = convert(model, Architecture(accumulator_bits=18, **scheme), IDEAL, calibration=x)
     save_converted(converted, tmp_path / "saved")
     assert torch.equal(load_converted(tmp_path / "saved", model)(x), converted(x))
+
+
+def test_converters_that_are_too_coarse_are_told() -> None:
+    linear, x = nn.Linear(40, 10), torch.randn(32, 40)
+    for kw, message in (
+        ({"adc_bits": 5}, r"5-bit ADC changes its sums by .*more adc_bits"),
+        ({"accumulator_bits": 32, "accumulator_frac_bits": 0}, r"accumulator .*changes its sums by .*cutting bits off"),
+    ):
+        with pytest.warns(ConversionWarning, match=message):
+            report = convert(linear, Architecture(**kw), IDEAL, calibration=x).conversion
+        found = convert_error(linear, kw, x)
+        figure = "adc_error" if "adc_bits" in kw else "accumulator_error"
+        assert getattr(report.layer(""), figure) == pytest.approx(found, rel=0.5)  # type: ignore[union-attr]
+
+
+def convert_error(linear: nn.Linear, kw: dict, x: Tensor) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted = convert(linear, Architecture(**kw), IDEAL, calibration=x)
+    with torch.no_grad():
+        exact = linear(x) - linear.bias
+        return float((converted(x) - linear(x)).norm() / exact.norm())
+
+
+def test_calibration_without_inputs_or_of_zeros_is_told() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(InputError, match=r"calibration: got a batch without an example"):
+        convert(model, Architecture(), IDEAL, calibration=torch.zeros(0, 4))
+    with pytest.warns(ConversionWarning, match=r"all of its calibration inputs are 0"):
+        convert(model, Architecture(), IDEAL, calibration=torch.zeros(3, 4))
+
+
+def test_what_is_no_architecture_emulator_or_tensor_is_named() -> None:
+    weight = torch.randn(3, 4)
+    with pytest.raises(InputError, match=r"architecture: got dict"):
+        CrossbarMatrix(weight, {}, IDEAL, inputs=1.0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"emulator: got IdealEmulator; it must be an Emulator"):
+        CrossbarMatrix(weight, Architecture(), IdealEmulator, inputs=1.0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"x: got str; it must be a tensor"):
+        CrossbarMatrix(weight, Architecture(), IDEAL, inputs=1.0)("a")

@@ -90,6 +90,7 @@ DERIVED: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("make", [network, conv_network])
 @pytest.mark.parametrize("way", DERIVED)
+@pytest.mark.filterwarnings("ignore:.*calibration inputs are 0")
 def test_effective_weights_are_programmed_after_loading_too(way: str, make: Callable[[int], nn.Sequential]) -> None:
     model, other, inputs = make(0), make(1), X if make is network else MAPS
     for net in model, other:

@@ -216,3 +216,61 @@ def test_trainable_layers_keep_to_one_device_under_fake_cuda(checkpoint: bool) -
     # torch's engine runs no backward pass without the device.
     assert (out.shape, out.device.type, out.requires_grad) == ((5, 4, 4, 4), "cuda", True)
     assert {p.device.type for p in conv.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("input_bits", [1, 2, 6])
+@pytest.mark.parametrize("emulator", [IdealEmulator(), LinearEmulator(WIRED)], ids=["ideal", "linear"])
+def test_input_gradients_are_the_same_for_every_width_of_streams(
+    emulator: IdealEmulator | LinearEmulator, input_bits: int, signed: bool
+) -> None:
+    """Two's complement streams carry the derivative of the streams of two passes, which a linear read-out has."""
+    x = INPUTS[:5].double() - (0.5 if signed else 0.0)
+    arch = ARCH.replace(input_bits=input_bits, input_frac_bits=input_bits - 1, adc_bits=None, adc_rounding="none")
+    gradients = []
+    for change in ({"stream_bits": 1}, {"stream_bits": 1, "input_scheme": "passes"}, {"stream_bits": 2}):
+        matrix = CrossbarMatrix(WEIGHT.double(), arch.replace(**change), emulator)
+        given = x.clone().requires_grad_()
+        (matrix(given) * torch.arange(7.0)).sum().backward()
+        assert given.grad is not None
+        gradients.append(given.grad)
+    inside = (x.abs() < 0.4) if signed else (x < 0.4)  # the ranges of the schemes end at different inputs
+    if input_bits == 1:
+        inside &= x < 0  # one bit is a sign in two's complement and in passes, with other values
+        gradients = gradients[1:]
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient[inside], gradients[0][inside], rtol=1e-6, atol=1e-9)
+    assert gradients[0][inside].abs().sum() > 0 or not inside.any()
+
+
+def test_one_bit_streams_train_as_wider_ones_do() -> None:
+    """The projection of the input gradient onto the float layer's own is what wires leave of it."""
+    linear, x = nn.Linear(20, 7), INPUTS[:16]
+    for stream_bits in (1, 2, 3):
+        converted = convert(linear, ARCH.replace(stream_bits=stream_bits), LinearEmulator(WIRED), calibration=INPUTS)
+        ours, torchs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        (converted(ours) * torch.arange(7.0)).sum().backward()
+        (linear(torchs) * torch.arange(7.0)).sum().backward()
+        assert ours.grad is not None
+        assert torchs.grad is not None
+        projection = (ours.grad * torchs.grad).sum() / torchs.grad.square().sum()
+        assert 0.7 < projection < 1.05
+
+
+def test_a_trained_accumulator_has_room_for_every_weight_of_the_range() -> None:
+    linear, x = nn.Linear(20, 7, bias=False), INPUTS[:16]
+    with torch.no_grad():
+        linear.weight.mul_(0.1)[0, 0] = 0.5
+    arch = ARCH.replace(weight_bits=12, input_bits=8, accumulator_bits=28)
+    converted = convert(linear, arch, IdealEmulator(), calibration=INPUTS, trainable=True)
+    with torch.no_grad():
+        converted.matrix.weight.fill_(0.49)  # type: ignore[union-attr]
+    torch.testing.assert_close(converted(x), x @ torch.full((20, 7), 0.49), rtol=2e-2, atol=0)
+
+
+def test_a_trained_weight_that_is_no_number_is_told() -> None:
+    converted = convert(nn.Linear(20, 7), ARCH, IdealEmulator(), calibration=INPUTS, trainable=True)
+    with torch.no_grad():
+        converted.matrix.weight[1, 2] = torch.nan  # type: ignore[union-attr]
+        with pytest.raises(InputError, match="weight: got NaN or infinity"):
+            converted(INPUTS[:2])
