@@ -7,7 +7,9 @@ from typing import Any
 
 from geniex.circuit import Crossbar
 from geniex.config import Config
+from geniex.errors import InputError
 from geniex.mapping import Architecture, ConductanceWindow
+from geniex.mapping.window import check_drive
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ class Preset(Config):
     """Highest driver voltage, volt."""
     source: str
     """Source of the values."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("crossbar", Crossbar), ("window", ConductanceWindow)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(name, repr(getattr(self, name)), f"it must be a {kind.__name__}")
+        check_drive(self.v_max)
 
     def architecture(self, **overrides: Any) -> Architecture:
         """An ``Architecture`` with this crossbar's size as its tile, and with this window and drive."""

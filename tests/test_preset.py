@@ -3,6 +3,7 @@
 import pytest
 
 from geniex.config import Config
+from geniex.errors import InputError
 from geniex.preset import presets
 
 
@@ -35,3 +36,16 @@ def test_values_are_the_sources(
 def test_every_preset_is_held_to_its_source() -> None:
     assert set(presets) == {"geniex-16", "geniex-32", "geniex-64", "harsh-64", "yale-64", "wire-128", "wire-128-harsh"}
     assert all(preset.source for preset in presets.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crossbar": None}, "crossbar: got None; it must be a Crossbar"),
+        ({"window": "x"}, "window: got 'x'"),
+        ({"v_max": -1}, "v_max"),
+    ],
+)
+def test_what_is_no_circuit_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config.from_dict({**presets["geniex-64"].to_dict(), **change})

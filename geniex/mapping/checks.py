@@ -69,7 +69,7 @@ def check_architecture(arch: Architecture) -> None:
         check_width(name, getattr(arch, name))
     for name in ("weight_frac_bits", "input_frac_bits", "accumulator_frac_bits"):
         value = getattr(arch, name)
-        if value is not None and not (isinstance(value, int) and abs(value) <= 60):
+        if value is not None and (type(value) is not int or abs(value) > 60):
             raise InputError(name, repr(value), "it must be a whole number between -60 and 60")
     hints = get_type_hints(type(arch))
     for name in _CHOICES:

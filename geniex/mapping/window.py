@@ -68,7 +68,7 @@ class ConductanceWindow(Config):
         """The nearest level (int64) of conductances ``g`` [S]; raises ``InputError`` outside the window."""
         step = self.step(levels)
         code = torch.round((g - self.g_off) / step)
-        if g.numel() and (code.min() < 0 or code.max() > levels - 1):
+        if g.numel() and not ((code >= 0) & (code <= levels - 1)).all():  # a NaN lies nowhere
             raise InputError(
                 "g",
                 f"{g.min().item():g} to {g.max().item():g} S",

@@ -32,7 +32,8 @@ def cautions(
     if inputs is not None:
         found.append(_inputs(arch, inputs))
     if use is not None:
-        found += [_adc(arch, use), _resolution(arch, use, largest_step), _accumulator(arch, use)]
+        adc = _clipping(arch, use) or _few_codes(arch, use, largest_step) or _coarse_adc(arch, use)
+        found += [adc, _accumulator(arch, use)]
     return tuple(text for text in found if text)
 
 
@@ -63,15 +64,10 @@ def _inputs(arch: Architecture, found: Quantisation) -> str:
     return ""
 
 
-def _adc(arch: Architecture, use: ConverterUse) -> str:
+def _clipping(arch: Architecture, use: ConverterUse) -> str:
     share = use.clipped_share
-    if share is None or arch.adc_codes is None:
+    if share is None or share <= _CLIPPED or arch.adc_codes is None:
         return ""
-    if share <= _CLIPPED:
-        if use.adc_error is None or use.adc_error <= _COARSE:
-            return ""
-        finer = "more adc_bits" if arch.adc_granularity != "layer" else "more adc_bits, or a calibrated range by column"
-        return f"its {arch.adc_bits}-bit ADC changes its sums by {use.adc_error:.0%} (RMS): give it {finer}"
     low, high = arch.adc_codes
     remedies = []
     if low == 0 and use.lowest_wanted < 0:
@@ -86,7 +82,7 @@ def _adc(arch: Architecture, use: ConverterUse) -> str:
     )
 
 
-def _resolution(arch: Architecture, use: ConverterUse, largest_step: float) -> str:
+def _few_codes(arch: Architecture, use: ConverterUse, largest_step: float) -> str:
     used = use.codes_used
     if used is None or use.codes is None or arch.adc_range in ("auto", "calibrated"):
         return ""
@@ -96,6 +92,13 @@ def _resolution(arch: Architecture, use: ConverterUse, largest_step: float) -> s
         f"only {used:.1%} of its ADC's {use.codes} codes occur, each worth {largest_step:g} counts"
         f" (adc_range={arch.adc_range!r}): set adc_range='calibrated' for finer codes"
     )
+
+
+def _coarse_adc(arch: Architecture, use: ConverterUse) -> str:
+    if arch.adc_codes is None or use.adc_error is None or use.adc_error <= _COARSE:
+        return ""
+    finer = "more adc_bits" if arch.adc_granularity != "layer" else "more adc_bits, or a calibrated range by column"
+    return f"its {arch.adc_bits}-bit ADC changes its sums by {use.adc_error:.0%} (RMS): give it {finer}"
 
 
 def _accumulator(arch: Architecture, use: ConverterUse) -> str:

@@ -248,7 +248,7 @@ def _digital_form(module: nn.Module) -> str | None:
         return "sparse tensor as weight: to_dense() makes it a plain one"
     if is_traceable_wrapper_subclass(weight) or weight.is_quantized:
         return f"weight of its own kind ({type(weight).__name__}, {weight.dtype})"
-    if not weight.numel():
+    if isinstance(weight, Tensor) and weight.numel() == 0:
         return "it has no weights"
     if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return f"weights of {weight.dtype}"

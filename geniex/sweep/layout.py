@@ -113,7 +113,8 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
         config = SweepConfig.from_dict(json.loads(file.attrs["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_file(path, f"its configuration is damaged ({error})") from None
-    missing = sorted((set(attributes_of(file)) - set(VERIFIED)) ^ set(_ATTRIBUTES))
+    known = {*_ATTRIBUTES, "shard"} if tiles is not None else set(_ATTRIBUTES)
+    missing = sorted((set(attributes_of(file)) - set(VERIFIED)) ^ known)
     if missing:
         raise bad_file(path, f"its attributes differ from a sweep's in {missing[0]!r}")
     count = config.tiles if tiles is None else tiles

@@ -95,6 +95,18 @@ class YamlLoader(yaml.SafeLoader):
     """A loader of YAML 1.1 that reads 100e3 and inf as numbers, not as strings."""
 
 
+def _mapping_of(loader: Any, node: Any) -> dict[Any, Any]:
+    """A mapping whose keys all differ: YAML's own would take the last of equal keys without a word."""
+    loader.flatten_mapping(node)
+    found: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in found and key_node.value != "<<":
+            raise yaml.YAMLError(f"the key {key!r} stands twice, again in line {key_node.start_mark.line + 1}")
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
+
+
 def _float(loader: Any, node: Any) -> float:
     return float("inf") if node.value == "inf" else loader.construct_yaml_float(node)
 
@@ -104,6 +116,7 @@ YamlLoader.add_implicit_resolver(
 )
 YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"inf$"), ["i"])
 YamlLoader.add_constructor("tag:yaml.org,2002:float", _float)
+YamlLoader.add_constructor("tag:yaml.org,2002:map", _mapping_of)
 
 
 def read_yaml(path: Path) -> Any:

@@ -88,14 +88,14 @@ class ShardDirectory:
         path, (start, stop) = self._shard(shard), self.config.shard_range(shard)
         with layout.reading(path), layout.open_sweep(path) as file:
             layout.check(file, path, stop - start)
-            if layout.attributes_of(file) != self.attributes:
-                raise layout.bad_file(path, "it belongs to another sweep")
+            if layout.attributes_of(file) != self._attributes(shard):
+                raise layout.bad_file(path, "it belongs to another sweep, or to another place in this one")
             return layout.read(file, 0, stop - start)
 
     def store(self, shard: int, data: TileData) -> None:
         """Write a solved shard durably; raises ``OSError`` where the disk does not take it."""
         image = io.BytesIO()
-        with layout.create(image, self.config, len(data.codes), self.attributes) as file:
+        with layout.create(image, self.config, len(data.codes), self._attributes(shard)) as file:
             layout.write(file, 0, data)
         write_atomically(self._shard(shard), seal.sealed(image.getbuffer()))
 
@@ -120,6 +120,10 @@ class ShardDirectory:
     def remove(self) -> None:
         """Delete the directory and everything in it."""
         shutil.rmtree(self.path)
+
+    def _attributes(self, shard: int) -> dict[str, Any]:
+        """The attributes of one shard's file, which tell its place: a shard in another's place holds other tiles."""
+        return self.attributes | {"shard": shard}
 
     def _shard(self, shard: int) -> Path:
         return self.path / f"{shard:06d}.h5"

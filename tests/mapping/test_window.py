@@ -74,3 +74,8 @@ def test_bad_windows(r_on: float, on_off: float, name: str) -> None:
 def test_bad_levels(levels: int) -> None:
     with pytest.raises(InputError, match=r"levels: got .*at least 2"):
         WINDOW.step(levels)
+
+
+def test_a_conductance_that_is_no_number_has_no_level() -> None:
+    with pytest.raises(InputError, match="g: got nan"):
+        ConductanceWindow(1e5, 6.0).to_code(torch.tensor([torch.nan]), 16)

@@ -336,7 +336,7 @@ def test_norms_without_running_statistics_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (torch.rand(0, 9), r"data: got (no vector|one value)"),
+        (torch.rand(0, 9), r"data: got (no vector|one value|a batch without an example)"),
         ([], r"data: got (a )?list"),
         (lambda model: None, r"data: got function; it must give the model at least one batch of inputs"),
         (None, r"data: got NoneType; it must give the model at least one batch of inputs"),

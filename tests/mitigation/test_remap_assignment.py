@@ -58,6 +58,7 @@ def test_assignment_lowers_the_loss_where_places_matter() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["layer", "tile", "column"])
+@pytest.mark.filterwarnings("ignore:.*ADC changes its sums")
 def test_changes_that_raise_the_loss_are_taken_back_whole(granularity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their followers' word lines and ADC ranges too."""
     arch = ARCH.replace(adc_bits=5, adc_range="calibrated", adc_granularity=granularity)

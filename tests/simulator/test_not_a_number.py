@@ -116,6 +116,7 @@ def test_gradients_of_the_other_rows_stay(trainable: bool, gradients: str) -> No
 
 @pytest.mark.parametrize("emulator", ["ideal", "linear", "physics-fast"])
 @pytest.mark.parametrize("adc_bits", [None, 8])
+@pytest.mark.filterwarnings("ignore:.*ADC changes its sums")
 def test_compiled_code_does_the_same(emulator: str, adc_bits: int | None) -> None:
     model = nn.Sequential(nn.Linear(40, 12), nn.ReLU(), nn.Linear(12, 3))
     x = images(6, 40)

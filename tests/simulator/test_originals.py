@@ -734,3 +734,13 @@ def test_compiled_models_are_converted_inside() -> None:
         assert (converted(X) - wanted).abs().max() < 1e-5 * wanted.abs().max()
     again = torch.compile(on_ideal(model), backend="eager")
     assert torch.allclose(again(X), model(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(4, 0), (0, 4)])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_weights_stays_digital(sizes: tuple[int, int]) -> None:
+    model = nn.ModuleList([nn.Linear(4, 3), nn.Linear(*sizes)])
+    arch = Architecture(input_frac_bits=12)
+    report = convert(model, arch, IdealEmulator()).conversion
+    assert (report.layer("0").where, report.layer("1").where) == ("crossbar", "digital")  # type: ignore[union-attr]
+    assert report.layer("1").reason == "it has no weights"  # type: ignore[union-attr]

@@ -343,3 +343,25 @@ def test_what_gives_no_logits_is_named(model: nn.Module, batches: list[tuple[Ten
         predict_accuracy(per_pixel, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=1)
     with pytest.raises(InputError, match=r"loader: got a batch of 6 images and labels \(5,\)"):
         predict_accuracy(model, [(batches[0][0], batches[0][1][:5])], crossbar=CROSSBAR, architecture=ARCH)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.full((10,), 4), r"labels from 4 to 4; the model has the classes 0 to 3"),
+        (torch.full((10,), -1), r"labels from -1 to -1"),
+        (torch.rand(10), r"labels of torch.float32; labels must be whole numbers"),
+    ],
+)
+def test_labels_that_are_no_classes_are_told(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], labels: Tensor, message: str
+) -> None:
+    images = torch.cat([images for images, _ in batches])
+    with pytest.raises(InputError, match=message):
+        predict_accuracy(model, (images, labels), crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)
+
+
+def test_one_logit_is_no_classifier(batches: list[tuple[Tensor, Tensor]]) -> None:
+    binary = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    with pytest.raises(InputError, match=r"model: got 1 logit an image; .*give a binary classifier two"):
+        predict_accuracy(binary, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)

@@ -68,6 +68,7 @@ def test_round_trip_through_json(small: SweepConfig) -> None:
         ("{1: 2}", "it must be a mapping"),
         ("", "it must be a mapping"),
         ("a: [", "not readable as YAML"),
+        ("preset: geniex-16\npreset: geniex-32", "the key 'preset' stands twice, again in line 2"),
     ],
 )
 def test_bad_configurations_name_field_and_file(tmp_path: Path, text: str, message: str) -> None:

@@ -114,7 +114,7 @@ def test_full_disk_in_the_merge_keeps_all_tiles(small: SweepConfig, tmp_path: Pa
     assert content(tmp_path / "a.h5") == content(tmp_path / "whole.h5")
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "foreign", "swapped"])
 def test_damaged_shard_is_solved_again(
     small: SweepConfig, tmp_path: Path, content, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -129,6 +129,8 @@ def test_damaged_shard_is_solved_again(
         with h5py.File(victim) as file:
             image[file["codes"].id.get_chunk_info(0).byte_offset + 9] ^= 0xFF
         victim.write_bytes(image)
+    elif damage == "swapped":
+        shutil.copy(directory / "000000.h5", victim)
     else:
         other = _break_off(small.replace(seed=99), tmp_path / "other.h5", monkeypatch, after=3)
         shutil.copy(other / "000001.h5", victim)
