@@ -11,4 +11,4 @@ _WIDTH = 160
 def report_console() -> Console:
     """The console on standard output for a report's tables."""
     console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+    return console if console.is_terminal else Console(width=max(_WIDTH, console.width))

@@ -39,7 +39,7 @@ def predict(
     preset: str = "geniex-16",
     surrogate: list[str] | None = None,
     images: int = 1000,
-    circuit_images: int = 64,
+    circuit_images: int | None = None,
     weight_bits: int = 8,
     input_bits: int = 8,
     slice_bits: int = 4,
@@ -62,7 +62,7 @@ def predict(
         surrogate: surrogate that emulates this crossbar: a shipped name or a checkpoint's path; repeat the option
             for several surrogates.
         images: number of test images, drawn at random with the seed.
-        circuit_images: how many of these images the exact circuit also classifies.
+        circuit_images: number of the images that the exact circuit sees, too; null is 64, or all where there are fewer.
         weight_bits: bits of a weight, sign included; its fraction bits are chosen layer by layer.
         input_bits: bits of an input, sign included; its fraction bits are chosen on 128 training images.
         slice_bits: bits of a weight that one cell holds.
@@ -107,7 +107,7 @@ def predict(
             crossbar=bench.crossbar,
             architecture=architecture,
             surrogates=surrogate or (),
-            circuit_images=circuit_images,
+            circuit_images=min(64, images) if circuit_images is None else circuit_images,
             calibration=calibration,
             progress=bars.update,
             work=None if out is None else out / "logits",
@@ -193,11 +193,14 @@ def _converter_notes(report: Prediction) -> list[str]:
 
 
 def _notes(report: Prediction) -> list[str]:
+    compared = (
+        f"Agreement of predictions and logit error are against the exact circuit, on the first {report.circuit_images}"
+        " of the images; the logit error is the RMS difference over the RMS logit."
+    )
     return [
         *_converter_notes(report),
         "In parentheses: 95 % intervals.",
-        f"Agreement of predictions and logit error are against the exact circuit, on the first {report.circuit_images}"
-        " of the images; the logit error is the RMS difference over the RMS logit.",
+        *([compared] if report.circuit_images else []),
         "NF is the exact circuit's, on inputs that the layers see.",
     ]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
 
 from geniex.cli._bench_tables import plain_table
 from geniex.cli._console import report_console
@@ -110,9 +114,25 @@ def _print(found: Study) -> None:
     console = report_console()
     console.print(found.title, highlight=False, markup=False)
     for title, (header, rows) in summary_tables(found).items():
-        table = plain_table(escape(title), header[:1], header[1:])
-        for row in rows:
-            table.add_row(*map(escape, row))
+        table, left_out = _fitting(console, title, header, rows)
         console.print(table)
+        if left_out:
+            console.print(f"no room here for {', '.join(left_out)}: report.md has them", highlight=False, markup=False)
     for note in notes(found):
         console.print(note, highlight=False, markup=False)
+
+
+def _fitting(
+    console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[Table, list[str]]:
+    """The table with as many of the first columns as the console has room for, and the columns that it leaves out.
+
+    Axes come first: without them nothing would tell the rows apart.
+    """
+    for count in range(len(header), 0, -1):
+        table = plain_table(escape(title), header[:1], header[1:count])
+        for row in rows:
+            table.add_row(*map(escape, row[:count]))
+        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+            break
+    return table, list(header[count:])

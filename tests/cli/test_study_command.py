@@ -169,3 +169,18 @@ def test_the_sparse_study_asks_for_three_trainings_of_each_network() -> None:
     assert all(len(names) == 3 for names in groups.values())
     assert {p.settings["layout"] for p in spec.points() if p.part != "T"} == {"squeezed"}
     assert {p.settings["layout"] for p in spec.points() if p.part == "T"} == {"dense", "squeezed"}
+
+
+def test_a_narrow_terminal_keeps_the_axes() -> None:
+    """What there is no room for is left out from the end, and named; without its axes no row could be told."""
+    from rich.console import Console
+
+    from geniex.cli.study import _fitting
+
+    header = ["tile", "on/off", "accuracy, %", "arrays", "conversions, millions"]
+    rows = [["16", "2", "90.00 (83.9 to 95.0)", "123", "1.2"], ["32", "2", "90.00 (83.9 to 95.0)", "123", "1.2"]]
+    wide, left_out = _fitting(Console(width=160), "table", header, rows)
+    assert ([column.header for column in wide.columns], left_out) == (header, [])
+    narrow, left_out = _fitting(Console(width=48), "table", header, rows)
+    assert [column.header for column in narrow.columns][:2] == ["tile", "on/off"]
+    assert left_out == header[len(narrow.columns) :] != []
