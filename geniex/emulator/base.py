@@ -122,8 +122,12 @@ class Emulator(ABC):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Emulator:
-        """The emulator made again from ``settings`` and ``weights``, around ``inner`` if it wraps one."""
-        raise NotImplementedError(f"{cls.__name__} does not say how it is made again")
+        """The emulator made again from ``settings`` and ``weights``, around ``inner`` if it wraps one.
+
+        Raises:
+            ConversionError: the class does not say how; an emulator of it has to be given.
+        """
+        raise ConversionError(f"emulator: a {cls.__name__} does not say how it is made again: give one")
 
     def _with(self, **changes: Any) -> Self:
         """A copy of this emulator with other attributes; it shares all attributes that are not named."""
