@@ -258,10 +258,11 @@ def test_one_bit_streams_train_as_wider_ones_do() -> None:
 
 
 def test_a_trained_accumulator_has_room_for_every_weight_of_the_range() -> None:
-    linear, x = nn.Linear(20, 7, bias=False), INPUTS[:16]
+    linear, x = nn.Linear(20, 7, bias=False), torch.full((2, 20), 0.98)
     with torch.no_grad():
-        linear.weight.mul_(0.1)[0, 0] = 0.5
-    arch = ARCH.replace(weight_bits=12, input_bits=8, accumulator_bits=28)
+        linear.weight.mul_(0.01)[0, 0] = 0.5
+    arch = ARCH.replace(weight_bits=12, input_bits=8, input_scale="tensor")
+    arch = arch.replace(accumulator_bits=28, accumulator_overflow="saturate")
     converted = convert(linear, arch, IdealEmulator(), calibration=INPUTS, trainable=True)
     with torch.no_grad():
         converted.matrix.weight.fill_(0.49)  # type: ignore[union-attr]
