@@ -20,8 +20,8 @@ from geniex.errors import GeniexError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.networks import FashionCNN, load_network, network_info, save_network
 from geniex.simulator import convert, load_converted, save_converted
-from geniex.study.explore.settings import CellSettings
-from geniex.study.explore.spec import StudySpec
+from geniex.study.grid.settings import CellSettings
+from geniex.study.grid.spec import StudySpec
 from geniex.study.logits import LogitStore
 from geniex.surrogate import GeniexMLP, load_surrogate, save_surrogate
 from geniex.sweep import (

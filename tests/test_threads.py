@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from geniex.study.explore import cell
+from geniex.study.grid import job as cell
 from geniex.sweep import solving
 from geniex.threads import one_thread
 

@@ -2,9 +2,9 @@
 
 from geniex.circuit.broadcast import shared_matmul
 from geniex.circuit.crossbar import Crossbar
-from geniex.circuit.figures import nf_rmse, non_ideality_factor
-from geniex.circuit.native import solve_cells
-from geniex.circuit.operating import OperatingPoint, operating_point
+from geniex.circuit.metrics import nf_rmse, non_ideality_factor
+from geniex.circuit.operating_point import OperatingPoint, operating_point
+from geniex.circuit.solve.driver import solve_cells
 from geniex.circuit.wires import Wires
 
 __all__ = [

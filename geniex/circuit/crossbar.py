@@ -9,10 +9,10 @@ from torch import Tensor
 
 from geniex.cells import Cell, SinhCell
 from geniex.circuit.broadcast import shared_matmul
-from geniex.circuit.linear import effective_conductance
-from geniex.circuit.native import OnFailure, solve_cells
-from geniex.circuit.operating import OperatingPoint, operating_point
-from geniex.circuit.validate import check_conductances, check_voltages, has_values
+from geniex.circuit.checks import check_conductances, check_voltages, has_values
+from geniex.circuit.operating_point import OperatingPoint, operating_point
+from geniex.circuit.solve.driver import OnFailure, solve_cells
+from geniex.circuit.transfer_matrix import effective_conductance
 from geniex.circuit.wires import Wires
 from geniex.config import Config, check_number, check_positive_int, warn_unit
 from geniex.errors import InputError

@@ -10,9 +10,9 @@ from statistics import median
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.cli._bench_tables import bars_table, number, plain_table
-from geniex.study.bench.inference_cases import Workload
-from geniex.study.bench.inference_report import ELSEWHERE, Growth, InferenceReport, InferenceRow
+from geniex.bench.inference_cases import Workload
+from geniex.bench.inference_report import ELSEWHERE, Growth, InferenceReport, InferenceRow
+from geniex.cli._tables import bars_table, number, plain_table
 
 _STATED = (
     "window",

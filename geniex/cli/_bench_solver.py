@@ -8,8 +8,8 @@ from itertools import groupby
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.cli._bench_tables import bars_table, number, plain_table
-from geniex.study.bench.report import Row, SolverReport
+from geniex.bench.report import Row, SolverReport
+from geniex.cli._tables import bars_table, number, plain_table
 
 _CONTENDERS = ("native float64", "native float32", "SuperLU", "badcrossbar", "ngspice")
 

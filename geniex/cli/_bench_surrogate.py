@@ -8,8 +8,8 @@ from itertools import groupby
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.cli._bench_tables import bars_table, number, plain_table
-from geniex.study.bench.surrogate_report import CIRCUIT, SurrogateReport, SurrogateRow
+from geniex.bench.surrogate_report import CIRCUIT, SurrogateReport, SurrogateRow
+from geniex.cli._tables import bars_table, number, plain_table
 
 
 def surrogate_tables(report: SurrogateReport) -> Iterable[Table]:

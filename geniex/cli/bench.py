@@ -105,7 +105,7 @@ def bench(
     console.print(f"{time.perf_counter() - began:.0f} s on {_machine(report.machine)}", highlight=False, markup=False)
     write_json(json, report.to_dict())
     if pareto is not None:
-        from geniex.study.bench.pareto import write_pareto
+        from geniex.bench.pareto import write_pareto
 
         for path in write_pareto(report, pareto):
             console.print(path, highlight=False, markup=False)
@@ -121,10 +121,10 @@ def _check_only(what: str, given: Mapping[str, Any]) -> None:
 
 
 def _solver(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
+    from geniex.bench.report import Settings
+    from geniex.bench.solver import bench_solver
+    from geniex.bench.timing import cores
     from geniex.cli._bench_solver import solver_tables
-    from geniex.study.bench.report import Settings
-    from geniex.study.bench.solver import bench_solver
-    from geniex.study.bench.timing import cores
 
     kept = ("repeats", "ngspice", "ngspice_arrays", "superlu_arrays", "memory", "seed")
     settings = Settings(
@@ -137,9 +137,9 @@ def _solver(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, 
 
 
 def _surrogate(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
+    from geniex.bench.surrogate import bench_surrogate
+    from geniex.bench.surrogate_report import SurrogateSettings
     from geniex.cli._bench_surrogate import surrogate_tables
-    from geniex.study.bench.surrogate import bench_surrogate
-    from geniex.study.bench.surrogate_report import SurrogateSettings
 
     kept = ("tiles", "vectors", "chunk", "repeats", "memory", "seed")
     settings = SurrogateSettings(
@@ -152,12 +152,12 @@ def _surrogate(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
 
 
 def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
+    from geniex.bench.inference import bench_inference
+    from geniex.bench.inference_cases import WORKLOADS
+    from geniex.bench.inference_models import EMULATORS
+    from geniex.bench.inference_report import InferenceSettings
     from geniex.cli._bench_inference import inference_tables
     from geniex.cli._device import checked_device
-    from geniex.study.bench.inference import bench_inference
-    from geniex.study.bench.inference_cases import WORKLOADS
-    from geniex.study.bench.inference_models import EMULATORS
-    from geniex.study.bench.inference_report import InferenceSettings
 
     threads = tuple(given["threads"] or InferenceSettings.threads)
     if len(threads) > 2:

@@ -14,7 +14,7 @@ from geniex.cli._console import report_console
 from geniex.cli._files import check_file, check_folder, write_json
 
 Report = Any
-"""``geniex.study.evaluate.EvaluationReport``: jsonargparse would import it, and torch, even under TYPE_CHECKING."""
+"""``geniex.study.surrogate_errors.EvaluationReport``: jsonargparse imports it, and torch, even under TYPE_CHECKING."""
 
 
 def evaluate(
@@ -36,7 +36,7 @@ def evaluate(
         plots: folder for plots (PNG) of predicted against exact NF (non-ideality factor) and of the errors.
         json: file for the machine-readable report.
     """
-    from geniex.study.evaluate import compare  # imports torch, which help does not need
+    from geniex.study.surrogate_errors import compare  # imports torch, which help does not need
 
     check_file("json", json)
     check_folder("plots", plots)
@@ -58,7 +58,7 @@ def evaluate(
             )
     write_json(json, comparison.report.to_dict())
     if plots is not None:
-        from geniex.study.evaluate_plots import save_plots
+        from geniex.study.surrogate_plots import save_plots
 
         for path in save_plots(comparison, plots):
             console.print(path, highlight=False, markup=False)

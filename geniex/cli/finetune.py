@@ -9,9 +9,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.cli._bench_tables import number, plain_table
 from geniex.cli._console import report_console
 from geniex.cli._files import check_file, check_folder, write_json
+from geniex.cli._tables import number, plain_table
 from geniex.cli.predict import Bars, share
 from geniex.config import check_seed
 from geniex.errors import InputError

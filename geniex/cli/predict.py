@@ -22,8 +22,8 @@ from geniex.mapping import AdcRange, Offset
 from geniex.networks import ImageSet, load_images, load_network
 from geniex.networks.images import MovedBatches
 from geniex.preset import presets
+from geniex.study.accuracy import Prediction, predict_accuracy
 from geniex.study.html import html_table, markdown_page, write_page
-from geniex.study.predict import Prediction, predict_accuracy
 
 _STAGES = ("stage", "images", "accuracy, %", "agreement, %", "logit error", "images/s")
 _NF = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")

@@ -9,11 +9,11 @@ from typing import Any
 from rich.markup import escape
 from torch import nn
 
-from geniex.cli._bench_tables import plain_table
 from geniex.cli._console import report_console
 from geniex.cli._device import checked_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.cli._remap_report import checked_rows, difference_rows, layer_header, notes, row_cells, row_header
+from geniex.cli._tables import plain_table
 from geniex.cli.predict import Bars
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError

@@ -12,16 +12,16 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from geniex.cli._bench_tables import plain_table
 from geniex.cli._console import report_console
 from geniex.cli._device import checked_device
 from geniex.cli._files import check_file, write_json
+from geniex.cli._tables import plain_table
 from geniex.cli.predict import Bars
 from geniex.errors import InputError, StudyError
 from geniex.plotting.study import short_number
-from geniex.study.explore import Study, StudyPlan, StudySpec, planned, run_study
-from geniex.study.explore.pictures import short_title
-from geniex.study.explore.report import notes, summary_tables
+from geniex.study.grid import Study, StudyPlan, StudySpec, planned, run_study
+from geniex.study.grid.pictures import short_title
+from geniex.study.grid.report import notes, summary_tables
 from geniex.sweep.loading import YamlLoader
 from geniex.sweep.run import Executor
 

@@ -1,11 +1,13 @@
 """Emulators of a crossbar's transfer function with one protocol: ideal, linear, surrogate, circuit."""
 
+import importlib
+from typing import Any
+
 from geniex.emulator.base import Emulator, map_tensors
+from geniex.emulator.cached import StoredEmulator
 from geniex.emulator.circuit import CircuitEmulator
 from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.linear import LinearEmulator
-from geniex.emulator.stored import StoredEmulator
-from geniex.emulator.surrogate import SurrogateEmulator
 from geniex.emulator.wrapper import EmulatorWrapper
 
 __all__ = [
@@ -18,3 +20,9 @@ __all__ = [
     "SurrogateEmulator",
     "map_tensors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SurrogateEmulator":  # its room is above this one, so that it is loaded on first use
+        raise AttributeError(f"module 'geniex.emulator' has no attribute {name!r}")
+    return importlib.import_module("geniex.surrogate").SurrogateEmulator

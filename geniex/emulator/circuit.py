@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar, solve_cells
-from geniex.circuit.validate import check_conductances
+from geniex.circuit.checks import check_conductances
 from geniex.emulator.base import Emulator
 from geniex.mapping import Architecture
 

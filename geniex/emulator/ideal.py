@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from geniex.circuit import shared_matmul
-from geniex.circuit.validate import check_conductances
+from geniex.circuit.checks import check_conductances
 from geniex.emulator.base import Emulator
 
 

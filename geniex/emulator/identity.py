@@ -16,8 +16,8 @@ _SHIPPED = {
     "IdealEmulator": "geniex.emulator.ideal",
     "LinearEmulator": "geniex.emulator.linear",
     "CircuitEmulator": "geniex.emulator.circuit",
-    "SurrogateEmulator": "geniex.emulator.surrogate",
-    "StoredEmulator": "geniex.emulator.stored",
+    "SurrogateEmulator": "geniex.surrogate.emulator",
+    "StoredEmulator": "geniex.emulator.cached",
     "NoisyEmulator": "geniex.variation.noise",
 }
 """Modules of geniex's own emulators by class name; one is imported when its emulator is made again."""

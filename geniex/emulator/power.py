@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar, operating_point, shared_matmul
-from geniex.circuit.lines import array_voltages
+from geniex.circuit.solve.ladder import array_voltages
 from geniex.emulator.base import Emulator
 from geniex.emulator.circuit import CircuitEmulator
 from geniex.emulator.ideal import IdealEmulator
 from geniex.emulator.linear import LinearEmulator
-from geniex.emulator.surrogate import SurrogateEmulator
 
 _BYTES = 64 << 20
 """Bytes of cell voltages that are solved for at once."""
@@ -56,6 +55,8 @@ def power_meter(emulator: Emulator, array: Any, conductances: Tensor) -> PowerMe
     For all other emulators no circuit is known. The meter then takes the ideal power times the sum of the emulator's
     currents over that of the ideal ones, which is 4 % off at the nominal 64 x 64 and 30 % where wires dominate.
     """
+    from geniex.surrogate.emulator import SurrogateEmulator
+
     known = emulator.worker
     if isinstance(known, IdealEmulator):
         return _ideal(conductances)

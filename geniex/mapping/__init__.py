@@ -1,8 +1,9 @@
 """The mapping of weights and activations to conductances and voltages: fixed point, slices, streams, tiles, layouts."""
 
 from geniex.mapping.architecture import OFFSETS, AdcRange, Architecture, Offset
-from geniex.mapping.arrangement import Arrangement
-from geniex.mapping.layouts import (
+from geniex.mapping.layout.compacted import CompactedTiles, compact
+from geniex.mapping.layout.grid import Location, TileLayout
+from geniex.mapping.layout.grouped import (
     LAYOUTS,
     ConvGeometry,
     GroupPacking,
@@ -12,10 +13,9 @@ from geniex.mapping.layouts import (
     kernel_weight,
     kernels,
 )
-from geniex.mapping.squeezed_tiles import SqueezedTiles, squeezed
-from geniex.mapping.tiles import Location, TileLayout
-from geniex.mapping.unrolled_tiles import UnrolledTiles
-from geniex.mapping.unrolling import Packing, Unrolling, checked_size
+from geniex.mapping.layout.placement import Arrangement
+from geniex.mapping.layout.toeplitz import Packing, Unrolling, checked_size
+from geniex.mapping.layout.toeplitz_tiles import UnrolledTiles
 from geniex.mapping.window import ConductanceWindow
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "AdcRange",
     "Architecture",
     "Arrangement",
+    "CompactedTiles",
     "ConductanceWindow",
     "ConvGeometry",
     "GroupPacking",
@@ -31,14 +32,13 @@ __all__ = [
     "Location",
     "Offset",
     "Packing",
-    "SqueezedTiles",
     "TileLayout",
     "UnrolledTiles",
     "Unrolling",
     "check_layout",
     "checked_size",
+    "compact",
     "im2col",
     "kernel_weight",
     "kernels",
-    "squeezed",
 ]

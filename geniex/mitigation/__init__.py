@@ -2,12 +2,12 @@
 
 from geniex.mitigation.batch_norm import refit_batch_norm
 from geniex.mitigation.correct_outputs import Correction, correct_outputs
-from geniex.mitigation.finetune import fine_tune
-from geniex.mitigation.observe import Batch
-from geniex.mitigation.pruning import Pruned, PrunedLayer, prune
-from geniex.mitigation.remap import REMAPPINGS, Remapped, RemappedLayer, Remapping, remap
-from geniex.mitigation.sensitivity import sensitivity
-from geniex.mitigation.weight_cut import weight_cut, weight_full_scales
+from geniex.mitigation.fine_tune import fine_tune
+from geniex.mitigation.prune.prune import Pruned, PrunedLayer, prune
+from geniex.mitigation.prune.weight_cut import weight_cut, weight_full_scales
+from geniex.mitigation.remap.observe import Batch
+from geniex.mitigation.remap.remap import REMAPPINGS, Remapped, RemappedLayer, Remapping, remap
+from geniex.mitigation.remap.sensitivity import sensitivity
 
 __all__ = [
     "REMAPPINGS",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geniex.errors import InputError
 from geniex.mitigation.forward_calls import Call, Reached, evaluated, forward_calls, run_until_reached
 from geniex.mitigation.sums import PairedSums
-from geniex.simulator.calibrate import Calibration, hooked
+from geniex.simulator.observe_inputs import Calibration, hooked
 
 _Norm = nn.modules.batchnorm._BatchNorm
 

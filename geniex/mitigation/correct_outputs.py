@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from geniex.errors import InputError
 from geniex.mitigation.forward_calls import Call, Reached, evaluated, forward_calls, run_until_reached
-from geniex.mitigation.observe import hooked
 from geniex.mitigation.reference import SAME_LAYERS, comparable
+from geniex.mitigation.remap.observe import hooked
 from geniex.mitigation.sums import PairedSums
 from geniex.simulator import CrossbarLayer, before_variation, crossbar_layers
-from geniex.simulator.calibrate import Calibration
-from geniex.simulator.calibrate import hooked as hooked_before
 from geniex.simulator.exchange import check_converted
+from geniex.simulator.observe_inputs import Calibration
+from geniex.simulator.observe_inputs import hooked as hooked_before
 
 Correction = Literal["gains_and_offsets", "gains", "one_factor"]
 """The kind of correction of a layer's outputs; see ``correct_outputs``."""

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from geniex.errors import InputError
-from geniex.simulator.calibrate import Calibration, for_a_while, run_calibration
+from geniex.simulator.observe_inputs import Calibration, for_a_while, run_calibration
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of one forward call, positional and by keyword."""

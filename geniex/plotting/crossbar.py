@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar, non_ideality_factor
-from geniex.circuit.validate import check_conductances, check_voltages
+from geniex.circuit.checks import check_conductances, check_voltages
 from geniex.errors import InputError
 from geniex.plotting.axes import BLUE, ORANGE, finite, framed, on_axes
 

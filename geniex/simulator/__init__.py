@@ -2,14 +2,15 @@
 
 from geniex.simulator.arguments import Arguments
 from geniex.simulator.arranging import arranged, arrangements
+from geniex.simulator.batch_norm import fold_batch_norm
 from geniex.simulator.batches import labelled_batches, read_batches
+from geniex.simulator.checkpoint import load_converted, save_converted
 from geniex.simulator.convert import convert
 from geniex.simulator.costs import Costs, LayerCosts, costs
 from geniex.simulator.digital import digital_copy
-from geniex.simulator.dry import dry_run
+from geniex.simulator.dry_run import dry_run
 from geniex.simulator.exchange import emulated_by, on_ideal, programmed_weight
-from geniex.simulator.fold import fold_batch_norm
-from geniex.simulator.layers import (
+from geniex.simulator.layers.crossbar import (
     CrossbarConv,
     CrossbarConvTranspose,
     CrossbarLayer,
@@ -18,10 +19,9 @@ from geniex.simulator.layers import (
     crossbar_matrices,
 )
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.ranges import InputStatistics
 from geniex.simulator.report import ConversionReport, Histogram, LayerReport
 from geniex.simulator.rules import LayerRule
-from geniex.simulator.saving import load_converted, save_converted
+from geniex.simulator.scales import InputStatistics
 from geniex.simulator.vary import before_variation, vary
 
 __all__ = [

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from geniex.circuit.validate import has_values
+from geniex.circuit.checks import has_values
 from geniex.simulator.cautions import cautions
-from geniex.simulator.converters import ConverterUse
 from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.periphery.converters import ConverterUse
 from geniex.simulator.plan import PlannedLayer
-from geniex.simulator.ranges import InputStatistics, Quantisation, Scale, input_quantisation, weight_quantisation
+from geniex.simulator.scales import InputStatistics, Quantisation, Scale, input_quantisation, weight_quantisation
 
 _USE_VECTORS, _USE_COLUMNS = 16, 1 << 13
 """Fewest calibration vectors on which the use of a matrix's converters is looked at, and bit lines times vectors."""

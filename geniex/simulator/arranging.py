@@ -10,7 +10,7 @@ from torch import nn
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.simulator.exchange import check_converted
-from geniex.simulator.layers import crossbar_matrices
+from geniex.simulator.layers.crossbar import crossbar_matrices
 
 
 def arrangements(model: nn.Module) -> dict[str, Arrangement]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from geniex.mapping import Architecture
-from geniex.simulator.converters import ConverterUse
-from geniex.simulator.ranges import Quantisation
+from geniex.simulator.periphery.converters import ConverterUse
+from geniex.simulator.scales import Quantisation
 
 _CLIPPED = 1e-3
 """Share of numbers, conversions or sums beyond their range above which a layer gets a caution."""

@@ -11,11 +11,12 @@ from torch import nn
 from geniex.emulator import Emulator
 from geniex.errors import ConversionError, ConversionWarning
 from geniex.mapping import Architecture, Layout
-from geniex.simulator.calibrate import Calibration, calibrated
-from geniex.simulator.fold import fold_in_place
-from geniex.simulator.layers import CrossbarLayer
+from geniex.simulator.batch_norm import fold_in_place
+from geniex.simulator.build import OwnEmulators, build, check_emulator
+from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.memory import first_call, pass_memory, without_values
+from geniex.simulator.memory.pass_memory import first_call, pass_memory, without_values
+from geniex.simulator.observe_inputs import Calibration, calibrated
 from geniex.simulator.originals import copy_of
 from geniex.simulator.plan import (
     DigitalLayer,
@@ -25,7 +26,6 @@ from geniex.simulator.plan import (
     planned,
     projected,
 )
-from geniex.simulator.programming import OwnEmulators, build, check_emulator
 from geniex.simulator.report import ConversionReport, LayerReport, built_report, digital_report, folded_report
 from geniex.simulator.rules import PerLayer, Rules
 from geniex.simulator.wrappers import replaced
@@ -72,10 +72,10 @@ def convert(
             digital.
         layout: of convolutions, all of which compute the same integers. "dense": receptive fields one after the other,
             each group on arrays of its own. "block_diagonal": the same, but as many groups on one array as fit.
-            "sparse": unrolled (a Toeplitz matrix), all positions at once on arrays of their own; for maps of the one
+            "toeplitz": unrolled (a Toeplitz matrix), all positions at once on arrays of their own; for maps of the one
             size that calibration or ``LayerRule(map_size=)`` tells. Linear layers are the same in all of these.
-            "squeezed": block-diagonal without the rows and columns that are 0, of the matrix or of each tile, whichever
-            takes the fewest arrays (T, for pruned networks; see ``geniex.mapping.squeezed``).
+            "compacted": block-diagonal without the rows and columns that are 0, of the matrix or of each tile,
+            whichever takes the fewest arrays (T, for pruned networks; see ``geniex.mapping.compact``).
         fold: put batch norms into the convolutions before them, see ``fold_batch_norm``. Off by default: layers keep
             their names and weights, and where all channels share one scale a folded weight has fewer significant
             bits. On for hardware that cannot scale digitally.

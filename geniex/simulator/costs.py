@@ -12,18 +12,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from geniex.circuit.validate import has_values
+from geniex.circuit.checks import has_values
 from geniex.config import check_number, check_positive_int
 from geniex.emulator import map_tensors
 from geniex.emulator.power import power_meter
 from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator.batches import Data
-from geniex.simulator.calibrate import hooked, run_calibration
 from geniex.simulator.exchange import check_converted
-from geniex.simulator.layers import CrossbarLayer, crossbar_layers
+from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.readout import stream_voltages
+from geniex.simulator.observe_inputs import hooked, run_calibration
+from geniex.simulator.periphery.adc import stream_voltages
 from geniex.simulator.report import reads_per_vector
 from geniex.variation import NoisyEmulator
 

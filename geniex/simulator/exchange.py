@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from geniex.emulator import Emulator, IdealEmulator
 from geniex.errors import InputError
 from geniex.mapping.slicing import slice_weights
-from geniex.simulator.layers import crossbar_matrices
+from geniex.simulator.build import OwnEmulators, check_emulator
+from geniex.simulator.layers.crossbar import crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.programming import OwnEmulators, check_emulator
 
 
 def emulated_by(model: nn.Module, emulator: Emulator) -> nn.Module:

@@ -13,22 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from geniex.circuit import shared_matmul
-from geniex.circuit.validate import check_conductances, has_values
+from geniex.circuit.checks import check_conductances, has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.emulator.base import moved_once
 from geniex.errors import InputError
-from geniex.mapping import Architecture, Arrangement, Location, SqueezedTiles, TileLayout
+from geniex.mapping import Architecture, Arrangement, CompactedTiles, Location, TileLayout
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
-from geniex.simulator.accumulation import BinaryPoints
-from geniex.simulator.converters import ConverterUse, binary_points, converter_use, count_ends, step_of_weights
+from geniex.simulator.collapse import Programmed, shortened
 from geniex.simulator.modes import check_mode, refuse_script
-from geniex.simulator.programmed import Programmed, shortened
-from geniex.simulator.ranges import FullScale, InputStatistics, check_weight, input_scale, weight_scale
-from geniex.simulator.reading import Reader
-from geniex.simulator.readout import calibrated_step, stream_voltages
+from geniex.simulator.periphery.accumulator import BinaryPoints
+from geniex.simulator.periphery.adc import calibrated_step, stream_voltages
+from geniex.simulator.periphery.converters import (
+    ConverterUse,
+    binary_points,
+    converter_use,
+    count_ends,
+    step_of_weights,
+)
+from geniex.simulator.periphery.dac import whole_inputs
+from geniex.simulator.read import Reader
 from geniex.simulator.recompute import program_lean
-from geniex.simulator.streams import whole_inputs
+from geniex.simulator.scales import FullScale, InputStatistics, check_weight, input_scale, weight_scale
 
 Gradients = Literal["emulator", "ideal"]
 
@@ -442,7 +448,7 @@ class CrossbarMatrix(nn.Module):
             raise InputError("state_dict", "the state of a matrix of another architecture", allowed)
         self.non_negative, self.varied = bool(non_negative), bool(varied)
         self.points = BinaryPoints(self.weight_frac_bits + self.input_frac_bits, held)
-        layout = SqueezedTiles.from_numbers(self.layout, places)
+        layout = CompactedTiles.from_numbers(self.layout, places)
         self.layout = layout.moved(lambda index: index.to(self.conductances.device))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from geniex.errors import ConversionError
 from geniex.simulator.hooks import outside_hooks
-from geniex.simulator.layers import CrossbarLayer
+from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.wrappers import without_wrappers
 

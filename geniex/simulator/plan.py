@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, Layout, Packing, TileLayout, Unrolling
-from geniex.simulator.attention import PROJECTIONS, leave_fast_path, project_attention
 from geniex.simulator.hooks import kept_aside
-from geniex.simulator.layers import CROSSBAR_LAYERS, CrossbarConv, CrossbarLayer, tile_layouts
+from geniex.simulator.layers.attention import PROJECTIONS, leave_fast_path, project_attention
+from geniex.simulator.layers.crossbar import CROSSBAR_LAYERS, CrossbarConv, CrossbarLayer, tile_layouts
 from geniex.simulator.originals import derived_tensors, make_plain, ties
-from geniex.simulator.ranges import FullScale
 from geniex.simulator.rules import Choice, Rules
+from geniex.simulator.scales import FullScale
 from geniex.simulator.wrappers import replaced
 
 _NO_PRODUCT = (
@@ -50,22 +50,22 @@ class PlannedLayer:
     @property
     def layouts(self) -> list[TileLayout]:
         """The tile layout of each of the layer's matrices."""
-        blocks = self.packing.blocks(self.kind.weight_of(self.module)) if self.layout == "squeezed" else []
+        blocks = self.packing.blocks(self.kind.weight_of(self.module)) if self.layout == "compacted" else []
         return tile_layouts(self.packing, blocks, self.architecture, self.layout)
 
     @property
     def unsized(self) -> bool:
         """Whether the layer is to be unrolled while the size of its maps is unknown."""
-        return self.layout == "sparse" and self.map_size is None
+        return self.layout == "toeplitz" and self.map_size is None
 
     def sized(self, x: Tensor) -> PlannedLayer:
-        """This layer, unrolled for maps of the size of ``x`` if its layout is "sparse"; all maps must have one size."""
-        if self.layout != "sparse":
+        """This layer, unrolled for maps of the size of ``x`` if its layout is "toeplitz"; maps must have one size."""
+        if self.layout != "toeplitz":
             return self
         size = tuple(x.shape[-len(self.module.kernel_size) :])  # type: ignore[arg-type]
         if self.map_size not in (None, size):
             both = f"maps of {self.map_size} and of {size}"
-            raise ConversionError(f"layer {self.name!r}: layout 'sparse' is for maps of one size, it has {both}")
+            raise ConversionError(f"layer {self.name!r}: layout 'toeplitz' is for maps of one size, it has {both}")
         if self.map_size == size:
             return self
         return replace(self, map_size=size, packing=_packed(self, size))
@@ -195,19 +195,19 @@ def _unregistered(model: nn.Module) -> Iterator[DigitalLayer]:
 def _planned_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choice: Choice) -> PlannedLayer:
     assert choice.architecture is not None
     layout, size, by_name = choice.layout, choice.map_size, choice.pattern == name
-    if layout == "sparse" and not issubclass(kind, CrossbarConv):
+    if layout == "toeplitz" and not issubclass(kind, CrossbarConv):
         if by_name:
             raise ConversionError(f"per_layer[{name!r}]: a {type(module).__name__} has no positions to unroll")
         layout = "dense"
-    if size is not None and layout != "sparse":
+    if size is not None and layout != "toeplitz":
         if by_name:
-            raise ConversionError(f"per_layer[{name!r}]: map_size is of convolutions in the layout 'sparse'")
+            raise ConversionError(f"per_layer[{name!r}]: map_size is of convolutions in the layout 'toeplitz'")
         size = None
     # The dense packing stands in until calibration inputs tell the map size of a layer to be unrolled.
     dense = kind.packed(module, choice.architecture, "dense")
     scale = choice.weight_full_scale
     start = PlannedLayer(name, module, kind, choice.architecture, layout, dense, weight_full_scale=scale)
-    if layout == "sparse" and size is None:
+    if layout == "toeplitz" and size is None:
         return start
     return replace(start, map_size=size, packing=_packed(start, size))
 

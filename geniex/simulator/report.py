@@ -11,16 +11,16 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from geniex.circuit.validate import has_values
+from geniex.circuit.checks import has_values
 from geniex.emulator import map_tensors
 from geniex.errors import ConversionError, InputError
-from geniex.mapping import Architecture, ConductanceWindow, Packing, SqueezedTiles, TileLayout
+from geniex.mapping import Architecture, CompactedTiles, ConductanceWindow, Packing, TileLayout
 from geniex.simulator.arithmetic_figures import arithmetic_figures
-from geniex.simulator.layers import CrossbarLayer
+from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.memory import Later, PassMemory
+from geniex.simulator.memory.pass_memory import Later, PassMemory
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
-from geniex.simulator.ranges import InputStatistics
+from geniex.simulator.scales import InputStatistics
 
 _MOST_BINS = 64
 
@@ -51,7 +51,7 @@ class LayerReport:
     arrays: int = 0
     """Arrays in all, of every sign."""
     grid_arrays: int = 0
-    """Arrays as if none were left out: of those that hold zeros alone by an unrolled convolution, or by squeezing."""
+    """Arrays as if none were left out: of those that hold zeros alone by an unrolled convolution, or by compaction."""
     utilisation: float = 0.0
     """Share of its arrays' bit lines times word lines that hold a slice of a weight."""
     bytes: int = 0
@@ -123,7 +123,7 @@ class ConversionReport:
 
     @property
     def compression(self) -> float:
-        """Arrays as if none were left out, over arrays: the compression rate of a squeezed network."""
+        """Arrays as if none were left out, over arrays: the compression rate of a compacted network."""
         return sum(layer.grid_arrays for layer in self.layers) / self.arrays if self.arrays else 1.0
 
     @property
@@ -245,9 +245,9 @@ def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
 
 
 def _weights_on(tiles: Sequence[TileLayout], packing: Packing) -> int:
-    """Weights that have cells: without the zeros between groups, or what squeezing left out."""
-    squeezed = [layout for layout in tiles if isinstance(layout, SqueezedTiles)]
-    return sum(int(layout.held.sum()) for layout in squeezed) if squeezed else packing.weights
+    """Weights that have cells: without the zeros between groups, or what compaction left out."""
+    compacted = [layout for layout in tiles if isinstance(layout, CompactedTiles)]
+    return sum(int(layout.held.sum()) for layout in compacted) if compacted else packing.weights
 
 
 def built_report(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[InputStatistics] | None) -> LayerReport:

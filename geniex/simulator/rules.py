@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, Layout, check_layout, checked_size
-from geniex.simulator.ranges import FullScale, check_full_scale
+from geniex.simulator.scales import FullScale, check_full_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class LayerRule:
     architecture: Architecture | None = None
     layout: Layout | None = None
     map_size: tuple[int, ...] | None = None
-    """Spatial size of the input maps of a convolution in the layout "sparse"; None takes it from the calibration."""
+    """Spatial size of the input maps of a convolution in the layout "toeplitz"; None takes it from the calibration."""
     weight_full_scale: FullScale | None = None
     """Magnitude that the highest conductances stand for, or one for each output with the architecture's
     ``weight_scale`` "channel"; None takes the largest of the present weights. Larger weights clip. After

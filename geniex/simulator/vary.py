@@ -11,7 +11,7 @@ from geniex.config import check_seed
 from geniex.emulator import Emulator
 from geniex.errors import InputError
 from geniex.simulator.exchange import check_converted, on_ideal
-from geniex.simulator.layers import crossbar_layers, crossbar_matrices
+from geniex.simulator.layers.crossbar import crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.variation import NoisyEmulator, ReadNoise, Variations, derived_seed, vary_tiles
 

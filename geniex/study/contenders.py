@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import shared_matmul
-from geniex.circuit.linear import effective_conductance
+from geniex.circuit.transfer_matrix import effective_conductance
 from geniex.errors import CheckpointError
 from geniex.mapping import ConductanceWindow
 from geniex.study.analytic import calibrate_affine, distance_conductance
 from geniex.surrogate import PhysicsSurrogate, Surrogate
-from geniex.surrogate.circuit import Circuit
+from geniex.surrogate.physics.circuit import Circuit
 from geniex.sweep import SweepFile, TileCircuits
 
 _BLOCK_CELLS = 1 << 21

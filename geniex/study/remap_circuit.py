@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator
-from geniex.mitigation.observe import Batch, observe
-from geniex.mitigation.sensitivity import matrices_of
+from geniex.mitigation.remap.observe import Batch, observe
+from geniex.mitigation.remap.sensitivity import matrices_of
 from geniex.simulator import CrossbarLayer, crossbar_layers, on_ideal
 
 

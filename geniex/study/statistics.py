@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import non_ideality_factor
-from geniex.circuit.figures import relative_error
+from geniex.circuit.metrics import relative_error
 
 TAIL = 0.999
 """Quantile that is reported beside RMS and maximum."""

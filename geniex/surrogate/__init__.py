@@ -6,15 +6,16 @@ import importlib
 from typing import Any
 
 from geniex.surrogate.base import Surrogate, SurrogateArray, register_surrogate
-from geniex.surrogate.calibration import calibrated_on_circuit, calibrated_on_sweep
 from geniex.surrogate.checkpoint import load_surrogate, save_surrogate, shipped_surrogates
-from geniex.surrogate.circuit import Circuit
-from geniex.surrogate.mlp import GeniexMLP, MLPArray
-from geniex.surrogate.physics import PhysicsArray, PhysicsSurrogate, physics_member
-from geniex.surrogate.scalers import Scalers
-from geniex.surrogate.tiles import TileSplit, split_tiles
+from geniex.surrogate.emulator import SurrogateEmulator
+from geniex.surrogate.mlp.network import GeniexMLP, MLPArray
+from geniex.surrogate.mlp.scalers import Scalers
+from geniex.surrogate.mlp.tiles import TileSplit, split_tiles
+from geniex.surrogate.physics.calibrate import calibrated_on_circuit, calibrated_on_sweep
+from geniex.surrogate.physics.circuit import Circuit
+from geniex.surrogate.physics.surrogate import PhysicsArray, PhysicsSurrogate, physics_member
 
-_LIGHTNING = {"SweepDataModule": "datamodule", "TrainConfig": "training", "train_surrogate": "training"}
+_LIGHTNING = {"SweepDataModule": "mlp.data", "TrainConfig": "mlp.train", "train_surrogate": "mlp.train"}
 """Names whose modules import lightning; that takes seconds, so they are loaded on first use."""
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Scalers",
     "Surrogate",
     "SurrogateArray",
+    "SurrogateEmulator",
     "SweepDataModule",
     "TileSplit",
     "TrainConfig",

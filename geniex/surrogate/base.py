@@ -140,7 +140,7 @@ class Surrogate(nn.Module, ABC):
             )
 
 
-_SHIPPED = {"GeniexMLP": "geniex.surrogate.mlp", "PhysicsSurrogate": "geniex.surrogate.physics"}
+_SHIPPED = {"GeniexMLP": "geniex.surrogate.mlp.network", "PhysicsSurrogate": "geniex.surrogate.physics.surrogate"}
 """Modules of geniex's own surrogates, by class name, as checkpoints name them."""
 _registered: dict[str, type[Surrogate]] = {}
 """Surrogates that users registered, by class name."""

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 from geniex.config import check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
+from geniex.jobs.pool import run_shards
 from geniex.sweep import layout
 from geniex.sweep.cluster import solve_on_ray
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
-from geniex.sweep.pool import run_shards
 from geniex.sweep.shards import ShardDirectory
 from geniex.sweep.solving import TileData, solve_tiles
 

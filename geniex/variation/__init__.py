@@ -5,8 +5,8 @@ from geniex.variation.base import Variation, Variations, derived_seed, vary_tile
 from geniex.variation.faults import StuckCells, StuckLines
 from geniex.variation.noise import NoisyEmulator, ReadNoise
 from geniex.variation.preset import VariationPreset, pcm, variation_presets
-from geniex.variation.programming import FiniteStates, ProgrammingError
 from geniex.variation.spread import ConductanceSpread, LevelSpread, RangeSpread
+from geniex.variation.write_error import FiniteStates, ProgrammingError
 
 __all__ = [
     "ConductanceSpread",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geniex.circuit.validate import check_conductances
+from geniex.circuit.checks import check_conductances
 from geniex.config import Config, check_number, check_seed
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow

@@ -10,8 +10,8 @@ from geniex.variation.aging import Drift, LogLine
 from geniex.variation.base import Variations
 from geniex.variation.faults import StuckCells
 from geniex.variation.noise import ReadNoise
-from geniex.variation.programming import ProgrammingError
 from geniex.variation.spread import RangeSpread
+from geniex.variation.write_error import ProgrammingError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ _PCM = (
 )
 _STUCK = (
     "1.75 % of cells stuck at 0 and 9.04 % at 1, as measured on a 4-Mbit HfO2 array (C.-Y. Chen et al., RRAM Defect"
-    " Modeling and Failure Analysis Based on March Test and a Novel Squeeze-Search Scheme, IEEE Transactions on"
+    " Modeling and Failure Analysis Based on March Test and a Novel Compact-Search Scheme, IEEE Transactions on"
     " Computers 64, 2015). Ours: 1 is taken for G_on, where papers that cite them differ; independent faults."
 )
 _RANGE = "Ours, of no device: round figures by which R_off spreads more than R_on does, as filamentary RRAM's do."

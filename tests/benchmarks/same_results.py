@@ -116,8 +116,12 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Tensor]]]]:
             return _converted(architecture(**settings), LinearEmulator(_PRESET.crossbar))
 
         yield "linear/" + "/".join(values), outputs
-    yield "puma", lambda: _converted(
-        Architecture.puma(tile=(16, 16), window=_PRESET.window, v_max=_PRESET.v_max), LinearEmulator(_PRESET.crossbar)
+    yield (
+        "puma",
+        lambda: _converted(
+            Architecture.puma(tile=(16, 16), window=_PRESET.window, v_max=_PRESET.v_max),
+            LinearEmulator(_PRESET.crossbar),
+        ),
     )
     yield from _transformed()
 

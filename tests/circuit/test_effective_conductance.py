@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell, TabulatedCell
-from geniex.circuit import Crossbar, Wires, linear
-from geniex.circuit.linear import effective_conductance
+from geniex.circuit import Crossbar, Wires
+from geniex.circuit import transfer_matrix as linear
+from geniex.circuit.transfer_matrix import effective_conductance
 from geniex.errors import InputError
 
 EXACT = 1e-10

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 
 from geniex.cells import Cell, LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar, Wires, solve_cells
-from geniex.circuit.linear import effective_conductance
+from geniex.circuit.transfer_matrix import effective_conductance
 
 MICRO = 1e-6
 """gradcheck's steps and tolerances suit numbers of order one: conductances in uS and currents in uA are."""

@@ -7,12 +7,13 @@ import torch
 from kirchhoff import kirchhoff_currents
 from torch import Tensor
 
+from geniex.bench.cases import random_problems
 from geniex.cells import Cell, LinearCell, SinhCell
-from geniex.circuit import Crossbar, Wires, anderson, newton, solve_cells
-from geniex.circuit.elimination import Elimination
-from geniex.circuit.fields import drop_, seen, stored, turn, turned_wires
+from geniex.circuit import Crossbar, Wires, solve_cells
+from geniex.circuit.solve import anderson, newton
+from geniex.circuit.solve.elimination import Elimination
+from geniex.circuit.solve.fields import drop_, seen, stored, turn, turned_wires
 from geniex.errors import ConvergenceError, ConvergenceWarning
-from geniex.study.bench.cases import random_problems
 
 HARD = {"r_source": 1000.0, "r_sink": 500.0, "r_wire": 10.0}
 

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from geniex.circuit import Wires
-from geniex.circuit.lines import array_voltages, line_voltages
+from geniex.circuit.solve.ladder import array_voltages, line_voltages
 
 NAMES = ("r_source", "r_sink", "r_row", "r_col")
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from kirchhoff import kirchhoff_currents
 
 from geniex.cells import Cell, LinearCell, SinhCell
-from geniex.circuit import Crossbar, Wires, native, shared_matmul, solve_cells
+from geniex.circuit import Crossbar, Wires, shared_matmul, solve_cells
+from geniex.circuit.solve import driver as native
 
 TIGHT = 1e-12
 """Tolerance asked of the solver; what it reaches is bounded by rounding, so tests allow 10 times that."""

@@ -11,7 +11,8 @@ from circuits import WIRINGS, drives, error, tiles
 
 from geniex.cells import Cell, LinearCell, SinhCell
 from geniex.circuit import Crossbar
-from geniex.circuit.spice import ngspice, ngspice_version, solve, solve_ngspice, solve_tile
+from geniex.circuit.spice import ngspice_version, solve, solve_ngspice, solve_tile
+from geniex.circuit.spice import worker as ngspice
 from geniex.errors import InputError, SpiceError
 
 pytestmark = pytest.mark.ngspice

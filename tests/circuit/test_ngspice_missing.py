@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geniex.circuit import Crossbar
-from geniex.circuit.spice import ngspice
+from geniex.circuit.spice import worker as ngspice
 from geniex.errors import MissingDependencyError
 
 V, G = torch.full((2,), 0.1), torch.full((2, 2), 1e-5)

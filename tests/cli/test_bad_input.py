@@ -143,7 +143,7 @@ def test_folders_of_reports_are_made(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("argv", [["--surrogate", "a", "--surrogate", "b"], ["--surrogate=a", "--surrogate=b"]])
 def test_options_that_take_several_are_repeated(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from geniex.study import evaluate
+    from geniex.study import surrogate_errors as evaluate
 
     class Seen(Exception): ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from geniex.cli.predict import _notes, layer_header, layer_rows
-from geniex.study.predict import LayerFigures, Prediction
+from geniex.study.accuracy import LayerFigures, Prediction
 
 LAYERS = (
     LayerFigures("features.0", 100, 0.02, 0.01, 0.0, 0.05, adc_clipped=0.0004, adc_codes_used=0.61, overflowed=None),

@@ -13,11 +13,11 @@ import yaml
 
 sys.path.append(str(Path(__file__).parents[1] / "study"))
 
-from explore_cases import BASE, write_images, write_network
+from grid_cases import BASE, write_images, write_network
 
 from geniex.cli.main import main
 from geniex.study.configs import config_path
-from geniex.study.explore import StudySpec, planned
+from geniex.study.grid import StudySpec, planned
 from geniex.sweep.loading import YamlLoader
 
 
@@ -118,7 +118,7 @@ def test_unknown_studies_and_studies_that_cannot_be_are_told(
 def test_cells_that_fail_end_in_a_line_and_status_2(
     config: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from geniex.study.explore import run
+    from geniex.study.grid import run
 
     real = run.run_job
     monkeypatch.setattr(
@@ -167,8 +167,8 @@ def test_the_sparse_study_asks_for_three_trainings_of_each_network() -> None:
     groups: dict[Any, Any] = {p.labels["network"]: p.settings["network"] for p in spec.points()}
     assert len(groups) == 8
     assert all(len(names) == 3 for names in groups.values())
-    assert {p.settings["layout"] for p in spec.points() if p.part != "T"} == {"squeezed"}
-    assert {p.settings["layout"] for p in spec.points() if p.part == "T"} == {"dense", "squeezed"}
+    assert {p.settings["layout"] for p in spec.points() if p.part != "T"} == {"compacted"}
+    assert {p.settings["layout"] for p in spec.points() if p.part == "T"} == {"dense", "compacted"}
 
 
 def test_a_narrow_terminal_keeps_the_axes() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geniex.cells import LinearCell, SinhCell, TabulatedCell
 from geniex.circuit import Crossbar
-from geniex.circuit.figures import relative_error
+from geniex.circuit.metrics import relative_error
 from geniex.emulator import (
     CircuitEmulator,
     Emulator,

@@ -16,7 +16,7 @@ from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.mapping.architecture import OFFSETS
 from geniex.simulator import convert, crossbar_matrices, load_converted, save_converted, vary
-from geniex.study.explore import run_study
+from geniex.study.grid import run_study
 from geniex.sweep import SweepConfig, SweepFile, load_sweep, run_sweep
 from geniex.variation import ConductanceSpread, Drift, RangeSpread, Variations
 

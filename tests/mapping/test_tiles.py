@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, TileLayout
-from geniex.mapping.arrangement import inverse
+from geniex.mapping.layout.placement import inverse
 
 ORDERS = ("outputs", "inputs", "lines")
 SCHEMES = [

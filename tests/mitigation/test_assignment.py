@@ -13,9 +13,9 @@ from torch import Tensor
 
 from geniex.emulator import LinearEmulator
 from geniex.mapping import Architecture, Arrangement, TileLayout
-from geniex.mitigation.assignment import assigned, expected_change
-from geniex.mitigation.orders import nearness
-from geniex.mitigation.places import at_places, has_own_ranges, place_effects, range_vectors
+from geniex.mitigation.remap.assignment import assigned, expected_change
+from geniex.mitigation.remap.orders import nearness
+from geniex.mitigation.remap.position_effects import at_places, has_own_ranges, place_effects, range_vectors
 from geniex.simulator import CrossbarMatrix, InputStatistics
 
 TILES = Architecture(tile=(4, 6), weight_bits=5, slice_bits=2, stream_bits=2, input_bits=5)

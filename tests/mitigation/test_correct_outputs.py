@@ -28,7 +28,7 @@ from geniex.emulator import LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import Correction, Remapping, correct_outputs, refit_batch_norm, remap
-from geniex.mitigation.observe import hooked
+from geniex.mitigation.remap.observe import hooked
 from geniex.simulator import CrossbarLayer, convert, crossbar_layers, crossbar_matrices, on_ideal, vary
 from geniex.variation import ConductanceSpread, Variations
 

@@ -13,7 +13,7 @@ from mitigation_cases import ARCH, EMULATORS, NETWORKS, batch, converted, networ
 from torch import Tensor, nn
 
 from geniex.mapping import im2col
-from geniex.mitigation.folding import Folds, foldable, next_order
+from geniex.mitigation.remap.propagate import Folds, foldable, next_order
 from geniex.simulator import convert, crossbar_layers
 
 FIXED = ARCH.replace(weight_frac_bits=4, input_frac_bits=4)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from geniex.errors import InputError
 from geniex.mapping import im2col
 from geniex.mitigation import Batch, remap
-from geniex.mitigation.observe import hooked, losses, mean_loss, observe
+from geniex.mitigation.remap.observe import hooked, losses, mean_loss, observe
 from geniex.simulator import convert, crossbar_layers
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from geniex.emulator import IdealEmulator, LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, TileLayout
-from geniex.mitigation.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
+from geniex.mitigation.remap.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
 from geniex.simulator import CrossbarMatrix
 
 SMALL = Architecture(tile=(4, 6), weight_bits=5, slice_bits=2, stream_bits=2, input_bits=5)

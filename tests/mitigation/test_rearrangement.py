@@ -15,7 +15,7 @@ from geniex.emulator import IdealEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import REMAPPINGS, Remapping, prune, remap
-from geniex.mitigation.rearrangement import column_content, column_order
+from geniex.mitigation.remap.rearrange import column_content, column_order
 from geniex.simulator import (
     arranged,
     arrangements,
@@ -102,7 +102,7 @@ def test_each_row_of_tiles_is_sorted_by_what_it_has(direction: str) -> None:
 @pytest.mark.parametrize("emulator", ["ideal", "read"])
 def test_ideal_crossbars_give_the_same_to_the_bit(name: str, remapping: str, emulator: str) -> None:
     images = batch(name).images
-    for layout in ("block_diagonal", "squeezed"):
+    for layout in ("block_diagonal", "compacted"):
         model = converted(name, emulator, layout=layout)
         done = remap(model, remapping, batch(name))
         assert torch.equal(done.model(images), model(images))
@@ -135,11 +135,11 @@ def test_whole_orders_are_wired_into_the_next_layer() -> None:
     assert [layer.undone for layer in apart.layers] == ["outputs"] * 3
 
 
-def test_columns_on_squeezed_tiles_are_sorted_within_their_row() -> None:
+def test_columns_on_compacted_tiles_are_sorted_within_their_row() -> None:
     torch.manual_seed(0)
     net = prune(nn.Sequential(nn.Linear(40, 17, bias=False)), "xcs", 0.6, tile=(8, 7)).model
     images = torch.rand(4, 40)
-    model = convert(net, ARCH, EMULATORS["read"], calibration=images, layout="squeezed")
+    model = convert(net, ARCH, EMULATORS["read"], calibration=images, layout="compacted")
     done: Any = remap(model, "rearrange_row_tile", (images, torch.arange(4)))
     assert torch.equal(done.model(images), model(images))
     layout, weight = done.model[0].matrix.layout, np.abs(rounded(net[0].weight, model[0].matrix))
@@ -169,7 +169,7 @@ def test_orders_of_rows_are_kept_told_and_put_back(tmp_path: Path) -> None:
 def test_unrolled_convolutions_stay() -> None:
     images = torch.rand(2, 1, 5, 5)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 9))
-    model = convert(net, ARCH, EMULATORS["read"], calibration=images, layout="sparse")
+    model = convert(net, ARCH, EMULATORS["read"], calibration=images, layout="toeplitz")
     done = remap(model, "rearrange", (images, torch.arange(2)))
     assert torch.equal(done.model(images), model(images))
     assert [layer.moved > 0 for layer in done.layers] == [False, True]

@@ -24,8 +24,8 @@ from geniex.emulator import LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import REMAPPINGS, Remapped, RemappedLayer, Remapping, remap, sensitivity
-from geniex.mitigation.folding import next_order
-from geniex.mitigation.sensitivity import OF_ERRORS
+from geniex.mitigation.remap.propagate import next_order
+from geniex.mitigation.remap.sensitivity import OF_ERRORS
 from geniex.simulator import convert, crossbar_layers, crossbar_matrices, on_ideal
 
 WIDE = Crossbar(32, 14, r_wire=20.0)
@@ -77,7 +77,7 @@ def test_ideal_outputs_are_the_same_where_every_tile_is_read(name: str, scheme: 
 
 
 @pytest.mark.parametrize("trainable", [False, True])
-@pytest.mark.parametrize("layout", ["dense", "block_diagonal", "sparse"])
+@pytest.mark.parametrize("layout", ["dense", "block_diagonal", "toeplitz"])
 def test_ideal_outputs_are_the_same_in_every_layout(layout: Any, trainable: bool) -> None:
     data = batch("grouped", 3)
     options = {"layout": layout, "trainable": trainable}
@@ -92,7 +92,7 @@ def test_ideal_outputs_are_the_same_in_every_layout(layout: Any, trainable: bool
 def test_unrolled_convolutions_keep_their_outputs_and_inputs() -> None:
     data = batch("vgg", 3)
     images = data.images
-    model = convert(network("vgg"), ARCH, EMULATORS["linear"], calibration=images, layout="sparse")
+    model = convert(network("vgg"), ARCH, EMULATORS["linear"], calibration=images, layout="toeplitz")
     found = remap(model, COMBINED["all orders"], data)
     for layer in found.layers[:2]:
         arrangement = matrices(crossbar_layers(found.model)[layer.name])[0].layout.arrangement

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from geniex.emulator import LinearEmulator
 from geniex.mapping import Arrangement
 from geniex.mitigation import Batch, Remapping, remap
-from geniex.mitigation.folding import next_order
-from geniex.mitigation.observe import mean_loss
+from geniex.mitigation.remap.observe import mean_loss
+from geniex.mitigation.remap.propagate import next_order
 from geniex.simulator import convert, crossbar_layers, crossbar_matrices, on_ideal
 
-REMAP = importlib.import_module("geniex.mitigation.remap")
+REMAP = importlib.import_module("geniex.mitigation.remap.remap")
 """The module, whose name in the package is the function's."""
 
 

@@ -25,8 +25,8 @@ from torch.nn import functional
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import Batch, sensitivity
-from geniex.mitigation.observe import observe
-from geniex.mitigation.sensitivity import MEASURES
+from geniex.mitigation.remap.observe import observe
+from geniex.mitigation.remap.sensitivity import MEASURES
 from geniex.simulator import convert, crossbar_layers, on_ideal
 
 LONG = 70
@@ -262,7 +262,7 @@ def test_layers_that_are_never_called_have_no_gradients() -> None:
 def test_an_unrolled_convolution_has_no_places_to_rank() -> None:
     data = batch("grouped")
     model = convert(
-        grouped(), FINE, EMULATORS["ideal"], calibration=data.images, per_layer={"4": None}, layout="sparse"
+        grouped(), FINE, EMULATORS["ideal"], calibration=data.images, per_layer={"4": None}, layout="toeplitz"
     )
     assert list(sensitivity(model, "taylor", data)) == ["8"]
     with pytest.raises(InputError, match=r"^layers: got '0'; crossbar layers with one place for each output are '8'$"):

@@ -17,7 +17,7 @@ from geniex.mapping import Architecture
 from geniex.simulator import convert, dry_run
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import labelled_batches
-from geniex.simulator.calibrate import run_calibration
+from geniex.simulator.observe_inputs import run_calibration
 
 ARCH = Architecture(tile=(16, 16), weight_bits=20, input_bits=20, adc_bits=None, accumulator_bits=None)
 IMAGES, LABELS = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3

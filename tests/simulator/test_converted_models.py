@@ -14,7 +14,8 @@ from geniex.circuit import Crossbar
 from geniex.emulator import IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import InputError
 from geniex.mapping import OFFSETS, Architecture, ConductanceWindow
-from geniex.simulator import CrossbarMatrix, convert, reading
+from geniex.simulator import CrossbarMatrix, convert
+from geniex.simulator import read as reading
 from geniex.surrogate import GeniexMLP
 
 CROSSBAR = Crossbar(16, 16, r_wire=20.0)

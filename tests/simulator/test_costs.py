@@ -130,21 +130,21 @@ def test_reads_agree_with_a_dry_run_where_all_inputs_have_a_sign() -> None:
 
 def test_the_sparse_layout_reads_more_arrays_once() -> None:
     x = images()
-    dense, sparse = (costs(on(IdealEmulator(), layout=layout), x) for layout in ("dense", "sparse"))
+    dense, sparse = (costs(on(IdealEmulator(), layout=layout), x) for layout in ("dense", "toeplitz"))
     one, many = dense.layer("0"), sparse.layer("0")
-    assert (one.vectors, many.vectors, many.layout) == (25, 1, "sparse")
+    assert (one.vectors, many.vectors, many.layout) == (25, 1, "toeplitz")
     assert many.array_reads == 2 * many.arrays
     assert many.grid_arrays == 2 * -(-50 // 16) * -(-100 // 9)
     assert many.arrays < many.grid_arrays
     # By hand, tile by tile: outputs of a tile that exist, two slices each.
-    (matrix,) = crossbar_matrices(on(IdealEmulator(), layout="sparse")[0]).values()  # type: ignore[index]
+    (matrix,) = crossbar_matrices(on(IdealEmulator(), layout="toeplitz")[0]).values()  # type: ignore[index]
     outputs = sum(min(9, 100 - 9 * int(c)) for c in matrix.layout.col_of)
     assert many.adc_conversions == 2 * outputs * 2
     assert sparse.layer("3").array_reads == dense.layer("3").array_reads
     assert f"{sparse.arrays:,} of {sparse.grid_arrays:,}" in str(sparse)
 
 
-@pytest.mark.parametrize("layout", ["dense", "sparse"])
+@pytest.mark.parametrize("layout", ["dense", "toeplitz"])
 def test_a_linear_emulators_energy_is_the_exact_circuits(layout: Any) -> None:
     """Every read of every array solved by the native solver, the power that its resistances take added up."""
     linear, x = CROSSBAR.replace(cell=LinearCell()), images()
@@ -156,7 +156,7 @@ def test_a_linear_emulators_energy_is_the_exact_circuits(layout: Any) -> None:
 
     found = costs(model, x, read_time=20e-9)
     assert found.exact_energy
-    if layout == "sparse":
+    if layout == "toeplitz":
         (matrix,) = crossbar_matrices(model[0]).values()  # type: ignore[index]
         drives = matrix.reads(model[0].matrix_inputs(x)).voltages  # type: ignore[index, operator]
         expected = [float(linear.operating_point(drives, matrix.conductances).power.sum())]

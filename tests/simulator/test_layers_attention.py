@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from geniex.emulator import IdealEmulator
 from geniex.mapping import Architecture
 from geniex.simulator import convert, crossbar_layers
-from geniex.simulator.attention import ProjectedAttention, project_attention
+from geniex.simulator.layers.attention import ProjectedAttention, project_attention
 
 ARCH = Architecture(tile=(32, 32), weight_bits=20, input_bits=20, adc_bits=None, accumulator_bits=None)
 

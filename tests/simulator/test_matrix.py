@@ -146,7 +146,7 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     matrix = CrossbarMatrix(torch.randn(4, 10), Architecture(tile=(8, 8), input_frac_bits=12), IdealEmulator())
     x = torch.randn(2, 9, 10)
     whole = matrix(x)
-    monkeypatch.setattr("geniex.simulator.reading._WORKSPACE_BYTES", {"cpu": 1})
+    monkeypatch.setattr("geniex.simulator.read._WORKSPACE_BYTES", {"cpu": 1})
     assert torch.equal(matrix(x), whole)
     assert matrix(x[:, :0]).shape == (2, 0, 4)
 

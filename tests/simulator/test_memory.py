@@ -20,8 +20,8 @@ from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmul
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.networks import FashionCNN
 from geniex.simulator import ConversionReport, convert, dry_run
-from geniex.simulator.live import LiveBytes
-from geniex.simulator.memory import PassMemory
+from geniex.simulator.memory.live import LiveBytes
+from geniex.simulator.memory.pass_memory import PassMemory
 from geniex.surrogate import GeniexMLP
 from geniex.variation import NoisyEmulator, ReadNoise
 
@@ -116,7 +116,7 @@ CASES: list[tuple[str, int, str, Architecture, dict[str, Any]]] = [
     ("res", 10, "mlp", EIGHT, {"trainable": True, "checkpoint": False}),
     ("res", 4, "physics-fast", SIXTEEN, {}),
     ("res", 10, "physics-fast", EIGHT, {"checkpoint": False}),
-    ("res", 1, "linear", EIGHT, {"layout": "sparse"}),
+    ("res", 1, "linear", EIGHT, {"layout": "toeplitz"}),
     ("fashion", 2, "ideal", SIXTEEN, {}),
     ("fashion", 2, "linear", EIGHT, {}),
 ]
@@ -175,7 +175,7 @@ def test_growth_is_what_further_examples_add() -> None:
 
 def test_nobody_asks_and_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A conversion costs no more for what its report can tell, and the report holds no values."""
-    monkeypatch.setattr("geniex.simulator.memory.Meter", None)
+    monkeypatch.setattr("geniex.simulator.memory.pass_memory.Meter", None)
     model, x = network("mlp", 4)
     report = converted(model, EIGHT, IdealEmulator(), x).conversion
     assert isinstance(report, ConversionReport)

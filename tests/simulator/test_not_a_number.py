@@ -65,7 +65,7 @@ def finite_positions(layer: nn.Module, x: Tensor) -> Tensor:
     return ~layer(x).isnan()
 
 
-@pytest.mark.parametrize("layout", ["dense", "block_diagonal", "sparse", "squeezed"])
+@pytest.mark.parametrize("layout", ["dense", "block_diagonal", "toeplitz", "compacted"])
 @pytest.mark.parametrize(
     "layer",
     [

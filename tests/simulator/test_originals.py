@@ -26,7 +26,7 @@ from geniex.simulator import (
     load_converted,
     save_converted,
 )
-from geniex.study.predict import predict_accuracy
+from geniex.study.accuracy import predict_accuracy
 
 ARCH = Architecture(tile=(16, 16), weight_bits=24, input_bits=24, adc_bits=None, accumulator_bits=None)
 X = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))

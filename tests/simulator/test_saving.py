@@ -194,7 +194,7 @@ def assembled(build: Callable[[], Emulator], x: Tensor, **options: Any) -> Assem
     model = Assembled().eval()
     with torch.no_grad():
         maps = model.stem(x)
-    model.stem = CrossbarConv(model.stem, ARCH, build(), inputs=1.0, layout="sparse", map_size=(5, 5), **options)
+    model.stem = CrossbarConv(model.stem, ARCH, build(), inputs=1.0, layout="toeplitz", map_size=(5, 5), **options)
     model.body = convert(model.body, ARCH, build(), calibration=maps, fold=True, per_layer={"head.2": None}, **options)
     other = ARCH.replace(stream_bits=1)
     model.tail["a"] = model.again = CrossbarLinear(model.tail["a"], other, build(), inputs=3.0, **options)

@@ -202,7 +202,7 @@ def test_chunks_do_not_change_ranges_or_results(granularity: str, monkeypatch: p
     weight, x = torch.randn(4, 30).double() * torch.linspace(0.1, 1, 30).double(), torch.randn(9, 30).double()
     whole = CrossbarMatrix(weight, arch, IdealEmulator(), inputs=seen(x))
     expected = whole(x)
-    monkeypatch.setattr("geniex.simulator.reading._WORKSPACE_BYTES", {"cpu": 1})
+    monkeypatch.setattr("geniex.simulator.read._WORKSPACE_BYTES", {"cpu": 1})
     assert torch.equal(whole(x), expected)
     assert torch.equal(CrossbarMatrix(weight, arch, IdealEmulator(), inputs=seen(x)).adc_step, whole.adc_step)
 

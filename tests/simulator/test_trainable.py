@@ -83,7 +83,7 @@ def kept_bytes(matrix: CrossbarMatrix) -> int:
 
 @pytest.mark.parametrize("kind", ["linear", "surrogate", "ideal"])
 def test_checkpoints_change_memory_and_nothing_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geniex.simulator.reading._WORKSPACE_BYTES", {"cpu": 1 << 17})
+    monkeypatch.setattr("geniex.simulator.read._WORKSPACE_BYTES", {"cpu": 1 << 17})
     emulator = {"linear": LinearEmulator(WIRED), "ideal": IdealEmulator()}.get(kind)
     # In float32 an emulator may round otherwise where no gradient is wanted of it.
     plain, lean = (made(emulator=emulator, dtype=torch.float64, checkpoint=lean) for lean in (False, True))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from geniex.study.explore import CellSettings, Study, StudyPlan, StudySpec
-from geniex.study.explore.cell import Job
-from geniex.study.explore.plan import Cell, PlannedRun
-from geniex.study.explore.table import Results, tabulated
+from geniex.study.grid import CellSettings, Study, StudyPlan, StudySpec
+from geniex.study.grid.job import Job
+from geniex.study.grid.plan import Cell, PlannedRun
+from geniex.study.grid.table import Results, tabulated
 
 IMAGES = 200
 NETWORKS = ["net-0", "net-1", "net-2"]

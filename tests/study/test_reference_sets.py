@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from geniex.study.evaluate import EvaluationReport, evaluate_surrogates
+from geniex.study.surrogate_errors import EvaluationReport, evaluate_surrogates
 from geniex.surrogate import load_surrogate
 from geniex.sweep import SweepFile, SweepIndex, open_sweep, run_sweep, run_sweep_set
 

@@ -12,7 +12,7 @@ from geniex.circuit import Crossbar, shared_matmul
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.surrogate import GeniexMLP, Scalers
-from geniex.surrogate.scalers import RATIO_FLOOR, ratio
+from geniex.surrogate.mlp.scalers import RATIO_FLOOR, ratio
 
 WINDOW = ConductanceWindow(100e3, 6.0)
 

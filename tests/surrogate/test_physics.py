@@ -18,7 +18,7 @@ from geniex.emulator import SurrogateEmulator
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.surrogate import Circuit, GeniexMLP, PhysicsSurrogate, load_surrogate, save_surrogate
-from geniex.surrogate.word_lines import seen_resistance
+from geniex.surrogate.physics.word_lines import seen_resistance
 
 WINDOW = ConductanceWindow(100e3, 6.0)
 TRANSISTOR = OneTransistorOneResistor(

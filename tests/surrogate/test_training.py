@@ -16,8 +16,8 @@ from geniex.surrogate import (
     split_tiles,
     train_surrogate,
 )
-from geniex.surrogate.tiles import BLOCK_TILES, read_batch
-from geniex.surrogate.training import one_cycle
+from geniex.surrogate.mlp.tiles import BLOCK_TILES, read_batch
+from geniex.surrogate.mlp.train import one_cycle
 from geniex.sweep import SweepFile
 
 CONFIG = TrainConfig(hidden=64, epochs=60, batch_tiles=32, lr=3e-3)
@@ -46,7 +46,7 @@ def test_samples_are_those_of_the_file_whatever_the_block(small_sweep, monkeypat
     module = SweepDataModule(small_sweep)
     sweep, tiles = module.sweep, module.split.train
     whole = read_batch(sweep, tiles, module.scalers)
-    monkeypatch.setattr("geniex.surrogate.tiles.BLOCK_TILES", 7)
+    monkeypatch.setattr("geniex.surrogate.mlp.tiles.BLOCK_TILES", 7)
     for ours, theirs in zip(whole, read_batch(sweep, tiles, module.scalers), strict=True):
         assert torch.equal(ours, theirs)
     assert sweep.tiles < BLOCK_TILES

@@ -24,9 +24,9 @@ from geniex.surrogate import (
     save_surrogate,
     split_tiles,
     train_surrogate,
-    training,
 )
-from geniex.surrogate.training import held_out_nf_rmse
+from geniex.surrogate.mlp import train as training
+from geniex.surrogate.mlp.train import held_out_nf_rmse
 from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, run_sweep
 
 CONFIG = TrainConfig(hidden=64, epochs=6, batch_tiles=32, lr=3e-3)
@@ -106,7 +106,7 @@ def test_a_killed_command_loses_no_finished_epoch(small_sweep, tmp_path, whole):
 def _slowed(code: str) -> str:
     """The command with epochs that take long enough to be killed in."""
     return (
-        "import time, lightning; from geniex.surrogate.epochs import EpochLog\n"
+        "import time, lightning; from geniex.surrogate.mlp.callbacks import EpochLog\n"
         "EpochLog.on_train_epoch_start = lambda *_: time.sleep(0.5)\n" + code
     )
 
@@ -223,7 +223,7 @@ def test_half_precision_halves_the_file_and_hardly_costs(small_sweep, whole, tmp
 
 
 def test_half_precision_that_costs_too_much_is_not_used(small_sweep, whole, monkeypatch):
-    monkeypatch.setattr("geniex.surrogate.training._ROUNDING", -0.5)
+    monkeypatch.setattr("geniex.surrogate.mlp.train._ROUNDING", -0.5)
     kept = train_surrogate(small_sweep, CONFIG.replace(half=True))
     assert kept.info["held_out"] == whole.info["held_out"]
     assert torch.equal(kept.hidden.weight, whole.hidden.weight)

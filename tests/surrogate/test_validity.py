@@ -9,12 +9,12 @@ import torch
 
 from geniex.cells import LinearCell, SinhCell
 from geniex.circuit import Crossbar
-from geniex.circuit.figures import relative_error
+from geniex.circuit.metrics import relative_error
 from geniex.cli.main import main
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.surrogate import calibrated_on_circuit, calibrated_on_sweep, load_surrogate, physics_member
-from geniex.surrogate.validity import Validity, fitted
+from geniex.surrogate.physics.error_bound import Validity, fitted
 from geniex.sweep import SweepConfig, SweepFile, run_sweep
 
 WINDOW = ConductanceWindow(20e3, 10.0)

@@ -12,8 +12,8 @@ import pytest
 from geniex.circuit import Crossbar
 from geniex.circuit.spice import ngspice_version
 from geniex.errors import InputError, MissingDependencyError, SweepError
+from geniex.jobs.pool import run_shards
 from geniex.sweep import SweepConfig, SweepFile, SweepObserver, layout, run_sweep, seal, shards, verify_sweep
-from geniex.sweep.pool import run_shards
 from geniex.sweep.solving import solve_tiles
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from geniex.circuit.spice.ngspice import missing_pyspice
+from geniex.circuit.spice.worker import missing_pyspice
 
 if TYPE_CHECKING:
     from geniex.circuit.crossbar import Crossbar

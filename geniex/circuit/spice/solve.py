@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit.broadcast import Groups
-from geniex.circuit.spice import ngspice
+from geniex.circuit.spice import worker as ngspice
 from geniex.circuit.spice.netlist import cells, frame
 from geniex.errors import InputError, SpiceError
 

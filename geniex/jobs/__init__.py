@@ -1,0 +1,1 @@
+"""Jobs in processes or on a Ray cluster, and their stored results."""

@@ -1,0 +1,1 @@
+"""Layouts of weight matrices on tiles: grid, grouped, Toeplitz and compacted."""

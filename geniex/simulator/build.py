@@ -1,0 +1,83 @@
+"""Planned layers programmed onto crossbars, with emulators that belong to the conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from geniex.emulator import Emulator, SurrogateEmulator
+from geniex.errors import ConversionError, InputError
+from geniex.mapping import Architecture
+from geniex.simulator.layers.crossbar import CrossbarLayer, Inputs
+from geniex.simulator.plan import PlannedLayer
+from geniex.simulator.scales import InputStatistics
+
+
+def check_emulator(emulator: object, architecture: object) -> None:
+    """Raise an error unless ``emulator`` is an emulator that can serve ``architecture``."""
+    if not isinstance(architecture, Architecture):
+        raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
+    _checked(emulator).bind(architecture)
+
+
+class OwnEmulators:
+    """The emulators of one conversion, each bound once for an architecture and a device and shared by its layers.
+
+    Their noise begins from the seed, and they have copies of the emulator's tensors, so that a conversion does not
+    change with the emulator that was given.
+    """
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = _checked(emulator).restarted()
+        self._made: dict[tuple[Architecture, torch.device], Emulator] = {}
+
+    def own(self, architecture: Architecture, device: torch.device) -> Emulator:
+        """The emulator for ``architecture`` on ``device``."""
+        key = (architecture, device)
+        if key not in self._made:
+            bound = self.emulator.bind(architecture)
+            own = bound.moved(lambda tensor: tensor.to(device, copy=True))
+            if isinstance(own.worker, SurrogateEmulator):
+                own.worker.surrogate.requires_grad_(False)  # a copy of weights reads, and keeps no graph for itself
+            self._made[key] = own
+        return self._made[key]
+
+
+def build(
+    layer: PlannedLayer, emulators: OwnEmulators, inputs: Inputs | Sequence[Inputs], **options: Any
+) -> CrossbarLayer:
+    """The programmed crossbar layer for a planned layer; ``options`` are further arguments of its class."""
+    weight = layer.kind.weight_of(layer.module)
+    try:
+        emulator = emulators.own(layer.architecture, weight.device)
+        return layer.kind(
+            layer.module,
+            layer.architecture,
+            emulator,
+            layout=layer.layout,
+            map_size=layer.map_size,
+            weight_full_scale=layer.weight_full_scale,
+            inputs=inputs,
+            **options,
+        ).eval()
+    except (ConversionError, InputError) as error:
+        raise ConversionError(f"layer {layer.name!r}: {error}") from error
+
+
+def placeholder(inputs: int) -> InputStatistics:
+    """Statistics of a matrix of which only the number of inputs is known."""
+    statistics = InputStatistics()
+    statistics.add(torch.ones(1, inputs))
+    return statistics
+
+
+def _checked(emulator: object) -> Emulator:
+    if not isinstance(emulator, Emulator):
+        raise InputError("emulator", _name(emulator), "it must be an Emulator, such as LinearEmulator(crossbar)")
+    return emulator
+
+
+def _name(thing: object) -> str:
+    return thing.__name__ if isinstance(thing, type) else type(thing).__name__

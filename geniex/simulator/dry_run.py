@@ -1,0 +1,196 @@
+"""What a conversion would take, before it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from geniex.circuit.checks import has_values
+from geniex.emulator import Emulator
+from geniex.mapping import Architecture, Layout
+from geniex.simulator.batches import Data
+from geniex.simulator.build import OwnEmulators, build, check_emulator, placeholder
+from geniex.simulator.convert import prepared, without_uncalled
+from geniex.simulator.layers.crossbar import crossbar_matrices
+from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.memory.pass_memory import Call, first_call, pass_memory, without_values
+from geniex.simulator.memory.sampled import SizedEmulator
+from geniex.simulator.observe_inputs import counted, hooked
+from geniex.simulator.plan import DigitalLayer, PlannedLayer, replaced
+from geniex.simulator.report import (
+    ConversionReport,
+    LayerReport,
+    digital_report,
+    planned_report,
+    programmed_bytes,
+    reads_per_vector,
+)
+from geniex.simulator.rules import PerLayer, Rules
+
+_PROBED_TILES = 4
+
+
+def dry_run(
+    model: nn.Module,
+    architecture: Architecture,
+    emulator: Emulator,
+    *,
+    per_layer: PerLayer | None = None,
+    example: Data | None = None,
+    layout: Layout = "block_diagonal",
+    fold: bool = False,
+    dtype: torch.dtype = torch.float32,
+    trainable: bool = False,
+    checkpoint: bool | None = None,
+) -> ConversionReport:
+    """The report that ``convert`` would give, with nothing programmed but a few arrays.
+
+    Memory and time are those arrays', times the number of arrays. ``model`` may be on the meta device.
+
+    Args:
+        model: any module.
+        architecture: as ``convert`` takes it; so are ``per_layer``, ``layout``, ``fold``.
+        emulator: the crossbar's physics.
+        per_layer: exceptions.
+        example: inputs as ``convert`` takes them for calibration, but no function; with them the report counts the
+            vectors and reads of one example, and tells the peak memory of a pass of the first batch (not where layers
+            are compacted).
+        layout: of convolutions; "toeplitz" needs the ``example``, or sizes by rule.
+        fold: put batch norms into the convolutions before them.
+        dtype: of conductances, voltages and currents.
+        trainable: as ``convert`` takes it; it and ``checkpoint`` decide the memory that gradients take.
+        checkpoint: as ``convert`` takes it.
+    """
+    check_emulator(emulator, architecture)
+    copied, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold)
+    vectors, examples, calls, unsigned = dict[int, int](), 0, list[Call](), set[int]()
+    if example is not None:
+        with first_call(copied) as calls, _unsigned(plan) as unsigned:
+            plan, vectors, examples = counted(copied, plan, example)
+        plan = without_uncalled(plan, set(vectors))
+    probes, seconds, reports = _Probes(emulator, dtype), 0.0, list[LayerReport]()
+    for layer in plan:
+        if isinstance(layer, DigitalLayer):
+            reports.append(digital_report(layer))
+            continue
+        probe = probes.of(layer.architecture)
+        arrays = planned_report(layer).arrays
+        costs: dict[str, Any] = {"bytes": round(arrays * probe.bytes_per_array)}
+        if example is not None:
+            costs["vectors"] = -(-vectors[id(layer.module)] // examples)
+            costs["array_reads"] = costs["vectors"] * reads_per_vector(layer.architecture) * arrays
+        seconds += arrays * probe.seconds_per_array
+        reports.append(planned_report(layer, **costs))
+    memory = None
+    compacted = any(isinstance(layer, PlannedLayer) and layer.layout == "compacted" for layer in plan)
+    if example is not None and not compacted:  # which tiles compaction leaves is told by values alone
+        shapes = _Shapes(copied, plan, emulator, unsigned, probes.made)
+        options: dict[str, Any] = {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}
+        memory = pass_memory(lambda: shapes.converted(**options), next(iter(calls), None))
+    return ConversionReport((*reports, *folded), emulator.description, seconds, memory)
+
+
+@contextmanager
+def _unsigned(plan: Sequence[PlannedLayer | DigitalLayer]) -> Iterator[set[int]]:
+    """Ids of the modules that see no negative input within."""
+    signed: dict[int, bool] = {}
+
+    def watch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        x = args[0] if args else kwargs["input"]
+        signed[id(module)] = signed.get(id(module), False) or not has_values(x) or bool((x < 0).any())
+
+    unsigned: set[int] = set()
+    with hooked((layer.module, "pre", watch) for layer in plan if isinstance(layer, PlannedLayer)):
+        yield unsigned
+    unsigned.update(key for key, negative in signed.items() if not negative)
+
+
+class _Shapes:
+    """A planned conversion without its values."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Sequence[PlannedLayer | DigitalLayer],
+        emulator: Emulator,
+        unsigned: Collection[int],
+        probes: Mapping[Architecture, _Probe],
+    ) -> None:
+        copies: dict[int, Any] = {}
+        self.model, self.emulator, self.probes = without_values(model, copies), emulator, probes
+        self.layers = [
+            (_without_scale(replace(layer, module=copies[id(layer.module)])), id(layer.module) in unsigned)
+            for layer in plan
+            if isinstance(layer, PlannedLayer)
+        ]
+
+    def converted(self, *, trainable: bool, **options: Any) -> nn.Module:
+        """The converted model on the meta device; its programmed arrays have the sizes of one."""
+        emulators, made = OwnEmulators(SizedEmulator(self.emulator)), dict[int, nn.Module]()
+        for layer, unsigned in self.layers:
+            inputs = placeholder(1)
+            if not unsigned:
+                inputs.add(-torch.ones(1, 1))
+            made[id(layer.module)] = build(layer, emulators, inputs, trainable=trainable, **options)
+        model = replaced(self.model, made)
+        for matrix in crossbar_matrices(model).values():
+            self._shorten(matrix)
+        return model.requires_grad_(trainable)
+
+    def _shorten(self, matrix: CrossbarMatrix) -> None:
+        """Whether reads are one product of integers is known where there are values alone: of the probe."""
+        tiles, probe = matrix.tiles, self.probes[matrix.architecture]
+        if not probe.collapsed or tiles.counts is None:
+            return
+        row_tiles, converters, col_tiles, rows, _ = tiles.counts.shape
+        shape = (row_tiles, rows, converters, col_tiles, matrix.architecture.outputs_per_tile)
+        weights = tiles.counts.new_empty(shape, dtype=torch.float64)
+        matrix.tiles = replace(tiles, counts=None, weights=weights, lossless=probe.lossless)
+
+
+def _without_scale(layer: PlannedLayer) -> PlannedLayer:
+    """``layer`` with weights of any scale, which meta tensors cannot tell."""
+    arch = layer.architecture
+    fixed = arch.weight_scale == "power_of_two" and arch.weight_frac_bits is not None
+    return replace(layer, weight_full_scale=None if fixed else 1.0)
+
+
+class _Probe(NamedTuple):
+    bytes_per_array: float
+    seconds_per_array: float
+    collapsed: bool
+    """Whether reads are one product of integers, as ``Programmed.weights`` has it."""
+    lossless: bool
+
+
+class _Probes:
+    """A few programmed tiles of each architecture."""
+
+    def __init__(self, emulator: Emulator, dtype: torch.dtype) -> None:
+        self.emulators, self.dtype = OwnEmulators(emulator), dtype
+        self.made: dict[Architecture, _Probe] = {}
+
+    def of(self, architecture: Architecture) -> _Probe:
+        if architecture not in self.made:
+            self.made[architecture] = self._probed(architecture)
+        return self.made[architecture]
+
+    def _probed(self, arch: Architecture) -> _Probe:
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(arch.outputs_per_tile, _PROBED_TILES * arch.tile[0], generator=generator)
+        weight, emulator = weight.to(self.dtype), self.emulators.own(arch, weight.device)
+        inputs = placeholder(weight.shape[1])
+        for _ in range(2):  # the first warms up
+            start = time.perf_counter()
+            matrix = CrossbarMatrix(weight, arch, emulator, inputs=inputs)
+            seconds = time.perf_counter() - start
+        arrays = arch.arrays * _PROBED_TILES
+        return _Probe(
+            programmed_bytes(matrix) / arrays, seconds / arrays, matrix.tiles.weights is not None, matrix.tiles.lossless
+        )

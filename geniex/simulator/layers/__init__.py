@@ -1,0 +1,1 @@
+"""torch layers whose matrix products run on crossbars."""

@@ -1,0 +1,1 @@
+"""The memory that a pass of a converted model takes."""

@@ -1,0 +1,1 @@
+"""The converters around a crossbar: DAC, ADC, and the accumulator behind it."""

@@ -1,0 +1,350 @@
+"""Accuracy prediction in stages: float, fixed point, ideal tiles, linear, surrogate, exact circuit."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geniex import __version__
+from geniex.circuit import Crossbar, non_ideality_factor
+from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.errors import ConversionWarning, InputError
+from geniex.mapping import Architecture
+from geniex.simulator import convert, crossbar_layers
+from geniex.simulator.arguments import Arguments, Examples
+from geniex.simulator.batches import Data, LabelledData, is_function, read_batches
+from geniex.simulator.convert import ConversionReport, PerLayer
+from geniex.simulator.observe_inputs import hooked
+from geniex.study.logits import Logits, LogitStore, digest, gathered, logits_of_part
+from geniex.study.statistics import logit_error, wilson_interval
+from geniex.surrogate import Surrogate
+
+Progress = Callable[[str, int, int], None]
+"""A function called with the stage's name, the number of images done and of all images."""
+
+STAGES = ("float", "fixed point", "ideal", "linear", "circuit")
+"""Stages that are not surrogates."""
+_NF_VECTORS = 24
+"""Inputs of each layer for which its tiles are solved exactly for the NF statistics."""
+_CALIBRATION = 128
+"""Images that choose the fraction bits by default."""
+_BATCH = 16
+"""Images per forward pass of a converted model."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The accuracy that one stage predicts, and its comparison with the exact circuit on the circuit's images."""
+
+    name: str
+    images: int
+    correct: int
+    accuracy: float
+    low: float
+    high: float
+    """Ends of the 95 % Wilson interval of the accuracy."""
+    seconds: float
+    images_per_second: float
+    agreement: float | None = None
+    """Share of the circuit's images on which this stage predicts the circuit's class."""
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    """Ends of the 95 % Wilson interval of the agreement."""
+    logit_error: float | None = None
+    """RMS difference from the circuit's logits over the circuit's RMS logit, on the circuit's images."""
+    logit_error_low: float | None = None
+    logit_error_high: float | None = None
+    """Ends of the 95 % bootstrap interval of the logit error over the images."""
+    accuracy_difference: float | None = None
+    """Accuracy minus the circuit's accuracy, both on the circuit's images."""
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """The NF of a layer's tiles in the exact circuit, over sampled inputs, and the fit of its converters, as fractions.
+
+    ``currents`` column currents have an NF; ``mean``, ``std``, ``p05`` and ``p95`` (percentiles) are over these.
+    """
+
+    name: str
+    currents: int
+    mean: float
+    std: float
+    p05: float
+    p95: float
+    adc_clipped: float | None = None
+    """Share of ADC conversions that clip on calibration inputs; None without an ADC."""
+    adc_codes_used: float | None = None
+    """Span of the ADC codes on calibration inputs, as a share of all codes; None without an ADC."""
+    overflowed: float | None = None
+    """Share of accumulated sums that wrap or saturate on calibration inputs; None if accumulators are unbounded."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result of ``predict_accuracy``, stage by stage, with its whole configuration."""
+
+    stages: tuple[Stage, ...]
+    layers: tuple[LayerFigures, ...]
+    circuit_images: int
+    configuration: dict[str, Any] = field(repr=False)
+
+    def stage(self, name: str) -> Stage:
+        """One stage by its name."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise InputError("name", repr(name), f"stages are {[s.name for s in self.stages]}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as JSON-ready plain values."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def predict_accuracy(
+    model: nn.Module,
+    loader: LabelledData,
+    *,
+    crossbar: Crossbar,
+    architecture: Architecture,
+    surrogates: Sequence[Surrogate | str | Path] | Mapping[str, Surrogate] = (),
+    circuit_images: int = 64,
+    circuit_tol: float = 1e-6,
+    calibration: Data | None = None,
+    per_layer: PerLayer | None = None,
+    progress: Progress | None = None,
+    work: Path | None = None,
+) -> Prediction:
+    """The accuracy that ``model`` is predicted to have on crossbars, as a ``Prediction``.
+
+    The stages are "float" (the model as it is), "fixed point" (quantised, exact sums), "ideal" (tiles with ADC and
+    accumulator), "linear" (exact wires, linear cells), each surrogate by its name, and "circuit" (the exact
+    non-linear circuit, on the first ``circuit_images`` images only). Each accuracy has a 95 % interval. Agreement and
+    logit error compare each stage with the circuit on the circuit's images.
+
+    Args:
+        model: a classifier; its matrix-product layers are put onto crossbars.
+        loader: batches of (images, labels), or of mappings with "labels", or one such batch; ``labelled_batches``
+            has the rules.
+        crossbar: the circuit of one tile.
+        architecture: the digital side; its tile must be the crossbar's.
+        surrogates: surrogates of this crossbar: loaded ones by name, or names of shipped ones and checkpoint paths.
+        circuit_images: number of images for the exact circuit; 0 leaves this stage out.
+        circuit_tol: relative current tolerance of the exact circuit, far below one ADC step.
+        calibration: inputs that choose the fraction bits, in any form that ``convert`` takes; None takes the loader's
+            first 128 images.
+        per_layer: exceptions for single layers, as ``convert`` takes them.
+        progress: called as stages go on.
+        work: folder where logits are kept batch by batch, so that a killed run can go on, if nothing that the logits
+            depend on has changed.
+
+    Raises:
+        InputError: there are no images, fewer images than ``circuit_images``, or two surrogates of one name; or
+            ``calibration`` is a function although ``work`` is given.
+        CheckpointError, ConversionError: a surrogate is for another circuit; raised before any stage runs.
+    """
+    images, labels = gathered(loader, model)
+    if not 0 <= circuit_images <= len(images):
+        raise InputError("circuit_images", circuit_images, f"give 0 to {len(images)}, the images that there are")
+    calibration = _held(images[:_CALIBRATION] if calibration is None else calibration, model)
+    if work is not None and is_function(calibration):
+        raise InputError("calibration", "a function", "give batches with work=: what a function runs has no digest")
+    trained = _emulators(surrogates, crossbar, architecture, images.device)
+
+    def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
+        with warnings.catch_warnings():
+            if not isinstance(emulator, CircuitEmulator):  # the circuit's conversion warns for all stages
+                warnings.simplefilter("ignore", ConversionWarning)
+            return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
+
+    exact = _without_converters(architecture)
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "float": lambda: network,
+        "fixed point": lambda: on(IdealEmulator(), exact),
+        "ideal": lambda: on(IdealEmulator()),
+        "linear": lambda: on(LinearEmulator(crossbar)),
+    }
+    builders |= {name: partial(on, emulator) for name, emulator in trained.items()}
+    # The circuit is the reference of the other stages and is solved in float64.
+    on_circuit = on(CircuitEmulator(crossbar, tol=circuit_tol), dtype=torch.float64)
+    if circuit_images:
+        builders["circuit"] = lambda: on_circuit
+    configuration = _configuration(crossbar, architecture, trained, circuit_tol, on_circuit.conversion)  # type: ignore[arg-type]
+    told = {name: value for name, value in configuration.items() if name != "surrogates"}
+    # Weights and settings do not identify the operations between layers; the first image's logits do.
+    network = copy.deepcopy(model).eval()
+    (first,) = images[:1]
+    seen_first = logits_of_part(first, network)
+    _check_labels(labels, seen_first.shape[1])
+    inputs = calibration if isinstance(calibration, list) else []
+    shared = (model.state_dict(), *inputs, told, repr(per_layer), repr(network), seen_first)
+    store, found = LogitStore(work), dict[str, Logits]()
+    for name, build in builders.items():
+        seen = images[: circuit_images if name == "circuit" else len(images)]
+        own = (trained[name].surrogate.state_dict(), configuration["surrogates"][name]) if name in trained else ()
+        key = "" if work is None else digest(*shared, images, name, *own)
+        found[name] = store.run(name, key, build, seen, _BATCH, _of_stage(progress, name))
+    return Prediction(
+        stages=tuple(_stage(name, found, labels) for name in builders),
+        layers=_with_converters(_layer_figures(on_circuit, images[:2]), on_circuit.conversion),  # type: ignore[arg-type]
+        circuit_images=circuit_images,
+        configuration=configuration,
+    )
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    """Raise ``InputError`` unless ``labels`` are classes of a model that gives so many logits."""
+    if classes < 2:
+        allowed = "the class is that of the largest logit: give a binary classifier two"
+        raise InputError("model", f"{classes} logit an image", allowed)
+    if labels.is_floating_point() or labels.is_complex():
+        raise InputError("loader", f"labels of {labels.dtype}", "labels must be whole numbers")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError("loader", f"labels from {low} to {high}", f"the model has the classes 0 to {classes - 1}")
+
+
+def _without_converters(architecture: Architecture) -> Architecture:
+    """The architecture with the same number formats but exact sums: no ADC, unbounded accumulators."""
+    pairs = architecture.weight_scheme != "twos_complement"
+    return architecture.replace(
+        adc_bits=None,
+        adc_range="unit",
+        adc_granularity="layer",
+        accumulator_bits=None,
+        offset="analog_difference" if pairs else "ideal_after",
+    )
+
+
+def _emulators(
+    surrogates: Sequence[Surrogate | str | Path] | Mapping[str, Surrogate],
+    crossbar: Crossbar,
+    architecture: Architecture,
+    device: torch.device,
+) -> dict[str, SurrogateEmulator]:
+    """The surrogates' emulators on ``device`` by name, checked to fit crossbar and architecture."""
+    if isinstance(surrogates, Mapping):
+        pairs: list[tuple[str, Surrogate | str | Path]] = list(surrogates.items())
+    else:
+        pairs = [(type(s).__name__ if isinstance(s, Surrogate) else Path(s).name, s) for s in surrogates]
+    out: dict[str, SurrogateEmulator] = {}
+    for name, given in pairs:
+        if name in out or name in STAGES:
+            raise InputError("surrogates", name, "a stage of this name is there already: give each its own")
+        bound = SurrogateEmulator(given, crossbar).bind(architecture)
+        out[name] = bound.moved(lambda tensor: tensor.to(device))
+    return out
+
+
+def _held(calibration: Data, model: nn.Module) -> list[Arguments] | Callable[[nn.Module], object]:
+    """The calibration inputs in a form that every stage can go through, even if they come from a one-time iterator."""
+    if is_function(calibration):
+        return calibration
+    return [batch.inputs for batch in read_batches(calibration, model)]
+
+
+def _of_stage(progress: Progress | None, name: str) -> Callable[[int, int], None]:
+    return (lambda done, total: None) if progress is None else partial(progress, name)
+
+
+def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:
+    own, seconds = found[name].values, found[name].seconds
+    count = len(own)
+    correct = int((own.argmax(-1) == labels[:count]).sum())
+    low, high = wilson_interval(correct, count)
+    result = Stage(name, count, correct, correct / count, low, high, seconds, count / max(seconds, 1e-9))
+    if "circuit" not in found:
+        return result
+    truth = found["circuit"].values.double()
+    same, labels = own[: len(truth)].double(), labels[: len(truth)]
+    agreeing = int((same.argmax(-1) == truth.argmax(-1)).sum())
+    agreement_low, agreement_high = wilson_interval(agreeing, len(truth))
+    error, error_low, error_high = logit_error(same, truth)
+    return replace(
+        result,
+        agreement=agreeing / len(truth),
+        agreement_low=agreement_low,
+        agreement_high=agreement_high,
+        logit_error=error,
+        logit_error_low=error_low,
+        logit_error_high=error_high,
+        accuracy_difference=float(
+            ((same.argmax(-1) == labels).double() - (truth.argmax(-1) == labels).double()).mean()
+        ),
+    )
+
+
+def _layer_figures(network: nn.Module, images: Examples) -> tuple[LayerFigures, ...]:
+    """The NF figures of every crossbar layer, on a seeded sample of the layer's inputs in the running network."""
+    figures: list[LayerFigures] = []
+    generator = torch.Generator().manual_seed(0)
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(layer: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            inputs = layer.matrix_inputs(args[0] if args else kwargs["input"])
+            chosen = torch.randperm(len(inputs), generator=generator)[:_NF_VECTORS]
+            reads = layer.reads(inputs[chosen.to(inputs.device)])
+            nf = [non_ideality_factor(matrix.ideal, matrix.actual).flatten() for matrix in reads]
+            figures.append(_figures(name, torch.cat(nf)))
+
+        return hook
+
+    with hooked((layer, "pre", watch(name)) for name, layer in crossbar_layers(network).items()):
+        for part in images:
+            part.run(network)
+    return tuple(figures)
+
+
+def _with_converters(layers: Iterable[LayerFigures], report: ConversionReport) -> tuple[LayerFigures, ...]:
+    """The layers' figures completed by those of their converters from the conversion's report."""
+    told = ((figures, report.layer(figures.name)) for figures in layers)
+    return tuple(
+        replace(
+            figures,
+            adc_clipped=layer.adc_clipped,
+            adc_codes_used=layer.adc_codes_used,
+            overflowed=layer.overflowed,
+        )
+        for figures, layer in told
+    )
+
+
+def _figures(name: str, nf: Tensor) -> LayerFigures:
+    values = nf[torch.isfinite(nf)].double()
+    if values.numel() == 0:
+        return LayerFigures(name, 0, 0.0, 0.0, 0.0, 0.0)
+    # torch.quantile refuses more than 16 million values.
+    p05, p95 = torch.quantile(values[:: max(1, values.numel() // 1_000_000)], values.new_tensor([0.05, 0.95]))
+    return LayerFigures(
+        name, values.numel(), float(values.mean()), float(values.std(correction=0)), float(p05), float(p95)
+    )
+
+
+def _configuration(
+    crossbar: Crossbar,
+    architecture: Architecture,
+    surrogates: Mapping[str, SurrogateEmulator],
+    circuit_tol: float,
+    conversion: ConversionReport,
+) -> dict[str, Any]:
+    return {
+        "geniex_version": __version__,
+        "torch_version": torch.__version__,
+        "crossbar": crossbar.to_dict(),
+        "architecture": architecture.to_dict(),
+        "surrogates": {
+            name: {"class": type(e.surrogate).__name__} | e.surrogate.settings() | e.surrogate.info
+            for name, e in surrogates.items()
+        },
+        "circuit_tol": circuit_tol,
+        "conversion": conversion.to_dict(),
+    }

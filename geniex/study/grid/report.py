@@ -1,0 +1,263 @@
+"""The files that a study writes to its folder: tables, a report page and figures."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geniex.errors import MissingDependencyError
+from geniex.files import standard, write_atomically
+from geniex.plotting.study import short_number
+from geniex.study.grid.counts import CONVERTERS
+from geniex.study.grid.files import csv_text, parquet_bytes
+from geniex.study.grid.pictures import save_pictures, short_title
+from geniex.study.grid.table import Row, Study
+from geniex.study.html import html_table, markdown_page, write_page
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""A header and rows of text."""
+_FIGURES = {
+    "arrays": ("arrays", ",.0f", 1.0),
+    "reads": ("reads", ",.0f", 1.0),
+    "conversions": ("adc_conversions", ",.0f", 1.0),
+    "energy, uJ": ("static_energy", ".3g", 1e6),
+    "s": ("seconds", ".0f", 1.0),
+}
+"""Columns of the summary table, by title: the row's key, the number format and the factor."""
+_CONVERTERS = {
+    "ADC clips, %": "adc_clipped",
+    "ADC codes used, %": "adc_codes_used",
+    "overflows, %": "overflowed",
+}
+"""Columns of the summary table on how well the converters' ranges fit, by title: keys of shares."""
+_NEAR_CHANCE = 0.25
+"""Ideal tiles are near chance if their accuracy above chance is less than this share of the floating-point one's."""
+_NAMED = 3
+"""Grid points that a warning names."""
+_FOLDED = 40
+"""Tables with at least so many rows are folded on the page."""
+
+
+def write_study(study: Study, folder: Path) -> list[str]:
+    """Write table.csv, table.parquet, summary.csv, report.html, report.md, report.json and the figures to ``folder``.
+
+    The function returns one line for each output that could not be written because an optional package is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "table.csv", csv_text(study.rows).encode())
+    write_atomically(folder / "summary.csv", csv_text(study.summary).encode())
+    write_atomically(folder / "report.json", (json.dumps(standard(study.to_dict()), indent=1) + "\n").encode())
+    missing, figures = list[str](), list[Path]()
+    try:
+        write_atomically(folder / "table.parquet", parquet_bytes(study.rows))
+    except MissingDependencyError as error:
+        missing.append(f"no Parquet: {error}")
+    try:
+        figures = save_pictures(study, folder)
+    except MissingDependencyError as error:
+        missing.append(f"no figures: {error}")
+    told = [*notes(study), *missing]
+    tables = {"What was varied": varied_table(study)} | summary_tables(study) | {"Every run": run_table(study)}
+    pages = [markdown_page(study.title, told, [])]
+    pages += [f"#{markdown_page(title, [], [table])}" for title, table in tables.items()]
+    write_atomically(folder / "report.md", "\n".join(pages).encode())
+    parts = [_on_page(title, table) for title, table in tables.items()]
+    write_page(folder / "report.html", study.title, told, parts, figures, study.configuration["asked"])
+    return missing
+
+
+def notes(study: Study) -> list[str]:
+    """The notes above the tables: findings, the meaning of the columns, and failed runs."""
+    told = [study.about] if study.about else []
+    told += _findings(study)
+    units = {row["interval"] for row in study.summary} - {None}
+    student = "Student's t; of accuracies on the logit scale, of differences cut off where no accuracy can be"
+    over = {"networks": f"over networks ({student})", "draws": f"over draws ({student})", "images": "over images"}
+    ends = " or ".join(over[unit] for unit in sorted(units))
+    told.append(
+        f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Below float, below ideal: how many"
+        " points the accuracy lies below that in floating point, and below that on ideal tiles of the same"
+        " architecture, without variations or mitigation, on the same images. Ideal tiles have the same number formats"
+        " and converters: what these cost is in the first drop alone. Logit error: RMS distance of the logits from"
+        " those in floating point, over the RMS of these."
+    )
+    if any(row[name] is not None for row in study.summary for name in CONVERTERS):
+        told.append(
+            "On calibration inputs: shares of ADC conversions that clip and of accumulated sums that overflow, in the"
+            " layer where most do, and share of the ADC's codes that occur, in the layer that uses the fewest."
+        )
+    if study.baseline:
+        which = ", ".join(f"{short_title(name)} {value}" for name, value in study.baseline.items())
+        told.append(
+            f"Above baseline: accuracy less that of the cell with {which}, alike in all else, on the same images,"
+            " trainings and draws in pairs."
+        )
+    if study.failed:
+        first = study.failed[0]
+        told.append(
+            f"{len(study.failed)} of {len(study.rows)} runs have no result; the same command tries them again (* in"
+            f" the tables). The first: {_told(study, first)}: {first['error']}"
+        )
+    return told
+
+
+def varied_table(study: Study) -> Table:
+    """The axes and their values, part by part."""
+    rows: list[tuple[str, ...]] = []
+    parts = list(dict.fromkeys(row.get("part", "") for row in study.summary))
+    for part in parts:
+        own = [row for row in study.summary if row.get("part", "") == part]
+        for name in study.axes:
+            values = list(dict.fromkeys(_text(row[name]) for row in own))
+            if len(values) > 1 or len(parts) == 1:
+                rows.append((*([part] if len(parts) > 1 else []), name, ", ".join(values)))
+    return (*(["part"] if len(parts) > 1 else []), "setting", "values"), rows
+
+
+def summary_tables(study: Study) -> dict[str, Table]:
+    """One table for each part, by title, with a row for each grid point.
+
+    Axes of one value and empty columns are left out.
+    """
+    parts: dict[str, list[Row]] = {}
+    for row in study.summary:
+        parts.setdefault(str(row.get("part", "Summary")), []).append(row)
+    return {part: _summary_table(study, rows) for part, rows in parts.items()}
+
+
+def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
+    varied = [axis for axis in study.axes if len({row[axis] for row in rows}) > 1]
+    columns: dict[str, list[str]] = {short_title(axis): [_text(row[axis]) for row in rows] for axis in varied}
+    between = {
+        "accuracy, %": ("accuracy", "", ".2f"),
+        "below float": ("float_drop", "float_drop_", ".2f"),
+        "below ideal": ("drop", "drop_", ".2f"),
+    }
+    if study.baseline:
+        between["above baseline"] = ("difference", "difference_", "+.2f")
+    for title, (name, ends, form) in between.items():
+        columns[title] = [_between(row, name, ends, form) for row in rows]
+        if name == "accuracy":
+            columns[title] = [f"{x} *" if row["failed"] else x for x, row in zip(columns[title], rows, strict=True)]
+            columns["ideal, %"] = [_ideal(row) for row in rows]
+    columns["logit error, %"] = [_between(row, "logit_error", "logit_error_") for row in rows]
+    for title, name in _CONVERTERS.items():
+        columns[title] = [_percent(row[name]) for row in rows]
+    for title, (name, form, scale) in _FIGURES.items():
+        columns[title] = [_number(row[name], form, scale) for row in rows]
+    kept = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
+    return tuple(kept), [tuple(row) for row in zip(*kept.values(), strict=True)]
+
+
+def run_table(study: Study) -> Table:
+    """A table with one row for each grid point, network and draw."""
+    part = ("part",) if study.rows and "part" in study.rows[0] else ()
+    names = [short_title(name) for name in study.axes]
+    header = (
+        *part,
+        *names,
+        "training",
+        "draw",
+        "accuracy, %",
+        "float, %",
+        "ideal tiles, %",
+        "below float",
+        "below ideal",
+        "logit error, %",
+        "s",
+        "error",
+    )
+    rows = []
+    for row in study.rows:
+        head = [_text(row[name]) for name in (*part, *study.axes, "training", "draw")]
+        tail = [
+            _percent(row[name]) for name in ("float_accuracy", "ideal_accuracy", "float_drop", "drop", "logit_error")
+        ]
+        cells = (_between(row, "accuracy", ""), *tail, _number(row["seconds"], ".1f"), row["error"] or "")
+        rows.append((*head, *cells))
+    return header, rows
+
+
+def _findings(study: Study) -> list[str]:
+    """A line each for the most and the least accurate grid point, and a warning of ideal tiles near chance."""
+    done = [row for row in study.summary if row["accuracy"] is not None]
+    out = []
+    if len(done) > 1:
+        ends = {"Most accurate": max, "Least accurate": min}
+        out = [f"{what}: {_finding(study, end(done, key=_accuracy))}" for what, end in ends.items()]
+    ruined = [row for row in done if _near_chance(row)]
+    if ruined:
+        cells = "; ".join(f"{_told(study, row)} ({_percent(row['ideal_accuracy'])} %)" for row in ruined[:_NAMED])
+        more = f"; and {len(ruined) - _NAMED} more" if len(ruined) > _NAMED else ""
+        out.append(
+            f"Warning: in {len(ruined)} of {len(done)} cells even ideal tiles are near chance"
+            f" ({_percent(ruined[0]['chance'])} %; ! in the tables): their number formats or converters ruin the"
+            " network before wires and devices do, and the drop from ideal tiles says nothing about these. They are:"
+            f" {cells}{more}."
+        )
+    return out
+
+
+def _accuracy(row: Row) -> float:
+    return float(row["accuracy"])
+
+
+def _finding(study: Study, row: Row) -> str:
+    """A grid point's accuracy with its interval, and how far it lies below its references."""
+    below = [
+        f"{100 * row[name]:.1f} points below {what}"
+        for name, what in (("float_drop", "float"), ("drop", "ideal tiles"))
+        if row[name] is not None
+    ]
+    return ", ".join([f"{_between(row, 'accuracy', '')} % ({_told(study, row)})", *below]) + "."
+
+
+def _near_chance(row: Row) -> bool:
+    """Whether ideal tiles are hardly better than chance at a grid point where floating point is."""
+    ideal, floating, chance = row["ideal_accuracy"], row["float_accuracy"], row["chance"]
+    if None in (ideal, floating, chance):
+        return False
+    return bool(ideal - chance < _NEAR_CHANCE * (floating - chance))
+
+
+def _ideal(row: Row) -> str:
+    return _percent(row["ideal_accuracy"]) + (" !" if _near_chance(row) else "")
+
+
+def _told(study: Study, row: Row) -> str:
+    """The grid point of a row in words: its part and the values that the part varies."""
+    alike = [other for other in study.summary if other.get("part") == row.get("part")]
+    varied = [name for name in study.axes if len({other[name] for other in alike}) > 1]
+    part = f"{row['part']}: " if "part" in row else ""
+    return part + ", ".join(f"{short_title(name)} {_text(row[name])}" for name in varied)
+
+
+def _on_page(title: str, table: Table) -> str:
+    header, rows = table
+    text = f"<h2>{html.escape(title)}</h2>"
+    if len(rows) < _FOLDED:
+        return text + html_table(header, rows)
+    return f"{text}<details><summary>{len(rows)} rows</summary>{html_table(header, rows)}</details>"
+
+
+def _between(row: Row, name: str, ends: str, form: str = ".2f") -> str:
+    value, low, high = row[name], row[f"{ends}low"], row[f"{ends}high"]
+    if value is None:
+        return "-"
+    ends = form.replace("2", "1")
+    return f"{100 * value:{form}} ({100 * low:{ends}} to {100 * high:{ends}})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else format(scale * value, form)
+
+
+def _text(value: Any) -> str:
+    return short_number(value)

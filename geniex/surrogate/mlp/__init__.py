@@ -1,0 +1,1 @@
+"""GENIEx's network: a multilayer perceptron that is trained on a sweep."""

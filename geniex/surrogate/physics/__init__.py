@@ -1,0 +1,1 @@
+"""Surrogates that expand the circuit's equations, without training."""
