@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains the networks of the remapping and pruning studies, three times each: about 70 minutes of one core.
+# Trains the networks of the remapping and pruning studies three times each, in about 70 minutes on one core.
 set -eu
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1

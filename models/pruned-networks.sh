@@ -1,12 +1,13 @@
 #!/bin/sh
-# Prunes the VGG networks of the studies by channels (cf), tile columns (xcs) and tile rows (xrs), and cuts the weights
-# of the pruned and of the unpruned ones (wct): 21 networks of 2 passes or 1 over half of the
-# training images, about 20 minutes of one core.
-# DEVICE=cuda trains on a GPU, SEEDS="0" one training's alone; what is in OPTIONS is passed on (OPTIONS="--images 512").
+# Prunes the VGG networks of the studies by channels (cf), crossbar columns (xcs) and crossbar rows (xrs), and cuts the weights
+# of the pruned and of the unpruned networks (wct). The 21 networks take 2 passes or 1 over half of the training images,
+# about 20 minutes on one core in all.
+# DEVICE=cuda trains on a GPU, SEEDS="0" takes one training alone, and OPTIONS is passed on (OPTIONS="--images 512").
 #
-# The first layer's 3x3 kernels of one channel are 0.1 % of the weights and all that sees the image: xcs and xrs leave
-# them whole, or 7 of 9 pixels would be gone. So does xcs the last layer (4 %), or most classes would have no weight.
-# Tiles have 128 word lines and 64 outputs, as sparse-xbar.yaml converts them: one bit line a weight.
+# The first layer's 3x3 kernels of one channel are 0.1 % of the weights, and they alone see the image. xcs and xrs leave them
+# whole, because otherwise 7 of 9 pixels would be lost. xcs also leaves the last layer (4 %) whole, because otherwise most
+# classes would have no weight. Tiles have 128 word lines and 64 outputs, as in the conversion by sparse-xbar.yaml, with one
+# bit line for each weight.
 set -eu
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
