@@ -163,7 +163,7 @@ def test_surrogates(tmp_path: Path) -> None:
 
     def load() -> Any:
         found = load_surrogate(path)
-        return [found.crossbar, found.window, found.v_max, found.info, found.settings(), dict(found.state_dict())]
+        return [found.crossbar, found.window, found.v_max, found.info, found.options(), dict(found.state_dict())]
 
     _check(path, load, (*BYTES, _json, _json, _json), 300, seed=3)
     _check(path.with_suffix(".safetensors"), load, BYTES, 150, seed=4)

@@ -6,30 +6,38 @@ import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from geniex.errors import ConversionError
+from geniex.emulator.power import PowerMeter, estimated_power
+from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
 
 
-class Emulator(ABC):
+class Emulator(nn.Module, ABC):
     """A crossbar's transfer function, from programmed conductances and voltages to currents.
 
     Laws, for every crossbar that the emulator accepts (it refuses all others when it is built or at ``program``):
     With zero wire resistance and linear cells ``read`` gives V @ G. V = 0 gives exactly 0. ``read`` is differentiable
     in the voltages, and ``program`` followed by ``read`` in the conductances. ``program`` checks values, ``read``
-    never does. Using an emulator does not change it: ``bind``, ``moved`` and ``restarted`` return another emulator
-    where something has to differ.
+    never does. Using an emulator does not change it: ``bind`` returns another emulator where something has to differ.
 
-    A minimal emulator of your own has a ``name``, ``program`` and ``read``. An emulator that depends on the
-    architecture overrides ``bind``, and one that holds tensors overrides ``moved``.
+    An emulator is a torch module: its tensors are parameters and buffers, and ``.to`` and ``state_dict`` are torch's
+    own. A minimal emulator of your own has a ``name``, ``program`` and ``read``; if it has an ``__init__``, that calls
+    ``super().__init__()`` first. An emulator that depends on the architecture overrides ``bind``. All other methods
+    have defaults that are right, if not the fastest, for every emulator.
     """
 
     name: str
     """Name of the emulator in tables."""
+    cacheable: bool = False
+    """Whether class, ``settings`` and tensors decide the programmed arrays, so that files can hold them. It is not
+    inherited: a subclass, which may program other arrays, says so itself."""
+    set_by_architecture: tuple[str, ...] = ()
+    """Names of the ``settings`` that ``bind`` takes from the architecture."""
 
     @abstractmethod
     def program(self, conductances: Tensor) -> Any:
@@ -46,9 +54,21 @@ class Emulator(ABC):
         Leading dimensions broadcast with the programmed ones, without expanding a side that has size 1.
         """
 
+    def forward(self, voltages: Tensor, conductances: Tensor) -> Tensor:
+        """Column currents (..., cols) [A] by ``program`` and ``read``, for the arguments of ``Crossbar.solve``."""
+        return self.read(self.program(conductances), voltages)
+
     def response(self, array: Any) -> Tensor | None:
         """R (..., rows, cols) [S] if reading ``array`` gives voltages @ R; None if it does not."""
         return None
+
+    def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
+        """The meter of the power that drivers deliver to tiles with ``conductances`` (..., rows, cols) [S].
+
+        ``currents`` reads the tiles: column currents (..., cols) [A] for voltages (..., rows) [V]. By default the
+        power is estimated from them, see ``geniex.emulator.power.estimated_power``.
+        """
+        return estimated_power(conductances, currents, self.floats_per_read)
 
     @property
     def inner(self) -> Emulator | None:
@@ -72,6 +92,11 @@ class Emulator(ABC):
         Reads whose result is known from these rules are skipped.
         """
         return True
+
+    @property
+    def exact(self) -> bool:
+        """Whether currents are those of the circuit itself, up to a solver's tolerance."""
+        return False
 
     @property
     def tile(self) -> tuple[int, int] | None:
@@ -100,40 +125,68 @@ class Emulator(ABC):
             )
         return self
 
-    def moved(self, function: Callable[[Tensor], Tensor]) -> Emulator:
-        """The emulator with ``function`` applied to each of its tensors, such as a move to another device.
+    def without_noise(self, array: Any) -> tuple[Emulator, Any]:
+        """The emulator and the ``array`` that it programmed without the noise of reads, for figures of their mean."""
+        return self, array
 
-        An emulator without tensors returns itself. A tensor that would get less than float32 keeps its dtype. Noise
-        continues where it was.
+    def with_noise_seed(self, seed: int | None = None) -> Emulator:
+        """The emulator with noise that starts again, from ``seed`` if one is given, and is shared with no other.
+
+        An emulator without noise returns itself.
         """
         return self
 
-    def restarted(self) -> Emulator:
-        """The emulator with noise that starts again and is shared with no other; this one if it has no noise."""
-        return self
-
     def settings(self) -> dict[str, Any]:
-        """The arguments that it was made from, JSON-ready, without weights and the wrapped emulator."""
-        return {}
-
-    def weights(self) -> dict[str, Tensor]:
-        """The emulator's own tensors by name, on the CPU."""
+        """The arguments that it was made from, JSON-ready, without tensors and the wrapped emulator."""
         return {}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Emulator:
-        """The emulator made again from ``settings`` and ``weights``, around ``inner`` if it wraps one.
+        """The emulator made again from ``settings`` and its state ``weights``, around ``inner`` if it wraps one.
 
         Raises:
             ConversionError: the class does not say how; an emulator of it has to be given.
         """
         raise ConversionError(f"emulator: a {cls.__name__} does not say how it is made again: give one")
 
-    def _with(self, **changes: Any) -> Self:
-        """A copy of this emulator with other attributes; it shares all attributes that are not named."""
-        changed = copy.copy(self)
-        vars(changed).update(changes)
-        return changed
+    def extra_repr(self) -> str:
+        """The description, for ``print(emulator)``."""
+        return self.description
+
+
+_E = TypeVar("_E", bound=Emulator)
+
+
+def is_cacheable(emulator: Emulator) -> bool:
+    """Whether the emulator's very class says that it is ``cacheable``."""
+    return "cacheable" in vars(type(emulator)) and emulator.cacheable
+
+
+def check_emulator(emulator: object) -> Emulator:
+    """``emulator`` itself; raises ``InputError`` unless it is an emulator."""
+    if not isinstance(emulator, Emulator):
+        got = emulator.__name__ if isinstance(emulator, type) else type(emulator).__name__
+        raise InputError("emulator", got, "it must be an Emulator, such as LinearEmulator(crossbar)")
+    if "_modules" not in vars(emulator):
+        allowed = "its __init__ must call super().__init__() first, as that of every torch module does"
+        raise InputError("emulator", type(emulator).__name__, allowed)
+    return emulator
+
+
+def move_copy(emulator: _E, function: Callable[[Tensor], Tensor]) -> _E:
+    """A copy of ``emulator`` with ``function`` applied to each of its tensors, such as a move to another device.
+
+    An emulator without tensors is returned itself. A tensor that would get less than float32 keeps its dtype. Noise
+    continues where it was.
+    """
+    if not any(True for tensors in (emulator.parameters(), emulator.buffers()) for _ in tensors):
+        return emulator
+
+    def kept(tensor: Tensor) -> Tensor:
+        new = function(tensor)
+        return new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
+
+    return copy.deepcopy(emulator)._apply(kept)
 
 
 _moves: WeakKeyDictionary[Callable[[Tensor], Tensor], dict[int, tuple[Emulator, Emulator]]] = WeakKeyDictionary()
@@ -143,8 +196,8 @@ A function's entry ends with the function.
 """
 
 
-def moved_once(emulator: Emulator, function: Callable[[Tensor], Tensor]) -> Emulator:
-    """``emulator.moved(function)``: the same object whenever the same function moves the same emulator.
+def move_copy_once(emulator: Emulator, function: Callable[[Tensor], Tensor]) -> Emulator:
+    """``move_copy``: the same object whenever the same function moves the same emulator.
 
     ``nn.Module.to`` applies one function to all modules, so layers that share an emulator, with its weights and its
     noise, still share one afterwards.
@@ -152,9 +205,9 @@ def moved_once(emulator: Emulator, function: Callable[[Tensor], Tensor]) -> Emul
     try:
         known = _moves.setdefault(function, {})
     except TypeError:  # some callables of C have no weak references
-        return emulator.moved(function)
+        return move_copy(emulator, function)
     if id(emulator) not in known:
-        known[id(emulator)] = (emulator, emulator.moved(function))  # keeping the emulator alive keeps its id unique
+        known[id(emulator)] = (emulator, move_copy(emulator, function))  # keeping the emulator alive keeps its id
     return known[id(emulator)][1]
 
 

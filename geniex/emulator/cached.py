@@ -14,16 +14,12 @@ from torch import Tensor
 
 from geniex import __version__
 from geniex.circuit.checks import has_values
-from geniex.emulator.base import Emulator, map_tensors
-from geniex.emulator.circuit import CircuitEmulator
-from geniex.emulator.ideal import IdealEmulator
+from geniex.emulator.base import Emulator, is_cacheable, map_tensors
 from geniex.emulator.identity import identity
-from geniex.emulator.linear import LinearEmulator
 from geniex.emulator.wrapper import EmulatorWrapper
 from geniex.errors import FileFormatError, InputError
 from geniex.files import read_tensors, write_tensors
 
-_KNOWN = (IdealEmulator, LinearEmulator, CircuitEmulator)
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -57,15 +53,19 @@ class StoredEmulator(EmulatorWrapper):
         super().__init__(emulator)
         if dtype is not None and dtype not in _HALVES.values():
             raise InputError("dtype", dtype, f"it must be one of {', '.join(map(str, _HALVES.values()))}, or None")
-        if cache is not None and type(emulator) not in _KNOWN and type(emulator).__name__ != "SurrogateEmulator":
-            names = ", ".join(kind.__name__ for kind in _KNOWN)
-            raise InputError("emulator", type(emulator).__name__, f"what decides its arrays is known only of {names}")
+        if cache is not None and not is_cacheable(emulator):
+            allowed = "a cache needs an emulator whose class, settings and tensors decide its arrays (.cacheable)"
+            raise InputError("emulator", type(emulator).__name__, allowed)
         self.dtype, self.cache = dtype, None if cache is None else Path(cache)
         if self.cache is not None:
             try:
                 self.cache.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError("cache", str(self.cache), f"it must be a folder that can be made ({error})") from None
+
+    def around(self, emulator: Emulator) -> StoredEmulator:
+        """The other ``emulator`` stored in the same way."""
+        return StoredEmulator(emulator, dtype=self.dtype, cache=self.cache)
 
     @property
     def description(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from geniex.circuit import Crossbar, solve_cells
 from geniex.circuit.checks import check_conductances
 from geniex.emulator.base import Emulator
+from geniex.emulator.power import PowerMeter, circuit_power
 from geniex.mapping import Architecture
 
 
@@ -26,9 +27,16 @@ class CircuitEmulator(Emulator):
     """The native solver in the loop, exact to ``tol``: the ground truth for the other emulators."""
 
     name = "circuit"
+    cacheable = True
 
     def __init__(self, crossbar: Crossbar, tol: float | None = None) -> None:
+        super().__init__()
         self.crossbar, self.tol = crossbar, tol
+
+    @property
+    def exact(self) -> bool:
+        """True, up to ``tol``."""
+        return True
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -73,6 +81,10 @@ class CircuitEmulator(Emulator):
     ) -> CircuitEmulator:
         """The emulator of the crossbar in ``settings``."""
         return cls(Crossbar.from_dict(settings["crossbar"]), tol=settings["tol"])
+
+    def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
+        """The power of the solved circuit."""
+        return circuit_power(self.crossbar, self.tol, conductances)
 
     def read(self, array: CircuitArray, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]; raises ``ConvergenceError`` where an array is not solved to ``tol``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from geniex.circuit import shared_matmul
 from geniex.circuit.checks import check_conductances
 from geniex.emulator.base import Emulator
+from geniex.emulator.power import PowerMeter, ideal_power
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class IdealEmulator(Emulator):
     """
 
     name = "ideal"
+    cacheable = True
 
     @property
     def description(self) -> str:
@@ -51,6 +53,10 @@ class IdealEmulator(Emulator):
     def read(self, array: IdealArray, voltages: Tensor) -> Tensor:
         """V @ G (..., cols) [A]."""
         return shared_matmul(voltages, array.conductances)
+
+    def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
+        """The exact power of cells without wires, sum_ij V_i^2 G_ij."""
+        return ideal_power(conductances)
 
     def response(self, array: IdealArray) -> Tensor:
         """The conductances G (..., rows, cols) [S]."""

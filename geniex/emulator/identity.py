@@ -1,14 +1,17 @@
-"""The identity of an emulator, from which a converted model's file makes it again or recognises it."""
+"""The identity of an emulator, from which a file makes it again or recognises it, and the classes that files name."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from typing import Any
+import inspect
+from typing import Any, TypeVar
 
+import safetensors.torch
 from torch import Tensor
 
 from geniex.emulator.base import Emulator
-from geniex.errors import ConversionError
+from geniex.errors import ConversionError, InputError
 
 Identity = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -16,37 +19,97 @@ _SHIPPED = {
     "IdealEmulator": "geniex.emulator.ideal",
     "LinearEmulator": "geniex.emulator.linear",
     "CircuitEmulator": "geniex.emulator.circuit",
-    "SurrogateEmulator": "geniex.surrogate.emulator",
     "StoredEmulator": "geniex.emulator.cached",
     "NoisyEmulator": "geniex.variation.noise",
+    "SurrogateEmulator": "geniex.surrogate.emulator",
+    "GeniexMLP": "geniex.surrogate.mlp.network",
+    "PhysicsSurrogate": "geniex.surrogate.physics.surrogate",
 }
 """Modules of geniex's own emulators by class name; one is imported when its emulator is made again."""
-_BOUND = ("window", "v_max", "binary")
-"""Settings of a surrogate that an architecture decides."""
+_registered: dict[str, type[Emulator]] = {}
+"""Emulators that users registered, by class name."""
+_E = TypeVar("_E", bound=Emulator)
+
+
+def register_emulator(kind: type[_E]) -> type[_E]:
+    """``kind`` itself, an emulator class of your own that files may name from now on; use it as a decorator.
+
+    Checkpoints and converted models with such an emulator load in every process that has imported the class' module.
+
+    Raises:
+        InputError: ``kind`` is no complete emulator class, or its name is that of another one.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Emulator)) or inspect.isabstract(kind):
+        got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
+        raise InputError("kind", got, "it must be a class that derives from Emulator and has all its methods")
+    name = kind.__name__
+    class_name(kind)
+    other = _registered.get(name, kind)
+    # A class of the same qualified name in the same module is the same one defined again, as by rerunning a notebook.
+    if _where(other) != _where(kind):
+        raise InputError("kind", _where(kind), f"{_where(other)} is registered under that name: rename one")
+    if name not in _SHIPPED:
+        _registered[name] = kind
+    return kind
+
+
+def registered_emulators() -> tuple[type[Emulator], ...]:
+    """The classes that users registered."""
+    return tuple(_registered.values())
+
+
+def class_name(kind: type[Emulator]) -> str:
+    """The name of the class ``kind`` in files; it has the module in it unless the class is geniex's own or registered.
+
+    Raises:
+        InputError: the class is not geniex's own but has the name of one that is.
+    """
+    name = kind.__name__
+    if name in _SHIPPED and kind.__module__ != _SHIPPED[name]:
+        allowed = f"files would take it for geniex' own {_SHIPPED[name]}.{name}: give your class another name"
+        raise InputError("emulator", _where(kind), allowed)
+    return name if name in _SHIPPED or _registered.get(name) is kind else _where(kind)
+
+
+def named_class(name: object) -> type[Emulator]:
+    """The class that files call ``name``: geniex's own, regardless of what was imported before, or a registered one.
+
+    Raises:
+        ConversionError: no class has that name.
+    """
+    if isinstance(name, str) and name in _SHIPPED:
+        kind: type[Emulator] = getattr(importlib.import_module(_SHIPPED[name]), name)
+        return kind
+    last = str(name).rpartition(".")[2]  # a class may be registered after a file has named it with its module
+    if last in _registered:
+        return _registered[last]
+    raise ConversionError(
+        f"emulator: it was a {name}, which is not geniex' own: give it, emulator={last}(...), or import its module,"
+        " which puts geniex.emulator.register_emulator before the class"
+    )
 
 
 def identity(emulator: Emulator) -> Identity:
-    """The type and settings of ``emulator``, JSON-ready, and its weights.
+    """The class and settings of ``emulator``, JSON-ready, and its state, on the CPU.
 
-    The wrapped emulator's identity stands under "emulator". The type is the class' name, with module if the class is
-    not geniex's own.
+    The wrapped emulator's identity stands under "emulator", and the state is that of the innermost one.
     """
-    told = {"type": _type(type(emulator)), **emulator.settings()}
-    if emulator.inner is None:
-        return told, emulator.weights()
-    told["emulator"], weights = identity(emulator.inner)
+    told = {"type": class_name(type(emulator)), **emulator.settings()}
+    if emulator.inner is not None:
+        told["emulator"], weights = identity(emulator.inner)
+        return told, weights
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in emulator.state_dict().items()}
+    if weights:
+        told["weights_sha256"] = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
     return told, weights
 
 
 def same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
     """Whether ``emulator`` has the innermost emulator of the identity ``told``, regardless of wrappers and binding."""
-    given, _ = identity(emulator.worker)
-
-    def kept(of: dict[str, Any]) -> dict[str, Any]:
-        surrogate = {name: value for name, value in of.get("surrogate", {}).items() if name not in _BOUND}
-        return of | {"surrogate": surrogate}
-
-    return kept(given) == kept(worker_told(told))
+    worker = emulator.worker
+    given, _ = identity(worker)
+    wanted = worker_told(told)
+    return all(given.get(name) == wanted.get(name) for name in {*given, *wanted} - {*worker.set_by_architecture})
 
 
 def worker_told(told: dict[str, Any]) -> dict[str, Any]:
@@ -54,28 +117,20 @@ def worker_told(told: dict[str, Any]) -> dict[str, Any]:
     return worker_told(told["emulator"]) if "emulator" in told else told
 
 
-def emulator_of(told: dict[str, Any], weights: dict[str, Tensor], worker: Emulator | None = None) -> Emulator:
+def make_emulator(told: dict[str, Any], weights: dict[str, Tensor], worker: Emulator | None = None) -> Emulator:
     """The emulator of the identity ``told``, or its wrappers around ``worker`` where that is given.
 
     Raises:
-        ConversionError: the class of an emulator is not geniex's own, so that the emulator has to be given.
-        CheckpointError: the class of the surrogate is neither geniex's own nor registered.
+        ConversionError: the class of an emulator is neither geniex's own nor registered, or does not say how it is
+            made again, so that the emulator has to be given.
     """
     inner = None
     if "emulator" in told:
-        inner = emulator_of(told["emulator"], weights, worker)
+        inner = make_emulator(told["emulator"], weights, worker)
     elif worker is not None:
         return worker
-    return _class(told["type"]).from_settings(told, weights, inner)
+    return named_class(told["type"]).from_settings(told, weights, inner)
 
 
-def _type(kind: type[Emulator]) -> str:
-    own = _SHIPPED.get(kind.__name__) == kind.__module__
-    return kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _class(name: str) -> type[Emulator]:
-    if name not in _SHIPPED:
-        last = name.rpartition(".")[2]
-        raise ConversionError(f"emulator: it was a {name}, which is not geniex' own: give it, emulator={last}(...)")
-    return getattr(importlib.import_module(_SHIPPED[name]), name)
+def _where(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

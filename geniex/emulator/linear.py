@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geniex.circuit import Crossbar, shared_matmul
 from geniex.emulator.base import Emulator
+from geniex.emulator.power import PowerMeter, linear_power
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class LinearEmulator(Emulator):
     """The product I = A^T V with the exact effective conductances A; it is exact for linear cells."""
 
     name = "linear"
+    cacheable = True
 
     def __init__(self, crossbar: Crossbar) -> None:
+        super().__init__()
         self.crossbar = crossbar
 
     @property
@@ -56,6 +59,10 @@ class LinearEmulator(Emulator):
     def read(self, array: LinearArray, voltages: Tensor) -> Tensor:
         """A^T V (..., cols) [A]."""
         return shared_matmul(voltages, array.effective)
+
+    def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
+        """The exact power of the linear circuit."""
+        return linear_power(self.crossbar, conductances)
 
     def response(self, array: LinearArray) -> Tensor:
         """The effective conductances A (..., rows, cols) [S]."""

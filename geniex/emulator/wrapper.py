@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Self
 
 from torch import Tensor
 
-from geniex.emulator.base import Emulator, moved_once
-from geniex.errors import InputError
+from geniex.emulator.base import Emulator, check_emulator
+from geniex.emulator.power import PowerMeter
 from geniex.mapping import Architecture
 
 
 class EmulatorWrapper(Emulator):
-    """An emulator around ``.emulator``, with that one's tile, workspace and determinism.
+    """An emulator around ``.emulator``, with that one's tile, workspace, power and determinism.
 
-    A subclass overrides ``program`` and ``read``, and whatever else it changes. Binding, moving and restarting it do
-    so with the wrapped emulator.
+    A subclass overrides ``around``, ``program`` and ``read``, and whatever else it changes. Binding the wrapper, or
+    starting its noise again, does so with the wrapped emulator.
 
     Args:
         emulator: the emulator to wrap.
     """
 
     def __init__(self, emulator: Emulator) -> None:
-        if not isinstance(emulator, Emulator):
-            raise InputError("emulator", type(emulator).__name__, "it must be an Emulator")
-        self.emulator, self.name = emulator, emulator.name
+        super().__init__()
+        self.emulator = check_emulator(emulator)
+        self.name = emulator.name
+
+    @abstractmethod
+    def around(self, emulator: Emulator) -> Self:
+        """A wrapper with the settings of this one around another ``emulator``."""
 
     @property
     def inner(self) -> Emulator:
@@ -38,6 +43,11 @@ class EmulatorWrapper(Emulator):
         return self.emulator.deterministic
 
     @property
+    def exact(self) -> bool:
+        """Whether the wrapped emulator is exact."""
+        return self.emulator.exact
+
+    @property
     def tile(self) -> tuple[int, int] | None:
         """The wrapped emulator's tile."""
         return self.emulator.tile
@@ -47,17 +57,21 @@ class EmulatorWrapper(Emulator):
         """The wrapped emulator's workspace."""
         return self.emulator.floats_per_read
 
+    def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
+        """The wrapped emulator's meter, with ``currents`` as this emulator reads them."""
+        return self.emulator.power_meter(conductances, currents)
+
     def bind(self, architecture: Architecture) -> Self:
         """This wrapper around the bound emulator; raises the errors of the wrapped emulator's ``bind``."""
         return self._around(self.emulator.bind(architecture))
 
-    def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """This wrapper around the moved emulator."""
-        return self._around(moved_once(self.emulator, function))
+    def with_noise_seed(self, seed: int | None = None) -> Self:
+        """This wrapper around the wrapped emulator with noise that starts again."""
+        return self._around(self.emulator.with_noise_seed(seed))
 
-    def restarted(self) -> Self:
-        """This wrapper around the restarted emulator."""
-        return self._around(self.emulator.restarted())
+    def extra_repr(self) -> str:
+        """Nothing beside the wrapped emulator, which is printed anyway."""
+        return ""
 
     def _around(self, emulator: Emulator) -> Self:
-        return self if emulator is self.emulator else self._with(emulator=emulator)
+        return self if emulator is self.emulator else self.around(emulator)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from geniex.emulator import Emulator, SurrogateEmulator
+from geniex.emulator import Emulator
+from geniex.emulator.base import check_emulator, move_copy
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
 from geniex.simulator.layers.crossbar import CrossbarLayer, Inputs
@@ -15,11 +16,11 @@ from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.scales import InputStatistics
 
 
-def check_emulator(emulator: object, architecture: object) -> None:
+def check_fit(emulator: object, architecture: object) -> None:
     """Raise an error unless ``emulator`` is an emulator that can serve ``architecture``."""
     if not isinstance(architecture, Architecture):
         raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
-    _checked(emulator).bind(architecture)
+    check_emulator(emulator).bind(architecture)
 
 
 class OwnEmulators:
@@ -30,7 +31,7 @@ class OwnEmulators:
     """
 
     def __init__(self, emulator: Emulator) -> None:
-        self.emulator = _checked(emulator).restarted()
+        self.emulator = check_emulator(emulator).with_noise_seed()
         self._made: dict[tuple[Architecture, torch.device], Emulator] = {}
 
     def own(self, architecture: Architecture, device: torch.device) -> Emulator:
@@ -38,9 +39,9 @@ class OwnEmulators:
         key = (architecture, device)
         if key not in self._made:
             bound = self.emulator.bind(architecture)
-            own = bound.moved(lambda tensor: tensor.to(device, copy=True))
-            if isinstance(own.worker, SurrogateEmulator):
-                own.worker.surrogate.requires_grad_(False)  # a copy of weights reads, and keeps no graph for itself
+            own = move_copy(bound, lambda tensor: tensor.to(device))
+            if own is not bound:
+                own.requires_grad_(False)  # a copy of weights reads, and keeps no graph for itself
             self._made[key] = own
         return self._made[key]
 
@@ -71,13 +72,3 @@ def placeholder(inputs: int) -> InputStatistics:
     statistics = InputStatistics()
     statistics.add(torch.ones(1, inputs))
     return statistics
-
-
-def _checked(emulator: object) -> Emulator:
-    if not isinstance(emulator, Emulator):
-        raise InputError("emulator", _name(emulator), "it must be an Emulator, such as LinearEmulator(crossbar)")
-    return emulator
-
-
-def _name(thing: object) -> str:
-    return thing.__name__ if isinstance(thing, type) else type(thing).__name__

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from geniex import __version__
 from geniex.emulator import Emulator, IdealEmulator
-from geniex.emulator.identity import Identity, emulator_of, identity, same_worker, worker_told
+from geniex.emulator.base import move_copy
+from geniex.emulator.identity import (
+    Identity,
+    class_name,
+    identity,
+    make_emulator,
+    named_class,
+    same_worker,
+    worker_told,
+)
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically, write_sealed_json
 from geniex.mapping import Architecture, Packing, Unrolling
@@ -206,7 +215,7 @@ def _shape(packing: Packing) -> list[int]:
 
 def _weights_prefix(told: dict[str, Any]) -> str:
     """The prefix of an emulator's weights in the file: one for equal weights, and unlike any module's name."""
-    digest = worker_told(told).get("surrogate", {}).get("weights_sha256", "")
+    digest = worker_told(told).get("weights_sha256", "")
     return f"#weights.{digest}."
 
 
@@ -244,7 +253,7 @@ class _Emulators:
 
     def __init__(self, told: list[dict[str, Any]], tensors: dict[str, Tensor], given: Emulator | None) -> None:
         self._tensors = tensors
-        self._given = None if given is None else given.moved(lambda tensor: tensor.to("cpu", copy=True))
+        self._given = None if given is None else move_copy(given, lambda tensor: tensor.to("cpu"))
         self._workers: dict[str, Emulator] = {}
         self._made = [self._emulator(one) for one in told]
         self._bound: dict[tuple[int, Architecture], Emulator] = {}
@@ -258,20 +267,28 @@ class _Emulators:
 
     def _emulator(self, told: dict[str, Any]) -> Emulator:
         if self._given is None:
-            return emulator_of(told, {}, self._worker(worker_told(told)))
+            return make_emulator(told, {}, self._worker(worker_told(told)))
         if not same_worker(told, self._given):
             kind = worker_told(told)["type"]
             raise ConversionError(f"emulator: the model was converted with {kind} of another circuit or weights")
-        given = self._given.restarted()
-        return given if given.inner is not None else emulator_of(told, {}, given)
+        given = self._given.with_noise_seed()
+        return _wrapped(told, given) or given
 
     def _worker(self, told: dict[str, Any]) -> Emulator:
         """The innermost emulator; equal descriptions share one."""
         key, prefix = json.dumps(told, sort_keys=True), _weights_prefix(told)
         if key not in self._workers:
             named = {name.removeprefix(prefix): x for name, x in self._tensors.items() if name.startswith(prefix)}
-            self._workers[key] = emulator_of(told, named)
+            self._workers[key] = make_emulator(told, named)
         return self._workers[key]
+
+
+def _wrapped(told: dict[str, Any], given: Emulator) -> Emulator | None:
+    """``given`` within the wrappers that ``told`` has around an emulator of its class; None if there is none."""
+    if told["type"] == class_name(type(given)):
+        return given
+    inner = _wrapped(told["emulator"], given) if "emulator" in told else None
+    return None if inner is None else named_class(told["type"]).from_settings(told, {}, inner)
 
 
 def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, Any]) -> CrossbarLayer:

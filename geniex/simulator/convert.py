@@ -12,7 +12,7 @@ from geniex.emulator import Emulator
 from geniex.errors import ConversionError, ConversionWarning
 from geniex.mapping import Architecture, Layout
 from geniex.simulator.batch_norm import fold_in_place
-from geniex.simulator.build import OwnEmulators, build, check_emulator
+from geniex.simulator.build import OwnEmulators, build, check_fit
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.memory.pass_memory import first_call, pass_memory, without_values
@@ -95,7 +95,7 @@ def convert(
             without weights as yet; with ``trainable``, a weight on crossbars that is shared with another module or
             derived from other tensors.
     """
-    check_emulator(emulator, architecture)
+    check_fit(emulator, architecture)
     converted, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
     with first_call(converted) as calls:
         plan, seen = calibrated(converted, plan, calibration)

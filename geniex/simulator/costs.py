@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, Self
 
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from geniex.circuit.checks import has_values
 from geniex.config import check_number, check_positive_int
 from geniex.emulator import map_tensors
-from geniex.emulator.power import power_meter
 from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator.batches import Data
@@ -25,7 +25,6 @@ from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.observe_inputs import hooked, run_calibration
 from geniex.simulator.periphery.adc import stream_voltages
 from geniex.simulator.report import reads_per_vector
-from geniex.variation import NoisyEmulator
 
 _WORKSPACE_BYTES = 64 << 20
 """Bytes of workspace for the reads whose power is measured at once."""
@@ -63,7 +62,7 @@ class Costs:
     images: int
     """Images over which vectors and energies are averaged."""
     exact_energy: bool
-    """Whether energies come from solved circuits, not from estimates by column currents; see ``power_meter``."""
+    """Whether energies come from solved circuits, not from estimates by column currents: ``Emulator.power_meter``."""
 
     @property
     def arrays(self) -> int:
@@ -231,13 +230,12 @@ def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
     The sum times the time of a read is the energy of the reads. Read noise is left out.
     """
     tiles, codes = matrix._current()
-    emulator, array = matrix.emulator, tiles.array
-    while isinstance(emulator, NoisyEmulator):
-        emulator, array = emulator.emulator, array.array
+    emulator, array = matrix.emulator.without_noise(tiles.array)
     reader, integers, arch = matrix._reader(codes), matrix._integers(vectors), matrix.architecture
     total, exact = 0.0, True
     for at in reader.row_tiles(_tiles_at_once(matrix)):
-        meter = power_meter(emulator, map_tensors(array, itemgetter(at)), tiles.example[at])
+        some_array = map_tensors(array, itemgetter(at))
+        meter = emulator.power_meter(tiles.example[at], partial(emulator.read, some_array))
         floats = arch.passes * arch.streams * tiles.example[at][..., 0, 0].numel() * meter.floats_per_read
         size = max(1, _WORKSPACE_BYTES // (floats * tiles.example.element_size()))
         for some in integers.split(size):

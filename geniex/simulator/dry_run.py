@@ -15,7 +15,7 @@ from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator
 from geniex.mapping import Architecture, Layout
 from geniex.simulator.batches import Data
-from geniex.simulator.build import OwnEmulators, build, check_emulator, placeholder
+from geniex.simulator.build import OwnEmulators, build, check_fit, placeholder
 from geniex.simulator.convert import prepared, without_uncalled
 from geniex.simulator.layers.crossbar import crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
@@ -67,7 +67,7 @@ def dry_run(
         trainable: as ``convert`` takes it; it and ``checkpoint`` decide the memory that gradients take.
         checkpoint: as ``convert`` takes it.
     """
-    check_emulator(emulator, architecture)
+    check_fit(emulator, architecture)
     copied, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold)
     vectors, examples, calls, unsigned = dict[int, int](), 0, list[Call](), set[int]()
     if example is not None:

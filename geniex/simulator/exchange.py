@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from geniex.emulator import Emulator, IdealEmulator
 from geniex.errors import InputError
 from geniex.mapping.slicing import slice_weights
-from geniex.simulator.build import OwnEmulators, check_emulator
+from geniex.simulator.build import OwnEmulators, check_fit
 from geniex.simulator.layers.crossbar import crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
 
@@ -23,7 +23,7 @@ def emulated_by(model: nn.Module, emulator: Emulator) -> nn.Module:
     check_converted(model)
     copied, own = copy.deepcopy(model), OwnEmulators(emulator)
     for matrix in crossbar_matrices(copied).values():
-        check_emulator(emulator, matrix.architecture)
+        check_fit(emulator, matrix.architecture)
         matrix.emulator = own.own(matrix.architecture, matrix.conductances.device)
         matrix.reprogram()
     return copied

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geniex.circuit import shared_matmul
 from geniex.circuit.checks import check_conductances, has_values
 from geniex.emulator import Emulator, map_tensors
-from geniex.emulator.base import moved_once
+from geniex.emulator.base import check_emulator, move_copy_once
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, CompactedTiles, Location, TileLayout
 from geniex.mapping.fixed_point import straight_through
@@ -140,10 +140,8 @@ class CrossbarMatrix(nn.Module):
         check_weight(weight)
         if not isinstance(architecture, Architecture):
             raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
-        if not isinstance(emulator, Emulator):
-            allowed = "it must be an Emulator, such as LinearEmulator(crossbar)"
-            raise InputError("emulator", getattr(emulator, "__name__", type(emulator).__name__), allowed)
-        self.architecture, self.emulator, self.checkpoint = architecture, emulator.bind(architecture), checkpoint
+        self.architecture, self.checkpoint = architecture, checkpoint
+        self.emulator = check_emulator(emulator).bind(architecture)
         self.weight = nn.Parameter(weight.detach().clone()) if trainable is not False else None
         self.register_buffer("weight_mask", trainable if isinstance(trainable, Tensor) else None)
         self._programmed_state = self._weight_state
@@ -169,6 +167,16 @@ class CrossbarMatrix(nn.Module):
             self.tiles = self._programmed(conductances, self.codes)
         self._calibrate(inputs)
         self.register_load_state_dict_post_hook(_program_again)
+
+    emulator: Emulator
+    """The emulator that reads the tiles, bound to the architecture. It is no submodule: layers share one, and the state
+    of a matrix is what is programmed, by whatever physics it is read."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "emulator":
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def program(self, conductances: Tensor) -> None:
         """Put other conductances (row_tiles, arrays, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
@@ -385,7 +393,7 @@ class CrossbarMatrix(nn.Module):
 
     def _apart(self, codes: Tensor | None) -> Reader:
         """A reader whose noise is its own, so that the noise of the model's reads begins after calibration."""
-        return dataclasses.replace(self._reader(codes), emulator=self.emulator.restarted())
+        return dataclasses.replace(self._reader(codes), emulator=self.emulator.with_noise_seed())
 
     def _programmed(self, conductances: Tensor, codes: Tensor | None) -> Programmed:
         if self.checkpoint and conductances.requires_grad:
@@ -469,7 +477,7 @@ class CrossbarMatrix(nn.Module):
                 moved[id(tensor)] = new if kept else tensor.to(new.device)
             return moved[id(tensor)]
 
-        array, self.emulator = map_tensors(self.tiles.array, move), moved_once(self.emulator, fn)
+        array, self.emulator = map_tensors(self.tiles.array, move), move_copy_once(self.emulator, fn)
         super()._apply(move, recurse)
         self.layout = self.layout.moved(move)
         self.tiles = self._shortened(self.conductances, array, self.codes)

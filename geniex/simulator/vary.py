@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from geniex.config import check_seed
-from geniex.emulator import Emulator
 from geniex.errors import InputError
 from geniex.simulator.exchange import check_converted, on_ideal
 from geniex.simulator.layers.crossbar import crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.variation import NoisyEmulator, ReadNoise, Variations, derived_seed, vary_tiles
+from geniex.variation import NoisyEmulator, Variations, derived_seed, vary_tiles
 
 
 def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
@@ -45,10 +44,10 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     for name, matrix in matrices.items():
         _fix(matrix)
         varied = vary_tiles(matrix.conductances, matrix.architecture.window, variations, seed, name)
-        if isinstance(matrix.emulator, NoisyEmulator):
-            matrix.emulator = _noisy(matrix.emulator.emulator, matrix.emulator.noise, seed, name, "before")
+        matrix.emulator = matrix.emulator.with_noise_seed(derived_seed(seed, "reads", name, "before"))
         if variations.read_noise is not None:
-            matrix.emulator = _noisy(matrix.emulator, variations.read_noise, seed, name)
+            noise = variations.read_noise
+            matrix.emulator = NoisyEmulator(matrix.emulator, noise, derived_seed(seed, "reads", name))
         matrix.emulator = matrix.emulator.bind(matrix.architecture)
         changed = matrix.varied or not torch.equal(varied, matrix.conductances)
         target = matrix.target_conductances if matrix.varied else matrix.conductances
@@ -78,10 +77,6 @@ def before_variation(model: nn.Module) -> nn.Module:
             matrix.program(matrix.target_conductances)
             matrix.varied = False
     return ideal
-
-
-def _noisy(emulator: Emulator, noise: ReadNoise, seed: int, *names: str) -> NoisyEmulator:
-    return NoisyEmulator(emulator, noise, derived_seed(seed, "reads", *names))
 
 
 def _fix(matrix: CrossbarMatrix) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from geniex import __version__
 from geniex.circuit import Crossbar, non_ideality_factor
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.emulator.base import move_copy
 from geniex.errors import ConversionWarning, InputError
 from geniex.mapping import Architecture
 from geniex.simulator import convert, crossbar_layers
@@ -162,7 +163,7 @@ def predict_accuracy(
 
     def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
         with warnings.catch_warnings():
-            if not isinstance(emulator, CircuitEmulator):  # the circuit's conversion warns for all stages
+            if not emulator.exact:  # the circuit's conversion warns for all stages
                 warnings.simplefilter("ignore", ConversionWarning)
             return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
 
@@ -190,7 +191,7 @@ def predict_accuracy(
     store, found = LogitStore(work), dict[str, Logits]()
     for name, build in builders.items():
         seen = images[: circuit_images if name == "circuit" else len(images)]
-        own = (trained[name].surrogate.state_dict(), configuration["surrogates"][name]) if name in trained else ()
+        own = (trained[name].state_dict(), configuration["surrogates"][name]) if name in trained else ()
         key = "" if work is None else digest(*shared, images, name, *own)
         found[name] = store.run(name, key, build, seen, _BATCH, _of_stage(progress, name))
     return Prediction(
@@ -241,7 +242,7 @@ def _emulators(
         if name in out or name in STAGES:
             raise InputError("surrogates", name, "a stage of this name is there already: give each its own")
         bound = SurrogateEmulator(given, crossbar).bind(architecture)
-        out[name] = bound.moved(lambda tensor: tensor.to(device))
+        out[name] = move_copy(bound, lambda tensor: tensor.to(device))
     return out
 
 
@@ -342,7 +343,7 @@ def _configuration(
         "crossbar": crossbar.to_dict(),
         "architecture": architecture.to_dict(),
         "surrogates": {
-            name: {"class": type(e.surrogate).__name__} | e.surrogate.settings() | e.surrogate.info
+            name: {"class": type(e.surrogate).__name__} | e.surrogate.options() | e.surrogate.info
             for name, e in surrogates.items()
         },
         "circuit_tol": circuit_tol,

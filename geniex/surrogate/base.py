@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import importlib
 import inspect
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geniex.cells import Cell
 from geniex.circuit import Crossbar
-from geniex.errors import CheckpointError, InputError
-from geniex.mapping import ConductanceWindow
+from geniex.emulator.base import Emulator
+from geniex.emulator.identity import named_class, register_emulator, registered_emulators
+from geniex.emulator.power import PowerMeter, power_by_gain
+from geniex.errors import CheckpointError, ConversionError, InputError
+from geniex.mapping import Architecture, ConductanceWindow
 
 Outside = Literal["raise", "warn"]
 """Answer to a circuit outside the range that a surrogate was validated on: an error or a warning."""
@@ -31,17 +33,15 @@ class SurrogateArray:
     """Conductances (..., rows, cols), siemens, for the ideal product."""
 
 
-class Surrogate(nn.Module, ABC):
-    """A model of one crossbar's column currents, for V in [0, v_max] and G in the window.
-
-    Laws: ``program`` does all work that depends on the conductances alone. ``read`` broadcasts the leading
-    dimensions of voltages and array without expanding either, checks no values and never waits for the
-    device. V = 0 gives exactly 0. ``read`` is differentiable in V, ``program`` followed by ``read`` in G.
+class Surrogate(Emulator):
+    """An emulator that is a model of one crossbar's column currents, for V in [0, v_max] and G in the window.
 
     The inputs set the dtype and device of the work: move the surrogate to the device first (``.to``), or its weights
     travel with every read. Checkpoints name the class: decorate a class of your own with ``register_surrogate``.
     """
 
+    name = "surrogate"
+    set_by_architecture = ("window", "v_max", "binary")
     crossbar: Crossbar
     """Crossbar whose circuit the surrogate stands for."""
     window: ConductanceWindow
@@ -63,37 +63,68 @@ class Surrogate(nn.Module, ABC):
         """The array of tiles with ``conductances`` (..., rows, cols) [S]."""
 
     @abstractmethod
-    def read(self, array: Any, voltages: Tensor) -> Tensor:
-        """Column currents (..., cols) [A] of ``array`` for driver ``voltages`` (..., rows) [V]."""
-
-    @property
-    def floats_per_read(self) -> int:
-        """Numbers of workspace that ``read`` needs per tile and voltage vector, beyond the currents."""
-        return 0
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments beyond crossbar, window and v_max, JSON-ready."""
 
     @property
     def label(self) -> str:
         """The surrogate's name in reports, by default the class' name."""
         return type(self).__name__
 
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments beyond crossbar, window and v_max, JSON-ready."""
+    @property
+    def tile(self) -> tuple[int, int]:
+        """The crossbar's (rows, cols)."""
+        return (self.crossbar.rows, self.crossbar.cols)
 
-    def forward(self, voltages: Tensor, conductances: Tensor) -> Tensor:
-        """Column currents (..., cols) [A] by ``program`` and ``read``, for the arguments of ``Crossbar.solve``."""
-        return self.read(self.program(conductances), voltages)
+    @property
+    def description(self) -> str:
+        """The surrogate's name and the crossbar."""
+        return f"{self.label}: {self.crossbar.description}"
+
+    def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
+        """The power of the crossbar's linear circuit, raised by the gain of the ``currents``."""
+        return power_by_gain(self.crossbar, conductances, currents, self.floats_per_read)
+
+    def settings(self) -> dict[str, Any]:
+        """The circuit, the drive, and the options."""
+        circuit = {"crossbar": self.crossbar.to_dict(), "window": self.window.to_dict(), "v_max": self.v_max}
+        return circuit | {"binary": self.binary, "options": self.options()}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Self:
+        """The surrogate of ``settings`` with ``weights``, frozen, in evaluation mode."""
+        crossbar, window = Crossbar.from_dict(settings["crossbar"]), ConductanceWindow.from_dict(settings["window"])
+        with torch.device("meta"):  # draws no initial weights, so that the random state stays as it is
+            made = cls(crossbar, window, settings["v_max"], **settings["options"])
+        made.load_state_dict(weights, assign=True)
+        return made.eval().requires_grad_(False)
+
+    def bind(self, architecture: Architecture) -> Surrogate:
+        """The surrogate for the architecture's window, ``v_max`` and streams, with shared weights.
+
+        A trained network stands for one window and one ``v_max``, so it gives this very surrogate or an error.
+
+        Raises:
+            ConversionError: the surrogate does not stand for the architecture's tile, window or drive.
+        """
+        super().bind(architecture)
+        binary = architecture.stream_bits == 1
+        try:
+            return self.bound(self.crossbar, architecture.window, architecture.v_max, binary)
+        except CheckpointError as error:
+            raise ConversionError(str(error)) from error
 
     def bound(
         self,
         crossbar: Crossbar,
         window: ConductanceWindow | None = None,
         v_max: float | None = None,
-        binary: bool = False,
+        binary: bool | None = None,
     ) -> Surrogate:
         """The surrogate that stands for this circuit, with shared weights; this very one where it already does.
 
-        ``binary`` says that inputs are 0 or ``v_max`` only, which some surrogates read faster.
+        Values that are None stay as they are. ``binary`` says that inputs are 0 or ``v_max`` only, which some
+        surrogates read faster.
 
         Raises:
             CheckpointError: the surrogate does not stand for this circuit.
@@ -109,20 +140,6 @@ class Surrogate(nn.Module, ABC):
         """
         allowed = f"{self.label} has no such choice: it stands for the one circuit that it was trained for"
         raise InputError("outside", repr(outside), allowed)
-
-    def moved(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """A copy with ``function`` applied to each weight and buffer; this very surrogate where it has none."""
-        tensors = [*self.parameters(), *self.buffers()]
-        if not tensors:
-            return self
-        # deepcopy takes the objects in its memo as already copied.
-        memo: dict[int, Any] = {}
-        with torch.no_grad():
-            for tensor in tensors:
-                new = function(tensor.detach())
-                is_weight = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = nn.Parameter(new, requires_grad=tensor.requires_grad) if is_weight else new
-        return copy.deepcopy(self, memo)
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` unless this surrogate was trained for exactly this circuit and drive."""
@@ -140,10 +157,6 @@ class Surrogate(nn.Module, ABC):
             )
 
 
-_SHIPPED = {"GeniexMLP": "geniex.surrogate.mlp.network", "PhysicsSurrogate": "geniex.surrogate.physics.surrogate"}
-"""Modules of geniex's own surrogates, by class name, as checkpoints name them."""
-_registered: dict[str, type[Surrogate]] = {}
-"""Surrogates that users registered, by class name."""
 _S = TypeVar("_S", bound=Surrogate)
 
 
@@ -158,48 +171,25 @@ def register_surrogate(kind: type[_S]) -> type[_S]:
     if not (isinstance(kind, type) and issubclass(kind, Surrogate)) or inspect.isabstract(kind):
         got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
         raise InputError("kind", got, "it must be a class that derives from Surrogate and has all its methods")
-    name = surrogate_type(kind)
-    other = _registered.get(name, kind)
-    # A class of the same qualified name in the same module is the same one defined again, as by rerunning a notebook.
-    if _where(other) != _where(kind):
-        raise InputError("kind", _where(kind), f"{_where(other)} is registered under that name: rename one")
-    if name not in _SHIPPED:
-        _registered[name] = kind
-    return kind
-
-
-def surrogate_type(kind: type[Surrogate]) -> str:
-    """The name of the class ``kind`` in files.
-
-    Raises:
-        InputError: the class is not geniex's own but has the name of one that is.
-    """
-    name = kind.__name__
-    if name in _SHIPPED and kind.__module__ != _SHIPPED[name]:
-        allowed = f"files would take it for geniex' own {_SHIPPED[name]}.{name}: give your class another name"
-        raise InputError("surrogate", _where(kind), allowed)
-    return name
+    return register_emulator(kind)
 
 
 def surrogate_class(name: object) -> type[Surrogate]:
-    """The class that files call ``name``: geniex's own, regardless of what was imported before, or a registered one.
+    """The surrogate class that checkpoints call ``name``.
 
     Raises:
-        CheckpointError: no class has that name.
+        CheckpointError: no surrogate class has that name.
     """
-    if isinstance(name, str) and name in _SHIPPED:
-        return getattr(importlib.import_module(_SHIPPED[name]), name)
-    if isinstance(name, str) and name in _registered:
-        return _registered[name]
-    known = ", ".join(sorted({*_SHIPPED, *_registered}))
+    with suppress(ConversionError):
+        kind = named_class(name)
+        if issubclass(kind, Surrogate):
+            return kind
+    own = (kind.__name__ for kind in registered_emulators() if issubclass(kind, Surrogate))
+    known = ", ".join(sorted(["GeniexMLP", "PhysicsSurrogate", *own]))
     raise CheckpointError(
-        f"a surrogate of class {name!r}: known are {known}; import the module of one of your own, which puts"
-        " geniex.surrogate.register_surrogate before the class"
+        f"a surrogate of class {str(name).rpartition('.')[2]!r}: known are {known}; import the module of one of your"
+        " own, which puts geniex.surrogate.register_surrogate before the class"
     )
-
-
-def _where(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _short(value: object) -> object:

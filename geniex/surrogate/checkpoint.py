@@ -13,11 +13,12 @@ from torch import Tensor
 
 from geniex import __version__
 from geniex.circuit import Crossbar
+from geniex.emulator.identity import class_name
 from geniex.errors import CheckpointError, InputError
 from geniex.files import parsed_json, read_head, write_atomically, write_sealed_json
 from geniex.mapping import ConductanceWindow
 from geniex.shipped import models_dir, shipped_names
-from geniex.surrogate.base import Surrogate, surrogate_class, surrogate_type
+from geniex.surrogate.base import Surrogate, surrogate_class
 
 FORMAT = "geniex-surrogate"
 SCHEMA_VERSION = 1
@@ -42,11 +43,11 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "geniex_version": __version__,
-        "type": surrogate_type(type(surrogate)),
+        "type": class_name(type(surrogate)),
         "crossbar": surrogate.crossbar.to_dict(),
         "window": surrogate.window.to_dict(),
         "v_max": surrogate.v_max,
-        "settings": surrogate.settings(),
+        "settings": surrogate.options(),
         "half": half,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": surrogate.info,
@@ -56,13 +57,17 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
     return json_path
 
 
-def load_surrogate(name_or_path: str | Path) -> Surrogate:
+def load_surrogate(name_or_path: Surrogate | str | Path) -> Surrogate:
     """The surrogate, in eval mode, of a checkpoint's path (either file, or without suffix) or of a shipped name.
+
+    A surrogate is returned itself, so that functions may take names and surrogates alike.
 
     Raises:
         InputError: there is neither such a file nor such a shipped name; the message lists the shipped ones.
         CheckpointError: the checkpoint is damaged or foreign, or its two files do not belong together.
     """
+    if isinstance(name_or_path, Surrogate):
+        return name_or_path
     weights_path, json_path = _find(name_or_path)
     head = _read_head(json_path)
     surrogate = _built(head, json_path)

@@ -1,30 +1,26 @@
-"""A surrogate as an emulator."""
+"""A surrogate for one crossbar, by name or as an object."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar
-from geniex.circuit.checks import check_conductances
-from geniex.emulator.base import Emulator
-from geniex.errors import CheckpointError, ConversionError
-from geniex.mapping import Architecture, ConductanceWindow
-from geniex.surrogate import Surrogate, load_surrogate
-from geniex.surrogate.base import Outside, surrogate_class, surrogate_type
+from geniex.emulator import Emulator, EmulatorWrapper
+from geniex.emulator.base import is_cacheable
+from geniex.errors import CheckpointError
+from geniex.surrogate.base import Outside, Surrogate
+from geniex.surrogate.checkpoint import load_surrogate
 
 
-class SurrogateEmulator(Emulator):
-    """A surrogate that stands for ``crossbar``; voltages must be >= 0, as the simulator's streams are.
+class SurrogateEmulator(EmulatorWrapper):
+    """The surrogate that stands for ``crossbar``; voltages must be >= 0, as the simulator's streams are.
 
     A universal surrogate ("physics", "physics-fast") is bound to the crossbar here, and by ``bind`` to an
-    architecture's window, drive and streams too.
+    architecture's window, drive and streams too. ``.surrogate`` is the bound surrogate.
 
     Args:
         surrogate: a surrogate, whose weights stay as they are; or the name of a shipped surrogate or the path of a
@@ -41,98 +37,55 @@ class SurrogateEmulator(Emulator):
     def __init__(
         self, surrogate: Surrogate | str | Path, crossbar: Crossbar, *, outside: Outside | None = None
     ) -> None:
-        given, name = surrogate, ""
-        if not isinstance(given, Surrogate):
-            given, name = load_surrogate(given), f"surrogate {given}: "
+        found = load_surrogate(surrogate)
         if outside is not None:
-            given = given.with_outside(outside)
+            found = found.with_outside(outside)
         try:
-            given = given.bound(crossbar)
+            found = found.bound(crossbar)
         except CheckpointError as error:
-            raise CheckpointError(f"{name}{error}") from None
-        self.surrogate, self.crossbar = given, crossbar
-        self.name = "surrogate"
+            named = f"surrogate {surrogate}: " if isinstance(surrogate, str | Path) else ""
+            raise CheckpointError(f"{named}{error}") from None
+        super().__init__(found)
+        self.crossbar = crossbar
+
+    def around(self, emulator: Emulator) -> SurrogateEmulator:
+        """The emulator of the same crossbar by another surrogate."""
+        assert isinstance(emulator, Surrogate)
+        return SurrogateEmulator(emulator, self.crossbar)
 
     @property
-    def tile(self) -> tuple[int, int]:
-        """The crossbar's (rows, cols)."""
-        return (self.crossbar.rows, self.crossbar.cols)
-
-    @property
-    def floats_per_read(self) -> int:
-        """The surrogate's workspace."""
-        return self.surrogate.floats_per_read
+    def surrogate(self) -> Surrogate:
+        """The surrogate, bound to the crossbar."""
+        surrogate = self.emulator
+        assert isinstance(surrogate, Surrogate)
+        return surrogate
 
     @property
     def description(self) -> str:
         """The surrogate's name and the crossbar."""
-        return f"{self.surrogate.label}: {self.crossbar.description}"
+        return self.emulator.description
 
-    def bind(self, architecture: Architecture) -> SurrogateEmulator:
-        """The emulator with the surrogate bound to the architecture's window, ``v_max`` and streams.
+    @property
+    def cacheable(self) -> bool:  # type: ignore[override]
+        """Whether the surrogate is."""
+        return is_cacheable(self.emulator)
 
-        A trained network stands for one window and one ``v_max``, so it gives this very emulator or an error. Weights
-        are shared.
-
-        Raises:
-            ConversionError: the surrogate does not stand for the architecture's tile, window or drive.
-        """
-        super().bind(architecture)
-        binary = architecture.stream_bits == 1
-        try:
-            bound = self.surrogate.bound(self.crossbar, architecture.window, architecture.v_max, binary)
-        except CheckpointError as error:
-            raise ConversionError(str(error)) from error
-        return self if bound is self.surrogate else self._with(surrogate=bound)
-
-    def moved(self, function: Callable[[Tensor], Tensor]) -> SurrogateEmulator:
-        """The emulator with the surrogate's weights moved."""
-
-        def kept(tensor: Tensor) -> Tensor:
-            new = function(tensor)
-            return new if new.dtype in (torch.float32, torch.float64) else tensor.to(new.device)
-
-        moved = self.surrogate.moved(kept)
-        return self if moved is self.surrogate else self._with(surrogate=moved)
+    def response(self, array: Any) -> Tensor | None:
+        """The surrogate's response."""
+        return self.emulator.response(array)
 
     def program(self, conductances: Tensor) -> Any:
         """The surrogate's array for conductances (..., rows, cols) [S]."""
-        check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
-        return self.surrogate.program(conductances)
+        return self.emulator.program(conductances)
 
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]."""
-        return self.surrogate.read(array, voltages)
-
-    def settings(self) -> dict[str, Any]:
-        """The crossbar, and the surrogate's type, binding and settings with a digest of its weights."""
-        surrogate = self.surrogate
-        told = {
-            "type": surrogate_type(type(surrogate)),
-            "window": surrogate.window.to_dict(),
-            "v_max": surrogate.v_max,
-            "binary": surrogate.binary,
-            "settings": surrogate.settings(),
-            "weights_sha256": hashlib.sha256(safetensors.torch.save(self.weights())).hexdigest(),
-        }
-        return {"crossbar": self.crossbar.to_dict(), "surrogate": told}
-
-    def weights(self) -> dict[str, Tensor]:
-        """The surrogate's state."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.surrogate.state_dict().items()}
+        return self.emulator.read(array, voltages)
 
     @classmethod
     def from_settings(
         cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None
     ) -> SurrogateEmulator:
-        """The emulator of the surrogate in ``settings`` with ``weights``, frozen.
-
-        Raises:
-            CheckpointError: the surrogate's class is neither geniex's own nor registered.
-        """
-        told, crossbar = settings["surrogate"], Crossbar.from_dict(settings["crossbar"])
-        kind, window = surrogate_class(told["type"]), ConductanceWindow.from_dict(told["window"])
-        with torch.device("meta"):  # draws no initial weights
-            surrogate = kind(crossbar, window, told["v_max"], **told["settings"])
-        surrogate.load_state_dict(weights, assign=True)
-        return cls(surrogate.eval().requires_grad_(False), crossbar)
+        """The emulator of the surrogate ``inner``."""
+        assert isinstance(inner, Surrogate)
+        return cls(inner, inner.crossbar)

@@ -1,10 +1,11 @@
 """Variations of programmed conductances: spread, programming error, faults, drift, read noise."""
 
 from geniex.variation.aging import Drift, LogLine, Retention
-from geniex.variation.base import Variation, Variations, derived_seed, vary_tiles
+from geniex.variation.base import Variation, Variations, vary_tiles
 from geniex.variation.faults import StuckCells, StuckLines
 from geniex.variation.noise import NoisyEmulator, ReadNoise
 from geniex.variation.preset import VariationPreset, pcm, variation_presets
+from geniex.variation.seeds import derived_seed
 from geniex.variation.spread import ConductanceSpread, LevelSpread, RangeSpread
 from geniex.variation.write_error import FiniteStates, ProgrammingError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from geniex.config import Config, check_number, check_seed
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.variation.noise import ReadNoise
+from geniex.variation.seeds import seeded
 
 
 class Variation(Config, ABC):
@@ -84,17 +84,6 @@ class Variations(Variation):
         for k, step in enumerate(self.steps):
             conductances = step.vary(conductances, window, seeded(seed, k)).clamp(min=0)
         return conductances
-
-
-def seeded(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator that depends on ``seed`` and ``names`` alone, not on the order in which generators are made."""
-    return torch.Generator().manual_seed(derived_seed(seed, *names))
-
-
-def derived_seed(seed: int, *names: str | int) -> int:
-    """A seed of 63 bits derived from another seed and from names."""
-    told = "\x00".join(map(str, (seed, *names)))
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "little") >> 1
 
 
 def vary_tiles(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from geniex.config import Config, check_number, check_seed, warn_unit
 from geniex.emulator import Emulator, EmulatorWrapper
 from geniex.errors import InputError
 from geniex.mapping import Architecture
+from geniex.variation.seeds import derived_seed
 
 _USUAL_CURRENT = 1e-3
 """Current in ampere above which a warning asks for the unit: the noise of sensing is far below in any array."""
@@ -100,22 +101,37 @@ class NoisyEmulator(EmulatorWrapper):
         """The wrapped emulator's workspace, the variances and the draws."""
         return self.emulator.floats_per_read + (2 * self.tile[1] if self.tile is not None else 0)
 
-    def bind(self, architecture: Architecture) -> Self:
+    def bind(self, architecture: Architecture) -> NoisyEmulator:
         """The bound emulator with noise that starts from ``seed``; raises the errors of the wrapped one's ``bind``."""
         if self._architecture == architecture:
             return self
-        return self._with(emulator=self.emulator.bind(architecture), _generators={}, _architecture=architecture)
+        bound = self.around(self.emulator.bind(architecture))
+        bound._architecture = architecture
+        return bound
 
-    def restarted(self) -> Self:
-        """The restarted emulator with generators of its own, which start from ``seed``."""
-        return self._with(emulator=self.emulator.restarted(), _generators={})
+    def around(self, emulator: Emulator) -> NoisyEmulator:
+        """The other ``emulator`` with the same noise, which starts from ``seed``."""
+        return NoisyEmulator(emulator, self.noise, self.seed)
+
+    def with_noise_seed(self, seed: int | None = None) -> NoisyEmulator:
+        """The emulator with generators of its own, which start from ``seed``; None is the seed that it has."""
+        inner = self.emulator.with_noise_seed(None if seed is None else derived_seed(seed, "inner"))
+        fresh = NoisyEmulator(inner, self.noise, self.seed if seed is None else seed)
+        fresh._architecture = self._architecture
+        return fresh
+
+    def without_noise(self, array: NoisyArray) -> tuple[Emulator, Any]:
+        """The wrapped emulator and its array."""
+        return self.emulator.without_noise(array.array)
 
     def settings(self) -> dict[str, Any]:
         """The noise and its seed, without the generators' states."""
         return {"noise": self.noise.to_dict(), "seed": self.seed}
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Self:
+    def from_settings(
+        cls, settings: Mapping[str, Any], weights: dict[str, Tensor], inner: Emulator | None
+    ) -> NoisyEmulator:
         """The emulator ``inner`` with the noise in ``settings``, which starts from its seed."""
         assert inner is not None
         return cls(inner, ReadNoise.from_dict(settings["noise"]), settings["seed"])

@@ -22,7 +22,7 @@ from geniex.emulator import (
     StoredEmulator,
     SurrogateEmulator,
 )
-from geniex.emulator.base import moved_once
+from geniex.emulator.base import move_copy, move_copy_once
 from geniex.emulator.identity import identity
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
@@ -158,14 +158,14 @@ class TestBinding:
             lambda e: convert(nn.Sequential(linear, nn.ReLU()), ARCH, e, calibration=inputs()),
         ):
             expected = [reads(m) for m in [build(make())] for _ in range(2)]
-            tensors = {name: tensor.clone() for name, tensor in emulator.weights().items()}
+            tensors = {name: tensor.clone() for name, tensor in emulator.state_dict().items()}
             moved, other = build(emulator), build(emulator)
             first = reads(other)
             moved.to(torch.float64)
             assert reads(moved, torch.float64).dtype == torch.float64
             assert torch.equal(first, expected[0])
             assert torch.equal(reads(other), expected[1])
-            for name, tensor in emulator.worker.weights().items():
+            for name, tensor in emulator.worker.state_dict().items():
                 assert tensor.dtype == torch.float32
                 assert name not in tensors or torch.equal(tensor, tensors[name])
 
@@ -231,18 +231,18 @@ def test_a_moved_surrogate_keeps_what_its_weights_are() -> None:
     surrogate = emulator.surrogate  # type: ignore[attr-defined]
     surrogate.hidden.bias.requires_grad_(False)
     surrogate.tied = surrogate.output.weight
-    double = emulator.moved(Tensor.double).surrogate  # type: ignore[attr-defined]
+    double = move_copy(emulator, Tensor.double).surrogate  # type: ignore[attr-defined]
     assert double.tied is double.output.weight is not surrogate.output.weight
     assert double.tied.dtype == torch.float64
     assert double.tied.is_leaf
     assert [p.requires_grad for p in double.parameters()] == [p.requires_grad for p in surrogate.parameters()]
-    half = emulator.moved(Tensor.half).surrogate  # type: ignore[attr-defined]
+    half = move_copy(emulator, Tensor.half).surrogate  # type: ignore[attr-defined]
     assert {p.dtype for p in half.parameters()} == {torch.float32}
 
     def function(tensor: Tensor) -> Tensor:
         return tensor.to("meta")
 
-    assert moved_once(emulator, function) is moved_once(emulator, function)
+    assert move_copy_once(emulator, function) is move_copy_once(emulator, function)
 
 
 # Noise

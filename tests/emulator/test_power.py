@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from geniex.cells import LinearCell, SinhCell
 from geniex.circuit import Crossbar
-from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, StoredEmulator, SurrogateEmulator
-from geniex.emulator.power import driver_admittances, power_meter
+from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, StoredEmulator
+from geniex.emulator.power import PowerMeter, driver_admittances
+from geniex.mapping import ConductanceWindow
 from geniex.preset import presets
+from geniex.surrogate import Surrogate
 
 UNEQUAL = {"r_source": 400.0, "r_sink": 150.0, "r_wire_row": 7.0, "r_wire_col": 3.0}
 
@@ -25,6 +28,10 @@ def tiles(rows: int, cols: int) -> tuple[Tensor, Tensor]:
     return levels / 60, 1.7e-6 + 8.3e-6 * torch.rand(2, rows, cols, dtype=torch.float64)
 
 
+def power_meter(emulator: Emulator, cells: Tensor) -> PowerMeter:
+    return emulator.power_meter(cells, partial(emulator.read, emulator.program(cells)))
+
+
 def heat(crossbar: Crossbar, voltages: Tensor, cells: Tensor) -> Tensor:
     """Of cells, wires and terminals (vectors, tiles) [W]: not by way of the drivers' currents."""
     point = crossbar.operating_point(voltages, cells, tol=1e-11)
@@ -35,15 +42,15 @@ def test_a_linear_emulators_power_is_the_exact_circuits() -> None:
     for rows, cols in (6, 9), (11, 4):
         voltages, cells = tiles(rows, cols)
         crossbar = Crossbar(rows, cols, cell=LinearCell(), **UNEQUAL)
-        meter = power_meter(LinearEmulator(crossbar), None, cells)
+        meter = power_meter(LinearEmulator(crossbar), cells)
         assert meter.exact
         torch.testing.assert_close(meter.read(voltages), heat(crossbar, voltages, cells), rtol=1e-9, atol=1e-18)
         assert not meter.read(voltages)[0].any()
         # Cells that are not linear are taken at their small-signal conductance, as columns are.
-        sinh = power_meter(LinearEmulator(crossbar.replace(cell=SinhCell(v0=0.2))), None, cells)
+        sinh = power_meter(LinearEmulator(crossbar.replace(cell=SinhCell(v0=0.2))), cells)
         torch.testing.assert_close(sinh.read(voltages), meter.read(voltages), rtol=1e-12, atol=0)
         stored = StoredEmulator(LinearEmulator(crossbar), dtype=torch.float16)
-        assert torch.equal(power_meter(stored, None, cells).read(voltages), meter.read(voltages))
+        assert torch.equal(power_meter(stored, cells).read(voltages), meter.read(voltages))
 
 
 def test_admittances_are_those_of_a_passive_network() -> None:
@@ -61,7 +68,7 @@ def test_admittances_are_those_of_a_passive_network() -> None:
 def test_a_circuit_emulators_power_is_the_exact_circuits() -> None:
     voltages, cells = tiles(6, 9)
     crossbar = Crossbar(6, 9, cell=SinhCell(v0=0.15), **UNEQUAL)
-    meter = power_meter(CircuitEmulator(crossbar, tol=1e-11), None, cells)
+    meter = power_meter(CircuitEmulator(crossbar, tol=1e-11), cells)
     assert meter.exact
     torch.testing.assert_close(meter.read(voltages), heat(crossbar, voltages, cells), rtol=1e-8, atol=1e-18)
 
@@ -69,20 +76,20 @@ def test_a_circuit_emulators_power_is_the_exact_circuits() -> None:
 def test_an_ideal_arrays_power_is_that_of_a_circuit_without_wires() -> None:
     voltages, cells = tiles(6, 9)
     wireless = Crossbar(6, 9, r_source=0.0, r_sink=0.0, r_wire=0.0, cell=LinearCell())
-    meter = power_meter(IdealEmulator(), None, cells)
+    meter = power_meter(IdealEmulator(), cells)
     assert meter.exact
     torch.testing.assert_close(meter.read(voltages), heat(wireless, voltages, cells), rtol=1e-9, atol=1e-18)
 
 
-class Exact(SurrogateEmulator):
+class Exact(Surrogate):
     """A surrogate without errors."""
 
-    def __init__(self, crossbar: Crossbar) -> None:
-        self.crossbar, self.circuit = crossbar, CircuitEmulator(crossbar)
+    def __init__(self, crossbar: Crossbar, window: ConductanceWindow, v_max: float) -> None:
+        super().__init__(crossbar, window, v_max)
+        self.circuit = CircuitEmulator(crossbar)
 
-    @property
-    def floats_per_read(self) -> int:
-        return 0
+    def options(self) -> dict[str, Any]:
+        return {}
 
     def program(self, conductances: Tensor) -> Any:
         return self.circuit.program(conductances)
@@ -95,6 +102,7 @@ class Unknown(Emulator):
     """A user's own."""
 
     def __init__(self, crossbar: Crossbar) -> None:
+        super().__init__()
         self.circuit = CircuitEmulator(crossbar)
 
     def program(self, conductances: Tensor) -> Any:
@@ -112,15 +120,15 @@ def test_power_from_column_currents_is_near_the_circuits(name: str) -> None:
     torch.manual_seed(0)
     levels = torch.randint(0, 16, (2, rows, crossbar.cols)) * (torch.rand(2, rows, crossbar.cols) < 0.5)
     cells = preset.window.to_conductance(levels, 16, torch.float64)
-    emulator = Exact(crossbar)
-    meter = power_meter(emulator, emulator.program(cells), cells)
+    emulator = Exact(crossbar, preset.window, preset.v_max)
+    meter = power_meter(emulator, cells)
     assert not meter.exact
     binary = preset.v_max * (torch.rand(3, 1, rows) < 0.4).double()
     graded = preset.v_max / 15 * torch.randint(0, 16, (3, 1, rows)).double() * (torch.rand(3, 1, rows) < 0.7)
     for voltages, bound in (binary, 3e-4), (graded, 4e-3):
         true = heat(crossbar, voltages, cells)
         assert ((meter.read(voltages) / true - 1).abs() < bound).all()
-        ideal = power_meter(IdealEmulator(), None, cells).read(voltages)
+        ideal = power_meter(IdealEmulator(), cells).read(voltages)
         assert ((ideal / true - 1).abs() > 4 * bound).any()
     assert torch.equal(meter.read(torch.zeros(1, 1, rows, dtype=torch.float64)), torch.zeros(1, 2, dtype=torch.float64))
 
@@ -131,7 +139,7 @@ def test_an_unknown_emulators_power_follows_its_currents() -> None:
     torch.manual_seed(0)
     cells = preset.window.to_conductance(torch.randint(0, 16, (2, 16, 16)), 16, torch.float64)
     emulator = Unknown(preset.crossbar)
-    meter = power_meter(emulator, emulator.program(cells), cells)
+    meter = power_meter(emulator, cells)
     assert not meter.exact
     graded = preset.v_max / 15 * torch.randint(0, 16, (3, 1, 16)).double()
     true = heat(preset.crossbar, graded, cells)

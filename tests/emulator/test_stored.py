@@ -125,7 +125,7 @@ def test_networks_run_on_stored_arrays_and_are_saved_so(tmp_path: Path) -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match=r"dtype: got torch.int8; it must be one of torch.float16, torch.bfloat16"):
         StoredEmulator(IdealEmulator(), dtype=torch.int8)
-    with pytest.raises(InputError, match=r"emulator: got NoisyEmulator; what decides its arrays"):
+    with pytest.raises(InputError, match=r"emulator: got NoisyEmulator; a cache needs an emulator whose class"):
         StoredEmulator(NoisyEmulator(IdealEmulator(), ReadNoise(relative=0.1)), cache="nowhere")
     with pytest.raises(InputError, match="emulator: got str"):
         StoredEmulator("physics")

@@ -131,7 +131,7 @@ class Own(IdealEmulator):
 
 def test_another_emulator_is_refused(model: nn.Module, x: Tensor, tmp_path: Path) -> None:
     path = save_converted(convert(model, ARCH, mlp(), calibration=x), tmp_path / "m")
-    with pytest.raises(ConversionError, match="converted with SurrogateEmulator of another circuit or weights"):
+    with pytest.raises(ConversionError, match="converted with GeniexMLP of another circuit or weights"):
         load_converted(path, shell(), emulator=LinearEmulator(CROSSBAR))
     trained = mlp()
     trained.surrogate.output.bias.data += 1

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from geniex.circuit import Crossbar
 from geniex.emulator import Emulator, IdealEmulator, LinearEmulator, StoredEmulator, SurrogateEmulator
-from geniex.errors import CheckpointError, ConversionError, InputError
+from geniex.emulator.identity import _registered
+from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.simulator import (
     CrossbarConv,
@@ -27,7 +28,6 @@ from geniex.simulator import (
     vary,
 )
 from geniex.surrogate import GeniexMLP, register_surrogate
-from geniex.surrogate.base import _registered
 from geniex.variation import ConductanceSpread, NoisyEmulator, ReadNoise, StuckCells, Variations
 
 CROSSBAR = Crossbar(8, 6)
@@ -301,7 +301,7 @@ def test_a_given_emulator_stays_the_callers(network: nn.Module, x: Tensor, tmp_p
     loaded = load_converted(path, network, emulator=bound)
     assert same(reads(loaded, x), expected)
     loaded.double()
-    assert {p.dtype for p in noisy.worker.surrogate.parameters()} == {torch.float32}  # type: ignore[attr-defined]
+    assert {p.dtype for p in noisy.worker.parameters()} == {torch.float32}  # type: ignore[attr-defined]
 
 
 class OwnSurrogate(GeniexMLP):
@@ -315,7 +315,7 @@ def test_a_surrogate_of_ones_own_is_registered(
     surrogate = OwnSurrogate(CROSSBAR, ARCH.window, ARCH.v_max, hidden=8, r_min=0.9, r_max=1.3)
     saved = convert(network, ARCH, SurrogateEmulator(surrogate, CROSSBAR), calibration=x)
     path = save_converted(saved, tmp_path / "m")
-    with pytest.raises(CheckpointError, match=r"class 'OwnSurrogate': known are .*register_surrogate"):
+    with pytest.raises(ConversionError, match=r"it was a .*OwnSurrogate, .*register_emulator"):
         load_converted(path, network)
     monkeypatch.setitem(_registered, "OwnSurrogate", OwnSurrogate)
     assert register_surrogate(OwnSurrogate) is OwnSurrogate

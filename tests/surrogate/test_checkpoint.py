@@ -17,7 +17,6 @@ from geniex.surrogate import (
     GeniexMLP,
     PhysicsSurrogate,
     Surrogate,
-    base,
     checkpoint,
     load_surrogate,
     register_surrogate,
@@ -146,8 +145,8 @@ class Own(GeniexMLP):
 
 
 def test_a_class_of_ones_own_loads_once_it_is_registered(untrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "_registered", {})
-    own = Own(untrained.crossbar, untrained.window, untrained.v_max, **untrained.settings())
+    monkeypatch.setattr("geniex.emulator.identity._registered", {})
+    own = Own(untrained.crossbar, untrained.window, untrained.v_max, **untrained.options())
     path = save_surrogate(own, tmp_path / "own")
     with pytest.raises(CheckpointError, match=r"class 'Own': known are GeniexMLP, PhysicsSurrogate; import the module"):
         load_surrogate(path)

@@ -13,7 +13,7 @@ from geniex.mitigation.remap.position_effects import at_places, has_places, plac
 from geniex.simulator import CrossbarLayer, CrossbarMatrix, crossbar_layers, on_ideal, programmed_weight
 from geniex.simulator.batches import LabelledData
 from geniex.simulator.exchange import check_converted
-from geniex.variation.base import seeded
+from geniex.variation.seeds import seeded
 
 Scores = dict[str, Tensor]
 """Scores by layer, float64 (groups * outputs,); a higher score means that an output matters more."""

@@ -270,6 +270,10 @@ class SizedEmulator(EmulatorWrapper):
         super().__init__(emulator)
         self.meter = meter
 
+    def around(self, emulator: Emulator) -> SizedEmulator:
+        """The other ``emulator`` with fake arrays, and the same meter."""
+        return SizedEmulator(emulator, self.meter)
+
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]."""
         return self.emulator.read(array, voltages)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from geniex import __version__
-from geniex.emulator import IdealEmulator, SurrogateEmulator
+from geniex.emulator import IdealEmulator
+from geniex.emulator.identity import identity
 from geniex.errors import GeniexError, InputError
 from geniex.mitigation.batch_norm import has_batch_norms
 from geniex.simulator import ConversionReport, dry_run
@@ -110,8 +111,7 @@ class _Checks:
     def runs(self, settings: CellSettings) -> tuple[PlannedRun, ...]:
         """The runs of the grid point with these ``settings``, after checks."""
         emulator = emulator_of(settings).bind(settings.architecture)
-        surrogate = emulator.surrogate if isinstance(emulator, SurrogateEmulator) else None
-        told = [] if surrogate is None else [type(surrogate).__name__, self._surrogate(settings.emulator, surrogate)]
+        told = [identity(emulator)[0]]
         runs = []
         for name in settings.networks:
             self._check(settings, name)
@@ -121,7 +121,7 @@ class _Checks:
                 runs.append(PlannedRun(name, draw, job, ideal, self._job(settings, name, 0, [], floating=True)))
         return tuple(runs)
 
-    def _job(self, settings: CellSettings, name: str, draw: int, told: list[str], *, floating: bool = False) -> Job:
+    def _job(self, settings: CellSettings, name: str, draw: int, told: list[Any], *, floating: bool = False) -> Job:
         shared = [__version__, torch.device(self.device).type, self._network(settings, name)[1], self._images(settings)]
         own: list[Any] = ["float"] if floating else [_that_matter(settings), draw, told, repr(full_scales(name))]
         return Job(settings, name, draw, floating, digest(shared, own), self.device, self.data_root)
@@ -134,11 +134,6 @@ class _Checks:
             self._networks[known] = network
             self._digests[known] = digest(dict(network.state_dict()), repr(network))
         return self._networks[known], self._digests[known]
-
-    def _surrogate(self, name: str, surrogate: nn.Module) -> str:
-        if name not in self._digests:
-            self._digests[name] = digest(dict(surrogate.state_dict()))
-        return self._digests[name]
 
     def _images(self, settings: CellSettings) -> str:
         s = settings

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geniex.circuit import Crossbar, shared_matmul
+from geniex.circuit.checks import check_conductances
 from geniex.config import check_positive_int
 from geniex.mapping import ConductanceWindow
 from geniex.surrogate.base import Surrogate, SurrogateArray
@@ -40,6 +41,8 @@ class GeniexMLP(Surrogate):
         r_max: highest ratio of the training data.
     """
 
+    cacheable = True
+
     def __init__(
         self,
         crossbar: Crossbar,
@@ -60,7 +63,7 @@ class GeniexMLP(Surrogate):
         """The hidden layer before and after its ReLU."""
         return 2 * self.hidden.out_features
 
-    def settings(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """Hidden units and the ratio's range."""
         return {
             "hidden": self.hidden.out_features,
@@ -70,6 +73,7 @@ class GeniexMLP(Surrogate):
 
     def program(self, conductances: Tensor) -> MLPArray:
         """The tiles' half of the hidden layer, for ``conductances`` (..., rows, cols) [S]."""
+        check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
         return MLPArray(conductances, self.tile_half(self.scalers.conductance(conductances)))
 
     def read(self, array: MLPArray, voltages: Tensor) -> Tensor:

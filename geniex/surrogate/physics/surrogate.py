@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from geniex.cells import Cell, LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar
-from geniex.circuit.checks import has_values
+from geniex.circuit.checks import check_conductances, has_values
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.surrogate.base import Outside, Surrogate, SurrogateArray, circuit_values
@@ -83,6 +82,8 @@ class PhysicsSurrogate(Surrogate):
         validity: slopes and constant of the error bound, the constant last; None where there is no bound yet.
     """
 
+    cacheable = True
+
     def __init__(
         self,
         crossbar: Crossbar,
@@ -109,7 +110,7 @@ class PhysicsSurrogate(Surrogate):
         mine = {"powers": self.powers, "moments": self.moments}
         return next((name for name, member in MEMBERS.items() if member == mine), super().label)
 
-    def settings(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """The powers, the moments, the error bound (None where there is none), and ``outside`` where it is "warn"."""
         line = None if self.validity is None else [*self.validity.slopes, self.validity.constant]
         told = {"powers": list(self.powers), "moments": self.moments, "validity": line}
@@ -128,7 +129,7 @@ class PhysicsSurrogate(Surrogate):
         crossbar: Crossbar,
         window: ConductanceWindow | None = None,
         v_max: float | None = None,
-        binary: bool = False,
+        binary: bool | None = None,
     ) -> PhysicsSurrogate:
         """A surrogate for another circuit; this very one where it was bound to an equal circuit.
 
@@ -136,6 +137,7 @@ class PhysicsSurrogate(Surrogate):
             CheckpointError: the circuit lies outside the validated range.
         """
         window, v_max = window or self.window, self.v_max if v_max is None else v_max
+        binary = self.binary if binary is None else binary
         mine = (self.crossbar, self.window, self.v_max, self.binary)
         if self._checked and mine == (crossbar, window, v_max, binary):
             return self
@@ -151,11 +153,15 @@ class PhysicsSurrogate(Surrogate):
         """A copy of this surrogate with an error bound, and with ``info`` on the bound's origin."""
         return self._with(validity=validity, info=info)
 
-    def _with(self, **changes: Any) -> Self:
-        changed = copy.copy(self)
-        for name, value in changes.items():
-            setattr(changed, name, value)
-        return changed
+    def _with(self, **changes: Any) -> PhysicsSurrogate:
+        """A surrogate with other arguments or attributes."""
+        arguments = {"crossbar": self.crossbar, "window": self.window, "v_max": self.v_max, "powers": self.powers}
+        arguments |= {"moments": self.moments, "binary": self.binary, "outside": self.outside}
+        given = {name: changes.get(name, value) for name, value in arguments.items()}
+        changed = type(self)(**given)
+        changed.validity, changed.info = changes.get("validity", self.validity), changes.get("info", self.info)
+        changed._checked = changes.get("_checked", self._checked)
+        return changed.train(self.training)
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` (or warn) where the circuit is outside the validated range."""
@@ -184,6 +190,7 @@ class PhysicsSurrogate(Surrogate):
         tiles are then read with voltages up to their circuit's ``v_max``. Without it all tiles are part of
         ``crossbar``.
         """
+        check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
         lead = conductances.shape[:-2]
         tiles = conductances.reshape(-1, *conductances.shape[-2:])
         circuit = circuit or Circuit.of(self.crossbar, self.v_max)
