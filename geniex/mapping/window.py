@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,15 +46,19 @@ class ConductanceWindow(Config):
         if max(_USUAL_ON_OFF, self.r_on) <= self.on_off < math.inf:
             warn_unit("on_off", self.on_off, "(R_off / R_on)", _RATIO_EXPECTED)
 
-    @property
+    @cached_property
     def g_on(self) -> float:
         """Conductance of the highest level, siemens."""
         return 1 / self.r_on
 
-    @property
+    @cached_property
     def g_off(self) -> float:
         """Conductance of level 0, siemens; 0 where ``on_off`` is infinite."""
         return 1 / (self.r_on * self.on_off)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone, for pickles and copies."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def step(self, levels: int) -> float:
         """Difference in conductance between neighbouring levels, siemens."""
