@@ -80,7 +80,7 @@ def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: B
     arch, weights = layout.architecture, tiles.weights
     if tiles.lossless:
         signed = weights[:, :, 0] - weights[:, :, 1] if weights.shape[2] == 2 else weights[:, :, 0]
-        return layout.weighted(layout.split_inputs(integers), signed) * 2.0**-points.exact
+        return layout.multiply(layout.split_inputs(integers), signed) * 2.0**-points.exact
     parts = torch.stack([integers, -integers]).clamp(min=0) if arch.passes == 2 else integers[None]
     split = layout.split_inputs(parts)  # (passes, inputs, row_tiles, rows)
     totals = torch.einsum("pirk,rkz->pirz", split, weights.flatten(2)).unflatten(-1, weights.shape[2:])

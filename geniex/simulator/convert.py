@@ -16,15 +16,15 @@ from geniex.simulator.build import OwnEmulators, build, check_emulator
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.memory.pass_memory import first_call, pass_memory, without_values
-from geniex.simulator.observe_inputs import Calibration, calibrated
+from geniex.simulator.observe_inputs import Calibration, observe_inputs
 from geniex.simulator.originals import copy_of
 from geniex.simulator.plan import (
     DigitalLayer,
     PlannedLayer,
     check_trainable,
     make_weights_plain,
-    planned,
-    projected,
+    plan_layers,
+    split_attention,
 )
 from geniex.simulator.report import ConversionReport, LayerReport, built_report, digital_report, folded_report
 from geniex.simulator.rules import PerLayer, Rules
@@ -96,11 +96,11 @@ def convert(
             derived from other tensors.
     """
     check_emulator(emulator, architecture)
-    converted, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
+    converted, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
     with first_call(converted) as calls:
-        plan, seen = calibrated(converted, plan, calibration)
+        plan, seen = observe_inputs(converted, plan, calibration)
     if calibration is not None:
-        plan = without_uncalled(plan, set(seen))
+        plan = drop_uncalled(plan, set(seen))
     if not allow_empty:
         check_not_empty(plan)
     emulators, options = OwnEmulators(emulator), {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}
@@ -127,7 +127,7 @@ def convert(
     return converted
 
 
-def prepared(
+def prepare(
     model: nn.Module, rules: Rules, fold: bool, *, trainable: bool = False
 ) -> tuple[nn.Module, list[PlannedLayer | DigitalLayer], list[LayerReport]]:
     """A copy of ``model`` in the form that is converted, what happens to each of its layers, and what is folded."""
@@ -137,8 +137,8 @@ def prepared(
     if fold or not trainable:
         make_weights_plain(plain)
     folded = [folded_report(norm, conv) for norm, conv in (fold_in_place(plain) if fold else {}).items()]
-    plain = projected(plain, rules)
-    return plain, planned(plain, rules), folded
+    plain = split_attention(plain, rules)
+    return plain, plan_layers(plain, rules), folded
 
 
 def keep_frozen(module: Any, built: CrossbarLayer) -> None:
@@ -161,7 +161,7 @@ def check_not_empty(plan: list[PlannedLayer | DigitalLayer]) -> None:
     raise ConversionError(f"model: nothing of it goes onto crossbars: {why}. allow_empty=True lets it pass")
 
 
-def without_uncalled(plan: list[PlannedLayer | DigitalLayer], called: set[int]) -> list[PlannedLayer | DigitalLayer]:
+def drop_uncalled(plan: list[PlannedLayer | DigitalLayer], called: set[int]) -> list[PlannedLayer | DigitalLayer]:
     """The plan with layers digital that the model did not call: it does without them, or reads their weights."""
     return [
         DigitalLayer(layer.name, layer.module, "never called on the inputs given")

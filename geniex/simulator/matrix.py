@@ -17,7 +17,7 @@ from geniex.circuit.checks import check_conductances, has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.emulator.base import moved_once
 from geniex.errors import InputError
-from geniex.mapping import Architecture, Arrangement, CompactedTiles, Location, TileLayout
+from geniex.mapping import Architecture, Arrangement, Location, TileLayout
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
 from geniex.simulator.collapse import Programmed, shortened
@@ -93,7 +93,7 @@ class CrossbarMatrix(nn.Module):
         checkpoint: whether the backward pass computes intermediate values once more, one chunk of inputs at a time,
             instead of keeping them from the forward pass. True does so for programming and reading, False for neither,
             None for reading alone, and only where equal reads give equal currents.
-        layout: how the weight lies on tiles; None is as a matrix. ``UnrolledTiles`` lays kernels out, (channels, inputs
+        layout: how the weight lies on tiles; None is as a matrix. ``ToeplitzTiles`` lays kernels out, (channels, inputs
             of a group), and then there are more outputs and inputs than the weight has.
         weight_full_scale: the magnitude that the largest integer stands for, or one for each output with the
             architecture's ``weight_scale`` "channel"; None takes the weight's own. What is beyond clips.
@@ -149,7 +149,7 @@ class CrossbarMatrix(nn.Module):
         self._programmed_state = self._weight_state
         self._programmed_weight: Tensor | None = None
         layout = layout or TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
-        self.layout = layout.moved(lambda index: index if weight.is_meta else index.to(weight.device))
+        self.layout = layout.map_indices(lambda index: index if weight.is_meta else index.to(weight.device))
         with torch.no_grad():
             self.weight_frac_bits, weight_gain = weight_scale(architecture, weight, weight_full_scale)
             self.input_frac_bits, input_gain = input_scale(architecture, inputs)
@@ -216,11 +216,11 @@ class CrossbarMatrix(nn.Module):
         if self.weight is None:
 
             def moved(cells: Tensor) -> Tensor:
-                return new.onto_lines(old.relocated(old.off_lines(cells), new))
+                return new.onto_lines(old.relocate(old.off_lines(cells), new))
 
             self.conductances = moved(self.conductances)
             self.target_conductances = None if self.target_conductances is None else moved(self.target_conductances)
-            self.codes = None if self.codes is None else old.relocated(self.codes, new)
+            self.codes = None if self.codes is None else old.relocate(self.codes, new)
         self.layout = new
         self.reprogram()
         if own_ranges and vectors is not None:
@@ -284,7 +284,7 @@ class CrossbarMatrix(nn.Module):
                 with torch.no_grad():
                     value = self._product(flat)
                 finite = torch.where(flat.isfinite(), flat, 0.0)  # the derivatives do not depend on the value
-                exact = self.layout.digital(finite.to(value), self._masked(self.weight).to(value))
+                exact = self.layout.multiply_exactly(finite.to(value), self._masked(self.weight).to(value))
                 product = straight_through(value, exact)
             else:
                 product = self._product(flat)
@@ -429,7 +429,7 @@ class CrossbarMatrix(nn.Module):
         return self.layout.levels(weight, digits, bias)
 
     def _moved(self, arrangement: Arrangement) -> Arrangement:
-        return arrangement.moved(lambda order: order.to(self.conductances.device))
+        return arrangement.map_orders(lambda order: order.to(self.conductances.device))
 
     def get_extra_state(self) -> Tensor:
         """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing.
@@ -448,8 +448,8 @@ class CrossbarMatrix(nn.Module):
             raise InputError("state_dict", "the state of a matrix of another architecture", allowed)
         self.non_negative, self.varied = bool(non_negative), bool(varied)
         self.points = BinaryPoints(self.weight_frac_bits + self.input_frac_bits, held)
-        layout = CompactedTiles.from_numbers(self.layout, places)
-        self.layout = layout.moved(lambda index: index.to(self.conductances.device))
+        layout = self.layout.from_numbers(places)
+        self.layout = layout.map_indices(lambda index: index.to(self.conductances.device))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Loads a saved matrix, whose ADC ranges may have another shape or none at all."""
@@ -471,7 +471,7 @@ class CrossbarMatrix(nn.Module):
 
         array, self.emulator = map_tensors(self.tiles.array, move), moved_once(self.emulator, fn)
         super()._apply(move, recurse)
-        self.layout = self.layout.moved(move)
+        self.layout = self.layout.map_indices(move)
         self.tiles = self._shortened(self.conductances, array, self.codes)
         return self
 
