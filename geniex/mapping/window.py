@@ -62,7 +62,9 @@ class ConductanceWindow(Config):
 
     def step(self, levels: int) -> float:
         """Difference in conductance between neighbouring levels, siemens."""
-        return (self.g_on - self.g_off) / (_checked_levels(levels) - 1)
+        if not isinstance(levels, int) or levels < 2:
+            raise InputError("levels", levels, "a cell needs at least 2 levels")
+        return (self.g_on - self.g_off) / (levels - 1)
 
     def to_conductance(self, code: Tensor, levels: int, dtype: torch.dtype | None = None) -> Tensor:
         """G = G_off + code (G_on - G_off) / (levels - 1) [S], any shape; ``dtype`` defaults to torch's default."""
@@ -93,9 +95,3 @@ def check_drive(v_max: object) -> None:
         raise InputError("v_max", v_max, f"volts are expected, at most {MAX_VOLTAGE:g}; is this in millivolt?")
     if v_max > USUAL_VOLTAGE:  # type: ignore[operator]
         warn_unit("v_max", v_max, "V", "arrays are read with less than 1 V; is this in millivolt?")  # type: ignore[arg-type]
-
-
-def _checked_levels(levels: int) -> int:
-    if not isinstance(levels, int) or levels < 2:
-        raise InputError("levels", levels, "a cell needs at least 2 levels")
-    return levels

@@ -28,7 +28,7 @@ from geniex.simulator.originals import copy_of
 from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.report import ConversionReport
 from geniex.simulator.rules import LayerRule, Rules
-from geniex.simulator.wrappers import replaced
+from geniex.simulator.transforms import replaced
 from geniex.surrogate.checkpoint import checkpoint_paths
 
 FORMAT, SCHEMA_VERSION = "geniex-converted", 2

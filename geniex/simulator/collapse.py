@@ -8,7 +8,7 @@ and tiles can be done once, at programming. The whole read is then one product o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ class Programmed:
     """Whether the accumulator passes on the sums of ``weights`` unchanged."""
     live: tuple[bool, ...]
     """Whether each row tile is worth a read: equal W+ and W- have equal currents in any circuit, which cancel."""
+    whole: bool = False
+    """Whether ``counts`` are whole numbers."""
 
 
 def shortened(
@@ -59,19 +61,27 @@ def shortened(
     ``array`` is what the ``emulator`` made of the conductances. ``codes`` are the ideal levels, which only
     "ideal_before" needs. ``step`` is the ADC's step, and ``points`` are the binary points of the sums.
     """
-    arch = layout.architecture
-    response = emulator.response(array)
+    arch, response = layout.architecture, emulator.response(array)
     counts, whole = linear_counts(None if response is None else layout.off_lines(response), codes, arch)
-    if counts is None or not _transparent(counts, whole, step, arch):
-        return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
+    every = (True,) * layout.stack[0]
+    tiles = collapse(Programmed(conductances, array, counts, None, False, every, whole), layout, step, points)
+    return tiles if tiles.weights is not None else replace(tiles, live=_live(conductances, emulator, arch))
+
+
+def collapse(tiles: Programmed, layout: TileLayout, step: Tensor | None, points: BinaryPoints) -> Programmed:
+    """``tiles`` with ``weights`` in place of counts, if an ADC with this ``step`` changes no count."""
+    arch, counts = layout.architecture, tiles.counts
+    if counts is None or not _transparent(counts, tiles.whole, step, arch):
+        return tiles
     weights = summed_weights(counts, layout)
     lossless = arch.accumulator_bits is None
-    if whole:
+    if tiles.whole:
         largest = largest_sum(weights, arch)
         if largest * layout.stack[0] > _EXACT:
-            return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
+            return tiles
         lossless = _passes_on(largest, points, arch)
-    return Programmed(conductances, array, None, weights, lossless, (True,) * layout.stack[0])
+    live = (True,) * layout.stack[0]
+    return replace(tiles, counts=None, weights=weights, lossless=lossless, live=live)
 
 
 def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: BinaryPoints) -> Tensor:
@@ -105,7 +115,7 @@ def linear_counts(response: Tensor | None, codes: Tensor | None, arch: Architect
     if response is None:
         return None, False
     # One word line at a time is driven at level 1; the others are at 0.
-    scheme = arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
+    scheme = arch if arch.offset != "ideal_before" else arch.replace(offset="ideal_after")
     currents = response.movedim(-2, 0) * (arch.v_max / (2**arch.stream_bits - 1))
     level = torch.ones_like(currents[..., :1])
     counts = analog_counts(currents, level, None, scheme).movedim(0, -2)

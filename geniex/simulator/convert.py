@@ -15,7 +15,7 @@ from geniex.simulator.batch_norm import fold_in_place
 from geniex.simulator.build import OwnEmulators, build, check_emulator
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.memory.pass_memory import first_call, pass_memory, without_values
+from geniex.simulator.memory.pass_memory import Call, first_call, pass_memory, without_values
 from geniex.simulator.observe_inputs import Calibration, observe_inputs
 from geniex.simulator.originals import copy_of
 from geniex.simulator.plan import (
@@ -28,7 +28,8 @@ from geniex.simulator.plan import (
 )
 from geniex.simulator.report import ConversionReport, LayerReport, built_report, digital_report, folded_report
 from geniex.simulator.rules import PerLayer, Rules
-from geniex.simulator.wrappers import replaced
+from geniex.simulator.scales import InputStatistics
+from geniex.simulator.transforms import replaced
 
 _MOST_REASONS = 8
 """Layers that an error lists."""
@@ -97,9 +98,10 @@ def convert(
     """
     check_emulator(emulator, architecture)
     converted, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
-    with first_call(converted) as calls:
-        plan, seen = observe_inputs(converted, plan, calibration)
+    calls, seen = list[Call](), dict[int, list[InputStatistics]]()
     if calibration is not None:
+        with first_call(converted) as calls:
+            plan, seen = observe_inputs(converted, plan, calibration)
         plan = drop_uncalled(plan, set(seen))
     if not allow_empty:
         check_not_empty(plan)
@@ -116,8 +118,10 @@ def convert(
     converted = replaced(converted, made)
     if not trainable:
         converted.requires_grad_(False)
-    bare = without_values(converted) if calls else converted
-    memory = pass_memory(lambda: bare, next(iter(calls), None))
+    memory = None
+    if calls:
+        bare = without_values(converted)
+        memory = pass_memory(lambda: bare, calls[0])
     report = ConversionReport((*reports, *folded), emulator.description, memory=memory)
     converted.conversion = report  # type: ignore[assignment]
     if report.cautions:

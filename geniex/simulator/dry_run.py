@@ -32,7 +32,7 @@ from geniex.simulator.report import (
     reads_per_vector,
 )
 from geniex.simulator.rules import PerLayer, Rules
-from geniex.simulator.wrappers import replaced
+from geniex.simulator.transforms import replaced
 
 _PROBED_TILES = 4
 

@@ -20,7 +20,7 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, Location, TileLayout
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import bias_digits, weight_digits
-from geniex.simulator.collapse import Programmed, shortened
+from geniex.simulator.collapse import Programmed, collapse, shortened
 from geniex.simulator.modes import check_mode, refuse_script
 from geniex.simulator.periphery.accumulator import BinaryPoints
 from geniex.simulator.periphery.adc import calibrated_step, stream_voltages
@@ -241,7 +241,7 @@ class CrossbarMatrix(nn.Module):
         self.adc_step = calibrated_step(low, high, arch)
         if arch.adc_range == "auto" and bool((self.adc_step == 1).all()):
             self.adc_step = None  # codes of one count are read faster where no step is kept
-            self.tiles = self._shortened(tiles.example, tiles.array, codes)
+            self.tiles = collapse(tiles, self.layout, None, self.points)
 
     def converter_use(self, vectors: Tensor) -> ConverterUse:
         """How input ``vectors`` (count, inputs) use the ADCs and accumulators: what clips, what overflows."""

@@ -12,13 +12,12 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Packing, lay_out, pack, unrolls
-from geniex.simulator.hooks import kept_aside
-from geniex.simulator.layers.attention import PROJECTIONS, leave_fast_path, project_attention
+from geniex.simulator.layers.attention import ATTENDING, PROJECTIONS, leave_fast_path, project_attention
 from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_kind, registered_kind
 from geniex.simulator.originals import derived_tensors, make_plain, ties
 from geniex.simulator.rules import Choice, Rules
 from geniex.simulator.scales import FullScale
-from geniex.simulator.wrappers import replaced
+from geniex.simulator.transforms import kept_aside, replaced
 
 _NO_PRODUCT = (
     nn.modules.batchnorm._NormBase,
@@ -47,6 +46,11 @@ class PlannedLayer:
     """Magnitude that the weights are scaled by; None takes it from the weights."""
 
     @cached_property
+    def weight(self) -> Tensor:
+        """The layer's weight matrices (groups, outputs, inputs)."""
+        return self.kind.weight_of(self.module)
+
+    @cached_property
     def geometry(self) -> ConvGeometry | None:
         """The geometry of a convolution; None for a layer without positions."""
         return self.kind.geometry_of(self.module)
@@ -54,18 +58,17 @@ class PlannedLayer:
     @cached_property
     def packing(self) -> Packing:
         """The packing of the layer's weights into matrices; it needs the size of maps that are to be unrolled."""
-        weight = self.kind.weight_of(self.module)
         try:
-            return pack(weight, self.architecture, self.layout, self.geometry, self.map_size)
+            return pack(self.weight, self.architecture, self.layout, self.geometry, self.map_size)
         except InputError as error:
             raise ConversionError(f"layer {self.name!r}: {error}") from error
 
     @cached_property
     def placement(self) -> LayerLayout:
         """The layout of the layer's matrices on tiles, found once for the weights as they are when it is asked for."""
-        weight, packing = self.kind.weight_of(self.module), self.packing
+        packing = self.packing
         try:
-            return lay_out(weight.detach(), self.architecture, self.layout, packing=packing)
+            return lay_out(self.weight.detach(), self.architecture, self.layout, packing=packing)
         except InputError as error:
             raise ConversionError(f"layer {self.name!r}: {error}") from error
 
@@ -116,6 +119,8 @@ def plan_layers(model: nn.Module, rules: Rules) -> list[PlannedLayer | DigitalLa
 
 def split_attention(model: nn.Module, rules: Rules) -> nn.Module:
     """``model`` with attention split into projections that can be converted, where the rules want them on crossbars."""
+    if not any(isinstance(module, ATTENDING) for module in model.modules()):
+        return model
     leave_fast_path(model)
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.MultiheadAttention) or not _wanted(name, rules):
@@ -170,16 +175,17 @@ def _wanted(attention: str, rules: Rules) -> bool:
 
 
 def _plan(model: nn.Module, rules: Rules) -> Iterator[PlannedLayer | DigitalLayer]:
-    closed: list[str] = []
+    closed: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if any(outer == "" or name.startswith(f"{outer}.") for outer in closed):
+        if name.startswith(closed):
             continue
-        kind, why = crossbar_kind(module), _digital_form(module)
-        if kind is None and why is None and not any(True for _ in module.parameters(recurse=False)):
+        kind = crossbar_kind(module)
+        why = _digital_form(module, kind)
+        if kind is None and why is None and next(module.parameters(recurse=False), None) is None:
             continue
         choice = rules.choice(name)
         if kind is not None or why is not None or isinstance(module, nn.MultiheadAttention):
-            closed.append(name)
+            closed += (f"{name}." if name else "",)  # what lies below is part of this layer
         if choice.architecture is None:
             yield DigitalLayer(name, module, "by rule")
         elif kind is not None and why is None:
@@ -207,28 +213,28 @@ def _unregistered(model: nn.Module) -> Iterator[DigitalLayer]:
 def _plan_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choice: Choice) -> PlannedLayer:
     assert choice.architecture is not None
     layout, size, by_name = choice.layout, choice.map_size, choice.pattern == name
-    if unrolls(layout) and kind.geometry_of(module) is None:
+    unrolled = unrolls(layout)
+    if unrolled and kind.geometry_of(module) is None:
         if by_name:
             raise ConversionError(f"per_layer[{name!r}]: a {type(module).__name__} has no positions to unroll")
-        layout = "dense"
-    if size is not None and not unrolls(layout):
+        layout, unrolled = "dense", False
+    if size is not None and not unrolled:
         if by_name:
             raise ConversionError(f"per_layer[{name!r}]: map_size is of convolutions in the layout 'toeplitz'")
         size = None
-    scale = choice.weight_full_scale
-    layer = PlannedLayer(name, module, kind, choice.architecture, layout, size, scale)
-    if not layer.unsized:
+    layer = PlannedLayer(name, module, kind, choice.architecture, layout, size, choice.weight_full_scale)
+    if size is not None or not unrolled:
         _ = layer.packing  # raises the error of a layer that cannot be packed before anything is programmed
     return layer
 
 
-def _digital_form(module: nn.Module) -> str | None:
+def _digital_form(module: nn.Module, kind: type[CrossbarLayer] | None) -> str | None:
     """The obstacle, other than a class without crossbar form, that keeps a module digital; None without one."""
     if isinstance(module, torch.jit.ScriptModule):
         return "compiled by torch.jit"
     if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):  # as torch.ao's modules have
         return "quantised weights, outside of parameters"
-    if crossbar_kind(module) is None:
+    if kind is None:
         return None
     weight = module.weight
     if "weight" not in module._parameters and "weight" not in module._buffers:

@@ -244,11 +244,12 @@ def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
 def built_report(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[InputStatistics] | None) -> LayerReport:
     """The report of a layer that is on crossbars, with what calibration has ``seen`` of each matrix's inputs."""
     matrices = [m for m in built.matrices if isinstance(m, CrossbarMatrix)]
+    weight_bits, input_bits = zip(*((m.weight_frac_bits, m.input_frac_bits) for m in matrices), strict=True)
     return planned_report(
         layer,
         bytes=programmed_bytes(built),
-        weight_frac_bits=_ends([m.weight_frac_bits for m in matrices]),
-        input_frac_bits=_ends([m.input_frac_bits for m in matrices]),
+        weight_frac_bits=(min(weight_bits), max(weight_bits)),
+        input_frac_bits=(min(input_bits), max(input_bits)),
         histogram=conductance_histogram(matrices),
         **arithmetic_figures(layer, matrices, seen),
     )
@@ -304,15 +305,11 @@ def _layer_of(data: dict[str, Any]) -> LayerReport:
     return LayerReport(**fields)
 
 
-def _ends(values: Sequence[int]) -> tuple[int, int]:
-    return min(values), max(values)
-
-
 def _edges(window: ConductanceWindow, levels: int) -> list[float]:
     half = window.step(levels) / 2
-    bins = min(levels, _MOST_BINS)
+    bins, start = min(levels, _MOST_BINS), window.g_off - half
     step = (window.g_on - window.g_off + 2 * half) / bins
-    return [window.g_off - half + k * step for k in range(bins + 1)]
+    return [start + k * step for k in range(bins + 1)]
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:

@@ -65,7 +65,6 @@ class Rules:
     """
 
     def __init__(self, architecture: Architecture | None, layout: Layout, per_layer: PerLayer | None) -> None:
-        check_layout(layout)
         self.default = LayerRule(architecture=architecture, layout=layout)
         self.rules = {name: _checked(name, rule) for name, rule in (per_layer or {}).items()}
         self._unused = set(self.rules)

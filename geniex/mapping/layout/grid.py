@@ -116,6 +116,8 @@ class TileLayout:
 
         ``bias`` has the meaning that it has in ``place``.
         """
+        if self.row_tiles == 1:
+            return self.place(digits(weight), bias)
         weight = _taken(weight, self.arrangement.inputs, 1)
         # The work goes row tile by row tile, because the intermediate integers are float64 and take much memory.
         blocks = weight.split(self.architecture.tile[0], dim=1)
@@ -131,7 +133,8 @@ class TileLayout:
         if self.arrangement.by_row:
             parts = _taken(digits, self.arrangement.inputs, 2).split(rows, dim=2)
             return torch.cat([row.place(part, bias) for row, part in zip(self._rows(), parts, strict=True)])
-        digits = _taken(_taken(digits, self.arrangement.outputs, 1), self.arrangement.inputs, 2)
+        if not self.arrangement.natural:
+            digits = _taken(_taken(digits, self.arrangement.outputs, 1), self.arrangement.inputs, 2)
         arrays, per_tile = digits.shape[0], arch.outputs_per_tile
         pad_in = self.row_tiles * rows - self.inputs
         pad_out = self.col_tiles * per_tile - self.outputs
@@ -248,11 +251,13 @@ class TileLayout:
 
     def onto_lines(self, columns: Tensor) -> Tensor:
         """Bit lines (..., cols), given in natural order, in the order in which they lie on a tile."""
-        return _taken(columns, self.arrangement.lines, -1)
+        order = self.arrangement.lines
+        return columns if order is None else columns.index_select(-1, order)
 
     def off_lines(self, columns: Tensor) -> Tensor:
         """Bit lines (..., cols), given in the order in which they lie on a tile, in natural order."""
-        return _back(columns, self.arrangement.lines)
+        order = self.arrangement.lines
+        return columns if order is None else columns.index_select(-1, inverse(order))
 
     def locate(self, output: int, input: int) -> Location:
         """The location of the weight from ``input`` to ``output``, the same in each of the arrays."""

@@ -132,7 +132,8 @@ class GroupPacking(Packing):
     @cached_property
     def shapes(self) -> list[tuple[int, int]]:
         """The size (outputs, inputs) of each block."""
-        sizes = [min(self.per_block, self.groups - start) for start in range(0, self.groups, self.per_block)]
+        whole, rest = divmod(self.groups, self.per_block)
+        sizes = [self.per_block] * whole + [rest] * bool(rest)
         return [(n * self.outputs, n * self.inputs) for n in sizes]
 
     @property
@@ -188,7 +189,7 @@ class LayerLayout:
     tiles: tuple[TileLayout, ...]
     """The layout of each matrix on its tiles."""
 
-    @property
+    @cached_property
     def tile_count(self) -> int:
         """Number of tiles of all matrices; W+ and W- count once."""
         return sum(math.prod(layout.stack) for layout in self.tiles)

@@ -18,10 +18,10 @@ from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Packing, TileLayout, lay_out
-from geniex.simulator.hooks import without_hooks
 from geniex.simulator.matrix import CrossbarMatrix, Reads
 from geniex.simulator.modes import refuse_script
 from geniex.simulator.scales import FullScale, InputStatistics
+from geniex.simulator.transforms import without_hooks
 
 Inputs = InputStatistics | float | None
 
@@ -246,7 +246,10 @@ def register_layer(torch_kind: type[nn.Module], kind: type[CrossbarLayer]) -> No
 
 def registered_kind(module: nn.Module) -> type[nn.Module] | None:
     """The registered class whose layers ``module`` is one of: its own class or the nearest one that it derives from."""
-    return next((kind for kind in type(module).__mro__ if kind in _kinds), None)
+    for torch_kind in type(module).__mro__:
+        if torch_kind in _kinds:
+            return torch_kind
+    return None
 
 
 def crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
