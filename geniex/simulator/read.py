@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,17 @@ _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
 """Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
 _MOST_GAPS = 16
 """Between runs of row tiles that are read: beyond, what is in the gaps costs less than another round."""
+
+
+class Reads(NamedTuple):
+    """What the tiles of a matrix see: drives that broadcast against the tiles, and their currents."""
+
+    voltages: Tensor
+    """(reads, inputs, row_tiles, 1, 1, rows) [V]."""
+    ideal: Tensor
+    """Currents without any non-ideality (reads, inputs, row_tiles, arrays, col_tiles, cols) [A], as bit lines lie."""
+    actual: Tensor
+    """Currents of the emulator, same shape [A]."""
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,12 @@ def check_weight(weight: Tensor) -> None:
         raise InputError("weight", "NaN or infinity", "every weight must be finite")
 
 
+def check_vectors(vectors: Tensor, inputs: int) -> None:
+    """Raise ``InputError`` unless ``vectors`` are one or more vectors (count, inputs)."""
+    if vectors.dim() != 2 or not len(vectors) or vectors.shape[1] != inputs:
+        raise InputError("vectors", tuple(vectors.shape), f"one or more of {inputs} inputs each")
+
+
 def check_full_scale(full_scale: object, name: str = "weight_full_scale") -> None:
     """Raise ``InputError`` unless ``full_scale`` is a magnitude or a tuple of magnitudes."""
     for value in full_scale if isinstance(full_scale, tuple) and full_scale else (full_scale,):

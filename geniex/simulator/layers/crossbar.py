@@ -18,8 +18,9 @@ from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Packing, TileLayout, lay_out
-from geniex.simulator.matrix import CrossbarMatrix, Reads
+from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.modes import refuse_script
+from geniex.simulator.read import Reads
 from geniex.simulator.scales import FullScale, InputStatistics
 from geniex.simulator.transforms import without_hooks
 

@@ -11,15 +11,23 @@ import torch
 from torch import Tensor
 
 from geniex.circuit.checks import has_values
+from geniex.errors import InputError
 from geniex.mapping import Architecture, TileLayout
 from geniex.mapping.fixed_point import fitting_frac_bits
 from geniex.simulator.collapse import Programmed, largest_sum, linear_counts, summed_weights
 from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, overflows, shift_add
 from geniex.simulator.periphery.adc import calibrated_step, digitised, full_scale_step, unclipped_codes
 from geniex.simulator.read import Reader
+from geniex.simulator.scales import InputStatistics
 
 _CELLS_AT_ONCE = 1 << 22
 """Cells whose counts are computed at once."""
+PROBE_VECTORS = 4
+"""Inputs that tell whether ADC codes of one count suffice."""
+_CALIBRATION_VECTORS = 64
+"""Fewest inputs that are read to calibrate ADCs which share one range; all that are kept are, where they do not."""
+_CALIBRATION_COLUMNS = 1 << 15
+"""Bit lines times inputs that are read to calibrate, where there are so few bit lines that more inputs are needed."""
 _MARGIN = 2
 """Factor by which cells that conduct more than linearly may exceed the counts of an ideal tile."""
 
@@ -126,6 +134,23 @@ def binary_points(exact: int, conductances: Tensor, layout: TileLayout, *, grows
         counts = _ideal_counts(conductances, layout)
         largest = max(largest_sum(summed_weights(some, layout), arch) for some in counts)
     return BinaryPoints(exact, exact + fitting_frac_bits(_MARGIN * largest, 2 ** (arch.accumulator_bits - 1) - 1))
+
+
+def calibration_vectors(inputs: InputStatistics | float | None, architecture: Architecture, bit_lines: int) -> Tensor:
+    """The inputs (count, inputs) that are read to choose the ADC's ranges of a matrix with so many ``bit_lines``.
+
+    Raises:
+        InputError: calibration saw no inputs.
+    """
+    if not isinstance(inputs, InputStatistics) or not inputs.count:
+        raise InputError(
+            "architecture.adc_range",
+            "'calibrated'",
+            "it needs inputs to calibrate on: convert(..., calibration=images) or inputs=InputStatistics",
+        )
+    if architecture.adc_granularity != "layer":
+        return inputs.vectors
+    return inputs.vectors[: max(_CALIBRATION_VECTORS, _CALIBRATION_COLUMNS // bit_lines)]
 
 
 def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
