@@ -46,7 +46,7 @@ class Programmed:
     """Whether ``counts`` are whole numbers."""
 
 
-def shortened(
+def find_shortcuts(
     conductances: Tensor,
     array: Any,
     emulator: Emulator,
@@ -84,7 +84,7 @@ def collapse(tiles: Programmed, layout: TileLayout, step: Tensor | None, points:
     return replace(tiles, counts=None, weights=weights, lossless=lossless, live=live)
 
 
-def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: BinaryPoints) -> Tensor:
+def multiply_collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: BinaryPoints) -> Tensor:
     """Products (inputs, col_tiles, outputs), float64, of whole inputs (inputs, features) with ``tiles.weights``."""
     assert tiles.weights is not None
     arch, weights = layout.architecture, tiles.weights

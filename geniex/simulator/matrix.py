@@ -18,7 +18,7 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, Location, TileLayout
 from geniex.mapping.fixed_point import straight_through
 from geniex.mapping.slicing import tile_levels
-from geniex.simulator.collapse import Programmed, collapse, shortened
+from geniex.simulator.collapse import Programmed, collapse, find_shortcuts
 from geniex.simulator.matrix_state import MatrixState, move_once, read_state, write_state
 from geniex.simulator.modes import check_mode, refuse_script
 from geniex.simulator.periphery.accumulator import BinaryPoints
@@ -345,7 +345,7 @@ class CrossbarMatrix(nn.Module):
 
     def _shortened(self, conductances: Tensor, array: Any, codes: Tensor | None) -> Programmed:
         step, points = self.adc_step, self.points
-        return shortened(conductances, array, self.emulator, self.layout, codes=codes, step=step, points=points)
+        return find_shortcuts(conductances, array, self.emulator, self.layout, codes=codes, step=step, points=points)
 
     def _calibrate(self, inputs: InputStatistics | float | None) -> None:
         """Choose the ADC's ranges by what calibration saw of the ``inputs``, if they are to follow it."""

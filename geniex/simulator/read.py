@@ -15,7 +15,7 @@ from geniex.circuit import shared_matmul
 from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.mapping import TileLayout
-from geniex.simulator.collapse import Programmed, collapsed
+from geniex.simulator.collapse import Programmed, multiply_collapsed
 from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, shift_add, signed_sum
 from geniex.simulator.periphery.adc import analog_counts, digitised, stream_voltages
 from geniex.simulator.periphery.dac import stream_reads
@@ -58,7 +58,7 @@ class Reader:
         """Products (inputs, outputs), float64, of ``integers`` (inputs, features)."""
         inputs, row_tiles = self.chunk(len(integers), tiles)
         if tiles.weights is not None:
-            parts = [collapsed(part, tiles, self.layout, self.points) for part in integers.split(inputs)]
+            parts = [multiply_collapsed(part, tiles, self.layout, self.points) for part in integers.split(inputs)]
         else:
             again = self.checkpoint and torch.is_grad_enabled()
             read = partial(checkpoint, self._read, use_reentrant=False) if again else self._read
