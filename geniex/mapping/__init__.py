@@ -2,20 +2,23 @@
 
 from geniex.mapping.architecture import OFFSETS, AdcRange, Architecture, Offset
 from geniex.mapping.layout.compacted import CompactedTiles, compact
+from geniex.mapping.layout.convolution import ConvGeometry, im2col, kernel_weight, kernels
 from geniex.mapping.layout.grid import Location, TileLayout
 from geniex.mapping.layout.grouped import (
     LAYOUTS,
-    ConvGeometry,
     GroupPacking,
+    LayerLayout,
     Layout,
+    Packing,
     check_layout,
-    im2col,
-    kernel_weight,
-    kernels,
+    lay_out,
+    pack,
+    register_layout,
+    unrolls,
 )
 from geniex.mapping.layout.placement import Arrangement
-from geniex.mapping.layout.toeplitz import Packing, Unrolling, checked_size
-from geniex.mapping.layout.toeplitz_tiles import UnrolledTiles
+from geniex.mapping.layout.toeplitz import Unrolling, check_size
+from geniex.mapping.layout.toeplitz_tiles import ToeplitzTiles
 from geniex.mapping.window import ConductanceWindow
 
 __all__ = [
@@ -28,17 +31,22 @@ __all__ = [
     "ConductanceWindow",
     "ConvGeometry",
     "GroupPacking",
+    "LayerLayout",
     "Layout",
     "Location",
     "Offset",
     "Packing",
     "TileLayout",
-    "UnrolledTiles",
+    "ToeplitzTiles",
     "Unrolling",
     "check_layout",
-    "checked_size",
+    "check_size",
     "compact",
     "im2col",
     "kernel_weight",
     "kernels",
+    "lay_out",
+    "pack",
+    "register_layout",
+    "unrolls",
 ]

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal, Self, get_args, get_type_hints
 
-from geniex.config import Config
-from geniex.mapping.checks import check_architecture, checked_tile
-from geniex.mapping.window import ConductanceWindow
+from geniex.config import Config, check_number, check_positive_int
+from geniex.errors import InputError
+from geniex.mapping.window import ConductanceWindow, check_drive
 
 Offset = Literal["analog_difference", "reference_column", "ideal_before", "ideal_after"]
 AdcRange = Literal["auto", "unit", "full_scale", "calibrated"]
 OFFSETS = ("analog_difference", "reference_column", "ideal_before", "ideal_after")
+
+_WIDTHS = {
+    "weight_bits": (24, "weights are always integers: 16 with weight_scale='channel' is nearly not to quantise them"),
+    "input_bits": (24, "inputs are always integers: 16 with input_scale='tensor' is nearly not to quantise them"),
+    "slice_bits": (12, "a cell holds at least 1 bit: as many as the weight's magnitude has put it into one cell"),
+    "stream_bits": (12, "a read applies at least 1 bit: as many as the input's magnitude has apply it in one read"),
+    "adc_bits": (
+        48,
+        "None for one that never clips, which with adc_rounding='none' and accumulator_bits=None is no ADC",
+    ),
+    "accumulator_bits": (52, "None for an accumulator that never overflows"),
+}
+"""Largest number of bits of each width, and advice to users who want no such limit."""
+_OPTIONAL = ("adc_bits", "accumulator_bits")
+_CHOICES = (
+    "weight_scheme",
+    "weight_scale",
+    "input_scheme",
+    "input_scale",
+    "input_calibration",
+    "adc_range",
+    "adc_granularity",
+    "adc_rounding",
+    "accumulator_overflow",
+    "offset",
+    "rounding",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +59,20 @@ class Architecture(Config):
     "offset", "twos_complement"             -2^(b-1) .. 2^(b-1) - 1         -1, 0
     inputs "unsigned"                       0 .. 2^b - 1                    0, 1
     ======================================  ==============================  ======
+
+    The fields by part of the accelerator:
+
+    - array: ``tile``, ``window``, ``v_max``
+    - weights: ``weight_bits``, ``weight_frac_bits``, ``weight_scheme``, ``weight_scale``, ``slice_bits``
+    - inputs: ``input_bits``, ``input_frac_bits``, ``input_scheme``, ``input_scale``, ``input_calibration``,
+      ``input_percentile``, ``stream_bits``
+    - ADC: ``adc_bits``, ``adc_range``, ``adc_granularity``, ``adc_rounding``
+    - accumulator: ``accumulator_bits``, ``accumulator_frac_bits``, ``accumulator_overflow``
+    - offset, the current of level 0: ``offset``
+    - rounding of weights and inputs to fixed point: ``rounding``
+
+    Numbers that follow from the fields, such as ``slices``, are computed once and kept with the object. They are no
+    part of its equality, its hash, its pickle or ``to_dict``.
 
     >>> Architecture(weight_bits=8, slice_bits=4).slices
     2
@@ -113,8 +155,8 @@ class Architecture(Config):
     """Rounding of numbers to fixed point; "floor" rounds magnitudes towards zero, two's complement and offset down."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tile", checked_tile(self.tile))
-        check_architecture(self)
+        object.__setattr__(self, "tile", _tile(self.tile))
+        _check_fields(self)
 
     @classmethod
     def puma(cls, **overrides: Any) -> Self:
@@ -137,12 +179,12 @@ class Architecture(Config):
         }
         return cls(**(settings | overrides))
 
-    @property
+    @cached_property
     def arrays(self) -> int:
         """Number of arrays that store a weight together: 2 for W+ and W-, otherwise 1."""
         return 2 if self.weight_scheme == "differential" else 1
 
-    @property
+    @cached_property
     def slices(self) -> int:
         """Number of bit lines that one output takes on an array."""
         if self.weight_scheme == "twos_complement":
@@ -150,58 +192,58 @@ class Architecture(Config):
         stored = max(1, self.weight_bits - 1) if self.weight_scheme == "differential" else self.weight_bits
         return math.ceil(stored / self.slice_bits)
 
-    @property
+    @cached_property
     def weight_range(self) -> tuple[int, int]:
         """Smallest and largest integer of a weight."""
         return _signed_range(self.weight_bits, symmetric=self.weight_scheme == "differential")
 
-    @property
+    @cached_property
     def streaming(self) -> Literal["twos_complement", "passes", "unsigned"]:
         """The input scheme, with "auto" resolved."""
         if self.input_scheme != "auto":
             return self.input_scheme
         return "twos_complement" if self.stream_bits == 1 else "passes"
 
-    @property
+    @cached_property
     def passes(self) -> int:
         """Number of passes over an input: 2 where positive and negative parts are streamed apart, otherwise 1."""
         return 2 if self.streaming == "passes" else 1
 
-    @property
+    @cached_property
     def streams(self) -> int:
         """Number of reads in one pass over an input."""
         applied = max(1, self.input_bits - 1) if self.streaming == "passes" else self.input_bits
         return math.ceil(applied / self.stream_bits)
 
-    @property
+    @cached_property
     def input_range(self) -> tuple[int, int]:
         """Smallest and largest integer of an input."""
         if self.streaming == "unsigned":
             return 0, 2**self.input_bits - 1
         return _signed_range(self.input_bits, symmetric=self.streaming == "passes")
 
-    @property
+    @cached_property
     def bias_cols(self) -> int:
         """Number of bit lines of a tile that hold the offset of weights, right after those of the data."""
         return self.slices if self.weight_scheme == "offset" else 0
 
-    @property
+    @cached_property
     def data_cols(self) -> int:
         """Number of bit lines of a tile that can hold weights; they are the first ones."""
         return self.tile[1] - self.bias_cols - (self.offset == "reference_column")
 
-    @property
+    @cached_property
     def outputs_per_tile(self) -> int:
         """Number of outputs whose slices fit side by side on one tile."""
         return self.data_cols // self.slices
 
-    @property
+    @cached_property
     def current_scale(self) -> float:
         """Counts per ampere: one count is the product of one level step of G and one of V."""
         top = 2**self.stream_bits - 1
         return top / (self.window.step(2**self.slice_bits) * self.v_max)
 
-    @property
+    @cached_property
     def adc_codes(self) -> tuple[int, int] | None:
         """Lowest and highest code of the ADC; None where the ADC never clips."""
         if self.adc_bits is None:
@@ -210,10 +252,14 @@ class Architecture(Config):
             return _signed_range(self.adc_bits)
         return 0, 2**self.adc_bits - 1
 
-    @property
+    @cached_property
     def largest_count(self) -> int:
         """Largest number of counts that one bit line gives on the ideal crossbar."""
         return self.tile[0] * (2**self.slice_bits - 1) * (2**self.stream_bits - 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone, for pickles and copies."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def _signed_range(bits: int, *, symmetric: bool = False) -> tuple[int, int]:
@@ -222,3 +268,93 @@ def _signed_range(bits: int, *, symmetric: bool = False) -> tuple[int, int]:
         top = 2 ** max(1, bits - 1) - 1
         return -top, top
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def _tile(tile: Any) -> tuple[int, int]:
+    """``tile`` as (rows, cols); raises ``InputError`` unless it is two positive whole numbers."""
+    if not isinstance(tile, (tuple, list)) or len(tile) != 2:
+        raise InputError("tile", repr(tile), "it must be (rows, cols)")
+    for name, value in zip(("tile rows", "tile cols"), tile, strict=True):
+        check_positive_int(name, value)
+    return (tile[0], tile[1])
+
+
+def _check_width(name: str, value: Any) -> None:
+    """Raise ``InputError`` unless ``value`` is a width that the field ``name`` of an architecture may have."""
+    most, instead = _WIDTHS[name]
+    if value is None and name in _OPTIONAL:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        link = "or " if name in _OPTIONAL else ""
+        raise InputError(
+            name, repr(value), f"it must be a whole number of bits, at least 1 and at most {most}, {link}{instead}"
+        )
+
+
+def _check_fields(arch: Architecture) -> None:
+    """Raise ``InputError`` unless every field's value is allowed, and all of them fit together."""
+    check_drive(arch.v_max)
+    if not isinstance(arch.window, ConductanceWindow):
+        raise InputError("window", repr(arch.window), "it must be a ConductanceWindow")
+    for name in _WIDTHS:
+        _check_width(name, getattr(arch, name))
+    for name in ("weight_frac_bits", "input_frac_bits", "accumulator_frac_bits"):
+        value = getattr(arch, name)
+        if value is not None and (type(value) is not int or abs(value) > 60):
+            raise InputError(name, repr(value), "it must be a whole number between -60 and 60")
+    hints = get_type_hints(type(arch))
+    for name in _CHOICES:
+        allowed = get_args(hints[name])
+        if getattr(arch, name) not in allowed:
+            raise InputError(name, repr(getattr(arch, name)), f"it must be one of {', '.join(allowed)}")
+    _check_schemes(arch)
+    _check_calibration(arch)
+    _check_adc(arch)
+    if arch.outputs_per_tile < 1:
+        others = [f"{arch.bias_cols} bias columns"] * bool(arch.bias_cols)
+        others += ["a reference column"] * (arch.offset == "reference_column")
+        beside = f" beside {' and '.join(others)}" if others else ""
+        raise InputError("tile", arch.tile, f"an output's {arch.slices} slices must fit on its bit lines{beside}")
+
+
+def _check_schemes(arch: Architecture) -> None:
+    if arch.weight_scheme == "twos_complement" and arch.offset == "analog_difference":
+        raise InputError(
+            "offset",
+            repr(arch.offset),
+            "two's complement weights have one array, nothing to take a difference with: use reference_column,"
+            " ideal_before or ideal_after, or weight_scheme='offset'",
+        )
+    if arch.input_scheme == "twos_complement" and arch.stream_bits != 1:
+        raise InputError(
+            "input_scheme",
+            repr(arch.input_scheme),
+            f"only 1-bit streams are two's complement, and stream_bits is {arch.stream_bits}: use passes or unsigned",
+        )
+
+
+def _check_calibration(arch: Architecture) -> None:
+    if arch.input_calibration != "max" and arch.input_scale == "power_of_two" and arch.input_frac_bits is not None:
+        raise InputError("input_calibration", repr(arch.input_calibration), "input_frac_bits has fixed the range: None")
+    if arch.input_percentile is None:
+        return
+    if arch.input_calibration != "percentile":
+        raise InputError("input_percentile", arch.input_percentile, "it needs input_calibration='percentile'")
+    check_number("input_percentile", arch.input_percentile, low=0.0, open_low=True)
+    if arch.input_percentile > 100:
+        raise InputError("input_percentile", arch.input_percentile, "it must be at most 100 percent")
+
+
+def _check_adc(arch: Architecture) -> None:
+    if arch.adc_rounding == "none" and (arch.adc_bits, arch.accumulator_bits) != (None, None):
+        raise InputError(
+            "adc_rounding",
+            repr(arch.adc_rounding),
+            "an analog value has no code and no place in an accumulator: set adc_bits and accumulator_bits to None",
+        )
+    if arch.adc_range in ("full_scale", "calibrated"):
+        least = 2 if arch.offset == "analog_difference" else 1
+        if arch.adc_bits is None or arch.adc_bits < least:
+            raise InputError("adc_bits", arch.adc_bits, f"adc_range={arch.adc_range!r} needs at least {least}")
+    if arch.adc_granularity != "layer" and arch.adc_range != "calibrated":
+        raise InputError("adc_granularity", repr(arch.adc_granularity), "it needs adc_range='calibrated'")

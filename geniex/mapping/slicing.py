@@ -7,6 +7,7 @@ from torch import Tensor
 
 from geniex.mapping.architecture import Architecture
 from geniex.mapping.fixed_point import signed_parts, straight_through, weight_integers, weight_magnitudes
+from geniex.mapping.layout.grid import TileLayout
 
 
 def slice_digits(integers: Tensor, bits: int, count: int) -> Tensor:
@@ -52,6 +53,22 @@ def bias_digits(architecture: Architecture, like: Tensor) -> Tensor:
     """Levels (slices,) of a tile's bias columns: the digits of the offset that "offset" weights are stored with."""
     half = torch.tensor(2.0 ** (architecture.weight_bits - 1), dtype=torch.float64, device=like.device)
     return slice_digits(half, architecture.slice_bits, architecture.slices)
+
+
+def tile_levels(weight: Tensor, layout: TileLayout, frac_bits: int, gain: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Levels (row_tiles, arrays, col_tiles, rows, cols) of ``weight`` on its tiles, bit lines in natural order.
+
+    ``gain`` is one for all or one for each output (), (outputs,); None is 1.
+    """
+    arch = layout.architecture
+    bias = bias_digits(arch, weight).to(dtype) if arch.bias_cols else None
+    by_row = None if gain is None else gain.reshape(-1, 1)
+
+    def digits(part: Tensor) -> Tensor:
+        scaled = part if by_row is None else part.double() / by_row
+        return weight_digits(scaled, arch, frac_bits).to(dtype)
+
+    return layout.levels(weight, digits, bias)
 
 
 def slice_weights(architecture: Architecture, like: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,19 +46,25 @@ class ConductanceWindow(Config):
         if max(_USUAL_ON_OFF, self.r_on) <= self.on_off < math.inf:
             warn_unit("on_off", self.on_off, "(R_off / R_on)", _RATIO_EXPECTED)
 
-    @property
+    @cached_property
     def g_on(self) -> float:
         """Conductance of the highest level, siemens."""
         return 1 / self.r_on
 
-    @property
+    @cached_property
     def g_off(self) -> float:
         """Conductance of level 0, siemens; 0 where ``on_off`` is infinite."""
         return 1 / (self.r_on * self.on_off)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone, for pickles and copies."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def step(self, levels: int) -> float:
         """Difference in conductance between neighbouring levels, siemens."""
-        return (self.g_on - self.g_off) / (_checked_levels(levels) - 1)
+        if not isinstance(levels, int) or levels < 2:
+            raise InputError("levels", levels, "a cell needs at least 2 levels")
+        return (self.g_on - self.g_off) / (levels - 1)
 
     def to_conductance(self, code: Tensor, levels: int, dtype: torch.dtype | None = None) -> Tensor:
         """G = G_off + code (G_on - G_off) / (levels - 1) [S], any shape; ``dtype`` defaults to torch's default."""
@@ -87,9 +95,3 @@ def check_drive(v_max: object) -> None:
         raise InputError("v_max", v_max, f"volts are expected, at most {MAX_VOLTAGE:g}; is this in millivolt?")
     if v_max > USUAL_VOLTAGE:  # type: ignore[operator]
         warn_unit("v_max", v_max, "V", "arrays are read with less than 1 V; is this in millivolt?")  # type: ignore[arg-type]
-
-
-def _checked_levels(levels: int) -> int:
-    if not isinstance(levels, int) or levels < 2:
-        raise InputError("levels", levels, "a cell needs at least 2 levels")
-    return levels

@@ -7,7 +7,7 @@ from torch import nn
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, Packing
 from geniex.simulator import CrossbarLayer, CrossbarMatrix, LayerRule, crossbar_layers
-from geniex.simulator.convert import prepared
+from geniex.simulator.convert import prepare
 from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.rules import Rules
 
@@ -42,7 +42,7 @@ def _as_converted(
     kept = dict(model.named_modules())
     fold = any(isinstance(kept.get(name), nn.Identity) for name in norms)
     try:
-        right, plan, _ = prepared(reference, Rules(None, "block_diagonal", rules), fold)
+        right, plan, _ = prepare(reference, Rules(None, "block_diagonal", rules), fold)
     except ConversionError as error:
         raise InputError("reference", type(reference).__name__, f"{SAME_LAYERS}: {error}") from error
     return right, {layer.name: _size(layer.packing) for layer in plan if isinstance(layer, PlannedLayer)}

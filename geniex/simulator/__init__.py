@@ -10,13 +10,14 @@ from geniex.simulator.costs import Costs, LayerCosts, costs
 from geniex.simulator.digital import digital_copy
 from geniex.simulator.dry_run import dry_run
 from geniex.simulator.exchange import emulated_by, on_ideal, programmed_weight
-from geniex.simulator.layers.crossbar import (
+from geniex.simulator.layers import (
     CrossbarConv,
     CrossbarConvTranspose,
     CrossbarLayer,
     CrossbarLinear,
     crossbar_layers,
     crossbar_matrices,
+    register_layer,
 )
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.report import ConversionReport, Histogram, LayerReport
@@ -54,6 +55,7 @@ __all__ = [
     "on_ideal",
     "programmed_weight",
     "read_batches",
+    "register_layer",
     "save_converted",
     "vary",
 ]

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from geniex.errors import InputError
 from geniex.simulator.arguments import Arguments
-from geniex.simulator.wrappers import unwrapped
+from geniex.simulator.transforms import unwrapped
 
 Data = Tensor | tuple[Any, ...] | Mapping[str, Any] | Arguments | Iterable[Any] | Callable[[nn.Module], object]
 """One batch, several batches, or a function that runs the model it is given; ``read_batches`` states the rules."""

@@ -50,15 +50,13 @@ def build(
     layer: PlannedLayer, emulators: OwnEmulators, inputs: Inputs | Sequence[Inputs], **options: Any
 ) -> CrossbarLayer:
     """The programmed crossbar layer for a planned layer; ``options`` are further arguments of its class."""
-    weight = layer.kind.weight_of(layer.module)
     try:
-        emulator = emulators.own(layer.architecture, weight.device)
+        emulator = emulators.own(layer.architecture, layer.weight.device)
         return layer.kind(
             layer.module,
             layer.architecture,
             emulator,
-            layout=layer.layout,
-            map_size=layer.map_size,
+            plan=layer.placement,
             weight_full_scale=layer.weight_full_scale,
             inputs=inputs,
             **options,

@@ -28,16 +28,16 @@ from geniex.emulator.identity import (
 )
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically, write_sealed_json
-from geniex.mapping import Architecture, Packing, Unrolling
+from geniex.mapping import Architecture, Packing
 from geniex.simulator.build import placeholder
-from geniex.simulator.convert import prepared
+from geniex.simulator.convert import prepare
 from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.originals import copy_of
 from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.report import ConversionReport
 from geniex.simulator.rules import LayerRule, Rules
-from geniex.simulator.wrappers import replaced
+from geniex.simulator.transforms import replaced
 from geniex.surrogate.checkpoint import checkpoint_paths
 
 FORMAT, SCHEMA_VERSION = "geniex-converted", 2
@@ -153,7 +153,7 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
             "weight": _shape(layer.packing),
             "architecture": matrices[0].architecture.to_dict(),
             "layout": layer.layout,
-            "map_size": list(layer.packing.size) if isinstance(layer.packing, Unrolling) else None,
+            "map_size": layer.packing.map_size,
             "emulators": [known[id(matrix.emulator)] for matrix in matrices],
             "trainable": layer.trainable,
             "checkpoint": matrices[0].checkpoint,
@@ -191,7 +191,7 @@ def _converted(
     }
     try:
         trainable = any(told["trainable"] for told in layers.values())
-        converted, plan, _ = prepared(part, Rules(None, "block_diagonal", rules), fold, trainable=trainable)
+        converted, plan, _ = prepare(part, Rules(None, "block_diagonal", rules), fold, trainable=trainable)
     except ConversionError as error:
         raise _another(path, str(error)) from error
     made: dict[int, nn.Module] = {}
@@ -298,8 +298,8 @@ def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, An
     valueless = arch if arch.weight_frac_bits is not None else arch.replace(weight_frac_bits=0)
     module = copy.deepcopy(layer.module).to("meta")
     inputs = [placeholder(inputs) for _, inputs in layer.packing.shapes]
-    options: dict[str, Any] = {"layout": layer.layout, "map_size": layer.map_size}
-    options |= {"trainable": told["trainable"], "checkpoint": told["checkpoint"]}
+    plan = dataclasses.replace(layer, module=module, architecture=valueless).placement
+    options: dict[str, Any] = {"plan": plan, "trainable": told["trainable"], "checkpoint": told["checkpoint"]}
     built = layer.kind(module, valueless, IdealEmulator(), inputs=inputs, **options).eval()
     for matrix, index in zip(built.matrices, told["emulators"], strict=True):
         assert isinstance(matrix, CrossbarMatrix)

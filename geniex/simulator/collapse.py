@@ -8,7 +8,7 @@ and tiles can be done once, at programming. The whole read is then one product o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,9 +42,11 @@ class Programmed:
     """Whether the accumulator passes on the sums of ``weights`` unchanged."""
     live: tuple[bool, ...]
     """Whether each row tile is worth a read: equal W+ and W- have equal currents in any circuit, which cancel."""
+    whole: bool = False
+    """Whether ``counts`` are whole numbers."""
 
 
-def shortened(
+def find_shortcuts(
     conductances: Tensor,
     array: Any,
     emulator: Emulator,
@@ -59,28 +61,36 @@ def shortened(
     ``array`` is what the ``emulator`` made of the conductances. ``codes`` are the ideal levels, which only
     "ideal_before" needs. ``step`` is the ADC's step, and ``points`` are the binary points of the sums.
     """
-    arch = layout.architecture
-    response = emulator.response(array)
+    arch, response = layout.architecture, emulator.response(array)
     counts, whole = linear_counts(None if response is None else layout.off_lines(response), codes, arch)
-    if counts is None or not _transparent(counts, whole, step, arch):
-        return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
+    every = (True,) * layout.stack[0]
+    tiles = collapse(Programmed(conductances, array, counts, None, False, every, whole), layout, step, points)
+    return tiles if tiles.weights is not None else replace(tiles, live=_live(conductances, emulator, arch))
+
+
+def collapse(tiles: Programmed, layout: TileLayout, step: Tensor | None, points: BinaryPoints) -> Programmed:
+    """``tiles`` with ``weights`` in place of counts, if an ADC with this ``step`` changes no count."""
+    arch, counts = layout.architecture, tiles.counts
+    if counts is None or not _transparent(counts, tiles.whole, step, arch):
+        return tiles
     weights = summed_weights(counts, layout)
     lossless = arch.accumulator_bits is None
-    if whole:
+    if tiles.whole:
         largest = largest_sum(weights, arch)
         if largest * layout.stack[0] > _EXACT:
-            return Programmed(conductances, array, counts, None, False, _live(conductances, emulator, arch))
+            return tiles
         lossless = _passes_on(largest, points, arch)
-    return Programmed(conductances, array, None, weights, lossless, (True,) * layout.stack[0])
+    live = (True,) * layout.stack[0]
+    return replace(tiles, counts=None, weights=weights, lossless=lossless, live=live)
 
 
-def collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: BinaryPoints) -> Tensor:
+def multiply_collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, points: BinaryPoints) -> Tensor:
     """Products (inputs, col_tiles, outputs), float64, of whole inputs (inputs, features) with ``tiles.weights``."""
     assert tiles.weights is not None
     arch, weights = layout.architecture, tiles.weights
     if tiles.lossless:
         signed = weights[:, :, 0] - weights[:, :, 1] if weights.shape[2] == 2 else weights[:, :, 0]
-        return layout.weighted(layout.split_inputs(integers), signed) * 2.0**-points.exact
+        return layout.multiply(layout.split_inputs(integers), signed) * 2.0**-points.exact
     parts = torch.stack([integers, -integers]).clamp(min=0) if arch.passes == 2 else integers[None]
     split = layout.split_inputs(parts)  # (passes, inputs, row_tiles, rows)
     totals = torch.einsum("pirk,rkz->pirz", split, weights.flatten(2)).unflatten(-1, weights.shape[2:])
@@ -105,7 +115,7 @@ def linear_counts(response: Tensor | None, codes: Tensor | None, arch: Architect
     if response is None:
         return None, False
     # One word line at a time is driven at level 1; the others are at 0.
-    scheme = arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
+    scheme = arch if arch.offset != "ideal_before" else arch.replace(offset="ideal_after")
     currents = response.movedim(-2, 0) * (arch.v_max / (2**arch.stream_bits - 1))
     level = torch.ones_like(currents[..., :1])
     counts = analog_counts(currents, level, None, scheme).movedim(0, -2)

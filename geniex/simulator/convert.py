@@ -15,20 +15,21 @@ from geniex.simulator.batch_norm import fold_in_place
 from geniex.simulator.build import OwnEmulators, build, check_fit
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.memory.pass_memory import first_call, pass_memory, without_values
-from geniex.simulator.observe_inputs import Calibration, calibrated
+from geniex.simulator.memory.pass_memory import Call, first_call, pass_memory, without_values
+from geniex.simulator.observe_inputs import Calibration, observe_inputs
 from geniex.simulator.originals import copy_of
 from geniex.simulator.plan import (
     DigitalLayer,
     PlannedLayer,
     check_trainable,
     make_weights_plain,
-    planned,
-    projected,
+    plan_layers,
+    split_attention,
 )
 from geniex.simulator.report import ConversionReport, LayerReport, built_report, digital_report, folded_report
 from geniex.simulator.rules import PerLayer, Rules
-from geniex.simulator.wrappers import replaced
+from geniex.simulator.scales import InputStatistics
+from geniex.simulator.transforms import replaced
 
 _MOST_REASONS = 8
 """Layers that an error lists."""
@@ -96,11 +97,12 @@ def convert(
             derived from other tensors.
     """
     check_fit(emulator, architecture)
-    converted, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
-    with first_call(converted) as calls:
-        plan, seen = calibrated(converted, plan, calibration)
+    converted, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
+    calls, seen = list[Call](), dict[int, list[InputStatistics]]()
     if calibration is not None:
-        plan = without_uncalled(plan, set(seen))
+        with first_call(converted) as calls:
+            plan, seen = observe_inputs(converted, plan, calibration)
+        plan = drop_uncalled(plan, set(seen))
     if not allow_empty:
         check_not_empty(plan)
     emulators, options = OwnEmulators(emulator), {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}
@@ -116,8 +118,10 @@ def convert(
     converted = replaced(converted, made)
     if not trainable:
         converted.requires_grad_(False)
-    bare = without_values(converted) if calls else converted
-    memory = pass_memory(lambda: bare, next(iter(calls), None))
+    memory = None
+    if calls:
+        bare = without_values(converted)
+        memory = pass_memory(lambda: bare, calls[0])
     report = ConversionReport((*reports, *folded), emulator.description, memory=memory)
     converted.conversion = report  # type: ignore[assignment]
     if report.cautions:
@@ -127,7 +131,7 @@ def convert(
     return converted
 
 
-def prepared(
+def prepare(
     model: nn.Module, rules: Rules, fold: bool, *, trainable: bool = False
 ) -> tuple[nn.Module, list[PlannedLayer | DigitalLayer], list[LayerReport]]:
     """A copy of ``model`` in the form that is converted, what happens to each of its layers, and what is folded."""
@@ -137,8 +141,8 @@ def prepared(
     if fold or not trainable:
         make_weights_plain(plain)
     folded = [folded_report(norm, conv) for norm, conv in (fold_in_place(plain) if fold else {}).items()]
-    plain = projected(plain, rules)
-    return plain, planned(plain, rules), folded
+    plain = split_attention(plain, rules)
+    return plain, plan_layers(plain, rules), folded
 
 
 def keep_frozen(module: Any, built: CrossbarLayer) -> None:
@@ -161,7 +165,7 @@ def check_not_empty(plan: list[PlannedLayer | DigitalLayer]) -> None:
     raise ConversionError(f"model: nothing of it goes onto crossbars: {why}. allow_empty=True lets it pass")
 
 
-def without_uncalled(plan: list[PlannedLayer | DigitalLayer], called: set[int]) -> list[PlannedLayer | DigitalLayer]:
+def drop_uncalled(plan: list[PlannedLayer | DigitalLayer], called: set[int]) -> list[PlannedLayer | DigitalLayer]:
     """The plan with layers digital that the model did not call: it does without them, or reads their weights."""
     return [
         DigitalLayer(layer.name, layer.module, "never called on the inputs given")

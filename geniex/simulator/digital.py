@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from geniex.errors import InputError
-from geniex.simulator.hooks import take_place
 from geniex.simulator.layers.attention import PROJECTIONS, ProjectedAttention
 from geniex.simulator.layers.crossbar import crossbar_layers
+from geniex.simulator.transforms import take_place
 
 
 def digital_copy(converted: nn.Module) -> nn.Module:

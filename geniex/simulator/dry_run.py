@@ -16,13 +16,13 @@ from geniex.emulator import Emulator
 from geniex.mapping import Architecture, Layout
 from geniex.simulator.batches import Data
 from geniex.simulator.build import OwnEmulators, build, check_fit, placeholder
-from geniex.simulator.convert import prepared, without_uncalled
+from geniex.simulator.convert import drop_uncalled, prepare
 from geniex.simulator.layers.crossbar import crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.memory.pass_memory import Call, first_call, pass_memory, without_values
 from geniex.simulator.memory.sampled import SizedEmulator
-from geniex.simulator.observe_inputs import counted, hooked
-from geniex.simulator.plan import DigitalLayer, PlannedLayer, replaced
+from geniex.simulator.observe_inputs import count_vectors, hooked
+from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.report import (
     ConversionReport,
     LayerReport,
@@ -32,6 +32,7 @@ from geniex.simulator.report import (
     reads_per_vector,
 )
 from geniex.simulator.rules import PerLayer, Rules
+from geniex.simulator.transforms import replaced
 
 _PROBED_TILES = 4
 
@@ -68,28 +69,29 @@ def dry_run(
         checkpoint: as ``convert`` takes it.
     """
     check_fit(emulator, architecture)
-    copied, plan, folded = prepared(model, Rules(architecture, layout, per_layer), fold)
+    copied, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold)
     vectors, examples, calls, unsigned = dict[int, int](), 0, list[Call](), set[int]()
     if example is not None:
         with first_call(copied) as calls, _unsigned(plan) as unsigned:
-            plan, vectors, examples = counted(copied, plan, example)
-        plan = without_uncalled(plan, set(vectors))
+            plan, vectors, examples = count_vectors(copied, plan, example)
+        plan = drop_uncalled(plan, set(vectors))
     probes, seconds, reports = _Probes(emulator, dtype), 0.0, list[LayerReport]()
     for layer in plan:
         if isinstance(layer, DigitalLayer):
             reports.append(digital_report(layer))
             continue
         probe = probes.of(layer.architecture)
-        arrays = planned_report(layer).arrays
+        report = planned_report(layer)
+        arrays = report.arrays
         costs: dict[str, Any] = {"bytes": round(arrays * probe.bytes_per_array)}
         if example is not None:
             costs["vectors"] = -(-vectors[id(layer.module)] // examples)
             costs["array_reads"] = costs["vectors"] * reads_per_vector(layer.architecture) * arrays
         seconds += arrays * probe.seconds_per_array
-        reports.append(planned_report(layer, **costs))
+        reports.append(replace(report, **costs))
     memory = None
-    compacted = any(isinstance(layer, PlannedLayer) and layer.layout == "compacted" for layer in plan)
-    if example is not None and not compacted:  # which tiles compaction leaves is told by values alone
+    by_values = any(isinstance(layer, PlannedLayer) and layer.placement.by_values for layer in plan)
+    if example is not None and not by_values:  # the shapes alone do not tell which tiles are left out
         shapes = _Shapes(copied, plan, emulator, unsigned, probes.made)
         options: dict[str, Any] = {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}
         memory = pass_memory(lambda: shapes.converted(**options), next(iter(calls), None))

@@ -42,7 +42,7 @@ def check_converted(model: nn.Module) -> None:
 
 def programmed_weight(matrix: CrossbarMatrix) -> Tensor:
     """The weight (outputs, inputs), float64, that the conductances of ``matrix`` represent on ideal crossbars."""
-    layout, parts = matrix.layout, matrix.layout.joined(programmed_integers(matrix))  # (arrays, outputs, inputs)
+    layout, parts = matrix.layout, matrix.layout.join_weights(programmed_integers(matrix))  # (arrays, outputs, inputs)
     whole = parts[0] - parts[1] if len(parts) == 2 else parts[0]
     weight = whole * 2.0**-matrix.weight_frac_bits
     return (

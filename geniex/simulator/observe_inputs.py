@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from geniex.errors import InputError
-from geniex.mapping import Packing, Unrolling
+from geniex.mapping import Packing
 from geniex.simulator.batches import Data, is_function, read_batches
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
 from geniex.simulator.scales import InputStatistics
@@ -24,7 +24,7 @@ _MOST_VECTORS = 2048
 """Most vectors that one image, or one call of a Linear, adds to a matrix's statistics besides the extreme ones."""
 
 
-def calibrated(
+def observe_inputs(
     model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], calibration: Calibration
 ) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, list[InputStatistics]]]:
     """The ``plan`` with the map sizes that were seen, and statistics for each matrix of each layer, by the module's id.
@@ -51,7 +51,7 @@ def calibrated(
     return _with_sizes(plan, sized), seen
 
 
-def counted(
+def count_vectors(
     model: nn.Module, plan: Sequence[PlannedLayer | DigitalLayer], example: Data
 ) -> tuple[list[PlannedLayer | DigitalLayer], dict[int, int], int]:
     """The ``plan`` with the map sizes that were seen, the number of vectors of each layer, and that of the examples.
@@ -65,8 +65,7 @@ def counted(
         def watch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
             now = sized[id(module)] = sized.get(id(module), layer).sized(args[0] if args else kwargs["input"])
             packing = now.packing
-            channels = packing.groups * packing.outputs
-            count = output.numel() // (channels * packing.positions if isinstance(packing, Unrolling) else channels)
+            count = output.numel() // (packing.groups * packing.outputs * packing.positions)
             vectors[id(module)] = vectors.get(id(module), 0) + count
 
         return watch

@@ -14,10 +14,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from geniex.errors import ConversionError
-from geniex.simulator.hooks import outside_hooks
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.wrappers import without_wrappers
+from geniex.simulator.transforms import outside_hooks, without_wrappers
 
 _DERIVING = (prune.BasePruningMethod, WeightNorm, SpectralNorm)
 """torch's forward pre-hooks that compute a tensor of their module from others."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from geniex.errors import ConversionError, InputError
-from geniex.mapping import Architecture, Layout, Packing, TileLayout, Unrolling
-from geniex.simulator.hooks import kept_aside
-from geniex.simulator.layers.attention import PROJECTIONS, leave_fast_path, project_attention
-from geniex.simulator.layers.crossbar import CROSSBAR_LAYERS, CrossbarConv, CrossbarLayer, tile_layouts
+from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Packing, lay_out, pack, unrolls
+from geniex.simulator.layers.attention import ATTENDING, PROJECTIONS, leave_fast_path, project_attention
+from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_kind, registered_kind
 from geniex.simulator.originals import derived_tensors, make_plain, ties
 from geniex.simulator.rules import Choice, Rules
 from geniex.simulator.scales import FullScale
-from geniex.simulator.wrappers import replaced
+from geniex.simulator.transforms import kept_aside, replaced
 
 _NO_PRODUCT = (
     nn.modules.batchnorm._NormBase,
@@ -40,45 +40,60 @@ class PlannedLayer:
     kind: type[CrossbarLayer]
     architecture: Architecture
     layout: Layout
-    packing: Packing
-    """Placement of the layer's matrices on arrays; dense for a convolution to be unrolled whose map size is unknown."""
     map_size: tuple[int, ...] | None = None
     """Spatial size of the input maps for which a convolution is unrolled."""
     weight_full_scale: FullScale | None = None
     """Magnitude that the weights are scaled by; None takes it from the weights."""
 
-    @property
-    def layouts(self) -> list[TileLayout]:
-        """The tile layout of each of the layer's matrices."""
-        blocks = self.packing.blocks(self.kind.weight_of(self.module)) if self.layout == "compacted" else []
-        return tile_layouts(self.packing, blocks, self.architecture, self.layout)
+    @cached_property
+    def weight(self) -> Tensor:
+        """The layer's weight matrices (groups, outputs, inputs)."""
+        return self.kind.weight_of(self.module)
+
+    @cached_property
+    def geometry(self) -> ConvGeometry | None:
+        """The geometry of a convolution; None for a layer without positions."""
+        return self.kind.geometry_of(self.module)
+
+    @cached_property
+    def packing(self) -> Packing:
+        """The packing of the layer's weights into matrices; it needs the size of maps that are to be unrolled."""
+        try:
+            return pack(self.weight, self.architecture, self.layout, self.geometry, self.map_size)
+        except InputError as error:
+            raise ConversionError(f"layer {self.name!r}: {error}") from error
+
+    @cached_property
+    def placement(self) -> LayerLayout:
+        """The layout of the layer's matrices on tiles, found once for the weights as they are when it is asked for."""
+        packing = self.packing
+        try:
+            return lay_out(self.weight.detach(), self.architecture, self.layout, packing=packing)
+        except InputError as error:
+            raise ConversionError(f"layer {self.name!r}: {error}") from error
 
     @property
     def unsized(self) -> bool:
         """Whether the layer is to be unrolled while the size of its maps is unknown."""
-        return self.layout == "toeplitz" and self.map_size is None
+        return self.map_size is None and unrolls(self.layout)
 
     def sized(self, x: Tensor) -> PlannedLayer:
-        """This layer, unrolled for maps of the size of ``x`` if its layout is "toeplitz"; maps must have one size."""
-        if self.layout != "toeplitz":
+        """This layer, unrolled for maps of the size of ``x`` if its layout unrolls; maps must have one size."""
+        if self.geometry is None or not unrolls(self.layout):
             return self
-        size = tuple(x.shape[-len(self.module.kernel_size) :])  # type: ignore[arg-type]
+        size = tuple(x.shape[-self.geometry.dims :])
         if self.map_size not in (None, size):
             both = f"maps of {self.map_size} and of {size}"
-            raise ConversionError(f"layer {self.name!r}: layout 'toeplitz' is for maps of one size, it has {both}")
-        if self.map_size == size:
-            return self
-        return replace(self, map_size=size, packing=_packed(self, size))
+            raise ConversionError(f"layer {self.name!r}: layout {self.layout!r} is for maps of one size, it has {both}")
+        return self if self.map_size == size else replace(self, map_size=size)
 
     def vectors_of(self, x: Tensor) -> Tensor:
         """The vectors (count, inputs of all matrices) that the layer's matrices see for its input ``x``."""
-        if isinstance(self.packing, Unrolling):
-            return self.packing.vectors(x if x.dim() > self.packing.geometry.dims + 1 else x[None])
-        return self.kind.fields_of(self.module, x)
+        return self.kind.read_fields(x, self.packing, self.geometry)
 
     def pieces(self, x: Tensor) -> Iterator[Tensor]:
         """``x`` in pieces whose vectors fit into memory: one map at a time for convolutions, whose fields overlap."""
-        batched = issubclass(self.kind, CrossbarConv) and x.dim() > len(self.module.kernel_size) + 1  # type: ignore[arg-type]
+        batched = self.geometry is not None and x.dim() > self.geometry.dims + 1
         return iter(x.split(1)) if batched else iter((x,))
 
 
@@ -91,19 +106,21 @@ class DigitalLayer:
     reason: str
 
 
-def planned(model: nn.Module, rules: Rules) -> list[PlannedLayer | DigitalLayer]:
+def plan_layers(model: nn.Module, rules: Rules) -> list[PlannedLayer | DigitalLayer]:
     """Every module of ``model`` that owns parameters, on crossbars or digital, in the model's order.
 
     Raises:
         ConversionError: a rule matches no module, or asks for something impossible.
     """
-    plan = list(_planned(model, rules))
+    plan = list(_plan(model, rules))
     rules.check_all_used()
     return plan
 
 
-def projected(model: nn.Module, rules: Rules) -> nn.Module:
+def split_attention(model: nn.Module, rules: Rules) -> nn.Module:
     """``model`` with attention split into projections that can be converted, where the rules want them on crossbars."""
+    if not any(isinstance(module, ATTENDING) for module in model.modules()):
+        return model
     leave_fast_path(model)
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.MultiheadAttention) or not _wanted(name, rules):
@@ -141,7 +158,7 @@ def check_trainable(model: nn.Module, rules: Rules) -> None:
 def make_weights_plain(model: nn.Module) -> None:
     """Make the effective weights of layers that have a crossbar form plain parameters, in place."""
     for module in list(model.modules()):
-        if derived_tensors(module) and (_crossbar_kind(module) or isinstance(module, nn.MultiheadAttention)):
+        if derived_tensors(module) and (crossbar_kind(module) or isinstance(module, nn.MultiheadAttention)):
             make_plain(module)
 
 
@@ -149,7 +166,7 @@ def _goes(name: str, module: nn.Module, rules: Rules) -> bool:
     """Whether the rules put a module on crossbars, judged by its name and its kind."""
     if isinstance(module, nn.MultiheadAttention):
         return _wanted(name, rules)
-    return _crossbar_kind(module) is not None and rules.choice(name).architecture is not None
+    return crossbar_kind(module) is not None and rules.choice(name).architecture is not None
 
 
 def _wanted(attention: str, rules: Rules) -> bool:
@@ -157,21 +174,22 @@ def _wanted(attention: str, rules: Rules) -> bool:
     return any(rules.choice(name).architecture is not None for name in names)
 
 
-def _planned(model: nn.Module, rules: Rules) -> Iterator[PlannedLayer | DigitalLayer]:
-    closed: list[str] = []
+def _plan(model: nn.Module, rules: Rules) -> Iterator[PlannedLayer | DigitalLayer]:
+    closed: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if any(outer == "" or name.startswith(f"{outer}.") for outer in closed):
+        if name.startswith(closed):
             continue
-        kind, why = _crossbar_kind(module), _digital_form(module)
-        if kind is None and why is None and not any(True for _ in module.parameters(recurse=False)):
+        kind = crossbar_kind(module)
+        why = _digital_form(module, kind)
+        if kind is None and why is None and next(module.parameters(recurse=False), None) is None:
             continue
         choice = rules.choice(name)
         if kind is not None or why is not None or isinstance(module, nn.MultiheadAttention):
-            closed.append(name)
+            closed += (f"{name}." if name else "",)  # what lies below is part of this layer
         if choice.architecture is None:
             yield DigitalLayer(name, module, "by rule")
         elif kind is not None and why is None:
-            yield _planned_layer(name, module, kind, choice)
+            yield _plan_layer(name, module, kind, choice)
         elif choice.pattern == name and not any(True for _ in module.children()):
             because = "" if why is None else f": {why}"
             raise ConversionError(f"per_layer[{name!r}]: {type(module).__name__} cannot run on crossbars{because}")
@@ -192,54 +210,31 @@ def _unregistered(model: nn.Module) -> Iterator[DigitalLayer]:
             seen |= new
 
 
-def _planned_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choice: Choice) -> PlannedLayer:
+def _plan_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choice: Choice) -> PlannedLayer:
     assert choice.architecture is not None
     layout, size, by_name = choice.layout, choice.map_size, choice.pattern == name
-    if layout == "toeplitz" and not issubclass(kind, CrossbarConv):
+    unrolled = unrolls(layout)
+    if unrolled and kind.geometry_of(module) is None:
         if by_name:
             raise ConversionError(f"per_layer[{name!r}]: a {type(module).__name__} has no positions to unroll")
-        layout = "dense"
-    if size is not None and layout != "toeplitz":
+        layout, unrolled = "dense", False
+    if size is not None and not unrolled:
         if by_name:
             raise ConversionError(f"per_layer[{name!r}]: map_size is of convolutions in the layout 'toeplitz'")
         size = None
-    # The dense packing stands in until calibration inputs tell the map size of a layer to be unrolled.
-    dense = kind.packed(module, choice.architecture, "dense")
-    scale = choice.weight_full_scale
-    start = PlannedLayer(name, module, kind, choice.architecture, layout, dense, weight_full_scale=scale)
-    if layout == "toeplitz" and size is None:
-        return start
-    return replace(start, map_size=size, packing=_packed(start, size))
+    layer = PlannedLayer(name, module, kind, choice.architecture, layout, size, choice.weight_full_scale)
+    if size is not None or not unrolled:
+        _ = layer.packing  # raises the error of a layer that cannot be packed before anything is programmed
+    return layer
 
 
-def _packed(layer: PlannedLayer, size: tuple[int, ...] | None) -> Packing:
-    try:
-        return layer.kind.packed(layer.module, layer.architecture, layer.layout, size)
-    except InputError as error:
-        raise ConversionError(f"layer {layer.name!r}: {error}") from error
-
-
-def _crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
-    """The class that takes the module's place; None unless the module computes as one of torch's layers does."""
-    for torch_kind, kind in CROSSBAR_LAYERS.items():
-        if isinstance(module, torch_kind) and not _overridden(module, torch_kind):
-            return kind
-    return None
-
-
-def _overridden(module: nn.Module, torch_kind: type[nn.Module]) -> bool:
-    methods = [name for name in ("forward", "_conv_forward", "__call__") if hasattr(torch_kind, name)]
-    by_class = any(getattr(type(module), name) is not getattr(torch_kind, name) for name in methods)
-    return by_class or any(name in vars(module) for name in methods)
-
-
-def _digital_form(module: nn.Module) -> str | None:
+def _digital_form(module: nn.Module, kind: type[CrossbarLayer] | None) -> str | None:
     """The obstacle, other than a class without crossbar form, that keeps a module digital; None without one."""
     if isinstance(module, torch.jit.ScriptModule):
         return "compiled by torch.jit"
     if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):  # as torch.ao's modules have
         return "quantised weights, outside of parameters"
-    if _crossbar_kind(module) is None:
+    if kind is None:
         return None
     weight = module.weight
     if "weight" not in module._parameters and "weight" not in module._buffers:
@@ -258,7 +253,7 @@ def _digital_form(module: nn.Module) -> str | None:
 def _reason(module: nn.Module) -> str:
     if isinstance(module, _NO_PRODUCT):
         return "no matrix product"
-    base = next((kind for kind in (*CROSSBAR_LAYERS, nn.MultiheadAttention) if isinstance(module, kind)), None)
+    base = nn.MultiheadAttention if isinstance(module, nn.MultiheadAttention) else registered_kind(module)
     if base is not None:
         return f"computes otherwise than {base.__name__}"
     if any(True for _ in module.children()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from geniex.circuit import shared_matmul
 from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.mapping import TileLayout
-from geniex.simulator.collapse import Programmed, collapsed
+from geniex.simulator.collapse import Programmed, multiply_collapsed
 from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, shift_add, signed_sum
 from geniex.simulator.periphery.adc import analog_counts, digitised, stream_voltages
 from geniex.simulator.periphery.dac import stream_reads
@@ -23,6 +24,17 @@ _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
 """Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
 _MOST_GAPS = 16
 """Between runs of row tiles that are read: beyond, what is in the gaps costs less than another round."""
+
+
+class Reads(NamedTuple):
+    """What the tiles of a matrix see: drives that broadcast against the tiles, and their currents."""
+
+    voltages: Tensor
+    """(reads, inputs, row_tiles, 1, 1, rows) [V]."""
+    ideal: Tensor
+    """Currents without any non-ideality (reads, inputs, row_tiles, arrays, col_tiles, cols) [A], as bit lines lie."""
+    actual: Tensor
+    """Currents of the emulator, same shape [A]."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Reader:
         """Products (inputs, outputs), float64, of ``integers`` (inputs, features)."""
         inputs, row_tiles = self.chunk(len(integers), tiles)
         if tiles.weights is not None:
-            parts = [collapsed(part, tiles, self.layout, self.points) for part in integers.split(inputs)]
+            parts = [multiply_collapsed(part, tiles, self.layout, self.points) for part in integers.split(inputs)]
         else:
             again = self.checkpoint and torch.is_grad_enabled()
             read = partial(checkpoint, self._read, use_reentrant=False) if again else self._read

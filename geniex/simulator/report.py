@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from geniex.circuit.checks import has_values
 from geniex.emulator import map_tensors
 from geniex.errors import ConversionError, InputError
-from geniex.mapping import Architecture, CompactedTiles, ConductanceWindow, Packing, TileLayout
+from geniex.mapping import Architecture, ConductanceWindow
 from geniex.simulator.arithmetic_figures import arithmetic_figures
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
@@ -223,41 +222,34 @@ def folded_report(norm: str, conv: str) -> LayerReport:
 
 def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
     """The report of a layer that goes onto crossbars."""
-    arch, packing = layer.architecture, layer.packing
+    arrays = layer.architecture.arrays
     if layer.unsized:
         allowed = "an unrolled convolution needs the size of its maps: give an example, or LayerRule(map_size=)"
         raise ConversionError(f"layer {layer.name!r}: {allowed}")
-    tiles = layer.layouts
-    count = sum(math.prod(tile.stack) for tile in tiles)
-    rows, cols = arch.tile
+    placement = layer.placement
     return LayerReport(
         layer.name,
         type(layer.module).__name__,
         "crossbar",
-        matrices=len(tiles),
-        row_tiles=tiles[0].row_tiles,
-        col_tiles=tiles[0].col_tiles,
-        arrays=count * arch.arrays,
-        grid_arrays=sum(tile.row_tiles * tile.col_tiles for tile in tiles) * arch.arrays,
-        utilisation=_weights_on(tiles, packing) * arch.slices / (count * rows * cols),
+        matrices=len(placement.tiles),
+        row_tiles=placement.tiles[0].row_tiles,
+        col_tiles=placement.tiles[0].col_tiles,
+        arrays=placement.tile_count * arrays,
+        grid_arrays=placement.grid_count * arrays,
+        utilisation=placement.utilisation,
         **costs,
     )
-
-
-def _weights_on(tiles: Sequence[TileLayout], packing: Packing) -> int:
-    """Weights that have cells: without the zeros between groups, or what compaction left out."""
-    compacted = [layout for layout in tiles if isinstance(layout, CompactedTiles)]
-    return sum(int(layout.held.sum()) for layout in compacted) if compacted else packing.weights
 
 
 def built_report(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[InputStatistics] | None) -> LayerReport:
     """The report of a layer that is on crossbars, with what calibration has ``seen`` of each matrix's inputs."""
     matrices = [m for m in built.matrices if isinstance(m, CrossbarMatrix)]
+    weight_bits, input_bits = zip(*((m.weight_frac_bits, m.input_frac_bits) for m in matrices), strict=True)
     return planned_report(
         layer,
         bytes=programmed_bytes(built),
-        weight_frac_bits=_ends([m.weight_frac_bits for m in matrices]),
-        input_frac_bits=_ends([m.input_frac_bits for m in matrices]),
+        weight_frac_bits=(min(weight_bits), max(weight_bits)),
+        input_frac_bits=(min(input_bits), max(input_bits)),
         histogram=conductance_histogram(matrices),
         **arithmetic_figures(layer, matrices, seen),
     )
@@ -313,15 +305,11 @@ def _layer_of(data: dict[str, Any]) -> LayerReport:
     return LayerReport(**fields)
 
 
-def _ends(values: Sequence[int]) -> tuple[int, int]:
-    return min(values), max(values)
-
-
 def _edges(window: ConductanceWindow, levels: int) -> list[float]:
     half = window.step(levels) / 2
-    bins = min(levels, _MOST_BINS)
+    bins, start = min(levels, _MOST_BINS), window.g_off - half
     step = (window.g_on - window.g_off + 2 * half) / bins
-    return [window.g_off - half + k * step for k in range(bins + 1)]
+    return [start + k * step for k in range(bins + 1)]
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from geniex.errors import ConversionError, InputError
-from geniex.mapping import Architecture, Layout, check_layout, checked_size
+from geniex.mapping import Architecture, Layout, check_layout, check_size
 from geniex.simulator.scales import FullScale, check_full_scale
 
 
@@ -32,7 +32,7 @@ class LayerRule:
             check_layout(self.layout)
         if self.map_size is not None:
             sizes = tuple(self.map_size) if isinstance(self.map_size, (tuple, list)) else (self.map_size,)
-            object.__setattr__(self, "map_size", checked_size(sizes, len(sizes)))
+            object.__setattr__(self, "map_size", check_size(sizes, len(sizes)))
         if self.weight_full_scale is not None:
             given = self.weight_full_scale
             object.__setattr__(self, "weight_full_scale", tuple(given) if isinstance(given, list) else given)
@@ -65,7 +65,6 @@ class Rules:
     """
 
     def __init__(self, architecture: Architecture | None, layout: Layout, per_layer: PerLayer | None) -> None:
-        check_layout(layout)
         self.default = LayerRule(architecture=architecture, layout=layout)
         self.rules = {name: _checked(name, rule) for name, rule in (per_layer or {}).items()}
         self._unused = set(self.rules)

@@ -81,7 +81,7 @@ class InputStatistics:
         if vectors.numel() == 0:
             return
         vectors = vectors.detach()
-        low, high = (float(end) for end in torch.aminmax(vectors))
+        low, high = map(float, torch.aminmax(vectors))
         if not (abs(low) < float("inf") and abs(high) < float("inf")):
             raise InputError("calibration", "NaN or infinity", "every input of a layer must be finite")
         if not self.count:
@@ -173,7 +173,8 @@ def _quantisation(
     if not scaled.numel():
         return Quantisation(0.0, 0.0, 0.0)
     exact = scaled * 2.0**frac_bits
-    power, noise = (x.square().mean(1) for x in (exact * gain, (integers - exact) * gain))
+    power = (exact * gain).square().mean(1)
+    noise = ((integers - exact) * gain).square().mean(1)
     by_row = torch.where(power > 0, noise / power.clamp(min=torch.finfo(power.dtype).tiny), 0.0).sqrt()
     error = math.sqrt(float(noise.mean()) / float(power.mean())) if power.any() else 0.0
     beyond = (exact <= ends[0] - 1) | (exact >= ends[1] + 1)
@@ -188,6 +189,12 @@ def check_weight(weight: Tensor) -> None:
         raise InputError("weight", tuple(weight.shape), "it must hold at least one weight")
     if has_values(weight) and not torch.isfinite(weight).all():
         raise InputError("weight", "NaN or infinity", "every weight must be finite")
+
+
+def check_vectors(vectors: Tensor, inputs: int) -> None:
+    """Raise ``InputError`` unless ``vectors`` are one or more vectors (count, inputs)."""
+    if vectors.dim() != 2 or not len(vectors) or vectors.shape[1] != inputs:
+        raise InputError("vectors", tuple(vectors.shape), f"one or more of {inputs} inputs each")
 
 
 def check_full_scale(full_scale: object, name: str = "weight_full_scale") -> None:

@@ -108,17 +108,17 @@ def test_numbers_come_back_from_their_tiles(way: str, by_row: bool) -> None:
         placed = layout.place(torch.stack([weight, torch.zeros_like(weight)], -1)[None])
         assert placed.shape == (len(tiles.inputs_of), 1, 1, 4, 6)
         numbers = placed[..., ::2]
-        assert torch.equal(layout.joined(numbers)[0], weight)
+        assert torch.equal(layout.join_weights(numbers)[0], weight)
         x = torch.randint(0, 5, (3, 8), generator=generator).double()
         split = layout.split_inputs(x)
         sums = torch.einsum("vtr,tro->vto", split, numbers[:, 0, 0])[:, :, None]
         assert torch.equal(layout.join_outputs(layout.add_tiles(sums)), x @ weight.T)
         parts = [layout.add_tiles(sums[:, at], at) for at in (slice(0, 1), slice(1, None))]
         assert torch.equal(layout.join_outputs(sum(parts)), x @ weight.T)
-        assert torch.equal(layout.join_outputs(layout.weighted(split, numbers[:, 0].movedim(1, 2))), x @ weight.T)
+        assert torch.equal(layout.join_outputs(layout.multiply(split, numbers[:, 0].movedim(1, 2))), x @ weight.T)
         by_rows = layout.by_row(numbers.sum((1, 3)))
         assert torch.equal(by_rows.sum(0), weight.sum(1))
-        again = CompactedTiles.from_numbers(TileLayout(ARCH, 8, 7), layout.to_numbers())
+        again = tiles.from_numbers(layout.to_numbers())
         assert again == layout
         assert torch.equal(
             again.place(weight[None, ..., None].expand(1, 7, 8, 2)),
@@ -145,11 +145,11 @@ def test_natural_tiles_undo_the_orders_of_their_rows(rows: int | None) -> None:
     x = torch.randint(0, 5, (3, 9), generator=generator).double()
     split = layout.split_inputs(x)
     sums = torch.einsum("vrk,rckp->vrcp", split, numbers[:, 0])
-    assert torch.equal(layout.joined(numbers)[0], weight)
+    assert torch.equal(layout.join_weights(numbers)[0], weight)
     assert torch.equal(layout.join_outputs(layout.add_tiles(sums)), x @ weight.T)
     parts = [layout.add_tiles(sums[:, at], at) for at in (slice(0, 2), slice(2, None))]
     assert torch.equal(layout.join_outputs(parts[0] + parts[1]), x @ weight.T)
-    assert torch.equal(layout.join_outputs(layout.weighted(split, numbers[:, 0].movedim(1, 2))), x @ weight.T)
+    assert torch.equal(layout.join_outputs(layout.multiply(split, numbers[:, 0].movedim(1, 2))), x @ weight.T)
     by_row = torch.stack([weight[:, inputs[4 * k : 4 * k + 4]].sum(1) for k in range(3)])
     assert torch.equal(layout.by_row(numbers.sum((1, 3))), by_row)
     for output, input in ((0, 0), (6, 8), (3, 5)):

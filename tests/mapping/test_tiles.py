@@ -147,9 +147,9 @@ def test_cells_move_with_their_weights_and_the_others_stay(case: Case) -> None:
     for weight, (r, c, row, col) in case.weight_cells(case.orders).items():
         to_r, to_c, to_row, to_col = there[weight]
         expected[to_r, :, to_c, to_row, to_col] = cells[r, :, c, row, col]
-    moved = old.relocated(cells, new)
+    moved = old.relocate(cells, new)
     assert torch.equal(moved, expected)
-    assert torch.equal(new.relocated(moved, old), cells)
+    assert torch.equal(new.relocate(moved, old), cells)
 
 
 @settings(max_examples=60)
@@ -251,5 +251,5 @@ def test_what_was_told_of_an_arrangement_makes_it_again(case: Case) -> None:
 
 
 def test_a_function_is_applied_to_the_orders_that_are_there() -> None:
-    moved = Arrangement.of(outputs=[1, 0], lines=[0, 2, 1]).moved(lambda order: order.flip(0))
+    moved = Arrangement.of(outputs=[1, 0], lines=[0, 2, 1]).map_orders(lambda order: order.flip(0))
     assert moved == Arrangement.of(outputs=[0, 1], lines=[1, 2, 0])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.mapping import Architecture, Arrangement, UnrolledTiles, Unrolling, kernels
+from geniex.mapping import Architecture, Arrangement, ToeplitzTiles, Unrolling, kernels
 
 ARCH = Architecture(tile=(8, 6), weight_bits=5, slice_bits=4)
 """One slice a weight: six outputs on a tile."""
@@ -39,9 +39,9 @@ def case(kind: type[nn.Module], options: dict[str, Any], size: tuple[int, ...]) 
     return conv, Unrolling.of(conv, ARCH, size)
 
 
-def tiles_of(unrolling: Unrolling) -> UnrolledTiles:
-    (tiles,) = unrolling.layouts(ARCH)
-    assert isinstance(tiles, UnrolledTiles)
+def tiles_of(unrolling: Unrolling) -> ToeplitzTiles:
+    outputs, inputs = unrolling.shapes[0]
+    tiles = ToeplitzTiles(ARCH, inputs, outputs, unrolling=unrolling)
     return tiles
 
 
@@ -65,17 +65,17 @@ def one_by_one(conv: Any, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("kind", "options", "size"), CASES, ids=str)
 def test_the_matrix_is_the_convolution(kind: type[nn.Module], options: dict[str, Any], size: tuple[int, ...]) -> None:
     conv, unrolling = case(kind, options, size)
-    matrix = tiles_of(unrolling).joined(placed(conv, unrolling))[0]
+    matrix = tiles_of(unrolling).join_weights(placed(conv, unrolling))[0]
     maps, expected = one_by_one(conv, size)
     assert unrolling.shapes == [tuple(matrix.shape)]
     assert torch.equal(unrolling.vectors(maps) @ matrix.T, expected)
     assert unrolling.output_size == conv(maps).shape[2:]
-    (joined,) = {tuple(unrolling.joined([expected]).shape)}
+    (joined,) = {tuple(unrolling.join([expected]).shape)}
     assert joined == (len(maps), unrolling.positions, 8)
     # The digital product, by which "ideal" gradients go, is the same one.
     (weight,) = unrolling.blocks(kernels(conv).detach())
-    assert torch.equal(tiles_of(unrolling).digital(unrolling.vectors(maps), weight), expected)
-    assert torch.equal(unrolling.unblocked([weight]), kernels(conv).detach())
+    assert torch.equal(tiles_of(unrolling).multiply_exactly(unrolling.vectors(maps), weight), expected)
+    assert torch.equal(unrolling.unblock([weight]), kernels(conv).detach())
 
 
 @pytest.mark.parametrize(("kind", "options", "size"), CASES, ids=str)
@@ -87,7 +87,7 @@ def test_there_are_the_tiles_that_hold_a_weight(
     tiles = tiles_of(unrolling)
     on_tiles = placed(conv, unrolling)
     assert (on_tiles != 0).flatten(1).any(1).all()
-    matrix = tiles.joined(on_tiles)[0]
+    matrix = tiles.join_weights(on_tiles)[0]
     held = sum(
         bool((part != 0).any()) for band in matrix.split(ARCH.outputs_per_tile) for part in band.split(ARCH.tile[0], 1)
     )
@@ -129,8 +129,8 @@ def test_every_weight_is_where_it_is_said_to_be() -> None:
     on_tiles = placed(conv, unrolling)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     (tiles,) = (tiles_of(unrolling),)
-    matrix = tiles.joined(on_tiles)[0]
-    arranged = UnrolledTiles(ARCH, tiles.inputs, tiles.outputs, Arrangement.of(lines=order), unrolling)
+    matrix = tiles.join_weights(on_tiles)[0]
+    arranged = ToeplitzTiles(ARCH, tiles.inputs, tiles.outputs, Arrangement.of(lines=order), unrolling)
     lines = arranged.onto_lines(on_tiles)
     for output, input in torch.nonzero(matrix).tolist():
         at = arranged.locate(output, input)
@@ -145,7 +145,8 @@ def test_bias_columns_stand_on_every_word_line_with_an_input() -> None:
     """Offset weights: what is between weights is the weight 0, which is half of the levels; no input, no level."""
     arch = ARCH.replace(weight_scheme="offset", weight_bits=4, tile=(8, 7))
     unrolling = Unrolling.of(nn.Conv1d(1, 2, 3), arch, (10,))
-    (tiles,) = unrolling.layouts(arch)
+    outputs, inputs = unrolling.shapes[0]
+    tiles = ToeplitzTiles(arch, inputs, outputs, unrolling=unrolling)
     levels = tiles.levels(torch.ones(2, 3), lambda part: (part + 8)[None, ..., None], torch.full((1,), 8.0))
     (last,) = levels[3, 0]  # inputs 8 and 9, positions 6 and 7
     assert last[:, 6].tolist() == [8, 8, 0, 0, 0, 0, 0, 0]
@@ -167,7 +168,7 @@ def test_sizes_that_cannot_be_are_named() -> None:
     with pytest.raises(InputError, match=r"input: got maps of \(8, 9\); .*unrolled for maps of \(8, 8\)"):
         unrolling.vectors(torch.zeros(1, 1, 8, 9))
     with pytest.raises(InputError, match="only bit lines can be moved"):
-        UnrolledTiles(ARCH, 64, 72, Arrangement.of(inputs=range(64)), unrolling)
+        ToeplitzTiles(ARCH, 64, 72, Arrangement.of(inputs=range(64)), unrolling)
 
 
 def test_layouts_of_other_maps_are_others() -> None:

@@ -71,7 +71,7 @@ def test_integers_are_those_of_the_scale_by_hand(scale: str) -> None:
     step = full / 31 if scale != "power_of_two" else 2.0 ** -np.floor(np.log2(31 / full))
     levels = arch.window.to_code(matrix.conductances, 8).double()
     numbers = (levels[..., 0::2] * 8 + levels[..., 1::2])[:, 0] - (levels[..., 0::2] * 8 + levels[..., 1::2])[:, 1]
-    found = matrix.layout.joined(numbers[:, None])[0].numpy()
+    found = matrix.layout.join_weights(numbers[:, None])[0].numpy()
     np.testing.assert_array_equal(found, np.round(weight / step))
 
 

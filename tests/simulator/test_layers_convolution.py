@@ -109,11 +109,9 @@ def test_groups_share_arrays_where_they_fit() -> None:
 
 
 def test_a_group_larger_than_an_array_takes_several() -> None:
-    packing = GroupPacking.of(3, 40, 5, ARCH, "block_diagonal")
+    packing = GroupPacking.of(3, 40, 5, ARCH)
     assert packing.shapes == [(5, 40)] * 3
-    assert GroupPacking.of(7, 9, 2, ARCH, "block_diagonal").shapes == [(6, 27), (6, 27), (2, 9)]
-    with pytest.raises(InputError, match="layout: got 'toeplitz'; it must be one of dense, block_diagonal"):
-        GroupPacking.of(7, 9, 2, ARCH, "toeplitz")  # type: ignore[arg-type]
+    assert GroupPacking.of(7, 9, 2, ARCH).shapes == [(6, 27), (6, 27), (2, 9)]
 
 
 @pytest.mark.parametrize(

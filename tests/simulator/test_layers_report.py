@@ -88,8 +88,8 @@ def test_rules_reach_architecture_and_layout() -> None:
     assert matrices({"*": dense}) == {"a": 8, "b": 8, "c.0": 8, "c.1": 8}
     assert matrices({"*": dense, "c": coarse, "c.1": None}) == {"a": 8, "b": 8, "c.0": 3, "c.1": 0}
     assert matrices({"a": dense, "*": None, "[c]*": coarse}) == {"a": 8, "b": 0, "c.0": 3, "c.1": 3}
-    with pytest.raises(InputError, match=r"layout: got 'toeplitz'"):
-        LayerRule(layout="toeplitz")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"layout: got 'woven'"):
+        LayerRule(layout="woven")
     with pytest.raises(ConversionError, match="'d' names no layer"):
         matrices({"d": dense})
 

@@ -87,7 +87,7 @@ def rounded_weight(layer: CrossbarLayer, weight: Tensor) -> tuple[Tensor, Tensor
         last_bit = torch.ones_like(block) * 2.0**-matrix.weight_frac_bits * gain
         out.append(fixed_point(block, last_bit, matrix.architecture.weight_range, matrix.architecture))
         bits.append(last_bit)
-    return layer.packing.unblocked(out), layer.packing.unblocked(bits)
+    return layer.packing.unblock(out), layer.packing.unblock(bits)
 
 
 def fixed_point(x: Tensor, last_bit: Tensor | float, ends: tuple[int, int], arch: Architecture) -> Tensor:

@@ -227,7 +227,7 @@ def test_gradients_are_torchs(kind: Any, gradients: Any) -> None:
         given = x.clone().requires_grad_()
         loss = model(given).square().sum()
         found.extend(torch.autograd.grad(loss, [given, weight, model.bias]))
-    got[1] = converted.weight_to(layer, converted.packing.unblocked([got[1]]))
+    got[1] = converted.weight_to(layer, converted.packing.unblock([got[1]]))
     for mine, torchs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, torchs, rtol=1e-3, atol=1e-3 * float(torchs.abs().max()))
 

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geniex.circuit.checks import has_values
 from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
 from geniex.mapping.layout.grid import Digits, Location, TileLayout
+from geniex.mapping.layout.grouped import Packing, register_layout
 from geniex.mapping.layout.placement import Arrangement, inverse
 
 Way = Literal["matrix", "columns", "rows"]
@@ -85,6 +87,11 @@ class CompactedTiles(TileLayout):
         return int(held.sum()) * self.architecture.slices / (len(held) * rows * cols)
 
     @property
+    def one_place_each(self) -> bool:
+        """False, because an output has a place on each row of tiles that holds it."""
+        return False
+
+    @property
     def held(self) -> Tensor:
         """Whether each weight is on a tile, bool (outputs, inputs)."""
         whole = torch.zeros(self.outputs + 1, self.inputs + 1, dtype=torch.bool, device=self.inputs_of.device)
@@ -115,7 +122,7 @@ class CompactedTiles(TileLayout):
         seen = F.pad(x, (0, 1)).index_select(-1, self.inputs_of.flatten())
         return seen.unflatten(-1, self.inputs_of.shape)
 
-    def joined(self, numbers: Tensor) -> Tensor:
+    def join_weights(self, numbers: Tensor) -> Tensor:
         """The matrix (arrays, outputs, inputs) whose parts (tiles, arrays, 1, rows, places) are on the tiles."""
         whole = numbers.new_zeros(numbers.shape[1], self.outputs + 1, self.inputs + 1)
         whole[:, self._outputs_there[:, None, :], self.inputs_of[:, :, None]] = numbers[:, :, 0].movedim(1, 0)
@@ -130,7 +137,7 @@ class CompactedTiles(TileLayout):
         total = total.index_add(1, there.flatten(), sums.flatten(1))
         return self._padded(total[:, : self.outputs])
 
-    def weighted(self, split: Tensor, weights: Tensor) -> Tensor:
+    def multiply(self, split: Tensor, weights: Tensor) -> Tensor:
         """Products (vectors, col_tiles, places) of (vectors, tiles, rows) and weights (tiles, rows, 1, places)."""
         return self.add_tiles(torch.einsum("vtr,tro->vto", split, weights[:, :, 0])[:, :, None])
 
@@ -145,10 +152,10 @@ class CompactedTiles(TileLayout):
         index = row[:, None] * width + self._outputs_there
         return whole.index_add(0, index.flatten(), x.flatten()).unflatten(0, (-1, width))[:, :-1]
 
-    def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
+    def map_indices(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
         """The layout with ``function`` applied to all orders and maps."""
         inputs_of, outputs_of = function(self.inputs_of), function(self.outputs_of)
-        arrangement = self.arrangement.moved(function)
+        arrangement = self.arrangement.map_orders(function)
         return dataclasses.replace(self, arrangement=arrangement, inputs_of=inputs_of, outputs_of=outputs_of)
 
     def locate(self, output: int, input: int) -> Location:
@@ -175,19 +182,9 @@ class CompactedTiles(TileLayout):
         maps = (*self.inputs_of.flatten().tolist(), *self.outputs_of.flatten().tolist())
         return [*self.arrangement.to_numbers(), len(self.inputs_of), *maps]
 
-    @classmethod
-    def from_numbers(cls, natural: TileLayout, numbers: Sequence[int]) -> TileLayout:
-        """The layout that wrote ``numbers``, on the CPU.
-
-        Where no numbers follow the arrangement's, it is the layout ``natural`` with that arrangement.
-        """
-        arrangement, rest = Arrangement.read_numbers(numbers)
-        if not rest:
-            return dataclasses.replace(natural, arrangement=arrangement)
-        arch, tiles = natural.architecture, rest[0]
-        split = 1 + tiles * arch.tile[0]
-        inputs_of, outputs_of = (torch.tensor(part).reshape(tiles, -1) for part in (rest[1:split], rest[split:]))
-        return cls(arch, natural.inputs, natural.outputs, arrangement, inputs_of, outputs_of)
+    def from_numbers(self, numbers: Sequence[int]) -> TileLayout:
+        """The layout that wrote ``numbers``, with the architecture and the sizes of this one, on the CPU."""
+        return _read_numbers(self, numbers)
 
     @cached_property
     def _row_of(self) -> Tensor:
@@ -208,6 +205,23 @@ class CompactedTiles(TileLayout):
         slots = (row[:, None].expand_as(ranks)).flatten().argsort(stable=True)
         sorted_outputs = self.outputs_of.flatten()[keys.argsort(stable=True)]
         return torch.empty_like(sorted_outputs).scatter_(0, slots, sorted_outputs).reshape(self.outputs_of.shape)
+
+
+@dataclass(frozen=True)
+class UncompactedTiles(TileLayout):
+    """The grid that a matrix to be compacted has while it has no values, which alone tell what can be left out.
+
+    Its numbers may be those of compacted tiles, which then take its place.
+    """
+
+    @property
+    def held(self) -> Tensor:
+        """True for every weight, bool (outputs, inputs)."""
+        return torch.ones(self.outputs, self.inputs, dtype=torch.bool)
+
+    def from_numbers(self, numbers: Sequence[int]) -> TileLayout:
+        """The layout that wrote ``numbers``, with the architecture and the sizes of this one, on the CPU."""
+        return _read_numbers(self, numbers)
 
 
 def compact(nonzero: Tensor, architecture: Architecture, way: Way | None = None) -> CompactedTiles:
@@ -300,3 +314,23 @@ _COMPACTORS: dict[str, Callable[[Tensor, Architecture], CompactedTiles]] = {
     "columns": _by_columns,
     "rows": _by_rows,
 }
+
+
+def _read_numbers(like: TileLayout, numbers: Sequence[int]) -> TileLayout:
+    """The compacted tiles that wrote ``numbers``; without maps, ``like`` with the arrangement that wrote them."""
+    arrangement, rest = Arrangement.read_numbers(numbers)
+    if not rest:
+        return dataclasses.replace(like, arrangement=arrangement)
+    arch, tiles = like.architecture, rest[0]
+    split = 1 + tiles * arch.tile[0]
+    inputs_of, outputs_of = (torch.tensor(part).reshape(tiles, -1) for part in (rest[1:split], rest[split:]))
+    return CompactedTiles(arch, like.inputs, like.outputs, arrangement, inputs_of, outputs_of)
+
+
+def _tile_compacted(matrix: Tensor, architecture: Architecture, packing: Packing) -> TileLayout:
+    if not has_values(matrix):
+        return UncompactedTiles(architecture, inputs=matrix.shape[1], outputs=matrix.shape[0])
+    return compact(matrix.detach() != 0, architecture)
+
+
+register_layout("compacted", tile=_tile_compacted)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
-from geniex.mapping.layout.placement import Arrangement, inverse
+from geniex.mapping.layout.placement import NATURAL, Arrangement, inverse
 
 Digits = Callable[[Tensor], Tensor]
 """Function from weights (outputs, inputs) to the levels that store them (arrays, outputs, inputs, slices)."""
@@ -31,23 +32,34 @@ class Location(NamedTuple):
 
 @dataclass(frozen=True)
 class TileLayout:
-    """A weight matrix (outputs, inputs) cut into a grid of row tiles by column tiles, zero-padded.
+    """The layout of a weight matrix on tiles: this one is a grid of row tiles by column tiles, zero-padded.
 
-    Each input has a word line. Each output has as many bit lines side by side as it has slices; the bias columns of
-    offset weights follow, and the reference column comes last. Unused cells (padding, the reference column) hold level
-    0. This is the natural order, from which an ``arrangement`` departs.
+    All layouts have these properties and methods; a subclass overrides those in which its tiles differ. Whoever uses a
+    layout asks it and does not look at its class. Laws of all layouts, for a matrix W (outputs, inputs):
+
+    - ``join_weights`` of the places of ``place`` is W.
+    - The products of ``split_inputs`` with the tiles, added by ``add_tiles`` and put into order by ``join_outputs``,
+      are x @ W.T; so is ``multiply``.
+    - ``locate`` finds each weight that is ``held``.
+    - ``from_numbers`` of ``to_numbers`` is the layout.
+
+    In a grid each input has a word line. Each output has as many bit lines side by side as it has slices; the bias
+    columns of offset weights follow, and the reference column comes last. Unused cells (padding, the reference column)
+    hold level 0. This is the natural order, from which an ``arrangement`` departs.
     """
 
     architecture: Architecture
     inputs: int
     outputs: int
-    arrangement: Arrangement = field(default_factory=Arrangement)
+    arrangement: Arrangement = NATURAL
 
     def __post_init__(self) -> None:
+        if self.arrangement.natural:
+            return
         cols = self.architecture.tile[1]
         self.arrangement.check(outputs=self.outputs, inputs=self.inputs, cols=cols, rows=self.order_rows)
 
-    @property
+    @cached_property
     def row_tiles(self) -> int:
         """Number of tiles that share an output, whose sums are added."""
         return math.ceil(self.inputs / self.architecture.tile[0])
@@ -57,12 +69,12 @@ class TileLayout:
         """Number of rows of tiles, each of which may have its own order of outputs."""
         return self.row_tiles
 
-    @property
+    @cached_property
     def col_tiles(self) -> int:
         """Number of tiles that share an input."""
         return math.ceil(self.outputs / self.architecture.outputs_per_tile)
 
-    @property
+    @cached_property
     def stack(self) -> tuple[int, int]:
         """Sizes of the two dimensions of the grid in tensors of tiles: its rows and its columns."""
         return self.row_tiles, self.col_tiles
@@ -71,6 +83,21 @@ class TileLayout:
     def grid(self) -> str:
         """The number of tiles in words, for reports."""
         return f"{self.row_tiles}x{self.col_tiles}"
+
+    @property
+    def held(self) -> Tensor | None:
+        """Whether each weight has cells, bool (outputs, inputs); None where every weight has."""
+        return None
+
+    @property
+    def outputs_can_move(self) -> bool:
+        """Whether an arrangement may put outputs in another order."""
+        return True
+
+    @property
+    def one_place_each(self) -> bool:
+        """Whether each output has one place, the same on all row tiles, that an arrangement can change."""
+        return not self.arrangement.by_row
 
     @property
     def tile_outputs(self) -> int:
@@ -89,6 +116,8 @@ class TileLayout:
 
         ``bias`` has the meaning that it has in ``place``.
         """
+        if self.row_tiles == 1:
+            return self.place(digits(weight), bias)
         weight = _taken(weight, self.arrangement.inputs, 1)
         # The work goes row tile by row tile, because the intermediate integers are float64 and take much memory.
         blocks = weight.split(self.architecture.tile[0], dim=1)
@@ -104,7 +133,8 @@ class TileLayout:
         if self.arrangement.by_row:
             parts = _taken(digits, self.arrangement.inputs, 2).split(rows, dim=2)
             return torch.cat([row.place(part, bias) for row, part in zip(self._rows(), parts, strict=True)])
-        digits = _taken(_taken(digits, self.arrangement.outputs, 1), self.arrangement.inputs, 2)
+        if not self.arrangement.natural:
+            digits = _taken(_taken(digits, self.arrangement.outputs, 1), self.arrangement.inputs, 2)
         arrays, per_tile = digits.shape[0], arch.outputs_per_tile
         pad_in = self.row_tiles * rows - self.inputs
         pad_out = self.col_tiles * per_tile - self.outputs
@@ -127,7 +157,7 @@ class TileLayout:
         """Features (..., inputs) of (..., row_tiles, rows): the inverse of ``split_inputs``."""
         return _back(x.flatten(-2)[..., : self.inputs], self.arrangement.inputs)
 
-    def joined(self, numbers: Tensor) -> Tensor:
+    def join_weights(self, numbers: Tensor) -> Tensor:
         """The matrix (arrays, outputs, inputs) of its parts on tiles (row_tiles, arrays, col_tiles, rows, places)."""
         by_row = self._in_order(numbers.movedim(3, 2).flatten(-2)) if self.arrangement.by_row else None
         whole = self.join_outputs(numbers.permute(1, 0, 3, 2, 4)) if by_row is None else by_row.movedim(0, 1)
@@ -142,7 +172,7 @@ class TileLayout:
             return sums.sum(1)
         return self._padded(self._in_order(sums.flatten(2).movedim(1, 0), at).sum(0))
 
-    def weighted(self, split: Tensor, weights: Tensor) -> Tensor:
+    def multiply(self, split: Tensor, weights: Tensor) -> Tensor:
         """Products (vectors, col_tiles, places) of inputs (vectors, row_tiles, rows) as ``split_inputs`` gives them.
 
         ``weights`` are (row_tiles, rows, col_tiles, places).
@@ -155,15 +185,17 @@ class TileLayout:
         """The gain of each output, from a gain of each row of the weight or one of all of them ()."""
         return gain
 
-    def digital(self, x: Tensor, weight: Tensor) -> Tensor:
+    def multiply_exactly(self, x: Tensor, weight: Tensor) -> Tensor:
         """The exact digital product (vectors, outputs) of inputs (vectors, inputs) and the weight."""
         return x @ weight.T
 
-    def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
+    def map_indices(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
         """The layout with ``function`` applied to all orders."""
-        return dataclasses.replace(self, arrangement=self.arrangement.moved(function))
+        if self.arrangement.natural:
+            return self
+        return dataclasses.replace(self, arrangement=self.arrangement.map_orders(function))
 
-    def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
+    def relocate(self, cells: Tensor, new: TileLayout) -> Tensor:
         """``cells`` (row_tiles, arrays, col_tiles, rows, cols) of this layout, moved to the places of layout ``new``.
 
         Both layouts have weights on the same cells and their bit lines in natural order. Cells without a weight stay.
@@ -184,6 +216,18 @@ class TileLayout:
     def to_numbers(self) -> list[int]:
         """The layout's numbers in a file, beside the architecture and the sizes."""
         return self.arrangement.to_numbers()
+
+    def from_numbers(self, numbers: Sequence[int]) -> TileLayout:
+        """The layout that wrote ``numbers``, with the architecture and the sizes of this one, on the CPU.
+
+        Raises:
+            InputError: the numbers were written by a layout of another kind.
+        """
+        arrangement, rest = Arrangement.read_numbers(numbers)
+        if rest:
+            allowed = "this matrix lies on a grid: convert the model with the layout that was saved"
+            raise InputError("state_dict", "a matrix on compacted tiles", allowed)
+        return dataclasses.replace(self, arrangement=arrangement)
 
     def slices_of(self, columns: Tensor) -> Tensor:
         """The data bit lines of (..., col_tiles, cols) as (..., col_tiles, outputs per tile, slices)."""
@@ -207,11 +251,13 @@ class TileLayout:
 
     def onto_lines(self, columns: Tensor) -> Tensor:
         """Bit lines (..., cols), given in natural order, in the order in which they lie on a tile."""
-        return _taken(columns, self.arrangement.lines, -1)
+        order = self.arrangement.lines
+        return columns if order is None else columns.index_select(-1, order)
 
     def off_lines(self, columns: Tensor) -> Tensor:
         """Bit lines (..., cols), given in the order in which they lie on a tile, in natural order."""
-        return _back(columns, self.arrangement.lines)
+        order = self.arrangement.lines
+        return columns if order is None else columns.index_select(-1, inverse(order))
 
     def locate(self, output: int, input: int) -> Location:
         """The location of the weight from ``input`` to ``output``, the same in each of the arrays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -44,12 +45,12 @@ class Arrangement:
         """The arrangement of these permutations; raises ``InputError`` for an order that is no permutation."""
         return cls(_permutations("outputs", outputs), _permutation("inputs", inputs), _permutation("lines", lines))
 
-    @property
+    @cached_property
     def natural(self) -> bool:
         """Whether inputs, outputs and bit lines are all in natural order."""
         return self.outputs is None and self.inputs is None and self.lines is None
 
-    @property
+    @cached_property
     def by_row(self) -> bool:
         """Whether each row of tiles has an order of outputs of its own."""
         return self.outputs is not None and self.outputs.dim() == 2
@@ -66,7 +67,7 @@ class Arrangement:
             if order is not None and order.shape[-1] != size:
                 raise InputError(name, f"an order of {order.shape[-1]}", f"the matrix has {size}")
 
-    def moved(self, function: Callable[[Tensor], Tensor]) -> Arrangement:
+    def map_orders(self, function: Callable[[Tensor], Tensor]) -> Arrangement:
         """The arrangement with ``function`` applied to each order."""
         orders = (self.outputs, self.inputs, self.lines)
         return Arrangement(*(None if order is None else function(order) for order in orders))
@@ -109,6 +110,10 @@ class Arrangement:
                 orders.append(rest[:count] or None)
                 rest = rest[count:]
         return cls.of(*orders), rest
+
+
+NATURAL = Arrangement()
+"""The arrangement in which inputs, outputs and bit lines are all in natural order."""
 
 
 def inverse(order: Tensor) -> Tensor:

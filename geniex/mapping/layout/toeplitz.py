@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
-from geniex.mapping.layout.grid import TileLayout
-from geniex.mapping.layout.grouped import ConvGeometry, GroupPacking, kernels, padded_maps
-from geniex.mapping.layout.toeplitz_tiles import UnrolledTiles
+from geniex.mapping.layout.convolution import ConvGeometry, kernels, padded_maps
+from geniex.mapping.layout.grouped import Packing
 
 
 @dataclass(frozen=True)
-class Unrolling:
+class Unrolling(Packing):
     """The matrix of a convolution from a whole map to a whole map, and the positions of its weights.
 
     Inputs and outputs are ordered by position, with a position's channels side by side, so that the receptive field of
@@ -52,15 +51,22 @@ class Unrolling:
         Raises:
             InputError: the convolution does not take maps of this size, or its weights have no 0.
         """
+        groups, outputs, inputs = kernels(conv).shape
+        return cls.of_kernels(ConvGeometry.of(conv), (groups, outputs, inputs), architecture, size)
+
+    @classmethod
+    def of_kernels(
+        cls, geometry: ConvGeometry, kernel: tuple[int, int, int], architecture: Architecture, size: Sequence[int]
+    ) -> Self:
+        """The unrolling of kernels (groups, outputs, inputs) with a ``geometry``; ``of`` states the errors."""
         if architecture.weight_bits == 1 and architecture.weight_scheme == "differential":
             raise InputError(
                 "layout", "'toeplitz'", "weights of one bit are a sign, there is no 0 to unroll with: use 'dense'"
             )
-        groups, outputs, inputs = kernels(conv).shape
-        geometry = ConvGeometry.of(conv)
+        groups, outputs, inputs = kernel
         sign_alone = architecture.input_bits == 1 and architecture.streaming == "passes"
         padded = geometry.padding_mode != "constant" or sign_alone
-        found = cls(geometry, checked_size(size, geometry.dims), groups, inputs, outputs, padded)
+        found = cls(geometry, check_size(size, geometry.dims), groups, inputs, outputs, padded)
         if min(found.output_size) < 1:
             raise InputError("map size", found.size, f"a kernel of {geometry.kernel} must fit on the padded map")
         return found
@@ -71,9 +77,9 @@ class Unrolling:
         return self.groups * self.inputs // math.prod(self.geometry.kernel)
 
     @property
-    def per_block(self) -> int:
-        """Number of groups that zeros join in one block: 1, as ``blocks`` are kernels, without zeros between groups."""
-        return 1
+    def map_size(self) -> tuple[int, ...]:
+        """Spatial size of the maps, without batch and channels."""
+        return self.size
 
     @cached_property
     def output_size(self) -> tuple[int, ...]:
@@ -124,16 +130,11 @@ class Unrolling:
         found[position, self.taps[position, site]] = site
         return found
 
-    def layouts(self, architecture: Architecture) -> list[TileLayout]:
-        """The layout of the matrix on its tiles, as a list of one."""
-        outputs, inputs = self.shapes[0]
-        return [UnrolledTiles(architecture, inputs=inputs, outputs=outputs, unrolling=self)]
-
     def blocks(self, weight: Tensor) -> list[Tensor]:
         """The kernels (groups * outputs, inputs of a group) of the groups' weights (groups, outputs, inputs)."""
         return [weight.flatten(0, 1)]
 
-    def unblocked(self, blocks: Sequence[Tensor]) -> Tensor:
+    def unblock(self, blocks: Sequence[Tensor]) -> Tensor:
         """The groups' weights (groups, outputs, inputs) of ``blocks``: the inverse of ``blocks``."""
         return blocks[0].unflatten(0, (self.groups, self.outputs))
 
@@ -141,7 +142,7 @@ class Unrolling:
         """The inputs of the one matrix, as a tuple of one."""
         return (vectors,)
 
-    def joined(self, products: Sequence[Tensor]) -> Tensor:
+    def join(self, products: Sequence[Tensor]) -> Tensor:
         """Outputs (..., positions, groups * outputs) of the one matrix' product."""
         return products[0].unflatten(-1, (self.positions, self.groups * self.outputs))
 
@@ -155,6 +156,16 @@ class Unrolling:
         sites = torch.tensor(self.sites_of_fields, device=fields.device)
         seen = lost.index_select(-2, sites.flatten()).unflatten(-2, sites.shape)
         return seen.any(-2).repeat_interleave(self.outputs, -1)
+
+    def read_maps(self, x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
+        """The matrix' inputs (batch, features) for maps (batch, channels, *size), and the size of the output's maps.
+
+        Raises:
+            InputError: the maps have another size, or ``geometry`` is not that of the unrolled convolution.
+        """
+        if geometry != self.geometry:
+            raise InputError("output_size", "not the default", "an unrolled convolution gives maps of one size")
+        return self.vectors(x), self.output_size
 
     def vectors(self, x: Tensor) -> Tensor:
         """The matrix' inputs (batch, features) of maps (batch, channels, *size)."""
@@ -190,11 +201,7 @@ class Unrolling:
         return tuple(np.flatnonzero((line >= 0).any(0)) for line in self._lines)
 
 
-Packing = GroupPacking | Unrolling
-"""The rule by which a layer's weights become matrices."""
-
-
-def checked_size(size: Sequence[int], dims: int) -> tuple[int, ...]:
+def check_size(size: Sequence[int], dims: int) -> tuple[int, ...]:
     """``size`` as the spatial size of maps; raises ``InputError`` unless it is ``dims`` positive whole numbers."""
     given = tuple(size) if isinstance(size, Sequence) else (size,)
     if len(given) != dims or not all(type(n) is int and n > 0 for n in given):

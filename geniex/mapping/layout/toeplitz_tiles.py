@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geniex.errors import InputError
+from geniex.mapping.architecture import Architecture
+from geniex.mapping.layout.convolution import ConvGeometry
 from geniex.mapping.layout.grid import Digits, Location, TileLayout
+from geniex.mapping.layout.grouped import Packing, register_layout
 from geniex.mapping.layout.placement import Arrangement
-
-if TYPE_CHECKING:
-    from geniex.mapping.layout.toeplitz import Unrolling
+from geniex.mapping.layout.toeplitz import Unrolling
 
 _CELLS_AT_ONCE = 1 << 21
 """Product of outputs and word lines whose levels are assembled at once."""
 
 
 @dataclass(frozen=True)
-class UnrolledTiles(TileLayout):
+class ToeplitzTiles(TileLayout):
     """The tiles of a matrix that is mostly 0: the grid without the tiles that hold no weight.
 
     In programmed tensors the first dimension numbers the remaining tiles, row tile by row tile, and the dimension of
@@ -48,6 +49,16 @@ class UnrolledTiles(TileLayout):
         if self.row_of is None:
             for name, index in zip(("row_of", "col_of"), np.nonzero(self._used()), strict=True):
                 object.__setattr__(self, name, torch.tensor(index, device="cpu"))
+
+    @property
+    def outputs_can_move(self) -> bool:
+        """False, because outputs lie by position."""
+        return False
+
+    @property
+    def one_place_each(self) -> bool:
+        """False, because a channel has a place for each position."""
+        return False
 
     @property
     def stack(self) -> tuple[int, int]:
@@ -90,7 +101,7 @@ class UnrolledTiles(TileLayout):
         total = sums.new_zeros(len(sums), self.col_tiles, sums.shape[-1])
         return total.index_add(1, self.col_of if at is None else self.col_of[at], sums[:, :, 0])
 
-    def weighted(self, split: Tensor, weights: Tensor) -> Tensor:
+    def multiply(self, split: Tensor, weights: Tensor) -> Tensor:
         """Products (vectors, col_tiles, outputs) of (vectors, tiles, rows) and weights (tiles, rows, 1, outputs)."""
         return self.add_tiles(torch.einsum("vtr,tro->vto", split, weights[:, :, 0])[:, :, None])
 
@@ -98,29 +109,31 @@ class UnrolledTiles(TileLayout):
         """The gain of each output, from a gain of each channel (channels,) or one of all of them ()."""
         return gain.repeat(self.unrolling.positions) if gain.dim() else gain
 
-    def digital(self, x: Tensor, weight: Tensor) -> Tensor:
+    def multiply_exactly(self, x: Tensor, weight: Tensor) -> Tensor:
         """The exact digital product (vectors, outputs) of inputs (vectors, inputs) and the kernels ``weight``."""
         found = self.unrolling
         sites = torch.tensor(found.sites_of_fields, device=x.device)
         by_site = F.pad(x.unflatten(-1, (found.sites, found.channels)), (0, 0, 0, 1))
         fields = by_site.index_select(1, sites.flatten()).unflatten(1, sites.shape)  # (v, positions, kernel, channels)
         fields = fields.unflatten(-1, (found.groups, -1)).permute(0, 1, 3, 4, 2).flatten(3)
-        return torch.einsum("vpgi,goi->vpgo", fields, found.unblocked([weight])).flatten(1)
+        return torch.einsum("vpgi,goi->vpgo", fields, found.unblock([weight])).flatten(1)
 
-    def joined(self, numbers: Tensor) -> Tensor:
+    def join_weights(self, numbers: Tensor) -> Tensor:
         """The matrix (arrays, outputs, inputs) whose parts (tiles, arrays, 1, rows, outputs) are on the tiles."""
         whole = numbers.new_zeros(self.row_tiles, self.col_tiles, *numbers.shape[1:])
         whole[self.row_of, self.col_of] = numbers
-        return super().joined(whole[:, :, :, 0].transpose(1, 2))
+        return super().join_weights(whole[:, :, :, 0].transpose(1, 2))
 
-    def relocated(self, cells: Tensor, new: TileLayout) -> Tensor:
+    def relocate(self, cells: Tensor, new: TileLayout) -> Tensor:
         """``cells`` unchanged: layouts with bit lines in natural order have all weights in the same place."""
         return cells
 
-    def moved(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
+    def map_indices(self, function: Callable[[Tensor], Tensor]) -> TileLayout:
         """The layout with ``function`` applied to all orders and indices."""
         row_of, col_of = function(self.row_of), function(self.col_of)
-        return dataclasses.replace(self, arrangement=self.arrangement.moved(function), row_of=row_of, col_of=col_of)
+        return dataclasses.replace(
+            self, arrangement=self.arrangement.map_orders(function), row_of=row_of, col_of=col_of
+        )
 
     def locate(self, output: int, input: int) -> Location:
         """The location of the cell from ``input`` to ``output``: ``row_tile`` is the tile's number, ``col_tile`` 0."""
@@ -179,3 +192,24 @@ def _tiles_of(first: Any, count: int, size: int) -> Any:
     """
     low, high = first // size, (first + count - 1) // size
     return np.minimum(low[..., None] + np.arange(int((high - low).max()) + 1), high[..., None])
+
+
+def _pack_unrolled(
+    weight: Tensor, architecture: Architecture, geometry: ConvGeometry | None, size: tuple[int, ...] | None
+) -> Unrolling:
+    if size is None:
+        allowed = "layout 'toeplitz' unrolls for maps of one size: calibrate, or give LayerRule(map_size=(rows, cols))"
+        raise InputError("map_size", None, allowed)
+    assert geometry is not None
+    groups, outputs, inputs = weight.shape
+    return Unrolling.of_kernels(geometry, (groups, outputs, inputs), architecture, size)
+
+
+def _tile_unrolled(block: Tensor, architecture: Architecture, packing: Packing) -> TileLayout:
+    if not isinstance(packing, Unrolling):  # of a layer without positions
+        return TileLayout(architecture, inputs=block.shape[1], outputs=block.shape[0])
+    outputs, inputs = packing.shapes[0]
+    return ToeplitzTiles(architecture, inputs=inputs, outputs=outputs, unrolling=packing)
+
+
+register_layout("toeplitz", pack=_pack_unrolled, tile=_tile_unrolled, unrolls=True)

@@ -14,7 +14,7 @@ from geniex.errors import InputError
 from geniex.mitigation.prune.channels import LAYERS, Space, channel_spaces, layer_inputs, layer_outputs
 from geniex.mitigation.prune.tiles import Criterion, Scope, magnitude
 from geniex.networks.widths import select_channels
-from geniex.simulator.layers.crossbar import CROSSBAR_LAYERS
+from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_kind
 
 
 class Channels:
@@ -143,12 +143,18 @@ def kept_channels(channels: Channels, sparsity: float, criterion: Criterion, sco
 
 def matrix_of(module: nn.Module) -> Tensor:
     """A layer's weight as matrices (groups, outputs, inputs), as they are put on crossbars."""
-    return CROSSBAR_LAYERS[type(module)].weight_of(module).detach()
+    return _kind_of(module).weight_of(module).detach()
 
 
 def like_weight(module: nn.Module, matrices: Tensor) -> Tensor:
     """Values for each weight (groups, outputs, inputs) in the shape of the layer's weight parameter."""
-    return CROSSBAR_LAYERS[type(module)].weight_to(module, matrices).contiguous()
+    return _kind_of(module).weight_to(module, matrices).contiguous()
+
+
+def _kind_of(module: nn.Module) -> type[CrossbarLayer]:
+    kind = crossbar_kind(module)
+    assert kind is not None
+    return kind
 
 
 def _spread(index: Tensor, count: int) -> Tensor:

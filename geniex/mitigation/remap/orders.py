@@ -75,7 +75,7 @@ def line_order(matrix: CrossbarMatrix, bits: Bits, outputs: Tensor | None = None
         layout, device = matrix.layout, matrix.conductances.device
         there = Arrangement(None if outputs is None else outputs.to(device), layout.arrangement.inputs)
         moved = dataclasses.replace(layout, arrangement=there)
-        cells = layout.relocated(layout.off_lines(matrix.conductances), moved)
+        cells = layout.relocate(layout.off_lines(matrix.conductances), moved)
         content = cells.double().sum((0, 1, 2, 3))[: len(data)].cpu()
         chosen = data[content.argsort(descending=True, stable=True)]
     else:

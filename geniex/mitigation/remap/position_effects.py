@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from geniex.mapping import Arrangement, CompactedTiles, Unrolling
+from geniex.mapping import Arrangement
 from geniex.mitigation.remap.orders import nearness
 from geniex.simulator import CrossbarLayer, CrossbarMatrix
 
@@ -22,9 +22,8 @@ def has_places(layer: CrossbarLayer) -> bool:
     In an unrolled convolution an output has a place for each position. On compacted tiles, and if rows of tiles have
     their own orders, it has a place for each row of tiles.
     """
-    layouts = [matrix.layout for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix)]
-    apart = any(isinstance(layout, CompactedTiles) or layout.arrangement.by_row for layout in layouts)
-    return not (isinstance(layer.packing, Unrolling) or apart)
+    matrices = (matrix for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix))
+    return all(matrix.layout.one_place_each for matrix in matrices)
 
 
 def has_own_ranges(matrix: CrossbarMatrix) -> bool:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from geniex.errors import InputError
-from geniex.mapping import UnrolledTiles
 from geniex.mitigation.remap.orders import check_order
 from geniex.simulator import CrossbarMatrix
 from geniex.simulator.exchange import programmed_integers
@@ -21,7 +20,7 @@ _FINENESS = 64
 
 def can_be_sorted(matrix: CrossbarMatrix) -> bool:
     """Whether the matrix' columns can be reordered; the columns of an unrolled convolution cannot."""
-    return not isinstance(matrix.layout, UnrolledTiles)
+    return matrix.layout.outputs_can_move
 
 
 @torch.no_grad()

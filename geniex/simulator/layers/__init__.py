@@ -1,1 +1,15 @@
-"""torch layers whose matrix products run on crossbars."""
+"""Layers whose matrix products run on crossbars, and the registry of those that torch's layers become."""
+
+from geniex.simulator.layers.convolution import CrossbarConv, CrossbarConvTranspose
+from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_layers, crossbar_matrices, register_layer
+from geniex.simulator.layers.linear import CrossbarLinear
+
+__all__ = [
+    "CrossbarConv",
+    "CrossbarConvTranspose",
+    "CrossbarLayer",
+    "CrossbarLinear",
+    "crossbar_layers",
+    "crossbar_matrices",
+    "register_layer",
+]

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ATTENDING = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+"""torch's modules that read the weights of attention without calling its layers."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 

@@ -1,4 +1,7 @@
-"""torch layers whose matrix products run on crossbars; the bias stays digital."""
+"""torch layers whose matrix products run on crossbars; the bias stays digital.
+
+``register_layer`` tells which class takes the place of a torch layer on crossbars.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,12 @@ from torch import Tensor, nn
 from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator
 from geniex.errors import InputError
-from geniex.mapping import (
-    Architecture,
-    CompactedTiles,
-    ConvGeometry,
-    GroupPacking,
-    Layout,
-    Packing,
-    TileLayout,
-    Unrolling,
-    compact,
-    im2col,
-    kernel_weight,
-    kernels,
-)
-from geniex.simulator.hooks import without_hooks
-from geniex.simulator.matrix import CrossbarMatrix, Reads
-from geniex.simulator.modes import check_mode, refuse_script
+from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Packing, TileLayout, lay_out
+from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.modes import refuse_script
+from geniex.simulator.read import Reads
 from geniex.simulator.scales import FullScale, InputStatistics
+from geniex.simulator.transforms import without_hooks
 
 Inputs = InputStatistics | float | None
 
@@ -47,6 +38,8 @@ class CrossbarLayer(nn.Module, ABC):
             "toeplitz" unrolls a convolution, so that one read serves all its positions. "compacted" leaves out rows and
             columns of zeros.
         map_size: spatial size of the input, which "toeplitz" needs.
+        plan: the layer's layout on tiles where it has been made already; it takes the place of ``layout`` and
+            ``map_size``.
         inputs: statistics of the inputs in calibration, or their largest magnitude, for all matrices or one for each;
             see ``CrossbarMatrix``.
         dtype: dtype of conductances, voltages and currents.
@@ -64,6 +57,7 @@ class CrossbarLayer(nn.Module, ABC):
         *,
         layout: Layout = "block_diagonal",
         map_size: Sequence[int] | None = None,
+        plan: LayerLayout | None = None,
         inputs: Inputs | Sequence[Inputs] = None,
         dtype: torch.dtype | None = None,
         trainable: bool = False,
@@ -71,41 +65,37 @@ class CrossbarLayer(nn.Module, ABC):
         weight_full_scale: FullScale | None = None,
     ) -> None:
         super().__init__()
-        self.layout = layout
-        self.packing = self.packed(module, architecture, layout, map_size)
-        weight = self.weight_of(module)
+        weight, self.geometry = self.weight_of(module), self.geometry_of(module)
+        if plan is None:
+            plan = lay_out(weight.detach(), architecture, layout, self.geometry, map_size)
+        self.layout, self.packing = plan.name, plan.packing
         blocks = self.packing.blocks(weight)
-        layouts = tile_layouts(self.packing, blocks, architecture, layout)
         given = inputs if isinstance(inputs, Sequence) else [inputs] * len(blocks)
-        options: dict[str, Any] = {"dtype": dtype, "checkpoint": checkpoint}
-        trained: Sequence[bool | Tensor] = self._trained(weight, layouts) if trainable else [False] * len(blocks)
-        self.matrices = nn.ModuleList(
-            CrossbarMatrix(
+        trained: Sequence[bool | Tensor] = self._trained(weight, plan.tiles) if trainable else [False] * len(blocks)
+        scales = _by_block(weight_full_scale, blocks)
+        self.matrices = nn.ModuleList()
+        for block, seen, which, tiles, scale in zip(blocks, given, trained, plan.tiles, scales, strict=True):
+            matrix = CrossbarMatrix(
                 block,
                 architecture,
                 emulator,
                 inputs=seen,
+                dtype=dtype,
                 trainable=which,
+                checkpoint=checkpoint,
                 layout=tiles,
                 weight_full_scale=scale,
-                **options,
             )
-            for block, seen, which, tiles, scale in zip(
-                blocks,
-                given,
-                trained,
-                layouts,
-                _by_block(weight_full_scale, blocks),
-                strict=True,
-            )
-        )
-        bias = module.bias
+            self.matrices.append(matrix)
+        bias = getattr(module, "bias", None)
         if isinstance(bias, Tensor) and has_values(bias) and not torch.isfinite(bias).all():
             raise InputError("bias", "NaN or infinity", "every bias must be finite")
         self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
         self.register_buffer("output_gain", None)
         self._torch_layer = (_without_values(module),) if trainable else ()
 
+    geometry: ConvGeometry | None
+    """The geometry of a convolution; None for a layer without positions."""
     output_gain: Tensor | None
     """Factors (groups * outputs,) on the products before the bias is added, from a correction of outputs; None is 1."""
 
@@ -120,13 +110,21 @@ class CrossbarLayer(nn.Module, ABC):
         """A copy of weight matrices (groups, outputs, inputs) in the shape of the torch layer's weight."""
 
     @staticmethod
-    @abstractmethod
-    def fields_of(module: Any, x: Tensor) -> Tensor:
-        """The vectors (count, groups * inputs) that the matrices of a torch layer see for its input ``x``."""
+    def geometry_of(module: Any) -> ConvGeometry | None:
+        """The geometry of a convolution; None for a layer without positions."""
+        return None
 
+    @staticmethod
     @abstractmethod
+    def read_fields(x: Tensor, packing: Packing, geometry: ConvGeometry | None) -> Tensor:
+        """The vectors (count, ``packing.features``) that the matrices see for the layer's input ``x``."""
+
     def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The vectors (count, groups * inputs) that the matrices see for the layer's input ``x``."""
+        """The vectors (count, groups * inputs) that the matrices see for the layer's input ``x``.
+
+        An unrolled convolution sees whole maps (count, features).
+        """
+        return self.read_fields(x, self.packing, self.geometry)
 
     @property
     @abstractmethod
@@ -136,14 +134,6 @@ class CrossbarLayer(nn.Module, ABC):
     @abstractmethod
     def output_vectors(self, y: Tensor) -> Tensor:
         """The vectors (count, groups * outputs) of the layer's output ``y``, one for each of ``matrix_inputs``."""
-
-    @classmethod
-    def packed(
-        cls, module: nn.Module, architecture: Architecture, layout: Layout, map_size: Sequence[int] | None = None
-    ) -> Packing:
-        """The packing that places the layer's matrices on arrays."""
-        groups, outputs, inputs = cls.weight_of(module).shape
-        return GroupPacking.of(groups, inputs, outputs, architecture, layout)
 
     @property
     def matrix(self) -> CrossbarMatrix:
@@ -165,7 +155,7 @@ class CrossbarLayer(nn.Module, ABC):
             raise InputError("model", "a layer whose outputs are calibrated for its crossbars", "copy it before that")
         blocks = [matrix.weight.detach() for matrix in self.matrices]  # type: ignore[operator]
         layer = copy.deepcopy(self._torch_layer[0]).train(self.training)
-        layer.weight = nn.Parameter(self.weight_to(layer, self.packing.unblocked(blocks)))
+        layer.weight = nn.Parameter(self.weight_to(layer, self.packing.unblock(blocks)))
         layer.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())  # type: ignore[assignment]
         return layer
 
@@ -181,21 +171,21 @@ class CrossbarLayer(nn.Module, ABC):
         """
         if not fields.dim() or fields.shape[-1] != self.packing.features:
             return self.matrices[0](fields)  # the matrix raises an error that says what is wrong
-        joined = self.packing.joined([matrix(part, nan=False) for matrix, part in self._parts(fields)])
+        joined = self.packing.join([matrix(part, nan=False) for matrix, part in self._parts(fields)])
         if fields.numel():
             joined = joined.masked_fill(self.packing.reached_by_nan(fields.detach()), math.nan)
         if self.output_gain is not None:
             joined = joined * self.output_gain
         return joined if self.bias is None else joined + self.bias
 
-    def _trained(self, weight: Tensor, layouts: Sequence[TileLayout]) -> Sequence[bool | Tensor]:
+    def _trained(self, weight: Tensor, tiles: Sequence[TileLayout]) -> Sequence[bool | Tensor]:
         """The trained weights of each matrix: all but the zeros between groups and the weights that are on no tile."""
-        if self.packing.per_block == 1 and self.layout != "compacted":
-            return [True] * len(self.packing.shapes)
+        held = [layout.held for layout in tiles]
+        if not self.packing.mixes_groups and all(which is None for which in held):
+            return [True] * len(tiles)
         masks = self.packing.blocks(torch.ones_like(weight, dtype=torch.bool))
         return [
-            mask & tiles.held.to(mask.device) if isinstance(tiles, CompactedTiles) else mask
-            for mask, tiles in zip(masks, layouts, strict=True)
+            mask if which is None else mask & which.to(mask.device) for mask, which in zip(masks, held, strict=True)
         ]
 
     def _parts(self, fields: Tensor) -> Iterator[tuple[CrossbarMatrix, Tensor]]:
@@ -222,138 +212,67 @@ class CrossbarLayer(nn.Module, ABC):
         return super().__getattr__(name)
 
 
-class CrossbarLinear(CrossbarLayer):
-    """``nn.Linear`` on crossbars: each input drives a word line, each output is read from a group of bit lines."""
-
-    @staticmethod
-    def weight_of(module: nn.Linear) -> Tensor:
-        """The weight matrix (1, outputs, inputs)."""
-        return module.weight[None]
-
-    @staticmethod
-    def weight_to(module: nn.Linear, matrices: Tensor) -> Tensor:
-        """A copy of the one matrix (outputs, inputs)."""
-        return matrices[0].clone()
-
-    @staticmethod
-    def fields_of(module: nn.Linear, x: Tensor) -> Tensor:
-        """The input's vectors (count, in_features)."""
-        return x.reshape(-1, module.in_features)
-
-    def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The input's vectors (count, in_features)."""
-        return x.reshape(-1, self.packing.inputs)
-
-    @property
-    def output_dim(self) -> int:
-        """The last dimension."""
-        return -1
-
-    def output_vectors(self, y: Tensor) -> Tensor:
-        """The output's vectors (count, out_features)."""
-        return y.reshape(-1, self.packing.outputs)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The outputs (..., out_features) for inputs (..., in_features)."""
-        check_mode(input)
-        return self.product(input)
+_kinds: dict[type[nn.Module], type[CrossbarLayer]] = {}
+"""Torch layers that have a crossbar form, each with the class of that form."""
 
 
-class CrossbarConv(CrossbarLayer):
-    """A convolution of one to three dimensions on crossbars.
+def register_layer(torch_kind: type[nn.Module], kind: type[CrossbarLayer]) -> None:
+    """Register ``kind`` as the form on crossbars of the layers ``torch_kind``, so that ``convert`` puts them there.
 
-    Each kernel lies on a group of bit lines, and each position is one read (im2col). In the layout "toeplitz" every
-    output at every position has bit lines of its own, and one read takes a whole map, whose size must be ``map_size``.
-    Products are the same to the bit unless ADCs clip or accumulators cut off bits, because these then act on other
-    sums. Tiles without a weight have no array. The number of the others is the number of column tiles that positions
-    times channels fill, times the few row tiles that each column tile sees. That is 17 MB of conductances for
-    FashionCNN's first layer on tiles of 64 x 64, and gigabytes for 64 channels on maps of 32 x 32.
+    A layer of a subclass of ``torch_kind`` counts as one if it does not compute otherwise. The layer must have its
+    weight as a parameter ``weight``, and its bias, if it has one, as ``bias``.
+
+    Args:
+        torch_kind: class of a layer of torch, or of your own; a class that is registered already gets the new form.
+        kind: a subclass of ``CrossbarLayer``, often of ``CrossbarLinear`` or ``CrossbarConv``.
+
+    >>> from geniex.simulator import CrossbarLinear
+    >>> class Doubled(nn.Linear):
+    ...     def forward(self, input):
+    ...         return 2 * super().forward(input)
+    >>> class CrossbarDoubled(CrossbarLinear):
+    ...     def forward(self, input):
+    ...         return 2 * super().forward(input)
+    >>> register_layer(Doubled, CrossbarDoubled)
+
+    Raises:
+        InputError: one of the two is no such class.
     """
-
-    def __init__(
-        self, module: nn.modules.conv._ConvNd, architecture: Architecture, emulator: Emulator, **options: Any
-    ) -> None:
-        super().__init__(module, architecture, emulator, **options)
-        self.geometry = ConvGeometry.of(module)
-
-    @staticmethod
-    def weight_of(module: nn.modules.conv._ConvNd) -> Tensor:
-        """The kernel matrices (groups, outputs, inputs)."""
-        return kernels(module)
-
-    @staticmethod
-    def weight_to(module: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
-        """A copy of the kernels in the shape of the torch layer's weight."""
-        return kernel_weight(module, matrices)
-
-    @staticmethod
-    def fields_of(module: nn.modules.conv._ConvNd, x: Tensor) -> Tensor:
-        """The receptive fields (count, in_channels * kernel) of the input ``x``."""
-        return _fields(x, ConvGeometry.of(module))
-
-    @classmethod
-    def packed(
-        cls, module: Any, architecture: Architecture, layout: Layout, map_size: Sequence[int] | None = None
-    ) -> Packing:
-        """The packing that places the layer's matrices on arrays."""
-        if layout != "toeplitz":
-            return super().packed(module, architecture, layout)
-        if map_size is None:
-            allowed = (
-                "layout 'toeplitz' unrolls for maps of one size: calibrate, or give LayerRule(map_size=(rows, cols))"
-            )
-            raise InputError("map_size", None, allowed)
-        return Unrolling.of(module, architecture, map_size)
-
-    def matrix_inputs(self, x: Tensor) -> Tensor:
-        """The receptive fields (count, in_channels * kernel), or whole maps (count, features) where it is unrolled."""
-        if isinstance(self.packing, Unrolling):
-            return self.packing.vectors(x if x.dim() > self.geometry.dims + 1 else x[None])
-        return _fields(x, self.geometry)
-
-    @property
-    def output_dim(self) -> int:
-        """The dimension before those of the map."""
-        return -1 - self.geometry.dims
-
-    def output_vectors(self, y: Tensor) -> Tensor:
-        """The output's vectors (count, out_channels), position by position, image after image."""
-        maps = y if y.dim() > self.geometry.dims + 1 else y[None]
-        return maps.flatten(2).transpose(1, 2).flatten(0, 1)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The outputs (batch, out_channels, ...) for (batch, in_channels, ...); a single map may lack the batch."""
-        return self._convolved(input, self.geometry)
-
-    def _convolved(self, x: Tensor, geometry: ConvGeometry) -> Tensor:
-        check_mode(x)
-        if x.dim() == geometry.dims + 1:
-            return self._convolved(x[None], geometry)[0]
-        if isinstance(self.packing, Unrolling):
-            if geometry != self.geometry:
-                raise InputError("output_size", "not the default", "an unrolled convolution gives maps of one size")
-            fields, size = self.packing.vectors(x), self.packing.output_size
-        else:
-            fields, size = im2col(x, geometry)
-        return self.product(fields).transpose(1, 2).unflatten(2, size)
+    if not isinstance(torch_kind, type) or not issubclass(torch_kind, nn.Module):
+        raise InputError("torch_kind", repr(torch_kind), "it must be a subclass of torch.nn.Module")
+    if not isinstance(kind, type) or not issubclass(kind, CrossbarLayer):
+        raise InputError("kind", repr(kind), "it must be a subclass of CrossbarLayer, such as CrossbarLinear")
+    _kinds[torch_kind] = kind
 
 
-class CrossbarConvTranspose(CrossbarConv):
-    """A transposed convolution on crossbars, computed as a convolution of the input with zeros between its elements."""
+def registered_kind(module: nn.Module) -> type[nn.Module] | None:
+    """The registered class whose layers ``module`` is one of: its own class or the nearest one that it derives from."""
+    for torch_kind in type(module).__mro__:
+        if torch_kind in _kinds:
+            return torch_kind
+    return None
 
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The outputs (batch, out_channels, ...) for (batch, in_channels, ...); torch defines ``output_size``."""
-        geometry = self.geometry if output_size is None else self.geometry.to_size(input.shape, output_size)
-        return self._convolved(input, geometry)
+
+def crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
+    """The class that takes the module's place on crossbars; None unless it computes as a registered layer does."""
+    torch_kind = registered_kind(module)
+    if torch_kind is None:
+        return None
+    for name in ("forward", "_conv_forward", "__call__"):
+        own = getattr(torch_kind, name, None)
+        if own is not None and (getattr(type(module), name) is not own or name in vars(module)):
+            return None
+    return _kinds[torch_kind]
 
 
-def tile_layouts(
-    packing: Packing, blocks: Sequence[Tensor], architecture: Architecture, layout: Layout
-) -> list[TileLayout]:
-    """The tile layout of each of ``blocks``; without values no weight is known to be 0, and none is left out."""
-    if layout != "compacted" or not all(has_values(block) for block in blocks):
-        return packing.layouts(architecture)
-    return [compact(block.detach() != 0, architecture) for block in blocks]
+def crossbar_layers(model: nn.Module) -> dict[str, CrossbarLayer]:
+    """The layers of a converted model that run on crossbars, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarLayer)}
+
+
+def crossbar_matrices(model: nn.Module) -> dict[str, CrossbarMatrix]:
+    """Every matrix of a converted model that runs on crossbars, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarMatrix)}
 
 
 def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[FullScale | None]:
@@ -376,29 +295,3 @@ def _without_values(module: nn.Module) -> nn.Module:
     bare = without_hooks(copy.copy(module))
     bare._parameters = dict.fromkeys(module._parameters)
     return copy.deepcopy(bare)
-
-
-def _fields(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    return im2col(x if x.dim() > geometry.dims + 1 else x[None], geometry)[0].flatten(0, 1)
-
-
-CROSSBAR_LAYERS: dict[type[nn.Module], type[CrossbarLayer]] = {
-    nn.Linear: CrossbarLinear,
-    nn.Conv1d: CrossbarConv,
-    nn.Conv2d: CrossbarConv,
-    nn.Conv3d: CrossbarConv,
-    nn.ConvTranspose1d: CrossbarConvTranspose,
-    nn.ConvTranspose2d: CrossbarConvTranspose,
-    nn.ConvTranspose3d: CrossbarConvTranspose,
-}
-"""torch's layers that have a crossbar form, each with the class of that form."""
-
-
-def crossbar_layers(model: nn.Module) -> dict[str, CrossbarLayer]:
-    """The layers of a converted model that run on crossbars, by name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarLayer)}
-
-
-def crossbar_matrices(model: nn.Module) -> dict[str, CrossbarMatrix]:
-    """Every matrix of a converted model that runs on crossbars, by name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarMatrix)}

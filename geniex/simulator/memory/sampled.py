@@ -24,6 +24,7 @@ from geniex.simulator.layers.crossbar import crossbar_matrices
 from geniex.simulator.memory.live import Account, LiveBytes
 from geniex.simulator.read import Reader
 from geniex.simulator.recompute import tensors_of
+from geniex.simulator.weights import WeightWatch
 
 _PROGRAMMED_CELLS = 1 << 18
 """Cells of the tiles that are programmed to learn what programming more of them takes."""
@@ -89,7 +90,7 @@ class Meter:
             matrix.emulator = SizedEmulator(inner.emulator if isinstance(inner, SizedEmulator) else inner, self)
             matrix._reader = _reader_of(matrix._reader, self)  # type: ignore[method-assign, assignment]
             if matrix.weight is not None:  # as after the first pass, which programs once more
-                matrix._programmed_weight, matrix._programmed_state = matrix.weight, matrix._weight_state
+                matrix._watch = WeightWatch(matrix.weight, matrix.weight)
         return model
 
     def peak(self, model: nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]], gradients: bool) -> int:

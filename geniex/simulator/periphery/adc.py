@@ -75,7 +75,9 @@ def unclipped_codes(counts: Tensor, step: Tensor | float | None, architecture: A
 
 def snapped(counts: Tensor, architecture: Architecture) -> Tensor:
     """``counts``, rounded where they differ from whole numbers by floating-point noise only."""
-    noise = min(0.25, 4 * torch.finfo(counts.dtype).eps * _full_current(architecture))
+    # The counts of a bit line whose cells are all at G_on, at full drive; level 0's share is included.
+    full = architecture.tile[0] * architecture.v_max * architecture.window.g_on * architecture.current_scale
+    noise = min(0.25, 4 * torch.finfo(counts.dtype).eps * full)
     whole = counts.detach().round()
     return torch.where((counts.detach() - whole).abs() <= noise, straight_through(whole, counts), counts)
 
@@ -117,8 +119,3 @@ def _rounded_up(step: float) -> float:
     """``step`` rounded up to few significant bits, and at least 1: sums of codes are then exact in float64."""
     mantissa, exponent = math.frexp(max(step, 1.0))
     return math.ldexp(math.ceil(mantissa * 2**_STEP_BITS), exponent - _STEP_BITS)
-
-
-def _full_current(architecture: Architecture) -> float:
-    """The counts of a bit line whose cells are all at G_on, at full drive; level 0's share is included."""
-    return architecture.tile[0] * architecture.v_max * architecture.window.g_on * architecture.current_scale

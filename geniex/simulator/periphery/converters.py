@@ -5,20 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from geniex.circuit.checks import has_values
+from geniex.errors import InputError
 from geniex.mapping import Architecture, TileLayout
 from geniex.mapping.fixed_point import fitting_frac_bits
 from geniex.simulator.collapse import Programmed, largest_sum, linear_counts, summed_weights
 from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, overflows, shift_add
 from geniex.simulator.periphery.adc import calibrated_step, digitised, full_scale_step, unclipped_codes
 from geniex.simulator.read import Reader
+from geniex.simulator.scales import InputStatistics
 
 _CELLS_AT_ONCE = 1 << 22
 """Cells whose counts are computed at once."""
+PROBE_VECTORS = 4
+"""Inputs that tell whether ADC codes of one count suffice."""
+_CALIBRATION_VECTORS = 64
+"""Fewest inputs that are read to calibrate ADCs which share one range; all that are kept are, where they do not."""
+_CALIBRATION_COLUMNS = 1 << 15
+"""Bit lines times inputs that are read to calibrate, where there are so few bit lines that more inputs are needed."""
 _MARGIN = 2
 """Factor by which cells that conduct more than linearly may exceed the counts of an ideal tile."""
 
@@ -52,12 +61,12 @@ class ConverterUse:
     accumulator_noise: float = 0.0
     """Sum of the squares of what the accumulator changes in the sums."""
 
-    @property
+    @cached_property
     def clipped_share(self) -> float | None:
         """Share of the conversions that clip; None without conversions."""
         return self.clipped / self.conversions if self.conversions else None
 
-    @property
+    @cached_property
     def codes_used(self) -> float | None:
         """Share of the ADC's codes from the lowest to the highest that occur; None where the ADC never clips."""
         if self.codes is None or not self.conversions:
@@ -69,12 +78,12 @@ class ConverterUse:
         """Share of the sums that overflow; None without sums."""
         return self.overflowed / self.sums if self.sums else None
 
-    @property
+    @cached_property
     def adc_error(self) -> float | None:
         """RMS change of the sums by the ADC's rounding and clipping, over the sums' RMS; None without sums."""
         return math.sqrt(self.adc_noise / self.power) if self.power else None
 
-    @property
+    @cached_property
     def accumulator_error(self) -> float | None:
         """RMS change of the sums by the accumulator, over the sums' RMS; None without sums."""
         return math.sqrt(self.accumulator_noise / self.power) if self.power else None
@@ -127,6 +136,23 @@ def binary_points(exact: int, conductances: Tensor, layout: TileLayout, *, grows
     return BinaryPoints(exact, exact + fitting_frac_bits(_MARGIN * largest, 2 ** (arch.accumulator_bits - 1) - 1))
 
 
+def calibration_vectors(inputs: InputStatistics | float | None, architecture: Architecture, bit_lines: int) -> Tensor:
+    """The inputs (count, inputs) that are read to choose the ADC's ranges of a matrix with so many ``bit_lines``.
+
+    Raises:
+        InputError: calibration saw no inputs.
+    """
+    if not isinstance(inputs, InputStatistics) or not inputs.count:
+        raise InputError(
+            "architecture.adc_range",
+            "'calibrated'",
+            "it needs inputs to calibrate on: convert(..., calibration=images) or inputs=InputStatistics",
+        )
+    if architecture.adc_granularity != "layer":
+        return inputs.vectors
+    return inputs.vectors[: max(_CALIBRATION_VECTORS, _CALIBRATION_COLUMNS // bit_lines)]
+
+
 def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
     """The step at which the codes span all counts that inputs can cause on ideal tiles.
 
@@ -135,8 +161,12 @@ def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None
     arch = layout.architecture
     if arch.adc_codes is None or arch.adc_codes[1] < 1:  # a signed ADC of one bit has no code above 0
         return None
-    ends = [_ends(counts, arch) for counts in _ideal_counts(conductances, layout)]
-    low, high = torch.stack([low for low, _ in ends]).amin(), torch.stack([high for _, high in ends]).amax()
+    lows, highs = [], []
+    for counts in _ideal_counts(conductances, layout):
+        # Any drive of a column lies between its negative and its positive counts alone, at the highest stream level.
+        lows.append(counts.clamp(max=0).sum(-2).amin() * (2**arch.stream_bits - 1))
+        highs.append(counts.clamp(min=0).sum(-2).amax() * (2**arch.stream_bits - 1))
+    low, high = torch.stack(lows).amin(), torch.stack(highs).amax()
     if _MARGIN * low >= min(arch.adc_codes[0], 0) and _MARGIN * high <= arch.adc_codes[1]:
         return None
     shape = (1, 1, 1, 1)
@@ -147,16 +177,16 @@ def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None
 def count_ends(reader: Reader, tiles: Programmed, integers: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and highest counts (row_tiles, converters, col_tiles, cols) for ``integers`` (inputs, features)."""
     inputs, row_tiles = reader.chunk(len(integers), tiles)
-    ends = []
+    lows, highs = [], []
     for at in reader.row_tiles(row_tiles):
         found = []
         for part in integers.split(inputs):
             counts = reader.analog(reader.levels(part, tiles.example.dtype)[0], tiles, at)
             found.append(torch.stack(torch.aminmax(counts.flatten(0, 1), dim=0)))
         low, high = torch.stack(found).unbind(1)
-        ends.append((low.amin(0), high.amax(0)))
-    low, high = (torch.cat(end) for end in zip(*ends, strict=True))
-    return low, high
+        lows.append(low.amin(0))
+        highs.append(high.amax(0))
+    return torch.cat(lows), torch.cat(highs)
 
 
 @torch.no_grad()
@@ -166,7 +196,8 @@ def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> Conver
     inputs, row_tiles = reader.chunk(len(integers), tiles)
     used = ConverterUse(codes=None if arch.adc_codes is None else arch.adc_codes[1] - arch.adc_codes[0] + 1)
     for at in reader.row_tiles(row_tiles):
-        held = torch.cat([_holds_weights(c, arch) for c in _ideal_counts(tiles.example[at], layout)])
+        # Bit lines that hold anything but level 0.
+        held = torch.cat([counts.any(-2) for counts in _ideal_counts(tiles.example[at], layout)])
         step = reader.step if reader.step is None or len(reader.step) == 1 else reader.step[at]
         for part in integers.split(inputs):
             levels, place = reader.levels(part, tiles.example.dtype)
@@ -200,24 +231,11 @@ def _adc_use(counts: Tensor, step: Tensor | None, looked_at: Tensor, arch: Archi
 
 def _ideal_counts(conductances: Tensor, layout: TileLayout) -> Iterator[Tensor]:
     """Counts (row_tiles, converters, col_tiles, rows, cols) for level 1 on ideal tiles, a few row tiles at a time."""
+    # An architecture with a linear read-out that has the same counts on ideal tiles.
+    arch = layout.architecture
+    arch = arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
     size = max(1, _CELLS_AT_ONCE // max(1, conductances[0].numel()))
     for tiles in conductances.detach().split(size):
-        counts, _ = linear_counts(layout.off_lines(tiles), None, _linear(layout.architecture))
+        counts, _ = linear_counts(layout.off_lines(tiles), None, arch)
         assert counts is not None
         yield counts.round()
-
-
-def _linear(arch: Architecture) -> Architecture:
-    """An architecture with a linear read-out that has the same counts on ideal tiles."""
-    return arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
-
-
-def _ends(counts: Tensor, arch: Architecture) -> tuple[Tensor, Tensor]:
-    """The lowest and highest count of any column under any drive, from counts (..., rows, cols) for level 1."""
-    top = 2**arch.stream_bits - 1
-    return counts.clamp(max=0).sum(-2).amin() * top, counts.clamp(min=0).sum(-2).amax() * top
-
-
-def _holds_weights(counts: Tensor, arch: Architecture) -> Tensor:
-    """Whether each column (row_tiles, converters, col_tiles, cols) holds anything but level 0."""
-    return counts.any(-2)

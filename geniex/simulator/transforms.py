@@ -1,13 +1,19 @@
-"""Hooks, sizes and references from elsewhere, which belong to a layer's place in a model and not to its computation."""
+"""Modules that take the places of others: layers on crossbars, and models inside of torch's wrappers.
+
+Hooks, sizes and references from elsewhere belong to a layer's place in a model, not to its computation, and go to the
+module that takes the place.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from functools import partial
 from types import MethodType
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 _BEFORE = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_pre_hooks")
 _AFTER = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks")
@@ -21,10 +27,11 @@ def take_place(old: nn.Module, new: nn.Module) -> None:
 
     Hooks run in the order in which they were registered. The hooks of ``new`` itself stay next to it.
     """
-    for name in _BEFORE:
-        setattr(new, name, OrderedDict({**getattr(old, name), **getattr(new, name)}))
-    for name in _AFTER:
-        setattr(new, name, OrderedDict({**getattr(new, name), **getattr(old, name)}))
+    for name in (*_BEFORE, *_AFTER):
+        hooks = getattr(old, name)
+        if hooks:
+            own = getattr(new, name)
+            setattr(new, name, OrderedDict({**hooks, **own} if name in _BEFORE else {**own, **hooks}))
     if old._is_full_backward_hook is not None:
         new._is_full_backward_hook = old._is_full_backward_hook
     for name, value in vars(old).items():
@@ -82,6 +89,48 @@ def kept_aside(module: nn.Module) -> list[tuple[str, nn.Module]]:
         if name not in _INTERNAL:
             look(value, name)
     return found
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, or ``model`` itself."""
+    while True:
+        if is_compiled(model):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """``model``, changed in place, with every wrapper at any depth replaced by the module inside of it."""
+    made = {id(module): unwrapped(module) for module in model.modules() if unwrapped(module) is not module}
+    return replaced(model, made) if made else model
+
+
+def replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
+    """``model`` with modules exchanged for those in ``made``, by id, also where one is used twice.
+
+    A module that takes another's place gets its hooks.
+    """
+    for module in list(model.modules()):
+        if id(module) in made:
+            take_place(module, made[id(module)])
+    if id(model) in made:
+        return replaced(made[id(model)], {key: new for key, new in made.items() if key != id(model)})
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and id(child) in made:
+                parent._modules[name] = made[id(child)]
+        exchange_references(parent, made)
+    return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``model`` is what ``torch.compile`` returned."""
+    # Importing the compiler takes seconds; whoever has a compiled module has imported it already.
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return compiler is not None and isinstance(model, compiler.OptimizedModule)
 
 
 def _exchanged(value: Any, made: dict[int, nn.Module]) -> Any:
