@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from geniex.cells.base import MAX_CONDUCTANCE, MAX_VOLTAGE, USUAL_VOLTAGE, Cell, check_reference_voltage
-from geniex.cells.curves import Shapes, Table, expression
-from geniex.cells.curves import table as table_of
+from geniex.cells.curves import Shapes, Table, build_table, spice_expression
 from geniex.cells.iv_file import read_iv
 from geniex.cells.pchip import Cubic, bases, cubics
 from geniex.config import warn_unit
@@ -132,7 +131,7 @@ class TabulatedCell(Cell):
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
         """The interpolated current, in ampere; beyond the table it continues in a straight line."""
-        table = table_of(self._shapes, u)
+        table = build_table(self._shapes, u)
         x, k = table.place(u)
         s, t = self._mix(g, table)
         shape = table.shape(x, s, k)
@@ -140,7 +139,7 @@ class TabulatedCell(Cell):
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
         """The slope of the interpolated current, in siemens."""
-        table = table_of(self._shapes, u)
+        table = build_table(self._shapes, u)
         x, k = table.place(u)
         s, t = self._mix(g, table)
         slope = table.slope(x, s, k)
@@ -179,7 +178,7 @@ class TabulatedCell(Cell):
             tuple(g * ((1 - t) * a + t * b) for a, b in zip(first, second, strict=True))
             for first, second in zip(shapes.pieces[s], shapes.pieces[other], strict=True)
         ]
-        source = expression(f"V({plus},{minus})", shapes.knots, bases(shapes.knots), pieces)
+        source = spice_expression(f"V({plus},{minus})", shapes.knots, bases(shapes.knots), pieces)
         return f"B{name} {plus} {minus} I={source}"
 
     def _mix(self, g: Tensor, table: Table) -> tuple[Tensor, Tensor | None]:

@@ -59,7 +59,7 @@ def fit(
         out: common stem of the files; if not given, the network's name with the prunings and cuts applied.
     """
     from geniex import __version__
-    from geniex.cli._device import checked_device
+    from geniex.cli._device import check_device
     from geniex.cli._files import check_folder
     from geniex.errors import InputError
     from geniex.networks import Constraint, load_images, network_name, save_network
@@ -78,7 +78,7 @@ def fit(
         if network not in (None, network_name(start)):
             raise InputError("network", repr(network), f"{start} is a {network_name(start)}")
         network = network_name(start)
-    where = None if device is None else checked_device(device)
+    where = None if device is None else check_device(device)
     first, constraint, told = None, Constraint(), dict[str, Any]()
     if start is not None:
         how = {"tile": (tile, tile_outputs or tile), "criterion": criterion, "scope": scope, "skip": skip or []}

@@ -50,9 +50,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    from geniex.distribution import conflict
+    from geniex.distribution import find_conflict
 
-    if (mixed := conflict()) is not None and argv[:1] != ["doctor"]:
+    if (mixed := find_conflict()) is not None and argv[:1] != ["doctor"]:
         return _refuse("geniex", mixed)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -102,7 +102,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
     name = f"geniex {verb}"
     try:
-        options = verb_parser(verb).instantiate(parsed(verb, argv))
+        options = verb_parser(verb).instantiate(parse_options(verb, argv))
         told = options.as_dict()
         if verb in _CONFIGURED:
             told.pop("config", None)
@@ -182,7 +182,7 @@ def _with_shipped(verb: str, argv: list[str]) -> list[str]:
     return out
 
 
-def parsed(verb: str, argv: list[str]) -> jsonargparse.Namespace:
+def parse_options(verb: str, argv: list[str]) -> jsonargparse.Namespace:
     """The verb's options as ``argv`` gives them; raises ``jsonargparse.ArgumentError`` for an unknown option."""
     spelled = _spelled(argv, _function(verb))
     return verb_parser(verb).parse_args(_with_shipped(verb, spelled) if verb in _CONFIGURED else spelled)

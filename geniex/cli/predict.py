@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from geniex.cli._console import report_console
-from geniex.cli._device import checked_device
+from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
@@ -93,7 +93,7 @@ def predict(
     check_seed(seed)
     check_file("json", json)
     check_folder("out", out)
-    where = checked_device(device)
+    where = check_device(device)
     model = load_network(network).to(where)
     tests, training = (load_images(data, train=train, root=data_root) for train in (False, True))
     if tests.shape != model.input_shape:

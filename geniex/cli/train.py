@@ -130,11 +130,11 @@ def _calibrate(family: str, data: Path, out: Path, given: Mapping[str, Any]) -> 
     for name, value in given.items():
         if name not in ("data", "family", "out") and value != defaults[name]:
             raise InputError(name, value, f"it is an option of the GENIEx network; {family} has nothing to train")
-    from geniex.surrogate import calibrated_on_sweep, physics_member, save_surrogate
+    from geniex.surrogate import calibrate_on_sweep, physics_member, save_surrogate
     from geniex.sweep import open_sweep
 
     with Console(stderr=True).status("") as status:
-        surrogate = calibrated_on_sweep(physics_member(family), open_sweep(data), status.update)
+        surrogate = calibrate_on_sweep(physics_member(family), open_sweep(data), status.update)
     path, found = save_surrogate(surrogate, out), surrogate.info["calibration"]
     held_out = found["held_out"]
     print(

@@ -43,7 +43,7 @@ class FashionCNN(nn.Module):
         maps = self.relu(self.norm3(self.conv3(maps)))
         return self.classifier(maps.flatten(1))
 
-    def folded(self) -> FashionCNN:
+    def fold(self) -> FashionCNN:
         """A copy in eval mode that computes the same function, with the batch norms folded into the convolutions."""
         if isinstance(self.norm1, nn.Identity):
             raise InputError("network", "a folded FashionCNN", "it has no batch norms left to fold")

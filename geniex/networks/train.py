@@ -156,10 +156,10 @@ class AugmentedBatches:
         order = torch.randperm(len(self.images), generator=self.generator)
         for indices in order.split(self.config.batch)[: len(self)]:
             pixels, labels = self.images.batch(indices)
-            yield augmented(pixels, self.config.shift, self.config.flip, self.generator), labels
+            yield augment(pixels, self.config.shift, self.config.flip, self.generator), labels
 
 
-def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
     """The images (batch, C, H, W) moved by up to ``shift`` pixels, zeros moving in; ``flip`` mirrors half of them."""
     batch, _, height, width = images.shape
     moves = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)

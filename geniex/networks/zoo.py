@@ -35,7 +35,7 @@ def _same(make: Callable[[], Network]) -> NetworkKind:
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 
 NETWORKS: dict[str, NetworkKind] = {
-    "fashion-cnn": NetworkKind(FashionCNN, partial(FashionCNN, batch_norm=False), FashionCNN.folded),
+    "fashion-cnn": NetworkKind(FashionCNN, partial(FashionCNN, batch_norm=False), FashionCNN.fold),
     "fashion-vgg": _same(partial(VGG, _GREY, 10, FASHION)),
     "fashion-resnet20": _same(partial(ResNet, _GREY, 10, width=24, shrink=True)),
     "cifar10-vgg16": _same(partial(VGG, _COLOUR, 10, VGG16)),

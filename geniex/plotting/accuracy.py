@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geniex.errors import InputError
-from geniex.plotting.axes import BLUE, GREY, SKY, framed, on_axes
+from geniex.plotting.axes import BLUE, GREY, SKY, frame, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> 
     """
     if not stages:
         raise InputError("stages", "none", "there is nothing to draw")
-    ax = on_axes(ax, 7.6, 1.4 + 0.42 * len(stages))
+    ax = make_axes(ax, 7.6, 1.4 + 0.42 * len(stages))
     places = range(len(stages))
     accuracy = [100 * s["accuracy"] for s in stages]
     below = [100 * (s["accuracy"] - s["low"]) for s in stages]
@@ -34,7 +34,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> 
     ax.set_yticks(places, [_stage_label(s) for s in stages])
     ax.set_ylim(len(stages) - 0.5, -1.0)
     _columns(ax, stages)
-    return framed(ax, "Accuracy, stage by stage", "accuracy, %, with its 95 % interval", "", grid="x")
+    return frame(ax, "Accuracy, stage by stage", "accuracy, %, with its 95 % interval", "", grid="x")
 
 
 def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
@@ -46,7 +46,7 @@ def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = N
     """
     if not layers:
         raise InputError("layers", "none", "there is nothing to draw")
-    ax = on_axes(ax, max(4.8, 1.6 + 0.7 * len(layers)), 3.8)
+    ax = make_axes(ax, max(4.8, 1.6 + 0.7 * len(layers)), 3.8)
     places = range(len(layers))
     mean, std, low, high = ([100 * v[k] for v in layers.values()] for k in ("mean", "std", "p05", "p95"))
     ax.vlines(places, low, high, color=SKY, linewidth=2, label="5th to 95th percentile")
@@ -58,7 +58,7 @@ def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = N
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + 0.25 * (top - bottom))
     ax.legend(frameon=False, loc="upper left")
-    return framed(ax, "Non-ideality factor of each layer's tiles", "layer", "NF = (I_ideal − I) / I_ideal, %", "y")
+    return frame(ax, "Non-ideality factor of each layer's tiles", "layer", "NF = (I_ideal − I) / I_ideal, %", "y")
 
 
 def _stage_label(stage: Mapping[str, Any]) -> str:

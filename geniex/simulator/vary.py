@@ -13,7 +13,7 @@ from geniex.errors import InputError
 from geniex.simulator.exchange import check_converted, on_ideal
 from geniex.simulator.layers.crossbar import crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.variation import NoisyEmulator, ReadNoise, Variations, derived_seed, vary_tiles
+from geniex.variation import NoisyEmulator, ReadNoise, Variations, derive_seed, vary_tiles
 
 
 def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
@@ -81,7 +81,7 @@ def before_variation(model: nn.Module) -> nn.Module:
 
 
 def _noisy(emulator: Emulator, noise: ReadNoise, seed: int, *names: str) -> NoisyEmulator:
-    return NoisyEmulator(emulator, noise, derived_seed(seed, "reads", *names))
+    return NoisyEmulator(emulator, noise, derive_seed(seed, "reads", *names))
 
 
 def _fix(matrix: CrossbarMatrix) -> None:

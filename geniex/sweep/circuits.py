@@ -153,7 +153,7 @@ class TileCircuits:
     @property
     def cell(self) -> Cell:
         """The cell with its drawn fields as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
-        return with_scalars(self.like.cell, self.v0[:, None], self.r_access[:, None])
+        return set_scalars(self.like.cell, self.v0[:, None], self.r_access[:, None])
 
     def crossbar(self, tile: int) -> Crossbar:
         """The crossbar of one tile, with plain numbers in its fields."""
@@ -164,7 +164,7 @@ class TileCircuits:
             r_sink=self.r_sink[tile].item(),
             r_wire_row=self.r_row[tile].item(),
             r_wire_col=self.r_col[tile].item(),
-            cell=with_scalars(self.like.cell, self.v0[tile].item(), self.r_access[tile].item()),
+            cell=set_scalars(self.like.cell, self.v0[tile].item(), self.r_access[tile].item()),
         )
 
     def conductances(self, codes: Tensor) -> Tensor:
@@ -175,20 +175,20 @@ class TileCircuits:
         return torch.where(codes == OPEN, 0.0, g_off[:, None, None] + codes * step[:, None, None])
 
 
-def with_scalars(cell: Cell, v0: float | Tensor, r_access: float | Tensor) -> Cell:
+def set_scalars(cell: Cell, v0: float | Tensor, r_access: float | Tensor) -> Cell:
     """A copy of ``cell`` with ``v0`` and ``r_access`` in those of the two fields that it has."""
     if isinstance(cell, SinhCell):
         return cell.replace(v0=v0)
     if isinstance(cell, OneTransistorOneResistor):
         changed = {} if cell.r_access is None else {"r_access": r_access}
-        return cell.replace(cell=with_scalars(cell.cell, v0, r_access), **changed)
+        return cell.replace(cell=set_scalars(cell.cell, v0, r_access), **changed)
     return cell
 
 
-def scalars_of(cell: Cell) -> tuple[float, float]:
+def read_scalars_of(cell: Cell) -> tuple[float, float]:
     """The v0 and r_access of a cell, with the conventions of ``TileCircuits`` for cells that lack one."""
     if isinstance(cell, OneTransistorOneResistor):
-        return scalars_of(cell.cell)[0], float("nan") if cell.r_access is None else float(cell.r_access)
+        return read_scalars_of(cell.cell)[0], float("nan") if cell.r_access is None else float(cell.r_access)
     if isinstance(cell, SinhCell):
         return float(cell.v0), 0.0
     return float("inf") if isinstance(cell, LinearCell) else float("nan"), 0.0

@@ -12,7 +12,7 @@ import numpy as np
 from geniex.cells import Cell, OneTransistorOneResistor
 from geniex.config import Config, check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
-from geniex.files import is_sealed, parsed_json, write_sealed_json
+from geniex.files import is_sealed, parse_json, write_sealed_json
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
 from geniex.sweep.run import Executor, SweepObserver, run_sweeps
@@ -168,7 +168,7 @@ def _write(index: Path, sweeps: SweepSet, paths: list[Path]) -> None:
 
 def _parsed(index: Path) -> dict[str, Any]:
     try:
-        data = parsed_json(index.read_bytes())
+        data = parse_json(index.read_bytes())
     except FileNotFoundError:
         raise InputError("sweep index", index, "no such file; `geniex sweep SET.yaml` makes one when done") from None
     except ValueError:

@@ -1,7 +1,7 @@
 """Variations of programmed conductances: spread, programming error, faults, drift, read noise."""
 
 from geniex.variation.aging import Drift, LogLine, Retention
-from geniex.variation.base import Variation, Variations, derived_seed, vary_tiles
+from geniex.variation.base import Variation, Variations, derive_seed, vary_tiles
 from geniex.variation.faults import StuckCells, StuckLines
 from geniex.variation.noise import NoisyEmulator, ReadNoise
 from geniex.variation.preset import VariationPreset, pcm, variation_presets
@@ -24,7 +24,7 @@ __all__ = [
     "Variation",
     "VariationPreset",
     "Variations",
-    "derived_seed",
+    "derive_seed",
     "pcm",
     "variation_presets",
     "vary_tiles",

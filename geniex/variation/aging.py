@@ -11,7 +11,7 @@ from torch import Tensor
 from geniex.config import Config, check_number
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, check_share, normal
+from geniex.variation.base import Variation, check_share, draw_normal
 
 _SMALLEST = 1e-7
 """Lower limit of g / G_on before its logarithm is taken."""
@@ -65,7 +65,7 @@ class Drift(Variation):
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances after ``seconds``."""
         mean, spread = (x.at(conductances, window) if isinstance(x, LogLine) else x for x in (self.nu, self.spread))
-        exponent = (mean + spread * normal(conductances.shape, generator)).abs()
+        exponent = (mean + spread * draw_normal(conductances.shape, generator)).abs()
         return conductances * torch.exp(-math.log(self.seconds / self.t0) * exponent)
 
 
@@ -95,7 +95,7 @@ class Retention(Variation):
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances after ``seconds``."""
-        tau = self.tau * torch.exp(self.spread * normal(conductances.shape, generator))
+        tau = self.tau * torch.exp(self.spread * draw_normal(conductances.shape, generator))
         level = window.g_off + self.level * (window.g_on - window.g_off)
         # The lost share is computed, not the kept one, so that no bit changes at 0 s.
         lost = -torch.expm1(-((self.seconds / tau) ** self.stretch))

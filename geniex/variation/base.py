@@ -82,16 +82,16 @@ class Variations(Variation):
         """The conductances after all steps, applied one after the other."""
         seed = int(torch.randint(2**62, (), generator=generator))
         for k, step in enumerate(self.steps):
-            conductances = step.vary(conductances, window, seeded(seed, k)).clamp(min=0)
+            conductances = step.vary(conductances, window, make_generator(seed, k)).clamp(min=0)
         return conductances
 
 
-def seeded(seed: int, *names: str | int) -> torch.Generator:
+def make_generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator that depends on ``seed`` and ``names`` alone, not on the order in which generators are made."""
-    return torch.Generator().manual_seed(derived_seed(seed, *names))
+    return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
-def derived_seed(seed: int, *names: str | int) -> int:
+def derive_seed(seed: int, *names: str | int) -> int:
     """A seed of 63 bits derived from another seed and from names."""
     told = "\x00".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "little") >> 1
@@ -110,11 +110,11 @@ def vary_tiles(
     varied = torch.empty_like(conductances, device="cpu", requires_grad=False)
     on_cpu = conductances.detach().cpu()
     for index in itertools.product(*map(range, conductances.shape[:-2])):
-        varied[index] = variations.apply(on_cpu[index], window, seeded(seed, name, *index))
+        varied[index] = variations.apply(on_cpu[index], window, make_generator(seed, name, *index))
     return varied.to(conductances.device)
 
 
-def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+def draw_normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Standard normal draws of this shape, float64."""
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from geniex.config import check_positive_int
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, check_share, normal
+from geniex.variation.base import Variation, check_share, draw_normal
 
 StuckAt = Literal["on", "off", "open"]
 
@@ -44,7 +44,7 @@ class StuckCells(Variation):
         """The conductances, with G_off or G_on at stuck cells."""
         edge = self.cluster
         rows, cols = conductances.shape[-2:]
-        field = normal((*conductances.shape[:-2], rows + edge - 1, cols + edge - 1), generator)
+        field = draw_normal((*conductances.shape[:-2], rows + edge - 1, cols + edge - 1), generator)
         if edge > 1:
             # A mean of edge^2 draws has the standard deviation 1 / edge.
             field = edge * functional.avg_pool2d(field.reshape(-1, 1, *field.shape[-2:]), edge, stride=1)

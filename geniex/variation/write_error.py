@@ -10,7 +10,7 @@ from torch import Tensor
 from geniex.config import check_number, check_positive_int
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, normal
+from geniex.variation.base import Variation, draw_normal
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,4 @@ class ProgrammingError(Variation):
         return window.g_on * share.clamp(min=0)
 
     def _write(self, target: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
-        return (target + deviation * normal(target.shape, generator)).clamp(min=0)
+        return (target + deviation * draw_normal(target.shape, generator)).clamp(min=0)

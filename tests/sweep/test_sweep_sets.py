@@ -14,7 +14,7 @@ from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar
 from geniex.cli.main import main
 from geniex.errors import FileFormatError, InputError, SweepError
-from geniex.files import sealed
+from geniex.files import add_digest
 from geniex.preset import presets
 from geniex.sweep import (
     CircuitRanges,
@@ -158,7 +158,7 @@ def test_another_set_in_its_place_is_refused(sweeps: SweepSet, tmp_path: Path) -
 
 def _again(text: str, old: str, new: str) -> str:
     """JSON with ``old`` replaced and the digest of that."""
-    return json.dumps(sealed(json.loads(text.replace(old, new))))
+    return json.dumps(add_digest(json.loads(text.replace(old, new))))
 
 
 def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> None:

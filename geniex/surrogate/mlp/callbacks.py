@@ -77,7 +77,7 @@ def early_stopping(patience: int) -> EarlyStopping:
     return EarlyStopping(FIGURE, patience=patience, check_on_train_epoch_end=True)
 
 
-def resumed_from(folder: Path, resume: bool, run: dict[str, Any]) -> Path | None:
+def checkpoint_to_resume(folder: Path, resume: bool, run: dict[str, Any]) -> Path | None:
     """The checkpoint in ``folder`` that ``run`` continues from; None where there is none.
 
     Raises:

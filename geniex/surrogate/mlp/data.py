@@ -72,7 +72,7 @@ class SweepDataModule(lightning.LightningDataModule):
             raise InputError("data", path, "its circuits differ; the GENIEx network stands for one, sweep that one")
         self.split = split_tiles(self.sweep.tiles, seed)
         ratios = read_ratios(self.sweep, self.split.train)
-        self.scalers = Scalers.fitted(self.sweep.window, self.sweep.v_max, ratios)
+        self.scalers = Scalers.fit(self.sweep.window, self.sweep.v_max, ratios)
         self._shuffling = torch.Generator().manual_seed(seed)
 
     def train_dataloader(self) -> DataLoader[TileBatch]:

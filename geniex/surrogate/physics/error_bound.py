@@ -77,7 +77,7 @@ def indicators(response: Tensor, conductances: Tensor, voltages: Tensor, current
     return torch.stack([figure.clamp(min=_SMALLEST).log10() for figure in figures], -1)
 
 
-def fitted(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None = None) -> Validity:
+def fit_bound(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None = None) -> Validity:
     """The least-squares fit to the logarithms of relative ``errors`` (...), raised above most of them.
 
     ``figures`` (..., indicators) are the indicators of the same columns. Columns without an error, as in arrays that
