@@ -102,7 +102,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # safetensors raises many kinds of errors on damaged headers
         raise FileFormatError(f"{path} cannot be read ({error})") from None
     if digest != digest_tensors(tensors):
-        raise FileFormatError(f"{path} is damaged: its content is not what was written")
+        raise FileFormatError(f"{path} is damaged: its content does not match its digest")
     return tensors
 
 
@@ -133,20 +133,21 @@ def read_head(
             message names ``what`` the file should be and the ``way_out``.
     """
     if not path.is_file():
-        raise error(f"{path} is missing; {what} is a .safetensors and a .json: {way_out}")
+        raise error(f"{path} is missing; {what} consists of a .safetensors and a .json file: {way_out}")
     try:
         head = parse_json(path.read_bytes())
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}): {way_out}") from None
     except ValueError as problem:
-        raise error(f"{path} is no JSON ({problem}): {way_out}") from None
+        raise error(f"{path} is not valid JSON ({problem}): {way_out}") from None
     if not isinstance(head, dict) or head.get("format") != form:
         raise error(f"{path} does not describe {what}: {way_out}")
     if head.get("schema_version") != version:
         raise error(
-            f"{path} has schema version {head.get('schema_version')}, this geniex ({__version__}) reads {version}:"
-            f" use the geniex that wrote it ({head.get('geniex_version')}), or {way_out}"
+            f"{path} has schema version {head.get('schema_version')},"
+            f" but this version of geniex ({__version__}) reads {version}: use the version"
+            f" that wrote it ({head.get('geniex_version')}), or {way_out}"
         )
     if not is_sealed(head):
-        raise error(f"{path} was changed or damaged: its content does not have the digest {_SEAL!r} in it: {way_out}")
+        raise error(f"{path} was changed or damaged: its content does not match its {_SEAL!r}: {way_out}")
     return head

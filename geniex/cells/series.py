@@ -122,8 +122,8 @@ class OneTransistorOneResistor(Cell):
             raise InputError(
                 "conductances",
                 f"up to {conductances.max().item():g} S",
-                f"the access device alone carries less than that at the reference voltage of"
-                f" {self.reference_voltage:g} V; the largest here that it allows is {largest:g} S",
+                f"the access device alone conducts less than that at the reference voltage of"
+                f" {self.reference_voltage:g} V; the largest of these conductances that it allows is {largest:g} S",
             )
         self.cell.check_range(inner, span)
 

@@ -29,7 +29,7 @@ def check_folder(option: str, path: Path | None) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(option, path, f"no folder can be there ({error.strerror}); give another path") from None
+        raise InputError(option, path, f"the folder cannot be created ({error.strerror}); give another path") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(option, path, "the folder is not writable; give another path")
 

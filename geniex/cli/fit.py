@@ -71,12 +71,12 @@ def fit(
     if start is None:
         for option, given in (("prune", prune), ("w_cut", w_cut)):
             if given is not None:
-                raise InputError(option, repr(given), "it is for a trained network: give --start")
+                raise InputError(option, repr(given), "it applies to a trained network: give --start, too")
         network = "fashion-cnn" if network is None else network
         network_kind(network)
     else:
         if network not in (None, network_name(start)):
-            raise InputError("network", repr(network), f"{start} is a {network_name(start)}")
+            raise InputError("network", repr(network), f"the network in {start} is a {network_name(start)}")
         network = network_name(start)
     where = None if device is None else check_device(device)
     first, constraint, told = None, Constraint(), dict[str, Any]()
@@ -89,7 +89,7 @@ def fit(
     training, tests = (load_images(data, train=train, root=root) for train in (True, False))
     if images is not None:
         if not 1 <= images <= len(training):
-            raise InputError("images", images, f"give 1 to {len(training)}, the training images that there are")
+            raise InputError("images", images, f"it must be 1 to {len(training)}, the number of training images")
         training = training.subset(images, seed)
     out = Path(_stem(network, start, prune, w_cut)) if out is None else out
     check_folder("out", out.parent)
@@ -109,7 +109,7 @@ def fit(
         "geniex_version": __version__,
     }
     saved = " and ".join(map(str, save_network(network, trained, out, info, masks=masks)))
-    print(f"{out.name}: {100 * share:.2f} % of {len(tests)} test images; saved {saved}")
+    print(f"{out.name}: accuracy {100 * share:.2f} % of {len(tests)} test images; saved {saved}")
 
 
 class _Start:
@@ -123,7 +123,7 @@ class _Start:
         if w_cut is not None:
             check_number("w_cut", w_cut, low=0.0, open_low=True)
             if w_cut > 1:
-                raise InputError("w_cut", w_cut, "it is a share of the largest weight, at most 1")
+                raise InputError("w_cut", w_cut, "it is a share of the largest weight, so it must be at most 1")
         self.network = load_network(start)
         self.masks, before = network_masks(start), network_info(start)
         self.w_cut: float | None = before.get("w_cut") if w_cut is None else w_cut
@@ -137,7 +137,11 @@ class _Start:
         from geniex.mitigation import prune
 
         if self.masks or "pruning" in self.told:
-            raise InputError("prune", repr(method), f"{self.told['start']} is pruned already: train it on without")
+            raise InputError(
+                "prune",
+                repr(method),
+                f"{self.told['start']} is pruned already: leave the option out to train it further",
+            )
         pruned = prune(self.network, method, sparsity, **how)
         self.network, self.masks = pruned.model, pruned.masks  # type: ignore[assignment]
         asked = {"sparsity": sparsity, "criterion": how["criterion"], "scope": how["scope"], "skip": how["skip"]}

@@ -113,11 +113,15 @@ def accuracy(network: nn.Module, images: ImageSet, batch: int = 1000) -> float:
 
 def _check_images(name: str, network: Network, images: ImageSet, config: FitConfig) -> None:
     if len(images) < config.batch:
-        raise InputError("batch", config.batch, f"the set holds only {len(images)} images")
+        raise InputError("batch", config.batch, f"it must be at most {len(images)}, the number of images in the set")
     if images.shape != network.input_shape:
-        raise InputError("images", f"shape {images.shape}", f"{name} takes {network.input_shape}")
+        raise InputError("images", f"shape {images.shape}", f"{name} takes images of shape {network.input_shape}")
     if (highest := int(images.labels.max())) >= network.classes:
-        raise InputError("images", f"label {highest}", f"{name} tells {network.classes} classes apart")
+        raise InputError(
+            "images",
+            f"label {highest}",
+            f"{name} has {network.classes} classes, so labels must be below {network.classes}",
+        )
 
 
 def _fit(

@@ -49,5 +49,5 @@ NETWORKS: dict[str, NetworkKind] = {
 def network_kind(name: str) -> NetworkKind:
     """The architecture ``name``; raises ``InputError`` for an unknown name."""
     if name not in NETWORKS:
-        raise InputError("network", repr(name), f"networks are {', '.join(NETWORKS)}")
+        raise InputError("network", repr(name), f"the networks are {', '.join(NETWORKS)}")
     return NETWORKS[name]

@@ -23,7 +23,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> 
         ax: axes to draw on; None makes a new figure.
     """
     if not stages:
-        raise InputError("stages", "none", "there is nothing to draw")
+        raise InputError("stages", "none", "at least one is needed")
     ax = make_axes(ax, 7.6, 1.4 + 0.42 * len(stages))
     places = range(len(stages))
     accuracy = [100 * s["accuracy"] for s in stages]
@@ -45,7 +45,7 @@ def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = N
         ax: axes to draw on; None makes a new figure.
     """
     if not layers:
-        raise InputError("layers", "none", "there is nothing to draw")
+        raise InputError("layers", "none", "at least one is needed")
     ax = make_axes(ax, max(4.8, 1.6 + 0.7 * len(layers)), 3.8)
     places = range(len(layers))
     mean, std, low, high = ([100 * v[k] for v in layers.values()] for k in ("mean", "std", "p05", "p95"))

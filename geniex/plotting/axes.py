@@ -65,9 +65,9 @@ def finite_values(name: str, *values: Tensor) -> list[NDArray[np.float64]]:
     """
     shapes = {tuple(v.shape) for v in values}
     if len(shapes) > 1:
-        raise InputError(name, f"shapes {sorted(shapes)}", "they must be the same")
+        raise InputError(name, f"shapes {sorted(shapes)}", "all must have the same shape")
     flat = [v.detach().cpu().double().flatten().numpy() for v in values]
     good = np.logical_and.reduce([np.isfinite(v) for v in flat])
     if not good.any():
-        raise InputError(name, f"{good.size} values, none of them finite", "there is nothing to draw")
+        raise InputError(name, f"{good.size} values, none of them finite", "at least one must be finite")
     return [v[good] for v in flat]

@@ -39,18 +39,22 @@ def plot_ir_drop(
     check_conductances(conductances, crossbar.rows, crossbar.cols, like=voltages)
     if voltages.ndim != 1 or conductances.ndim != 2:
         shapes = f"shapes {tuple(voltages.shape)} and {tuple(conductances.shape)}"
-        raise InputError("voltages, conductances", shapes, "a picture shows one vector on one tile")
+        raise InputError("voltages, conductances", shapes, "they must be one vector (rows,) and one tile (rows, cols)")
     if not voltages.any():
-        raise InputError("voltages", "0 V in all rows", "a picture of the IR drop needs a driven row")
+        raise InputError("voltages", "0 V in all rows", "at least one row must be driven")
     ax = make_axes(ax, 5.8, 4.8)
     with torch.no_grad():
         cells = crossbar.operating_point(voltages, conductances).cell_voltages
     if unit == "mV":
         shown = 1e3 * (voltages[:, None] - cells)
-        label, colours, what = "drive lost on the way to the cell, mV", "viridis_r", "mV of the drive are lost"
+        label, colours, what = "drive lost before the cell, mV", "viridis_r", "mV of the drive are lost"
     else:
         shown = 100 * cells / torch.where(voltages == 0, torch.nan, voltages)[:, None]
-        label, colours, what = "share of the row's drive across the cell, %", "viridis", "% of the drive reaches a cell"
+        label, colours, what = (
+            "share of the row's drive that reaches the cell, %",
+            "viridis",
+            "% of the drive reaches a cell",
+        )
     picture = shown.cpu().double().numpy()
     driven = picture[np.isfinite(picture)]
     # A few weakly driven rows, whose voltage the bit lines hold up, must not take the whole range of colours.

@@ -89,10 +89,12 @@ def plot_error_bins(
         ax: axes to draw on; None makes a new figure.
     """
     if not labels or not errors:
-        raise InputError("labels, errors", f"{len(labels)} bins of {len(errors)} models", "there is nothing to draw")
+        raise InputError("labels, errors", f"{len(labels)} bins and {len(errors)} models", "at least one is needed")
     for name, values in errors.items():
         if len(values) != len(labels):
-            raise InputError("errors", f"{len(values)} of {name}", f"give one for each of the {len(labels)} bins")
+            raise InputError(
+                "errors", f"{len(values)} values for {name}", f"give one for each of the {len(labels)} bins"
+            )
     ax = make_axes(ax, max(4.8, 2.4 + 0.8 * len(labels)), 4.2)
     places = np.arange(len(labels))
     for index, (name, values) in enumerate(errors.items()):
@@ -151,7 +153,7 @@ def plot_pareto(
         ax: axes to draw on; None makes a new figure.
     """
     if not models:
-        raise InputError("models", "none", "there is nothing to draw")
+        raise InputError("models", "none", "at least one is needed")
     ax = make_axes(ax, 8.4, 4.4)
     floor = min([error for _, error in models.values() if error > 0], default=1.0) / 3
     places = {name: (1e6 * seconds, max(error, floor)) for name, (seconds, error) in models.items()}
@@ -173,14 +175,14 @@ def plot_pareto(
     ax.figure.legend(loc="outside right upper", frameon=False, title="filled: on the Pareto front")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    return frame(ax, title, "read cost, µs a tile and vector", "NF-RMSE, percent points")
+    return frame(ax, title, "read cost per tile and vector, µs", "NF-RMSE, percent points")
 
 
 def _in_percent(
     reference: Tensor, predictions: dict[str, Tensor]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
     if not predictions:
-        raise InputError("predictions", "no model", "there is nothing to draw")
+        raise InputError("predictions", "no model", "at least one is needed")
     exact, *predicted = finite_values("reference, predictions", reference, *predictions.values())
     return 100 * exact, {name: 100 * v for name, v in zip(predictions, predicted, strict=True)}
 

@@ -80,7 +80,7 @@ class CircuitRanges(Config):
         for name in ("r_wire_none", "r_terminal_none", "open_tiles", "open_share", "min_transmission"):
             check_number(name, getattr(self, name), low=0.0)
             if getattr(self, name) > 1:
-                raise InputError(name, getattr(self, name), "it is a share, at most 1")
+                raise InputError(name, getattr(self, name), "it is a share, so it must be at most 1")
         for name, low in (("r_on", 1.0), ("on_off", 1.0), ("v0", 0.0), ("drive", 0.0), ("access", 0.0)):
             self._check_pair(name, low)
         for name, largest in (("slice_bits", _MAX_BITS), ("stream_bits", 16)):
@@ -92,7 +92,7 @@ class CircuitRanges(Config):
         for value in values:
             check_number(name, value, low=low, open_low=True)
         if len(values) != 2 or values[0] > values[1]:
-            raise InputError(name, repr(values), "it must be the lowest and the highest value")
+            raise InputError(name, repr(values), "it must be two numbers, the lowest and the highest value")
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """The scalars of one circuit except its slice bits; it always takes the same number of draws."""
@@ -238,7 +238,7 @@ def draw_circuits(
         if not pending:
             return out, scalars
     raise SweepError(
-        f"no circuit of {_ATTEMPTS} drawn leaves a mean transmission of {ranges.min_transmission:g}:"
+        f"none of {_ATTEMPTS} circuits drawn has a mean transmission of at least {ranges.min_transmission:g}:"
         " lower min_transmission or the resistances in circuits, or take smaller arrays"
     )
 

@@ -133,7 +133,11 @@ class SweepFile:
 
     def _check_run(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.tiles:
-            raise InputError("start, stop", f"{start}, {stop}", f"the file holds tiles 0 to {self.tiles}")
+            raise InputError(
+                "start, stop",
+                f"{start}, {stop}",
+                f"they must be a range within 0 to {self.tiles}, the number of tiles in the file",
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None}

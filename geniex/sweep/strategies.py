@@ -41,7 +41,7 @@ class SampleMix(Config):
         for field in dataclasses.fields(self):
             check_number(field.name, getattr(self, field.name), low=0.0)
         if not any(vars(self).values()):
-            raise InputError("weights of strategies", "all 0", "at least one must be greater")
+            raise InputError("weights of strategies", "all 0", "at least one must be greater than 0")
 
     def shares(self) -> dict[str, float]:
         """The share of each strategy that is in use; the shares sum to 1."""

@@ -90,7 +90,7 @@ class Retention(Variation):
         check_share("level", self.level)
         check_number("stretch", self.stretch, low=0.0, open_low=True)
         if self.stretch > 10:
-            raise InputError("stretch", self.stretch, "at most 10; measured ones lie about 1")
+            raise InputError("stretch", self.stretch, "it must be at most 10; measured exponents lie near 1")
         check_number("spread", self.spread, low=0.0)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:

@@ -42,7 +42,11 @@ class Variation(Config, ABC):
         """
         check_conductances(conductances, *conductances.shape[-2:])
         if generator.device.type != "cpu":
-            raise InputError("generator", f"one on {generator.device}", "draws are made on the CPU: torch.Generator()")
+            raise InputError(
+                "generator",
+                f"one on {generator.device}",
+                "it must be a CPU generator, such as torch.Generator(), because all draws are made on the CPU",
+            )
         given = conductances.detach().to("cpu", torch.float64)
         varied = self.vary(given, window, generator).clamp(min=0)
         return torch.where(given > 0, varied, 0.0).to(conductances)
@@ -73,7 +77,7 @@ class Variations(Variation):
             or not isinstance(steps, Sequence)
             or not all(isinstance(s, Variation) for s in steps)
         ):
-            raise InputError("steps", repr(steps), "it must be a sequence of Variation")
+            raise InputError("steps", repr(steps), "it must be a sequence of Variation objects")
         object.__setattr__(self, "steps", tuple(steps))
         if not isinstance(self.read_noise, ReadNoise | None):
             raise InputError("read_noise", repr(self.read_noise), "it must be a ReadNoise or None")
@@ -123,4 +127,4 @@ def check_share(name: str, value: object) -> None:
     """Raise ``InputError`` unless ``value`` is in 0..1."""
     check_number(name, value, low=0.0)
     if value > 1:  # type: ignore[operator]
-        raise InputError(name, value, "it is a share: at most 1")
+        raise InputError(name, value, "it is a share, so it must be at most 1")

@@ -37,7 +37,7 @@ class StuckCells(Variation):
         check_share("off", self.off)
         check_share("on", self.on)
         if self.off + self.on > 1:
-            raise InputError("on", self.on, f"with off = {self.off} more than all cells are stuck")
+            raise InputError("on", self.on, f"off + on must be at most 1, and off is {self.off}")
         check_positive_int("cluster", self.cluster)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:

@@ -102,7 +102,9 @@ class LevelSpread(Variation):
             for shift in self.shifts:
                 check_number("shifts", shift, low=-1.0)
             if len(self.shifts) != len(self.sigmas):
-                raise InputError("shifts", f"{len(self.shifts)} of them", f"one for each of {len(self.sigmas)} sigmas")
+                raise InputError(
+                    "shifts", f"{len(self.shifts)} values", f"give one for each of the {len(self.sigmas)} sigmas"
+                )
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances plus their errors."""
@@ -136,4 +138,4 @@ def _check_kind(distribution: object, per: object) -> None:
 
 def _check_table(name: str, values: object) -> None:
     if not isinstance(values, tuple) or len(values) < 2:
-        raise InputError(name, repr(values), "it must be a tuple of one number a level, at least 2")
+        raise InputError(name, repr(values), "it must be a tuple with one number for each level, at least 2")

@@ -68,7 +68,7 @@ def test_files_that_are_no_sweeps(verb: str, tmp_path: Path, capsys: pytest.Capt
     truncated.write_bytes(whole[: len(whole) // 2])
     with h5py.File(foreign, "w") as file:
         file["x"] = [1.0]
-    for path, said in (truncated, "truncated"), (foreign, "no finished sweep"), (tmp_path, "no such file"):
+    for path, said in (truncated, "truncated"), (foreign, "not a finished sweep"), (tmp_path, "no such file"):
         line = refusal(capsys, verb, path)
         assert str(path) in line
         assert said in line

@@ -121,7 +121,7 @@ def test_foreign_json(saved, text):
 
 def test_another_schema_version(saved):
     edit(saved, schema_version=7)
-    with pytest.raises(CheckpointError, match=r"schema version 7, this geniex .* reads 1"):
+    with pytest.raises(CheckpointError, match=r"schema version 7, but this version of geniex .* reads 1"):
         load_surrogate(saved)
 
 

@@ -185,5 +185,5 @@ def test_output_in_place_of_a_foreign_file_is_refused(
     config.write_text(yaml.safe_dump(small.to_dict()))
     out.write_text("precious")
     assert main(["sweep", str(config), "--out", str(out)]) == 2
-    assert "truncated or damaged, or no finished sweep" in capsys.readouterr().err
+    assert "truncated or damaged, or is not a finished sweep" in capsys.readouterr().err
     assert out.read_text() == "precious"

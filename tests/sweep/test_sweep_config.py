@@ -62,13 +62,13 @@ def test_round_trip_through_json(small: SweepConfig) -> None:
         (PLAIN + "slice_bits: 17", "slice_bits: got 17"),
         (PLAIN + "dnn_share: 1.5", "dnn_share: got 1.5"),
         (PLAIN + "seed: -1", "seed: got -1"),
-        (PLAIN + "preset: geniex-16", "crossbar: got given beside preset"),
+        (PLAIN + "preset: geniex-16", "crossbar: got a value beside preset"),
         ("{preset: geniex-17, tiles: 1, vectors: 1}", "preset: got 'geniex-17'; presets are geniex-16,"),
         ("[1, 2]", "it must be a mapping"),
         ("{1: 2}", "it must be a mapping"),
         ("", "it must be a mapping"),
-        ("a: [", "not readable as YAML"),
-        ("preset: geniex-16\npreset: geniex-32", "the key 'preset' stands twice, again in line 2"),
+        ("a: [", "cannot be read as YAML"),
+        ("preset: geniex-16\npreset: geniex-32", "the key 'preset' is given twice, the second time in line 2"),
     ],
 )
 def test_bad_configurations_name_field_and_file(tmp_path: Path, text: str, message: str) -> None:

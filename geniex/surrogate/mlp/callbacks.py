@@ -88,11 +88,11 @@ def checkpoint_to_resume(folder: Path, resume: bool, run: dict[str, Any]) -> Pat
     if not path.is_file():
         return None
     if not resume:
-        raise InputError("resume", resume, f"{folder} holds an unfinished training: resume it, or delete that folder")
+        raise InputError("resume", resume, f"{folder} holds an unfinished training: resume it, or delete the folder")
     found = read_checkpoint(path).get(RUN)
     if found != run:
         where = _difference(found, run) if isinstance(found, dict) else "its origin"
-        raise CheckpointError(f"{path} is of another training, {where} differs: delete {folder} to start over")
+        raise CheckpointError(f"{path} belongs to another training ({where} differs): delete {folder} to start over")
     return path
 
 

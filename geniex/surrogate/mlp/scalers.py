@@ -44,7 +44,7 @@ class Scalers(Config):
         known = ratios[~torch.isnan(ratios)]
         if not known.numel() or not torch.isfinite(known).all() or known.min() <= 0:
             span = f"{known.min().item():g} to {known.max().item():g}" if known.numel() else "none"
-            raise InputError("ratios", span, "every I_ideal / I must be positive and finite; is V >= 0?")
+            raise InputError("ratios", span, "every ratio I_ideal / I must be positive and finite; is V >= 0?")
         return cls(window, v_max, known.min().item(), known.max().item())
 
     @property

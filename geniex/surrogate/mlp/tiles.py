@@ -36,7 +36,7 @@ def split_tiles(tiles: int, seed: int) -> TileSplit:
     test on tiles that were trained on.
     """
     if tiles < 3:
-        raise InputError("tiles", tiles, "training, validation and test need at least 3 tiles")
+        raise InputError("tiles", tiles, "it must be at least 3: one tile each for training, validation and test")
     order = torch.randperm(tiles, generator=torch.Generator().manual_seed(seed))
     held = max(1, round(HELD_OUT * tiles))
     test, val, train = order[:held], order[held : 2 * held], order[2 * held :]

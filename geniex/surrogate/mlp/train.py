@@ -195,7 +195,7 @@ def train_surrogate(
     surrogate.cpu().eval().requires_grad_(False)
     held_out = held_out_nf_rmse(surrogate, sweep, module.split.test)
     if not math.isfinite(held_out["nf_rmse_pp"]):
-        raise InputError("lr", config.lr, "the training diverged; give a lower learning rate")
+        raise InputError("lr", config.lr, "the training diverged: give a lower learning rate")
     if config.half:
         held_out = _round(surrogate, sweep, module.split.test, held_out)
     surrogate.info = _info(surrogate, module, config, log, held_out)
@@ -277,7 +277,7 @@ def _trainer(accelerator: str, devices: int | str, strategy: str, **settings: An
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         asked = f"{accelerator!r}, {devices!r}, {strategy!r}"
-        raise InputError("accelerator, devices, strategy", asked, f"Lightning: {error}") from None
+        raise InputError("accelerator, devices, strategy", asked, f"Lightning refuses them: {error}") from None
 
 
 def _fit(trainer: lightning.Trainer, training: RatioTraining, module: SweepDataModule, going_on: Path | None) -> None:

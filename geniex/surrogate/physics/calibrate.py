@@ -51,7 +51,7 @@ def calibrate_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, seed
     """
     check_positive_int("solutions", solutions)
     if solutions < 2 * _TILES:
-        raise InputError("solutions", solutions, f"at least {2 * _TILES}, for {_TILES} tiles")
+        raise InputError("solutions", solutions, f"it must be at least {2 * _TILES}, two for each of {_TILES} tiles")
     check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     conductances, voltages = _drawn(surrogate, solutions // _TILES, generator)
@@ -72,7 +72,7 @@ def calibrate_on_sweep(
     """
     files = [data] if isinstance(data, SweepFile) else data.files
     if sum(file.tiles for file in files) < 2:
-        raise InputError("data", data.path, "two tiles at least: one to fit the bound, one to measure it")
+        raise InputError("data", data.path, "it must have at least two tiles: one to fit the bound, one to measure it")
     found = []
     for file in files:
         note(file.path.name)

@@ -96,7 +96,9 @@ class PhysicsSurrogate(Surrogate):
     ) -> None:
         super().__init__(crossbar, window, v_max)
         if moments and (len(powers) < 3 or powers[0] < 2):
-            raise InputError("powers", tuple(powers), "at least three, from 2 on, where moments differ")
+            raise InputError(
+                "powers", tuple(powers), "with moments there must be at least three, the first of them at least 2"
+            )
         _check_outside(outside)
         self.powers, self.moments, self.binary, self.outside = tuple(powers), moments, binary, outside
         self._checked = False
@@ -219,7 +221,7 @@ class PhysicsSurrogate(Surrogate):
         """
         if self.validity is None:
             raise CheckpointError(
-                "this surrogate has no error bound: calibrate it (geniex.surrogate.calibrate_on_circuit)"
+                "this surrogate has no error bound: calibrate it first (geniex.surrogate.calibrate_on_circuit)"
             )
         return self.validity.bound(self.indicators(array, voltages, currents))
 
@@ -252,7 +254,7 @@ def physics_member(name: str) -> PhysicsSurrogate:
     Its ``bound`` returns it for another circuit.
     """
     if name not in MEMBERS:
-        raise InputError("name", name, f"members of the family are {', '.join(MEMBERS)}")
+        raise InputError("name", name, f"the members of the family are {', '.join(MEMBERS)}")
     out = PhysicsSurrogate(Crossbar(64, 64), ConductanceWindow(100e3, 6.0), 0.5, **MEMBERS[name])
     out.info = {
         "training": "none: an expansion of the circuit's equations",
