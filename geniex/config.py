@@ -197,7 +197,12 @@ def _target(cls: type[_C], data: dict[Any, Any], own: Mapping[str, type[Config]]
         target = _shipped(name)
     else:
         target = own.get(name, cls if name == cls.__name__ else None)
-    if target is None or not issubclass(target, cls) or not _is_concrete(target):
+    if (
+        target is None
+        or not issubclass(target, cls)
+        or not dataclasses.is_dataclass(target)
+        or inspect.isabstract(target)
+    ):
         got = repr(name) if "_type" in data else "nothing"
         raise InputError("_type", got, f"it must be one of {', '.join(_known(cls, own))}; {_HOW_TO_REGISTER}")
     return target
@@ -208,10 +213,6 @@ _HOW_TO_REGISTER = "a class of your own must be registered first, see geniex.con
 
 def _shipped(name: str) -> type[Config]:
     return getattr(importlib.import_module(_SHIPPED[name]), name)
-
-
-def _is_concrete(kind: type[Config]) -> bool:
-    return dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)
 
 
 def _known(cls: type[Config], own: Mapping[str, type[Config]]) -> list[str]:

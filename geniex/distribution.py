@@ -58,14 +58,9 @@ def check_import() -> None:
 
     The ``geniex`` command is exempt: it says in one line what is wrong, and ``geniex doctor`` goes on to tell more.
     """
-    why = None if _is_command() else find_conflict()
-    if why is not None:
-        raise ImportError(why)
-
-
-def _is_command() -> bool:
     program = os.path.basename((getattr(sys, "argv", None) or [""])[0])
-    return program in ("geniex", "geniex.exe")
+    if program not in ("geniex", "geniex.exe") and (why := find_conflict()) is not None:
+        raise ImportError(why)
 
 
 def _may_have_a_stranger(folder: str) -> bool:

@@ -46,7 +46,7 @@ def test_type_may_be_left_out_where_it_is_known() -> None:
         ),
         ({"_type": "Crosbar", "rows": 3, "cols": 4}, "_type: got 'Crosbar'; it must be one of Crossbar"),
         ({"_type": "SinhCell", "v0": 0.25}, "_type: got 'SinhCell'; it must be one of Crossbar"),
-        ({"_type": "Crossbar", "_version": 2, "rows": 3, "cols": 4}, "_version: got 2; .*Crossbar version 1"),
+        ({"_type": "Crossbar", "_version": 2, "rows": 3, "cols": 4}, "_version: got 2; .*version 1 of Crossbar"),
         ({"_type": "Crossbar", "rows": -3, "cols": 4}, "rows: got -3; .*at least 1"),
         ({"_type": "Crossbar", "rows": 3, "cols": 4, "cell": {"_type": "Memristor"}}, "_type: got 'Memristor'"),
         ({"_type": "Crossbar", "rows": 3, "cols": 4, "cell": {"_type": "Crossbar", "rows": 1, "cols": 1}}, "cell: got"),

@@ -143,7 +143,7 @@ def test_doctor_tells_of_a_stranger_elsewhere(
     assert find_conflict() is None, "we are what is imported"
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    assert f"geniex 0.9.3 in {tmp_path / 'elsewhere'} takes our import name: pip uninstall" in shown
+    assert f"geniex 0.9.3 in {tmp_path / 'elsewhere'} has the same import name: pip uninstall" in shown
 
 
 def test_where_no_stranger_is_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> 
     above = [100 * (s["high"] - s["accuracy"]) for s in stages]
     ax.errorbar(accuracy, places, xerr=[below, above], fmt="o", color=BLUE, ecolor=SKY, elinewidth=3, capsize=4)
     ax.axvline(accuracy[0], color=GREY, linewidth=0.8, linestyle=":")
-    ax.set_yticks(places, [_stage_label(s) for s in stages])
+    ax.set_yticks(places, [f"{s['name']} ({s['images']:,} images)" if s.get("images") else s["name"] for s in stages])
     ax.set_ylim(len(stages) - 0.5, -1.0)
     _columns(ax, stages)
     return frame(ax, "Accuracy, stage by stage", "accuracy, %, with its 95 % interval", "", grid="x")
@@ -59,11 +59,6 @@ def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = N
     ax.set_ylim(bottom, top + 0.25 * (top - bottom))
     ax.legend(frameon=False, loc="upper left")
     return frame(ax, "Non-ideality factor of each layer's tiles", "layer", "NF = (I_ideal − I) / I_ideal, %", "y")
-
-
-def _stage_label(stage: Mapping[str, Any]) -> str:
-    images = stage.get("images")
-    return stage["name"] if images is None else f"{stage['name']} ({images:,} images)"
 
 
 def _columns(ax: Axes, stages: Sequence[Mapping[str, Any]]) -> None:

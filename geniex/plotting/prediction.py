@@ -89,7 +89,9 @@ def plot_error_bins(
         ax: axes to draw on; None makes a new figure.
     """
     if not labels or not errors:
-        raise InputError("labels, errors", f"{len(labels)} bins and {len(errors)} models", "at least one is needed")
+        raise InputError(
+            "labels, errors", f"{len(labels)} bins and {len(errors)} models", "at least one of each is needed"
+        )
     for name, values in errors.items():
         if len(values) != len(labels):
             raise InputError(

@@ -134,7 +134,7 @@ def test_wrong_constraints_are_told(name: str, given: dict) -> None:
 
 
 def test_wrong_images_are_told() -> None:
-    with pytest.raises(InputError, match=r"VGG takes \(1, 28, 28\)"):
+    with pytest.raises(InputError, match=r"VGG takes images of shape \(1, 28, 28\)"):
         retrain_network(network(), ImageSet(torch.zeros(300, 3, 32, 32), torch.zeros(300)), CONFIG)
     with pytest.raises(InputError, match="constraint"):
         retrain_network(network(), images(), CONFIG, constraint=Constraint(limits={"gain": 1.0}))

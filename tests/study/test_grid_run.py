@@ -354,7 +354,7 @@ def test_results_from_elsewhere_are_kept_as_they_come(
         ({"emulator": "geniex-mlp-64"}, r"part 1: got a cell that cannot be; .*trained for"),
         ({"crossbar.r_wire": 900.0}, r"r_wire_row = 900 ohm lies outside the validated range"),
         ({"window": {"r_on": 2000}}, r"r_on = 2000 ohm lies outside the validated range of 10000 to 1000000 ohm"),
-        ({"images": 100}, r"count: got 100; the set holds 60 images"),
+        ({"images": 100}, r"count: got 100; it must be 1 to 60"),
         ({"data": "digits"}, r"data: got 'digits' of shape \(1, 8, 8\); .* takes images of \(1, 28, 28\)"),
         ({"mitigation": "batch_norm"}, r"mitigation: got 'batch_norm'; .*cnn-0 has no batch norm left"),
         ({"tile": 1}, r"tile"),

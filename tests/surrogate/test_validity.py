@@ -88,7 +88,7 @@ def test_exact_surrogates_and_too_little_data_have_an_answer(tmp_path: Path) -> 
     exact = calibrate_on_circuit(physics_member("physics-fast").bound(ideal, WINDOW, 0.25))
     assert exact.info["crossbar"]["held_out"]["relative_rms"] < 1e-9
     run_sweep(SweepConfig(crossbar=Crossbar(4, 4), window=WINDOW, v_max=0.2, tiles=1, vectors=2), tmp_path / "one.h5")
-    with pytest.raises(InputError, match="two tiles at least"):
+    with pytest.raises(InputError, match="at least two tiles"):
         calibrate_on_sweep(physics_member("physics"), SweepFile(tmp_path / "one.h5"))
 
 

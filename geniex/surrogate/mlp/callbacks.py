@@ -91,7 +91,9 @@ def checkpoint_to_resume(folder: Path, resume: bool, run: dict[str, Any]) -> Pat
         raise InputError("resume", resume, f"{folder} holds an unfinished training: resume it, or delete the folder")
     found = read_checkpoint(path).get(RUN)
     if found != run:
-        where = _difference(found, run) if isinstance(found, dict) else "its origin"
+        where = "its origin"
+        if isinstance(found, dict):
+            where = ", ".join(sorted(name for name in found.keys() | run.keys() if found.get(name) != run.get(name)))
         raise CheckpointError(f"{path} belongs to another training ({where} differs): delete {folder} to start over")
     return path
 
@@ -103,7 +105,3 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is damaged or foreign ({reason}): delete {path.parent} to start over") from None
-
-
-def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    return ", ".join(sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)))

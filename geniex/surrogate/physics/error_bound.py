@@ -92,12 +92,8 @@ def fit_bound(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None 
     if slopes is None:
         basis = torch.cat([figures, torch.ones_like(figures[:, :1])], -1)
         slopes = tuple(torch.linalg.lstsq(basis, wanted[:, None]).solution[:-1, 0].tolist())
-    rest = wanted - figures @ figures.new_tensor(slopes)
-    return Validity(slopes, _quantile(rest, COVERAGE))
-
-
-def _quantile(x: Tensor, share: float) -> float:
-    return float(x.sort().values[min(len(x) - 1, math.ceil(share * len(x)))])
+    rest = (wanted - figures @ figures.new_tensor(slopes)).sort().values
+    return Validity(slopes, float(rest[min(len(rest) - 1, math.ceil(COVERAGE * len(rest)))]))
 
 
 def _positive(x: Tensor) -> Tensor:
