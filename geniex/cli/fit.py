@@ -43,8 +43,8 @@ def fit(
         batch: images per step.
         seed: seed for the initial weights, the order of the images and their augmentation.
         start: trained network to continue from, a shipped name or a checkpoint's path; its pruned weights stay 0.
-        prune: what to prune before training: filters with their channels (cf), columns of crossbar tiles (xcs) or rows
-            of crossbar tiles (xrs).
+        prune: what to prune before training: filters with their channels (cf), columns of crossbar tiles (xcs,
+            crossbar-column sparsity) or rows of crossbar tiles (xrs, crossbar-row sparsity).
         sparsity: share of the weights that is pruned.
         tile: inputs (word lines) of a tile, for xcs and xrs.
         tile_outputs: outputs of a tile, each with all its slices; as many as inputs if not given.

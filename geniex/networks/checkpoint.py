@@ -23,7 +23,7 @@ from geniex.shipped import shipped_file, shipped_names
 FORMAT, SCHEMA_VERSION = "geniex-network", 1
 _VARIANT = r"(-\d+)?(-(cf|xcs|xrs))?(-wct)?"
 """Suffix of a shipped network's name, after the architecture: the number of the training, the pruning (cf:
-channel/filter, xcs and xrs: crossbar columns and rows), and wct for weight-constrained training."""
+channels and filters, xcs: crossbar-column sparsity, xrs: crossbar-row sparsity), and wct for weight-constrained training."""
 _MASK = "#mask."
 """Prefix, before a parameter's name, under which its mask is stored; no parameter's name begins so."""
 
@@ -161,7 +161,7 @@ def _located(name_or_path: str | Path) -> tuple[Path, Path]:
         raise InputError(
             "network",
             repr(str(name_or_path)),
-            f"there is no such file; the shipped networks are {', '.join(shipped) or 'none'}",
+            f"no such file; the shipped networks are {', '.join(shipped) or 'none'}",
         )
     return shipped_file(weights.name), shipped_file(description.name)
 

@@ -35,7 +35,7 @@ class SweepFile:
     be pickled, sent to DataLoader workers, or forked.
 
     Raises:
-        InputError: there is no such file.
+        InputError: no such file.
         FileFormatError: it is truncated, foreign, of another version, or contradicts its configuration.
     """
 

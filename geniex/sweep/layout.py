@@ -144,7 +144,7 @@ def translate_errors(path: Path, why: str = "it is damaged") -> Iterator[None]:
 def open_file(path: Path) -> h5py.File:
     """The file, open for reading; raises ``FileFormatError`` if its seal, checked before HDF5 opens it, is broken."""
     if not path.is_file():
-        raise InputError("sweep file", path, "there is no such file; `geniex sweep CONFIG.yaml` makes one")
+        raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
     if not seal.is_intact(path):
         raise bad_file(path, "it is truncated or damaged, or is not a finished sweep")
     with translate_errors(path, "it is truncated, or is not HDF5"):

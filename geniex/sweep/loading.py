@@ -70,7 +70,7 @@ def load_sweep(path: str | Path) -> SweepConfig | SweepSet:
     try:
         data = read_yaml(path)
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError("config", path, "there is no such file; the shipped sweeps are in spice_data/") from None
+        raise InputError("config", path, "no such file; the shipped sweeps are in spice_data/") from None
     try:
         data = dict(_mapping("config", data))
         return _set(data) if "shapes" in data or data.get("_type") == SweepSet.__name__ else _sweep(data)

@@ -112,7 +112,7 @@ class SweepIndex:
     """A finished set of sweeps on disk, opened by its ``index.json`` or by the directory that holds it.
 
     Raises:
-        InputError: there is no such file.
+        InputError: no such file.
         FileFormatError: the file is no index, or a file that it lists is missing, damaged or of another sweep.
     """
 
@@ -175,7 +175,7 @@ def _parsed(index: Path) -> dict[str, Any]:
         raise InputError(
             "sweep index",
             index,
-            "there is no such file; `geniex sweep SET.yaml` writes it when all sweeps are finished",
+            "no such file; `geniex sweep SET.yaml` writes it when all sweeps are finished",
         ) from None
     except ValueError:
         raise _bad(index, "it cannot be read as JSON") from None

@@ -79,10 +79,10 @@ def test_files_that_are_no_sweeps(verb: str, tmp_path: Path, capsys: pytest.Capt
     [
         (("--device", "nonsense"), "device: got 'nonsense'"),
         (("--device", "meta"), "device: got 'meta'; this machine cannot use it"),
-        (("--preset", "geniex-17"), "preset: got 'geniex-17'; presets are"),
+        (("--preset", "geniex-17"), "preset: got 'geniex-17'; the presets are"),
         (
             ("--network", "resnet-99"),
-            "network: got 'resnet-99'; there is no such file; the shipped networks are fashion-cnn",
+            "network: got 'resnet-99'; no such file; the shipped networks are fashion-cnn",
         ),
         (("--data", "mnist"), "'mnist'; the data sets are fashion-mnist"),
         (("--data", "digits"), "data: got 'digits' of shape (1, 8, 8); fashion-cnn takes images of (1, 28, 28)"),

@@ -102,12 +102,10 @@ def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
 
 def test_unknown_names_are_told() -> None:
     with pytest.raises(
-        InputError, match=r"network: got 'no-such-net'; there is no such file; the shipped networks are fashion-cnn"
+        InputError, match=r"network: got 'no-such-net'; no such file; the shipped networks are fashion-cnn"
     ):
         load_network("no-such-net")
-    with pytest.raises(
-        InputError, match=r"network: got 'physics'; there is no such file; the shipped networks are fashion-cnn"
-    ):
+    with pytest.raises(InputError, match=r"network: got 'physics'; no such file; the shipped networks are fashion-cnn"):
         load_network("physics")  # a surrogate that ships
     with pytest.raises(GeniexError, match="is missing"):
         load_network("no/such/net")
