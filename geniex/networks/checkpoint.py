@@ -23,7 +23,8 @@ from geniex.shipped import shipped_file, shipped_names
 FORMAT, SCHEMA_VERSION = "geniex-network", 1
 _VARIANT = r"(-\d+)?(-(cf|xcs|xrs))?(-wct)?"
 """Suffix of a shipped network's name, after the architecture: the number of the training, the pruning (cf:
-channels and filters, xcs: crossbar-column sparsity, xrs: crossbar-row sparsity), and wct for weight-constrained training."""
+channels and filters, xcs: crossbar-column sparsity, xrs: crossbar-row sparsity), and wct (weight-constrained
+training)."""
 _MASK = "#mask."
 """Prefix, before a parameter's name, under which its mask is stored; no parameter's name begins so."""
 
