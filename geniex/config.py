@@ -260,17 +260,24 @@ def check_seed(value: object) -> None:
 
 
 def check_number(
-    name: str, value: object, *, low: float, unit: str = "", open_low: bool = False, infinite: bool = False
+    name: str,
+    value: object,
+    *,
+    low: float,
+    high: float = math.inf,
+    unit: str = "",
+    open_low: bool = False,
+    infinite: bool = False,
 ) -> None:
-    """Raise ``InputError`` unless ``value`` is a finite real number >= ``low``, or > ``low`` if ``open_low``.
+    """Raise ``InputError`` unless ``value`` is a finite real number from ``low`` to ``high``.
 
-    ``infinite`` also allows positive infinity.
+    With ``open_low``, ``low`` itself is not allowed; ``infinite`` also allows positive infinity.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     good = number and (math.isfinite(value) or (infinite and value == math.inf))  # type: ignore[arg-type]
-    if not good or value < low or (open_low and value == low):  # type: ignore[operator]
-        sign = "greater than" if open_low else "at least"
-        allowed = f"it must be a finite number {sign} {low:g} {unit}".rstrip()
+    if not good or not low <= value <= high or (open_low and value == low):  # type: ignore[operator]
+        sign, bound = "greater than" if open_low else "at least", "" if high == math.inf else f" and at most {high:g}"
+        allowed = f"it must be a finite number {sign} {low:g}{bound} {unit}".rstrip()
         raise InputError(name, repr(value), f"{allowed}, or infinite (.inf in YAML)" if infinite else allowed)
 
 

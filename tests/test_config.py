@@ -88,6 +88,9 @@ def test_checks_of_numbers() -> None:
     for bad in (True, "1", None, float("nan"), float("inf"), -1):
         with pytest.raises(InputError, match="x: got"):
             check_number("x", bad, low=0.0)
+    check_number("x", 1, low=0.0, high=1.0)
+    with pytest.raises(InputError, match=r"x: got 1.5; it must be a finite number at least 0 and at most 1 V"):
+        check_number("x", 1.5, low=0.0, high=1.0, unit="V")
     for bad in (0, 4, 1.0, True, "1"):
         with pytest.raises(InputError, match=r"n: got .*at least 1 and at most 3"):
             check_positive_int("n", bad, maximum=3)

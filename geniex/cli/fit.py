@@ -117,13 +117,10 @@ class _Start:
 
     def __init__(self, start: str, w_cut: float | None) -> None:
         from geniex.config import check_number
-        from geniex.errors import InputError
         from geniex.networks import load_network, network_info, network_masks
 
         if w_cut is not None:
-            check_number("w_cut", w_cut, low=0.0, open_low=True)
-            if w_cut > 1:
-                raise InputError("w_cut", w_cut, "it is a share of the largest weight, so it must be at most 1")
+            check_number("w_cut", w_cut, low=0.0, high=1.0, open_low=True)
         self.network = load_network(start)
         self.masks, before = network_masks(start), network_info(start)
         self.w_cut: float | None = before.get("w_cut") if w_cut is None else w_cut

@@ -78,9 +78,7 @@ class CircuitRanges(Config):
         for name in ("r_wire", "r_terminal"):
             check_number(name, getattr(self, name), low=0.0, unit="ohm")
         for name in ("r_wire_none", "r_terminal_none", "open_tiles", "open_share", "min_transmission"):
-            check_number(name, getattr(self, name), low=0.0)
-            if getattr(self, name) > 1:
-                raise InputError(name, getattr(self, name), "it is a share, so it must be at most 1")
+            check_number(name, getattr(self, name), low=0.0, high=1.0)
         for name, low in (("r_on", 1.0), ("on_off", 1.0), ("v0", 0.0), ("drive", 0.0), ("access", 0.0)):
             self._check_pair(name, low)
         for name, largest in (("slice_bits", _MAX_BITS), ("stream_bits", 16)):

@@ -69,9 +69,7 @@ class SweepConfig(Config):
             check_positive_int(name, getattr(self, name))
         for name in ("slice_bits", "stream_bits"):
             check_positive_int(name, getattr(self, name), maximum=_MAX_BITS)
-        check_number("dnn_share", self.dnn_share, low=0.0)
-        if self.dnn_share > 1:
-            raise InputError("dnn_share", self.dnn_share, "it is a share, so it must be at most 1")
+        check_number("dnn_share", self.dnn_share, low=0.0, high=1.0)
         check_seed(self.seed)
         if self.engine not in ENGINES:
             raise InputError("engine", repr(self.engine), f"it must be one of {', '.join(ENGINES)}")

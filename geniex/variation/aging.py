@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from geniex.config import Config, check_number
-from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, check_share, draw_normal
+from geniex.variation.base import Variation, draw_normal
 
 _SMALLEST = 1e-7
 """Lower limit of g / G_on before its logarithm is taken."""
@@ -87,10 +86,8 @@ class Retention(Variation):
     def __post_init__(self) -> None:
         check_number("seconds", self.seconds, low=0.0, unit="s")
         check_number("tau", self.tau, low=0.0, open_low=True, unit="s")
-        check_share("level", self.level)
-        check_number("stretch", self.stretch, low=0.0, open_low=True)
-        if self.stretch > 10:
-            raise InputError("stretch", self.stretch, "it must be at most 10; measured exponents lie near 1")
+        check_number("level", self.level, low=0.0, high=1.0)
+        check_number("stretch", self.stretch, low=0.0, high=10.0, open_low=True)  # measured exponents lie near 1
         check_number("spread", self.spread, low=0.0)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:

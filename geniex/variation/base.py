@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit.checks import check_conductances
-from geniex.config import Config, check_number, check_seed
+from geniex.config import Config, check_seed
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.variation.noise import ReadNoise
@@ -121,10 +121,3 @@ def vary_tiles(
 def draw_normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Standard normal draws of this shape, float64."""
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def check_share(name: str, value: object) -> None:
-    """Raise ``InputError`` unless ``value`` is in 0..1."""
-    check_number(name, value, low=0.0)
-    if value > 1:  # type: ignore[operator]
-        raise InputError(name, value, "it is a share, so it must be at most 1")

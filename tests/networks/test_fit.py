@@ -118,7 +118,7 @@ def test_wrong_input_is_told() -> None:
         train_network("fashion-cnn", ImageSet(torch.zeros(300, 3, 32, 32), torch.zeros(300)), FitConfig())
     with pytest.raises(InputError, match=r"batch: got 128.*at most 64"):
         train_network("fashion-cnn", _stripes(), FitConfig())
-    with pytest.raises(InputError, match="images: got label 10; fashion-cnn tells 10 classes apart"):
+    with pytest.raises(InputError, match="images: got label 10; fashion-cnn has 10 classes"):
         train_network("fashion-cnn", ImageSet(torch.zeros(300, 1, 28, 28), torch.arange(300) % 11), FitConfig())
     with pytest.raises(InputError, match="networks are fashion-cnn"):
         train_network("resnet", _stripes(), FitConfig())
