@@ -191,7 +191,7 @@ def _reshape(file: h5py.File) -> None:
         (_cut, "truncated or damaged"),
         (_text, "truncated or damaged"),
         (lambda path: path.write_bytes(b""), "truncated or damaged"),
-        (lambda path: path.write_bytes(seal.sealed(b"tile,current\n")), "no HDF5"),
+        (lambda path: path.write_bytes(seal.add_seal(b"tile,current\n")), "is not HDF5"),
         (_unsealed, "truncated or damaged, or is not a finished sweep"),
         (_edit(lambda file: file.attrs.clear()), "it is not a sweep"),
         (_edit(lambda file: file.attrs.update(format="other")), "it is not a sweep"),

@@ -169,7 +169,7 @@ def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> No
     whole = (out / "index.json").read_text()
     for text, message in (
         ("{", "cannot be read as JSON"),
-        ("[]", "no index"),
+        ("[]", "not the index"),
         (whole.replace('"version": 1', '"version": 2'), "version 2, but this version of geniex reads 1"),
         (whole.replace('"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "changed or damaged"),
         (_again(whole, '"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "does not list the files of its set"),
@@ -258,9 +258,9 @@ def test_yaml_of_one_circuit_in_many_shapes(tmp_path: Path) -> None:
         (YAML.replace("[8, 4]", "[4, 4]"), "each entry may be given only once"),
         (YAML.replace("[[8, 4], [4, 4]]", "[]"), "shapes: got ()"),
         (YAML.replace(", v0: 0.5", ""), "each entry may be given only once"),
-        (YAML.replace("r_source: 100", "rows: 8"), "crossbar.rows: got 8; shapes and cells give it"),
+        (YAML.replace("r_source: 100", "rows: 8"), "crossbar.rows: got 8; the set's shapes and cells give it"),
         (YAML.replace("LinearCell", "CubeCell"), "CubeCell"),
-        (YAML.replace("tiles: 7", "tilez: 7"), "tiles: got nothing"),
+        (YAML.replace("tiles: 7", "tilez: 7"), "tiles: got no value"),
         (YAML + "circuits: {}", "v_max"),
         (YAML.replace("cells", "cell"), "cell"),
     ],
