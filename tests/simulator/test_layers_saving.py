@@ -158,7 +158,7 @@ def test_damaged_and_foreign_files_are_named(model: nn.Module, x: Tensor, tmp_pa
     with pytest.raises(FileFormatError, match="does not describe a converted model"):
         load_converted(path, shell())
     path.write_text("{")
-    with pytest.raises(FileFormatError, match="is no JSON"):
+    with pytest.raises(FileFormatError, match="is not valid JSON"):
         load_converted(path, shell())
     path.unlink()
     with pytest.raises(FileFormatError, match="is missing"):

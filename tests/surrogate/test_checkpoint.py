@@ -115,7 +115,7 @@ def test_shapes_that_disagree(saved):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": "other"}', "\x00"])
 def test_foreign_json(saved, text):
     saved.write_text(text)
-    with pytest.raises(CheckpointError, match=r"v0\.25\.json (is no JSON|does not describe)"):
+    with pytest.raises(CheckpointError, match=r"v0\.25\.json (is not valid JSON|does not describe)"):
         load_surrogate(saved)
 
 
