@@ -34,7 +34,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 @pytest.mark.parametrize(
     ("yaml", "said"),
     [
-        ("preset: [a]", "preset: got ['a']; presets are geniex-16"),
+        ("preset: [a]", "preset: got ['a']; the presets are geniex-16"),
         ("crossbar: {rows: 4, cols: 4, cell: {_type: [a]}}", "_type: got ['a']; it must be one of"),
         ("crossbar: {rows: 4, cols: 4, r_wire: .nan}", "r_wire: got nan"),
         ("window: {r_on: 1e-5, on_off: 6}", "r_on: got 1e-05; it must be a finite number at least 1 ohm"),

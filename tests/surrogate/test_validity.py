@@ -115,7 +115,7 @@ def test_train_calibrates_the_physics_family(tmp_path: Path, capsys: pytest.Capt
     assert main(["sweep", str(config), "--out", str(tmp_path / "set"), "--workers", "1"]) == 0
     argv = ["train", str(tmp_path / "set"), "--family", "physics-fast", "--out", str(tmp_path / "mine")]
     assert main(argv) == 0
-    assert "error bound fitted to half of 24 tiles" in " ".join(capsys.readouterr().out.split())
+    assert "error bound fitted to half of the 24 tiles" in " ".join(capsys.readouterr().out.split())
     mine = load_surrogate(tmp_path / "mine")
     assert (mine.powers, mine.moments) == ((3, 2, 1), 0)
     assert len(mine.validity.slopes) == 7

@@ -91,10 +91,10 @@ def checkpoint_to_resume(folder: Path, resume: bool, run: dict[str, Any]) -> Pat
         raise InputError("resume", resume, f"{folder} holds an unfinished training: resume it, or delete the folder")
     found = read_checkpoint(path).get(RUN)
     if found != run:
-        where = "its origin"
+        where = "settings"
         if isinstance(found, dict):
             where = ", ".join(sorted(name for name in found.keys() | run.keys() if found.get(name) != run.get(name)))
-        raise CheckpointError(f"{path} belongs to another training ({where} differs): delete {folder} to start over")
+        raise CheckpointError(f"{path} belongs to another training, with other {where}: delete {folder} to start over")
     return path
 
 
