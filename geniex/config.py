@@ -152,7 +152,9 @@ def _register(kind: type[Config], into: dict[str, type[Config]]) -> None:
     other = into.get(name, kind)
     # A class of the same name in the same module is the same class defined again, as when a notebook input runs twice.
     if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise InputError("register", _where(kind), f"{_where(other)} is registered under that name: rename one")
+        raise InputError(
+            "register", _where(kind), f"{_where(other)} is already registered under that name: rename one of the two"
+        )
     into[name] = kind
 
 
@@ -169,20 +171,20 @@ def _where(kind: type[Config]) -> str:
 def _built(cls: type[_C], data: Any, own: Mapping[str, type[Config]]) -> _C:
     """The configuration that ``data`` describes, of ``cls`` or a subclass, which is of geniex or among ``own``."""
     if not isinstance(data, dict):
-        raise InputError(cls.__name__, repr(data), "a configuration is a mapping of its fields")
+        raise InputError(cls.__name__, repr(data), "it must be a mapping of field names to values")
     target = _target(cls, data, own)
     kind, version = target.__name__, data.get("_version", target.config_version)
     if version != target.config_version:
-        raise InputError("_version", version, f"this geniex reads {kind} version {target.config_version}")
+        raise InputError("_version", version, f"this version of geniex reads version {target.config_version} of {kind}")
     specs = {f.name: f for f in dataclasses.fields(target)}  # type: ignore[arg-type]
     fields = {k: v for k, v in data.items() if k not in ("_type", "_version")}
     for name in fields:
         if name not in specs:
-            raise InputError(f"{kind}.{name}", "an unknown field", f"fields are {sorted(specs)}")
+            raise InputError(f"{kind}.{name}", "an unknown field", f"the fields are {', '.join(sorted(specs))}")
     missing = dataclasses.MISSING
     for name, f in specs.items():
         if f.default is missing and f.default_factory is missing and name not in fields:
-            raise InputError(f"{kind}.{name}", "no value", "this field has no default")
+            raise InputError(f"{kind}.{name}", "no value", "this field has no default, so it must be given")
     return target(**{name: _rebuilt(value, specs[name], own) for name, value in fields.items()})
 
 
@@ -195,21 +197,22 @@ def _target(cls: type[_C], data: dict[Any, Any], own: Mapping[str, type[Config]]
         target = _shipped(name)
     else:
         target = own.get(name, cls if name == cls.__name__ else None)
-    if target is None or not issubclass(target, cls) or not _is_concrete(target):
+    if (
+        target is None
+        or not issubclass(target, cls)
+        or not dataclasses.is_dataclass(target)
+        or inspect.isabstract(target)
+    ):
         got = repr(name) if "_type" in data else "nothing"
         raise InputError("_type", got, f"it must be one of {', '.join(_known(cls, own))}; {_HOW_TO_REGISTER}")
     return target
 
 
-_HOW_TO_REGISTER = "a class of your own is registered first, see geniex.config.register_config"
+_HOW_TO_REGISTER = "a class of your own must be registered first, see geniex.config.register_config"
 
 
 def _shipped(name: str) -> type[Config]:
     return getattr(importlib.import_module(_SHIPPED[name]), name)
-
-
-def _is_concrete(kind: type[Config]) -> bool:
-    return dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)
 
 
 def _known(cls: type[Config], own: Mapping[str, type[Config]]) -> list[str]:
@@ -247,27 +250,34 @@ def check_positive_int(name: str, value: object, maximum: int | None = None) -> 
     """Raise ``InputError`` unless ``value`` is an int >= 1 (and <= ``maximum``)."""
     bound = "" if maximum is None else f" and at most {maximum}"
     if not isinstance(value, int) or isinstance(value, bool) or value < 1 or value > (maximum or value):
-        raise InputError(name, repr(value), f"it must be a whole number of at least 1{bound}")
+        raise InputError(name, repr(value), f"it must be a whole number, at least 1{bound}")
 
 
 def check_seed(value: object) -> None:
     """Raise ``InputError`` unless ``value`` is an int >= 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError("seed", repr(value), "it must be a whole number of at least 0")
+        raise InputError("seed", repr(value), "it must be a whole number, at least 0")
 
 
 def check_number(
-    name: str, value: object, *, low: float, unit: str = "", open_low: bool = False, infinite: bool = False
+    name: str,
+    value: object,
+    *,
+    low: float,
+    high: float = math.inf,
+    unit: str = "",
+    open_low: bool = False,
+    infinite: bool = False,
 ) -> None:
-    """Raise ``InputError`` unless ``value`` is a finite real number >= ``low``, or > ``low`` if ``open_low``.
+    """Raise ``InputError`` unless ``value`` is a finite real number from ``low`` to ``high``.
 
-    ``infinite`` also allows positive infinity.
+    With ``open_low``, ``low`` itself is not allowed; ``infinite`` also allows positive infinity.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     good = number and (math.isfinite(value) or (infinite and value == math.inf))  # type: ignore[arg-type]
-    if not good or value < low or (open_low and value == low):  # type: ignore[operator]
-        sign = "greater than" if open_low else "at least"
-        allowed = f"it must be a finite number {sign} {low:g} {unit}".rstrip()
+    if not good or not low <= value <= high or (open_low and value == low):  # type: ignore[operator]
+        sign, bound = "greater than" if open_low else "at least", "" if high == math.inf else f" and at most {high:g}"
+        allowed = f"it must be a finite number {sign} {low:g}{bound} {unit}".rstrip()
         raise InputError(name, repr(value), f"{allowed}, or infinite (.inf in YAML)" if infinite else allowed)
 
 

@@ -31,7 +31,7 @@ def install_hint(*extras: str) -> str:
     return f"pip install '{NAME}[{','.join(extras)}]'" if extras else f"pip install {NAME}"
 
 
-def strangers(folders: list[str] | None = None) -> list[str]:
+def find_strangers(folders: list[str] | None = None) -> list[str]:
     """Other projects' distributions named ``geniex``, each with its version and place.
 
     Args:
@@ -40,7 +40,7 @@ def strangers(folders: list[str] | None = None) -> list[str]:
     return [_told(found) for found in _strangers(folders)]
 
 
-def conflict() -> str | None:
+def find_conflict() -> str | None:
     """The problem where another project's modules have mixed with ours, and the way out; None if there is none."""
     imported = sys.modules["geniex"]
     if getattr(imported, "__distribution__", None) != NAME:
@@ -58,14 +58,9 @@ def check_import() -> None:
 
     The ``geniex`` command is exempt: it says in one line what is wrong, and ``geniex doctor`` goes on to tell more.
     """
-    why = None if _is_command() else conflict()
-    if why is not None:
-        raise ImportError(why)
-
-
-def _is_command() -> bool:
     program = os.path.basename((getattr(sys, "argv", None) or [""])[0])
-    return program in ("geniex", "geniex.exe")
+    if program not in ("geniex", "geniex.exe") and (why := find_conflict()) is not None:
+        raise ImportError(why)
 
 
 def _may_have_a_stranger(folder: str) -> bool:

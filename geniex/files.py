@@ -47,7 +47,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def parsed_json(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """The value of JSON text; raises ``ValueError`` where the text is not JSON."""
     try:
         return json.loads(data)
@@ -55,28 +55,28 @@ def parsed_json(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def standard(value: Any) -> Any:
+def to_standard_json(value: Any) -> Any:
     """A copy of ``value`` in which numbers that standard JSON lacks are strings: "inf", "-inf" or "nan"."""
     if isinstance(value, Mapping):
-        return {key: standard(inner) for key, inner in value.items()}
+        return {key: to_standard_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [standard(inner) for inner in value]
+        return [to_standard_json(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+def add_digest(data: Mapping[str, Any]) -> dict[str, Any]:
     """``data``, which must be JSON-ready, with the digest of its content added."""
     return {**data, _SEAL: _content_digest(data)}
 
 
 def is_sealed(data: Any) -> bool:
-    """Whether ``data``, read from JSON, still matches the digest that ``sealed`` added."""
+    """Whether ``data``, read from JSON, still matches the digest that ``add_digest`` added."""
     return isinstance(data, dict) and data.get(_SEAL) == _content_digest(data)
 
 
 def write_sealed_json(path: Path, data: Mapping[str, Any], indent: int | None = None) -> None:
     """Replace ``path`` by ``data`` as JSON with the digest of its content; it is written whole or not at all."""
-    write_atomically(path, (json.dumps(sealed(standard(data)), indent=indent) + "\n").encode())
+    write_atomically(path, (json.dumps(add_digest(to_standard_json(data)), indent=indent) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -84,7 +84,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save
 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(kept, {_SEAL: tensors_digest(kept)}))
+    write_atomically(path, save(kept, {_SEAL: digest_tensors(kept)}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -101,12 +101,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             digest = (file.metadata() or {}).get(_SEAL)
     except Exception as error:  # safetensors raises many kinds of errors on damaged headers
         raise FileFormatError(f"{path} cannot be read ({error})") from None
-    if digest != tensors_digest(tensors):
-        raise FileFormatError(f"{path} is damaged: its content is not what was written")
+    if digest != digest_tensors(tensors):
+        raise FileFormatError(f"{path} is damaged: its content does not match its digest")
     return tensors
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of the names, dtypes, shapes and values of ``tensors``."""
     import torch
 
@@ -133,20 +133,21 @@ def read_head(
             message names ``what`` the file should be and the ``way_out``.
     """
     if not path.is_file():
-        raise error(f"{path} is missing; {what} is a .safetensors and a .json: {way_out}")
+        raise error(f"{path} is missing; {what} consists of a .safetensors and a .json file: {way_out}")
     try:
-        head = parsed_json(path.read_bytes())
+        head = parse_json(path.read_bytes())
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}): {way_out}") from None
     except ValueError as problem:
-        raise error(f"{path} is no JSON ({problem}): {way_out}") from None
+        raise error(f"{path} is not valid JSON ({problem}): {way_out}") from None
     if not isinstance(head, dict) or head.get("format") != form:
         raise error(f"{path} does not describe {what}: {way_out}")
     if head.get("schema_version") != version:
         raise error(
-            f"{path} has schema version {head.get('schema_version')}, this geniex ({__version__}) reads {version}:"
-            f" use the geniex that wrote it ({head.get('geniex_version')}), or {way_out}"
+            f"{path} has schema version {head.get('schema_version')},"
+            f" but this version of geniex ({__version__}) reads {version}: use the version"
+            f" that wrote it ({head.get('geniex_version')}), or {way_out}"
         )
     if not is_sealed(head):
-        raise error(f"{path} was changed or damaged: its content does not have the digest {_SEAL!r} in it: {way_out}")
+        raise error(f"{path} was changed or damaged: its content does not match its {_SEAL!r}: {way_out}")
     return head

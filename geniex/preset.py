@@ -43,21 +43,21 @@ class Preset(Config):
 
 _GENIEX = (
     "Chakraborty et al., GENIEx, DAC 2020: R_on 100 kOhm, on/off 6, 0.25 V. Its terminal and wire resistances and"
-    " v0 are unpublished; 500, 100, 2.5 Ohm and 0.25 V reproduce its ratio ranges."
+    " v0 are unpublished; 500, 100 and 2.5 Ohm and 0.25 V reproduce its published ratio ranges."
 )
 _YALE = (
-    "Bhattacharjee, Bhatnagar, Panda, DATE 2022 and the group's earlier work: driver 1k, wires 5 (row) and 10"
-    " (column) Ohm, sense 1k, R_min 20 kOhm, on/off 10."
+    "Bhattacharjee, Bhatnagar, Panda, DATE 2022 and the group's earlier work: driver 1 kOhm, wires 5 (row) and 10"
+    " (column) Ohm, sense 1 kOhm, R_min 20 kOhm, on/off 10."
 )
 _HARSH = (
-    "Ours: GENIEx' circuit with cells of a fifth of the resistance, twice the wires and twice the drive. The shipped"
-    " CNN loses about 11 points on it, so that surrogates and mitigation have something to be told apart by."
+    "Our choice: GENIEx' circuit with a fifth of the cell resistance, twice the wire resistance and twice the drive."
+    " The shipped CNN loses about 11 points on it, so that surrogates and mitigations can be told apart."
 )
-_WIRES = "Wires only, 2 Ohm a node as in Agrawal, Lee, Roy, X-CHANGR 2019, with 20k/200k cells: a wire-dominated array."
+_WIRES = "Wires only, 2 Ohm per cell as in Agrawal, Lee, Roy, X-CHANGR 2019, with cells of 20 to 200 kOhm."
 
 _HARSH_WIRES = (
-    "Ours: wire-128 with 2.5 Ohm a node, GENIEx' figure. The study networks lose 5 points or more on it, so that"
-    " remapping has something to win back."
+    "Our choice: wire-128 with GENIEx' 2.5 Ohm per cell. The study networks lose 5 points or more on it, so that there"
+    " is accuracy for remapping to recover."
 )
 
 

@@ -25,7 +25,9 @@ def shipped_file(name: str) -> Path:
     if name not in names:
         there = ", ".join(names) or "none"
         raise MissingDependencyError(
-            f"shipped file {name!r}", "loading by name", f"{models_dir()} holds {there}; else give a path"
+            f"shipped file {name!r}",
+            "loading it by name",
+            f"{models_dir()} holds {there}; for any other file, give its path",
         )
     return models_dir() / name
 

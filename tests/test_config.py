@@ -46,7 +46,7 @@ def test_type_may_be_left_out_where_it_is_known() -> None:
         ),
         ({"_type": "Crosbar", "rows": 3, "cols": 4}, "_type: got 'Crosbar'; it must be one of Crossbar"),
         ({"_type": "SinhCell", "v0": 0.25}, "_type: got 'SinhCell'; it must be one of Crossbar"),
-        ({"_type": "Crossbar", "_version": 2, "rows": 3, "cols": 4}, "_version: got 2; .*Crossbar version 1"),
+        ({"_type": "Crossbar", "_version": 2, "rows": 3, "cols": 4}, "_version: got 2; .*version 1 of Crossbar"),
         ({"_type": "Crossbar", "rows": -3, "cols": 4}, "rows: got -3; .*at least 1"),
         ({"_type": "Crossbar", "rows": 3, "cols": 4, "cell": {"_type": "Memristor"}}, "_type: got 'Memristor'"),
         ({"_type": "Crossbar", "rows": 3, "cols": 4, "cell": {"_type": "Crossbar", "rows": 1, "cols": 1}}, "cell: got"),
@@ -88,6 +88,9 @@ def test_checks_of_numbers() -> None:
     for bad in (True, "1", None, float("nan"), float("inf"), -1):
         with pytest.raises(InputError, match="x: got"):
             check_number("x", bad, low=0.0)
+    check_number("x", 1, low=0.0, high=1.0)
+    with pytest.raises(InputError, match=r"x: got 1.5; it must be a finite number at least 0 and at most 1 V"):
+        check_number("x", 1.5, low=0.0, high=1.0, unit="V")
     for bad in (0, 4, 1.0, True, "1"):
         with pytest.raises(InputError, match=r"n: got .*at least 1 and at most 3"):
             check_positive_int("n", bad, maximum=3)

@@ -118,7 +118,7 @@ def test_a_class_of_a_users_own_is_found_once_it_is_registered(monkeypatch: pyte
     assert Config.from_dict(told) == Crossbar(2, 3, cell=kind(gain=3.0))
     again = register_config(_own())  # a notebook's cell runs twice
     assert type(Cell.from_dict(told["cell"])) is again
-    with pytest.raises(InputError, match="is registered under that name: rename one"):
+    with pytest.raises(InputError, match="is already registered under that name: rename one"):
         register_config(_own(scope="Other."))
     for wrong in (object, Cell.current, "Wire"):
         with pytest.raises(InputError, match=r"register: got .* it must be a dataclass that derives from Config"):

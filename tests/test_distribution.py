@@ -10,7 +10,7 @@ import pytest
 
 from geniex import distribution
 from geniex.cli.main import main
-from geniex.distribution import NAME, conflict, install_hint, strangers
+from geniex.distribution import NAME, find_conflict, find_strangers, install_hint
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [
@@ -125,13 +125,13 @@ def test_an_install_of_ours_under_the_old_name_is_no_stranger(site: Path) -> Non
     installed(site, "0.1.0", "geniex.cli.main:main")
     done = python(site, "-c", "import geniex")
     assert done.returncode == 0, done.stderr
-    assert strangers([str(site)]) == []
+    assert find_strangers([str(site)]) == []
 
 
 def test_a_stranger_without_files_in_our_folder_is_no_error(site: Path) -> None:
     (installed(site) / "RECORD").write_text("__editable__.geniex.pth,,\n")
     assert python(site, "-c", "import geniex").returncode == 0
-    assert strangers([str(site)]) == [f"geniex 0.9.3 in {site}"]
+    assert find_strangers([str(site)]) == [f"geniex 0.9.3 in {site}"]
 
 
 def test_doctor_tells_of_a_stranger_elsewhere(
@@ -140,10 +140,10 @@ def test_doctor_tells_of_a_stranger_elsewhere(
     installed(tmp_path / "elsewhere")
     monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    assert conflict() is None, "we are what is imported"
+    assert find_conflict() is None, "we are what is imported"
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    assert f"geniex 0.9.3 in {tmp_path / 'elsewhere'} takes our import name: pip uninstall" in shown
+    assert f"geniex 0.9.3 in {tmp_path / 'elsewhere'} has the same import name: pip uninstall" in shown
 
 
 def test_where_no_stranger_is_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,4 +153,4 @@ def test_where_no_stranger_is_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError(folders)
 
     monkeypatch.setattr(distribution, "_strangers", closer)
-    assert conflict() is None
+    assert find_conflict() is None

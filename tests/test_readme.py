@@ -9,7 +9,7 @@ import jsonargparse
 import pytest
 import torch
 
-from geniex.cli.main import VERBS, parsed
+from geniex.cli.main import VERBS, parse_options
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_commands_are_there(command: str) -> None:
         subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program == "geniex":
         try:
-            parsed(arguments[0], arguments[1:])
+            parse_options(arguments[0], arguments[1:])
         except jsonargparse.ArgumentError as error:
             pytest.fail(f"{command}: {error}")
 

@@ -181,18 +181,18 @@ class Concatenated:
 
     def program(self, conductances: Tensor) -> tuple[Tensor, Tensor]:
         """The conductances (tiles, rows, cols) [S], and G' (tiles, rows * cols)."""
-        return conductances, self._network.scalers.conductance(conductances).flatten(-2)
+        return conductances, self._network.scalers.scale_conductance(conductances).flatten(-2)
 
     def read(self, array: tuple[Tensor, Tensor], voltages: Tensor) -> Tensor:
         """Column currents (vectors, tiles, cols) [A]."""
         conductances, scaled = array
-        drives = self._network.scalers.voltage(voltages)
+        drives = self._network.scalers.scale_voltage(voltages)
         lead = (len(voltages), len(scaled))
         both = torch.cat([scaled.expand(*lead, -1), drives.expand(*lead, -1)], -1)
         hidden, output = self._network.hidden, self._network.output
         active = torch.relu(functional.linear(both, hidden.weight.to(both), hidden.bias.to(both)))
         ratio = functional.linear(active, output.weight.to(both), output.bias.to(both))
-        return shared_matmul(voltages, conductances) / self._network.scalers.unscaled_ratio(ratio)
+        return shared_matmul(voltages, conductances) / self._network.scalers.unscale_ratio(ratio)
 
 
 def _surrogates(

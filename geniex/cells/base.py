@@ -69,7 +69,7 @@ def per_tile(value: Scalar) -> Scalar:
     return value[..., None, None] if isinstance(value, Tensor) and value.dim() > 0 else value
 
 
-def told_scalar(value: Scalar) -> str:
+def describe_scalar(value: Scalar) -> str:
     """The text of ``value`` for a message; of a tensor only the shape, as reading values would wait for the device."""
     return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"
 
@@ -94,7 +94,7 @@ class Cell(Config, ABC):
 
         def told(value: object) -> str:
             if isinstance(value, Cell | Tensor):
-                return value.short if isinstance(value, Cell) else told_scalar(value)
+                return value.short if isinstance(value, Cell) else describe_scalar(value)
             return text if len(text := repr(value)) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
         return ", ".join(f"{name} = {told(value)}" for name, value in self._fields().items())

@@ -48,7 +48,7 @@ class Table(NamedTuple):
         return (row[at] for row in self.coefficients)
 
 
-def table(shapes: Shapes, like: Tensor) -> Table:
+def build_table(shapes: Shapes, like: Tensor) -> Table:
     """The shapes in the dtype and on the device of ``like``; they are copied to a GPU once and then kept there."""
     build = _build if isinstance(like, FakeTensor) else _kept
     return build(shapes, like.dtype, like.device)
@@ -64,13 +64,15 @@ def _build(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Table:
 _kept = functools.lru_cache(maxsize=32)(_build)
 
 
-def expression(u: str, knots: Sequence[float], bases: Sequence[float], pieces: Sequence[tuple[float, ...]]) -> str:
+def spice_expression(
+    u: str, knots: Sequence[float], bases: Sequence[float], pieces: Sequence[tuple[float, ...]]
+) -> str:
     """The piecewise cubic of ``u`` as nested conditions; piece k lies below knot k, and the last above all knots."""
     if not knots:
         x = f"({u}-{spice_number(bases[0])})"
         a, b, c, d = (spice_number(coefficient) for coefficient in pieces[0])
         return f"({a}+{x}*({b}+{x}*({c}+{x}*({d}))))"
     m = len(knots) // 2
-    below = expression(u, knots[:m], bases[: m + 1], pieces[: m + 1])
-    above = expression(u, knots[m + 1 :], bases[m + 1 :], pieces[m + 1 :])
+    below = spice_expression(u, knots[:m], bases[: m + 1], pieces[: m + 1])
+    above = spice_expression(u, knots[m + 1 :], bases[m + 1 :], pieces[m + 1 :])
     return f"({u}<{spice_number(knots[m])} ? {below} : {above})"

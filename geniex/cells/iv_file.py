@@ -27,8 +27,8 @@ _NAMES = {"v": "V", "u": "V", "voltage": "V", "volt": "V", "bias": "V", "i": "A"
 _BRACKETED = re.compile(r"^(.*?)\s*[(\[{]\s*([^()\[\]{}]+?)\s*[)\]}]$")
 _TRAILING = re.compile(r"^(.*?)(?:\s*/\s*|[\s_]+)(\w+)$")
 _WAY_OUT = (
-    'say what the columns are, as columns=("V", "I") with None for one to leave out,'
-    ' and their units, as units=("mV", "uA")'
+    'name the columns, such as columns=("V", "I") with None for a column to leave out,'
+    ' and their units, such as units=("mV", "uA")'
 )
 
 
@@ -62,7 +62,7 @@ def read_iv(
     if columns is not None:
         found, labels = _given_columns(columns, found), list(columns)
     elif header is None and units is None:
-        raise FileFormatError(f"{path}: numbers, and no header that tells columns and units; {_WAY_OUT}")
+        raise FileFormatError(f"{path}: the file has no header that names its columns and units; {_WAY_OUT}")
     if units is not None:
         found = _with_units(found, units)
     found = _checked(path, found, labels, every=columns is None)
@@ -84,7 +84,7 @@ def _table(path: Path | str) -> tuple[list[str] | None, list[tuple[float, ...]]]
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path}: not a readable text file ({error})") from error
+        raise FileFormatError(f"{path}: it cannot be read as text ({error})") from error
     lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line.strip()[0] != "#"]
     header = None
     if lines and not all(_is_number(cell) for cell in _cells(lines[0][1])):
@@ -94,7 +94,7 @@ def _table(path: Path | str) -> tuple[list[str] | None, list[tuple[float, ...]]]
     for (n, _), row in zip(lines, rows, strict=True):
         if len(row) != width or width < 2:
             expected = f"the first line has {width}" if width > 1 else "a voltage and a current are needed"
-            raise FileFormatError(f"{path}, line {n}: {len(row)} columns; {expected}")
+            raise FileFormatError(f"{path}, line {n}: the line has {len(row)} columns; {expected}")
     return header, rows
 
 
@@ -118,13 +118,15 @@ def _column(name: str | None) -> _Column:
 def _given_columns(columns: Sequence[str | None], header: list[_Column]) -> list[_Column]:
     """The columns as the caller names them, with the header's units where the names have none."""
     if isinstance(columns, str) or len(columns) != len(header):
-        allowed = f"the file has {len(header)} columns: name each, or None to leave it out"
+        allowed = f"the file has {len(header)} columns: give one entry for each, None for a column to leave out"
         raise InputError("columns", repr(columns), allowed)
     found = []
     for name, told in zip(columns, header, strict=True):
         column = _column(name)
         if name is not None and column.quantity is None:
-            raise InputError("columns", repr(name), 'it must be "V", "I", such a name with its unit, or None')
+            raise InputError(
+                "columns", repr(name), 'it must name a voltage or a current, such as "V" or "I (uA)", or be None'
+            )
         same = column.power is None and column.quantity == told.quantity
         found.append(told if same else column)
     return found
@@ -144,12 +146,12 @@ def _with_units(found: list[_Column], units: Sequence[str]) -> list[_Column]:
     elif len(known) == len(used):
         given = dict(zip(used, known, strict=True))
     else:
-        allowed = f"one for each of {len(used)} columns, or one for the voltage and one for the currents"
+        allowed = f"give one for each of the {len(used)} columns, or one for the voltage and one for all currents"
         raise InputError("units", repr(units), allowed)
     for k, (quantity, _) in given.items():
         if found[k].quantity not in (None, quantity):
-            kind = "a voltage" if found[k].quantity == "V" else "a current"
-            raise InputError("units", repr(units), f"column {k + 1} is {kind}")
+            kind = "voltages" if found[k].quantity == "V" else "currents"
+            raise InputError("units", repr(units), f"column {k + 1} holds {kind}")
     return [_Column(*given[k]) if k in given else column for k, column in enumerate(found)]
 
 
@@ -160,16 +162,18 @@ def _checked(path: Path | str, found: list[_Column], labels: Sequence[str | None
     """
     for k, column in enumerate(found):
         if every and column.quantity is None:
-            told = "does not tell a voltage or a current and its unit"
+            told = "does not name a voltage or a current with its unit"
             raise FileFormatError(f"{path}: the header {labels[k]!r} {told}; {_WAY_OUT}")
     counts = [sum(column.quantity == quantity for column in found) for quantity in "VA"]
     if counts[0] != 1 or counts[1] < 1:
-        told = f"{counts[0]} columns of voltage and {counts[1]} of current"
-        raise FileFormatError(f"{path}: {told}; one voltage and at least one current are needed: {_WAY_OUT}")
+        told = f"the file has {counts[0]} voltage columns and {counts[1]} current columns"
+        raise FileFormatError(
+            f"{path}: {told}; it must have one voltage column and at least one current column: {_WAY_OUT}"
+        )
     found = _in_si(found, labels)
     for column, label in zip(found, labels, strict=True):
         if column.quantity is not None and column.power is None:
-            raise FileFormatError(f"{path}: {label!r} does not tell a unit; {_WAY_OUT}")
+            raise FileFormatError(f"{path}: the column {label!r} has no unit; {_WAY_OUT}")
     return found
 
 
@@ -201,4 +205,4 @@ def _numbers(where: str, line: str) -> tuple[float, ...]:
     try:
         return tuple(float(x) for x in _cells(line))
     except (ValueError, csv.Error) as error:
-        raise FileFormatError(f"{where}: {line.strip()!r} are not numbers ({error})") from None
+        raise FileFormatError(f"{where}: {line.strip()!r} is not a row of numbers ({error})") from None

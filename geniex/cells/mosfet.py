@@ -49,15 +49,17 @@ class Level1Mosfet(Config):
         check_number("transconductance", self.transconductance, low=0.0, open_low=True, unit="A/V^2")
         check_number("channel_length_modulation", self.channel_length_modulation, low=0.0, unit="1/V")
         if self.transconductance > _USUAL_TRANSCONDUCTANCE:
-            doubt = "processes have 1e-5 to 1e-3; is this in microampere per V^2?"
+            doubt = "CMOS processes have 1e-5 to 1e-3 A/V^2; is this in microampere per V^2?"
             warn_unit("transconductance", self.transconductance, "A/V^2", doubt)
         if self.gate_voltage > USUAL_VOLTAGE:
-            warn_unit("gate_voltage", self.gate_voltage, "V", "gates take some volt; is this in millivolt?")
+            warn_unit(
+                "gate_voltage", self.gate_voltage, "V", "gates are driven with a few volts; is this in millivolt?"
+            )
         if self.gate_voltage <= self.threshold:
             raise InputError(
                 "gate_voltage",
                 f"{self.gate_voltage!r}",
-                f"it must exceed the threshold of {self.threshold:g} V; give a cell that is not selected G = 0",
+                f"it must exceed the threshold of {self.threshold:g} V; for a cell that is not selected, set G = 0",
             )
 
     @property

@@ -43,7 +43,7 @@ def increasing_root(function: Function, low: Tensor, high: Tensor, x: Tensor) ->
     return x
 
 
-def implicit(residual: Tensor, x: Tensor, slope: Tensor) -> Tensor:
+def differentiate_root(residual: Tensor, x: Tensor, slope: Tensor) -> Tensor:
     """The root ``x``, differentiable in all parameters p of the ``residual`` F(x; p), which is evaluated at the root.
 
     F(x(p); p) = 0 gives dx = -dF / F', with F' = ``slope`` at fixed p and dF at fixed x. Only first derivatives

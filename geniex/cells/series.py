@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geniex.cells.base import Cell, Scalar, check_reference_voltage, per_tile, told_scalar
+from geniex.cells.base import Cell, Scalar, check_reference_voltage, describe_scalar, per_tile
 from geniex.cells.mosfet import Level1Mosfet
-from geniex.cells.root import implicit, increasing_root
+from geniex.cells.root import differentiate_root, increasing_root
 from geniex.config import check_number
 from geniex.errors import InputError
 
@@ -69,7 +69,7 @@ class OneTransistorOneResistor(Cell):
             access = f"a transistor of {1 / self.mosfet.small_signal:.4g} ohm"
         else:
             assert self.r_access is not None
-            access = f"{told_scalar(self.r_access)} ohm"
+            access = f"{describe_scalar(self.r_access)} ohm"
         reference = "" if self.reference_voltage is None else f", G at {self.reference_voltage:g} V"
         return f"{self.cell.short} behind {access}{reference}"
 
@@ -89,7 +89,7 @@ class OneTransistorOneResistor(Cell):
             drop, _ = self._access(u - v)
             with torch.no_grad():
                 _, slope = self._mismatch(v, u, g)
-            v = implicit(self._weight * self.cell.current(v, g) - drop, v, slope)
+            v = differentiate_root(self._weight * self.cell.current(v, g) - drop, v, slope)
         return self.cell.current(v, g)
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ class OneTransistorOneResistor(Cell):
             raise InputError(
                 "conductances",
                 f"up to {conductances.max().item():g} S",
-                f"the access device alone carries less than that at the reference voltage of"
-                f" {self.reference_voltage:g} V; the largest here that it allows is {largest:g} S",
+                f"the access device alone conducts less than that at the reference voltage of"
+                f" {self.reference_voltage:g} V; the largest of these conductances that it allows is {largest:g} S",
             )
         self.cell.check_range(inner, span)
 
@@ -184,4 +184,4 @@ class OneTransistorOneResistor(Cell):
             w = increasing_root(excess, zero, zero + volt, zero)
             w = torch.where(excess(zero + volt)[0] > 0, w, volt)
         value, slope = excess(w)
-        return implicit(value, w, slope.detach()) if torch.is_grad_enabled() else w
+        return differentiate_root(value, w, slope.detach()) if torch.is_grad_enabled() else w

@@ -14,9 +14,9 @@ from geniex.cells.base import (
     Cell,
     Scalar,
     check_reference_voltage,
+    describe_scalar,
     per_tile,
     spice_number,
-    told_scalar,
 )
 from geniex.config import check_number, warn_unit
 
@@ -51,7 +51,7 @@ class SinhCell(Cell):
     @property
     def details(self) -> str:
         """The voltage scale, and the reference voltage where there is one."""
-        scale = f"{told_scalar(self.v0)} V"
+        scale = f"{describe_scalar(self.v0)} V"
         return f"v0 = {scale}" if self.reference_voltage is None else f"v0 = {scale}, G at {self.reference_voltage:g} V"
 
     @property

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from geniex.cells.base import MAX_CONDUCTANCE, MAX_VOLTAGE, USUAL_VOLTAGE, Cell, check_reference_voltage
-from geniex.cells.curves import Shapes, Table, expression
-from geniex.cells.curves import table as table_of
+from geniex.cells.curves import Shapes, Table, build_table, spice_expression
 from geniex.cells.iv_file import read_iv
 from geniex.cells.pchip import Cubic, bases, cubics
 from geniex.config import warn_unit
@@ -68,9 +67,9 @@ class TabulatedCell(Cell):
         states = self.state_conductances
         for low, high in pairwise(states):
             if not low < high:
-                raise InputError("currents", f"two curves of {low:g} S", "each state has a conductance of its own")
+                raise InputError("currents", f"two curves of {low:g} S", "no two states may have the same conductance")
         if states[-1] > MAX_CONDUCTANCE:
-            bound = f"at most {MAX_CONDUCTANCE:g} S; is the current in microampere?"
+            bound = f"it must be at most {MAX_CONDUCTANCE:g} S; is the current in microampere?"
             raise InputError("currents", f"a curve of {states[-1]:g} S", bound)
         top = max(-self.voltages[0], self.voltages[-1])
         if top > USUAL_VOLTAGE:
@@ -132,7 +131,7 @@ class TabulatedCell(Cell):
 
     def current(self, u: Tensor, g: Tensor) -> Tensor:
         """The interpolated current, in ampere; beyond the table it continues in a straight line."""
-        table = table_of(self._shapes, u)
+        table = build_table(self._shapes, u)
         x, k = table.place(u)
         s, t = self._mix(g, table)
         shape = table.shape(x, s, k)
@@ -140,7 +139,7 @@ class TabulatedCell(Cell):
 
     def derivative(self, u: Tensor, g: Tensor) -> Tensor:
         """The slope of the interpolated current, in siemens."""
-        table = table_of(self._shapes, u)
+        table = build_table(self._shapes, u)
         x, k = table.place(u)
         s, t = self._mix(g, table)
         slope = table.slope(x, s, k)
@@ -154,10 +153,10 @@ class TabulatedCell(Cell):
         """Raise ``InputError`` for voltages or conductances beyond the table, unless ``extrapolation`` is "linear"."""
         if self.extrapolation == "linear":
             return
-        way_out = 'measure farther, or choose extrapolation="linear"'
+        way_out = 'measure a wider range, or choose extrapolation="linear"'
         low, high = self._shapes.knots[0], self._shapes.knots[-1]
         if span > min(-low, high):
-            table = f"the table is {low:g} to {high:g} V"
+            table = f"the table covers {low:g} to {high:g} V"
             raise InputError("voltages", f"up to {span:g} V across a cell", f"{table}: {way_out}")
         states = self.state_conductances
         if self.scales_with_conductance or conductances.numel() == 0:
@@ -168,7 +167,7 @@ class TabulatedCell(Cell):
         if bad.any():
             value = conductances[bad][0].item()
             raise InputError(
-                "conductances", f"{value:g} S", f"the curves are of {states[0]:g} to {states[-1]:g} S: {way_out}"
+                "conductances", f"{value:g} S", f"the curves cover {states[0]:g} to {states[-1]:g} S: {way_out}"
             )
 
     def spice(self, name: str, plus: str, minus: str, g: float) -> str:
@@ -179,7 +178,7 @@ class TabulatedCell(Cell):
             tuple(g * ((1 - t) * a + t * b) for a, b in zip(first, second, strict=True))
             for first, second in zip(shapes.pieces[s], shapes.pieces[other], strict=True)
         ]
-        source = expression(f"V({plus},{minus})", shapes.knots, bases(shapes.knots), pieces)
+        source = spice_expression(f"V({plus},{minus})", shapes.knots, bases(shapes.knots), pieces)
         return f"B{name} {plus} {minus} I={source}"
 
     def _mix(self, g: Tensor, table: Table) -> tuple[Tensor, Tensor | None]:
@@ -233,31 +232,39 @@ class TabulatedCell(Cell):
     def _check_table(self) -> None:
         volts = self.voltages
         if len(volts) < 3:
-            raise InputError("voltages", f"{len(volts)} points", "a curve needs at least 3")
+            raise InputError("voltages", f"{len(volts)} points", "a curve needs at least 3 points")
         if not self.currents:
-            raise InputError("currents", "no curves", "give one a state")
+            raise InputError("currents", "no curves", "give one curve for each state")
         _check_increasing("voltages", volts, "V")
         if 0.0 not in volts or volts[-1] <= 0:
-            raise InputError("voltages", f"{volts[0]:g} to {volts[-1]:g} V", "0 V must be a point, and one above it")
+            raise InputError(
+                "voltages", f"{volts[0]:g} to {volts[-1]:g} V", "the points must include 0 V and a voltage above it"
+            )
         top = max(-volts[0], volts[-1])
         if top > MAX_VOLTAGE:
-            raise InputError("voltages", f"up to {top:g} V", f"at most {MAX_VOLTAGE:g} V; is this in millivolt?")
+            raise InputError(
+                "voltages", f"up to {top:g} V", f"it must be at most {MAX_VOLTAGE:g} V; is this in millivolt?"
+            )
         origin = volts.index(0.0)
         for s, curve in enumerate(self.currents):
             name = f"currents, state {s}"
             if len(curve) != len(volts):
-                raise InputError(name, f"{len(curve)} points", f"the voltages have {len(volts)}")
+                raise InputError(name, f"{len(curve)} points", f"it must have {len(volts)}, one for each voltage")
             _check_increasing(name, curve, "A")
             if curve[origin] != 0:
                 raise InputError(
                     f"{name}, row {origin}",
                     f"{curve[origin]:g} A at 0 V",
-                    "a passive cell carries nothing there: subtract the instrument's offset",
+                    "a passive cell carries no current at 0 V: subtract the instrument's offset",
                 )
         if self.reference_voltage is not None:
             check_reference_voltage(self.reference_voltage)
             if self.reference_voltage > volts[-1]:
-                raise InputError("reference_voltage", self.reference_voltage, f"the table ends at {volts[-1]:g} V")
+                raise InputError(
+                    "reference_voltage",
+                    self.reference_voltage,
+                    f"it must lie in the table, which ends at {volts[-1]:g} V",
+                )
 
 
 def _floats(name: str, values: Any) -> tuple[float, ...]:

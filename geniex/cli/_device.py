@@ -9,7 +9,7 @@ import torch
 from geniex.errors import InputError
 
 
-def checked_device(name: str) -> torch.device:
+def check_device(name: str) -> torch.device:
     """The device called ``name``; raises ``InputError`` if this machine cannot use it."""
     try:
         torch.zeros((), device=name).item()

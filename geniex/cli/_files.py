@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import InputError
-from geniex.files import standard
+from geniex.files import to_standard_json
 
 
 def check_file(option: str, path: Path | None) -> None:
@@ -29,7 +29,7 @@ def check_folder(option: str, path: Path | None) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(option, path, f"no folder can be there ({error.strerror}); give another path") from None
+        raise InputError(option, path, f"the folder cannot be created ({error.strerror}); give another path") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(option, path, "the folder is not writable; give another path")
 
@@ -37,4 +37,4 @@ def check_folder(option: str, path: Path | None) -> None:
 def write_json(path: Path | None, data: Any) -> None:
     """Write ``data`` to ``path`` as JSON; do nothing if ``path`` is None."""
     if path is not None:
-        path.write_text(json.dumps(standard(data), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(to_standard_json(data), indent=1) + "\n", encoding="utf-8")

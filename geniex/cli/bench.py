@@ -157,7 +157,7 @@ def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
     from geniex.bench.inference_models import EMULATORS
     from geniex.bench.inference_report import InferenceSettings
     from geniex.cli._bench_inference import inference_tables
-    from geniex.cli._device import checked_device
+    from geniex.cli._device import check_device
 
     threads = tuple(given["threads"] or InferenceSettings.threads)
     if len(threads) > 2:
@@ -167,7 +167,7 @@ def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
         emulators=_named("emulator", given, EMULATORS),
         sizes=tuple(sorted(set(given["sizes"] or InferenceSettings.sizes))),
         threads=(threads[0], threads[-1]),
-        device=str(checked_device(given["device"])),
+        device=str(check_device(given["device"])),
         **{name: given[name] for name in ("repeats", "memory", "seed")},
     )
     report = bench_inference(settings.quick() if given["quick"] else settings, say)

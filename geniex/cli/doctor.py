@@ -32,7 +32,7 @@ def doctor(root: Path | None = None, json: Path | None = None) -> None:
     console = Console()
     console.print(_found([f for f in findings if f.found is not None]))
     for conflict in [f for f in findings if f.kind == "conflict"]:
-        console.print(f"[bold]{escape(str(conflict.found))}[/] takes our import name: {escape(conflict.way_out)}")
+        console.print(f"[bold]{escape(str(conflict.found))}[/] has the same import name: {escape(conflict.way_out)}")
     missing = [f for f in findings if f.found is None]
     console.print(_missing(missing) if missing else "Nothing is missing.")
     write_json(json, [asdict(f) for f in findings])

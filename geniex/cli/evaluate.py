@@ -79,7 +79,7 @@ def _overall(report: Report) -> Table:
     vectors = " or ".join(map(str, report.vectors))
     table = Table(title=f"{report.tiles} {which} x {vectors} vectors of {escape(Path(report.data).name)}")
     table.add_column("model")
-    for head in ("NF-RMSE, pp", "current error RMS", "99.9 %", "max"):
+    for head in ("NF-RMSE, pp", "relative current error, RMS", "99.9 %", "max"):
         table.add_column(head, justify="right")
     for row in report.rows:
         errors = row.errors
@@ -87,7 +87,7 @@ def _overall(report: Report) -> Table:
         name = f"{row.model} *" if row.seen else row.model
         table.add_row(escape(name), f"{errors.nf_rmse_pp:.3g}", *(f"{100 * value:.3g} %" for value in relative))
     if any(row.seen for row in report.rows):
-        table.caption = "* trained on some of these tiles: see --held-out"
+        table.caption = "* trained on some of these tiles; --held-out leaves them out"
     return table
 
 

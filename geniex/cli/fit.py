@@ -43,8 +43,8 @@ def fit(
         batch: images per step.
         seed: seed for the initial weights, the order of the images and their augmentation.
         start: trained network to continue from, a shipped name or a checkpoint's path; its pruned weights stay 0.
-        prune: what to prune before training: filters with their channels (cf), columns of crossbar tiles (xcs) or rows
-            of crossbar tiles (xrs).
+        prune: what to prune before training: filters with their channels (cf), columns of crossbar tiles (xcs,
+            crossbar-column sparsity) or rows of crossbar tiles (xrs, crossbar-row sparsity).
         sparsity: share of the weights that is pruned.
         tile: inputs (word lines) of a tile, for xcs and xrs.
         tile_outputs: outputs of a tile, each with all its slices; as many as inputs if not given.
@@ -59,7 +59,7 @@ def fit(
         out: common stem of the files; if not given, the network's name with the prunings and cuts applied.
     """
     from geniex import __version__
-    from geniex.cli._device import checked_device
+    from geniex.cli._device import check_device
     from geniex.cli._files import check_folder
     from geniex.errors import InputError
     from geniex.networks import Constraint, load_images, network_name, save_network
@@ -71,14 +71,14 @@ def fit(
     if start is None:
         for option, given in (("prune", prune), ("w_cut", w_cut)):
             if given is not None:
-                raise InputError(option, repr(given), "it is for a trained network: give --start")
+                raise InputError(option, repr(given), "it applies to a trained network: give --start, too")
         network = "fashion-cnn" if network is None else network
         network_kind(network)
     else:
         if network not in (None, network_name(start)):
-            raise InputError("network", repr(network), f"{start} is a {network_name(start)}")
+            raise InputError("network", repr(network), f"the network in {start} is a {network_name(start)}")
         network = network_name(start)
-    where = None if device is None else checked_device(device)
+    where = None if device is None else check_device(device)
     first, constraint, told = None, Constraint(), dict[str, Any]()
     if start is not None:
         how = {"tile": (tile, tile_outputs or tile), "criterion": criterion, "scope": scope, "skip": skip or []}
@@ -89,7 +89,7 @@ def fit(
     training, tests = (load_images(data, train=train, root=root) for train in (True, False))
     if images is not None:
         if not 1 <= images <= len(training):
-            raise InputError("images", images, f"give 1 to {len(training)}, the training images that there are")
+            raise InputError("images", images, f"it must be 1 to {len(training)}, the number of training images")
         training = training.subset(images, seed)
     out = Path(_stem(network, start, prune, w_cut)) if out is None else out
     check_folder("out", out.parent)
@@ -109,7 +109,7 @@ def fit(
         "geniex_version": __version__,
     }
     saved = " and ".join(map(str, save_network(network, trained, out, info, masks=masks)))
-    print(f"{out.name}: {100 * share:.2f} % of {len(tests)} test images; saved {saved}")
+    print(f"{out.name}: accuracy {100 * share:.2f} % of {len(tests)} test images; saved {saved}")
 
 
 class _Start:
@@ -117,13 +117,10 @@ class _Start:
 
     def __init__(self, start: str, w_cut: float | None) -> None:
         from geniex.config import check_number
-        from geniex.errors import InputError
         from geniex.networks import load_network, network_info, network_masks
 
         if w_cut is not None:
-            check_number("w_cut", w_cut, low=0.0, open_low=True)
-            if w_cut > 1:
-                raise InputError("w_cut", w_cut, "it is a share of the largest weight, at most 1")
+            check_number("w_cut", w_cut, low=0.0, high=1.0, open_low=True)
         self.network = load_network(start)
         self.masks, before = network_masks(start), network_info(start)
         self.w_cut: float | None = before.get("w_cut") if w_cut is None else w_cut
@@ -137,7 +134,11 @@ class _Start:
         from geniex.mitigation import prune
 
         if self.masks or "pruning" in self.told:
-            raise InputError("prune", repr(method), f"{self.told['start']} is pruned already: train it on without")
+            raise InputError(
+                "prune",
+                repr(method),
+                f"{self.told['start']} is pruned already: leave the option out to train it further",
+            )
         pruned = prune(self.network, method, sparsity, **how)
         self.network, self.masks = pruned.model, pruned.masks  # type: ignore[assignment]
         asked = {"sparsity": sparsity, "criterion": how["criterion"], "scope": how["scope"], "skip": how["skip"]}

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import jsonargparse
 
 VERBS = {
-    "doctor": "what this machine has, and what is missing for what",
-    "sweep": "solve sampled (V, G) into an HDF5 data set; resumes where it was stopped",
-    "train": "train a surrogate on a sweep",
-    "evaluate": "compare surrogates and analytic models with a sweep's exact currents",
-    "fit": "train the small CNN that the studies use",
+    "doctor": "report which libraries, tools and data sets this machine has, and what is missing",
+    "sweep": "solve crossbars with sampled voltages and conductances into an HDF5 data set; resumes after a stop",
+    "train": "train a surrogate on a sweep, or calibrate a physics surrogate's error bound",
+    "evaluate": "compare surrogates and analytic models with the exact currents of a sweep",
+    "fit": "train a network on an image set, or prune or constrain a trained one and train it further",
     "predict": "predict a network's accuracy on crossbars, stage by stage",
-    "remap": "move kernels to where wires hurt least; accuracy before and after, beside controls",
-    "study": "accuracy and costs of networks over a grid of crossbars; resumes where it was stopped",
-    "finetune": "train a network on the crossbars that it will run on",
-    "bench": "time and check geniex beside its rivals, in one run",
+    "remap": "move kernels to where wires cost least; reports accuracy before and after, beside controls",
+    "study": "evaluate accuracy and costs of networks over a grid of settings; resumes after a stop",
+    "finetune": "train a converted network through its crossbars; reports the accuracy that this recovers",
+    "bench": "time geniex on this machine and check its results against references",
 }
 
 _CONFIGURED = ("remap",)
@@ -50,9 +50,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    from geniex.distribution import conflict
+    from geniex.distribution import find_conflict
 
-    if (mixed := conflict()) is not None and argv[:1] != ["doctor"]:
+    if (mixed := find_conflict()) is not None and argv[:1] != ["doctor"]:
         return _refuse("geniex", mixed)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -66,14 +66,14 @@ def _dispatch(argv: list[str]) -> int:
         return _with_module(argv[1:])
     verb = argv[0]
     if verb not in VERBS:
-        return _refuse("geniex", f"unknown verb {verb!r}; verbs are {', '.join(VERBS)}")
+        return _refuse("geniex", f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
     return _run(verb, argv[1:])
 
 
 def _with_module(argv: list[str]) -> int:
     """Import a user's module, such as one that registers a cell model, then run the verb that follows."""
     if len(argv) < 2:
-        return _refuse("geniex", "--import: got no module and verb; write geniex --import MODULE VERB ...")
+        return _refuse("geniex", "--import: got no module or no verb; write geniex --import MODULE VERB ...")
     here = os.getcwd()
     if here not in sys.path:  # an installed script has its own folder there, not the user's
         sys.path.insert(0, here)
@@ -92,7 +92,7 @@ def _usage() -> str:
         "",
     ]
     lines += [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
-    return "\n".join([*lines, "", "geniex VERB --help tells a verb's options."])
+    return "\n".join([*lines, "", "geniex VERB --help lists the options of a verb."])
 
 
 def _run(verb: str, argv: list[str]) -> int:
@@ -102,7 +102,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
     name = f"geniex {verb}"
     try:
-        options = verb_parser(verb).instantiate(parsed(verb, argv))
+        options = verb_parser(verb).instantiate(parse_options(verb, argv))
         told = options.as_dict()
         if verb in _CONFIGURED:
             told.pop("config", None)
@@ -182,7 +182,7 @@ def _with_shipped(verb: str, argv: list[str]) -> list[str]:
     return out
 
 
-def parsed(verb: str, argv: list[str]) -> jsonargparse.Namespace:
+def parse_options(verb: str, argv: list[str]) -> jsonargparse.Namespace:
     """The verb's options as ``argv`` gives them; raises ``jsonargparse.ArgumentError`` for an unknown option."""
     spelled = _spelled(argv, _function(verb))
     return verb_parser(verb).parse_args(_with_shipped(verb, spelled) if verb in _CONFIGURED else spelled)
@@ -194,7 +194,7 @@ def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
 
     parser = jsonargparse.ArgumentParser(prog=f"geniex {verb}", description=VERBS[verb], exit_on_error=False)
     if verb in _CONFIGURED:
-        parser.add_argument("--config", action="config", help="YAML file of options, or a shipped one's name")
+        parser.add_argument("--config", action="config", help="YAML file of options, or the name of a shipped one")
     parser.add_function_arguments(_function(verb), as_group=False, as_positional=True)
     return parser
 

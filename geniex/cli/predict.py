@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from geniex.cli._console import report_console
-from geniex.cli._device import checked_device
+from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
@@ -79,7 +79,7 @@ def predict(
         json: file for the machine-readable report alone.
     """
     if preset not in presets:
-        raise InputError("preset", repr(preset), f"presets are {', '.join(presets)}")
+        raise InputError("preset", repr(preset), f"the presets are {', '.join(presets)}")
     bench = presets[preset]
     architecture = bench.architecture(
         weight_bits=weight_bits,
@@ -93,7 +93,7 @@ def predict(
     check_seed(seed)
     check_file("json", json)
     check_folder("out", out)
-    where = checked_device(device)
+    where = check_device(device)
     model = load_network(network).to(where)
     tests, training = (load_images(data, train=train, root=data_root) for train in (False, True))
     if tests.shape != model.input_shape:
@@ -124,7 +124,7 @@ def predict(
 
 def _chosen(images: ImageSet, count: int, seed: int) -> DataLoader[Any]:
     if not 1 <= count <= len(images):
-        raise InputError("images", count, f"give 1 to {len(images)}, the test images that there are")
+        raise InputError("images", count, f"it must be 1 to {len(images)}, the number of images in the set")
     return DataLoader(images.subset(count, seed), batch_size=256)
 
 
@@ -174,8 +174,8 @@ def _converter_notes(report: Prediction) -> list[str]:
     if not _converters(report):
         return []
     out = [
-        "Of the exact circuit on calibration inputs: shares of ADC conversions that clip and of accumulated sums that"
-        " overflow, and share of the ADC's codes that occur."
+        "The converters' columns hold figures of the exact circuit on calibration inputs: the share of ADC conversions"
+        " that clip, the share of the ADC's codes that occur, and the share of accumulated sums that overflow."
     ]
     clipped = [f"{x.name} ({x.adc_clipped:.2%})" for x in report.layers if (x.adc_clipped or 0) > _CLIPPED]
     overflowed = [f"{x.name} ({x.overflowed:.2%})" for x in report.layers if x.overflowed]
@@ -194,14 +194,14 @@ def _converter_notes(report: Prediction) -> list[str]:
 
 def _notes(report: Prediction) -> list[str]:
     compared = (
-        f"Agreement of predictions and logit error are against the exact circuit, on the first {report.circuit_images}"
-        " of the images; the logit error is the RMS difference over the RMS logit."
+        f"Agreement and logit error compare each stage with the exact circuit on the first {report.circuit_images}"
+        " images; the logit error is the RMS difference of the logits over the RMS logit."
     )
     return [
         *_converter_notes(report),
-        "In parentheses: 95 % intervals.",
+        "Parentheses hold 95 % intervals.",
         *([compared] if report.circuit_images else []),
-        "NF is the exact circuit's, on inputs that the layers see.",
+        "NF is that of the exact circuit on the inputs that reach each layer.",
     ]
 
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from torch import nn
 
 from geniex.cli._console import report_console
-from geniex.cli._device import checked_device
+from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.cli._remap_report import checked_rows, difference_rows, layer_header, notes, row_cells, row_header
 from geniex.cli._tables import plain_table
@@ -100,7 +100,7 @@ def remap(
     if preset not in presets:
         raise InputError("preset", repr(preset), f"presets are {', '.join(presets)}")
     check_seed(seed)
-    where, methods = checked_device(device), _methods(method)
+    where, methods = check_device(device), _methods(method)
     architecture = presets[preset].architecture(
         weight_bits=weight_bits,
         input_bits=input_bits,

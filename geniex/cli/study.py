@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from geniex.cli._console import report_console
-from geniex.cli._device import checked_device
+from geniex.cli._device import check_device
 from geniex.cli._files import check_file, write_json
 from geniex.cli._tables import plain_table
 from geniex.cli.predict import Bars
@@ -58,7 +58,7 @@ def study(
     """
     changes = _changes(set or [])
     check_file("json", json)
-    checked_device(device)
+    check_device(device)
     spec = StudySpec.of(config, changes)
     if plan:
         _tell(planned(spec, device=device, data_root=data_root))

@@ -67,7 +67,7 @@ def sweep(
     plan = load_sweep(config)
     if engine == "ray":
         if executor == "local":
-            raise InputError("engine", "ray", "it is an executor, and --executor says local; leave one away")
+            raise InputError("engine", "ray", "ray is an executor, but --executor says local; leave one of the two out")
         executor = "ray"
     elif engine is not None:
         plan = _with_engine(plan, engine)
@@ -81,7 +81,7 @@ def sweep(
     summary = _summary(plan, target, bar.resumed, time.perf_counter() - began)
     print(
         f"{plan.tiles} tiles x {summary['vectors']} vectors in {summary['seconds']:.1f} s"
-        f" ({summary['tile_vectors_per_second']:.0f} tile-vectors/s, {bar.resumed} tiles resumed): {target}"
+        f" ({summary['tile_vectors_per_second']:.0f} vectors/s, {bar.resumed} tiles resumed): {target}"
     )
     if count is not None:
         summary["verification"] = _verification(plan, target, count)
@@ -125,7 +125,7 @@ def _verification(plan: SweepConfig | SweepSet, path: Path, count: int) -> dict[
         print(f"not verified against ngspice: {error}")
         return {"vectors": 0, "skipped": str(error)}
     count = min(count, _vectors(plan) * plan.tiles)
-    print(f"{count} vectors solved again by ngspice: worst deviation {worst:.1e} of a column current")
+    print(f"{count} vectors solved again by ngspice: the worst relative deviation of a column current is {worst:.1e}")
     return {"vectors": count, "worst_deviation": worst}
 
 

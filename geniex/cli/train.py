@@ -113,14 +113,14 @@ def train(
     if getattr(rank_zero_only, "rank", 0):  # in distributed training only the first process writes
         return
     if fast_dev_run:
-        print("everything runs; a fast development run writes nothing")
+        print("the fast development run succeeded; it writes nothing")
         return
     path = save_surrogate(surrogate, out)
     shutil.rmtree(state)
     held_out, split = surrogate.info["held_out"], surrogate.info["split"]
     print(
         f"{path}: NF-RMSE {held_out['nf_rmse_pp']:.3f} pp on {split['test']} held-out tiles"
-        f" (ideal product {held_out['ideal_nf_rmse_pp']:.3f} pp)"
+        f" (of the ideal product: {held_out['ideal_nf_rmse_pp']:.3f} pp)"
     )
 
 
@@ -129,15 +129,15 @@ def _calibrate(family: str, data: Path, out: Path, given: Mapping[str, Any]) -> 
     defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
     for name, value in given.items():
         if name not in ("data", "family", "out") and value != defaults[name]:
-            raise InputError(name, value, f"it is an option of the GENIEx network; {family} has nothing to train")
-    from geniex.surrogate import calibrated_on_sweep, physics_member, save_surrogate
+            raise InputError(name, value, f"it is an option of the GENIEx network; {family} is not trained")
+    from geniex.surrogate import calibrate_on_sweep, physics_member, save_surrogate
     from geniex.sweep import open_sweep
 
     with Console(stderr=True).status("") as status:
-        surrogate = calibrated_on_sweep(physics_member(family), open_sweep(data), status.update)
+        surrogate = calibrate_on_sweep(physics_member(family), open_sweep(data), status.update)
     path, found = save_surrogate(surrogate, out), surrogate.info["calibration"]
     held_out = found["held_out"]
     print(
-        f"{path}: error bound fitted to half of {found['tiles']} tiles; on the others it holds for"
+        f"{path}: error bound fitted to half of the {found['tiles']} tiles; on the other half it holds for"
         f" {held_out['coverage']:.1%} of the columns, NF-RMSE {held_out['nf_rmse_pp']:.3g} pp"
     )

@@ -23,7 +23,8 @@ from geniex.shipped import shipped_file, shipped_names
 FORMAT, SCHEMA_VERSION = "geniex-network", 1
 _VARIANT = r"(-\d+)?(-(cf|xcs|xrs))?(-wct)?"
 """Suffix of a shipped network's name, after the architecture: the number of the training, the pruning (cf:
-channel/filter, xcs and xrs: crossbar columns and rows), and wct for weight-constrained training."""
+channels and filters, xcs: crossbar-column sparsity, xrs: crossbar-row sparsity), and wct (weight-constrained
+training)."""
 _MASK = "#mask."
 """Prefix, before a parameter's name, under which its mask is stored; no parameter's name begins so."""
 
@@ -83,7 +84,9 @@ def load_network(name_or_path: str | Path) -> Network:
     try:
         set_widths(network, description.get("widths", {}))
     except (InputError, AttributeError) as error:
-        raise CheckpointError(f"{json_path} has widths that no {description['network']} has: {error}") from error
+        raise CheckpointError(
+            f"{json_path} has layer widths that do not fit a {description['network']}: {error}"
+        ) from error
     try:
         network.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(_MASK)})
     except RuntimeError as error:
@@ -135,7 +138,9 @@ def _tensors(name_or_path: str | Path) -> dict[str, Tensor]:
     weights_path, _ = _located(name_or_path)
     description, weights = _description(name_or_path), _read(weights_path)
     if hashlib.sha256(weights).hexdigest() != description["sha256"]:
-        raise CheckpointError(f"{weights_path} is damaged or belongs to another JSON file: train or fetch it again")
+        raise CheckpointError(
+            f"{weights_path} is damaged, or does not belong to its JSON file: train or fetch it again"
+        )
     try:
         return safetensors.torch.load(weights)
     except safetensors.SafetensorError as error:
@@ -155,7 +160,9 @@ def _located(name_or_path: str | Path) -> tuple[Path, Path]:
     shipped = shipped_networks()
     if weights.name.removesuffix(".safetensors") not in shipped:
         raise InputError(
-            "network", repr(str(name_or_path)), f"no such file; shipped are {', '.join(shipped) or 'none'}"
+            "network",
+            repr(str(name_or_path)),
+            f"no such file; the shipped networks are {', '.join(shipped) or 'none'}",
         )
     return shipped_file(weights.name), shipped_file(description.name)
 
@@ -166,7 +173,9 @@ def _description(name_or_path: str | Path) -> dict[str, Any]:
     description = read_head(path, FORMAT, SCHEMA_VERSION, what=what, way_out=way_out, error=CheckpointError)
     if description.get("network") not in list(NETWORKS):
         known = ", ".join(NETWORKS)
-        raise CheckpointError(f"{path} holds network {description.get('network')!r}; this geniex has {known}")
+        raise CheckpointError(
+            f"{path} holds the network {description.get('network')!r}; this version of geniex has {known}"
+        )
     missing = {"sha256", "info"} - set(description)
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}: train or fetch it again")

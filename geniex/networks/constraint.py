@@ -31,7 +31,9 @@ class Constraint:
     def __post_init__(self) -> None:
         for name, mask in self.masks.items():
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-                raise InputError(f"masks[{name!r}]", getattr(mask, "dtype", type(mask).__name__), "a bool tensor")
+                raise InputError(
+                    f"masks[{name!r}]", getattr(mask, "dtype", type(mask).__name__), "it must be a bool tensor"
+                )
         for name, limit in self.limits.items():
             check_number(f"limits[{name!r}]", limit, low=0.0)
 
@@ -43,10 +45,10 @@ class Constraint:
         known = dict(network.named_parameters())
         for name in (*self.masks, *self.limits):
             if name not in known:
-                raise InputError("constraint", repr(name), f"parameters are {', '.join(map(repr, known))}")
+                raise InputError("constraint", repr(name), f"the parameters are {', '.join(map(repr, known))}")
         for name, mask in self.masks.items():
             if mask.shape != known[name].shape:
-                allowed = f"the parameter has {tuple(known[name].shape)}"
+                allowed = f"the parameter has shape {tuple(known[name].shape)}"
                 raise InputError(f"masks[{name!r}]", f"shape {tuple(mask.shape)}", allowed)
 
     def to(self, device: torch.device | str) -> Constraint:

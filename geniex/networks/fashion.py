@@ -43,10 +43,10 @@ class FashionCNN(nn.Module):
         maps = self.relu(self.norm3(self.conv3(maps)))
         return self.classifier(maps.flatten(1))
 
-    def folded(self) -> FashionCNN:
+    def fold(self) -> FashionCNN:
         """A copy in eval mode that computes the same function, with the batch norms folded into the convolutions."""
         if isinstance(self.norm1, nn.Identity):
-            raise InputError("network", "a folded FashionCNN", "it has no batch norms left to fold")
+            raise InputError("network", "a folded FashionCNN", "there are no batch norms left to fold")
         # The copy's initial weights are overwritten, so drawing them must not advance the caller's random generator.
         with torch.random.fork_rng(devices=[]):
             copy = FashionCNN(batch_norm=False).to(self.classifier.weight).eval()

@@ -52,7 +52,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     def subset(self, count: int, seed: int = 0) -> ImageSet:
         """A set of ``count`` images drawn without replacement; the same seed gives the same images."""
         if not 1 <= count <= len(self):
-            raise InputError("count", count, f"the set holds {len(self)} images")
+            raise InputError("count", count, f"it must be 1 to {len(self)}, the number of images in the set")
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
         return ImageSet(self.pixels[chosen], self.labels[chosen], self.full_scale)
 
@@ -89,14 +89,14 @@ def load_images(name: str, train: bool, root: Path | None = None, download: bool
         FileFormatError: the files of the set are damaged.
     """
     if name not in _LOADERS:
-        raise InputError("data set", repr(name), f"data sets are {', '.join(_LOADERS)}")
+        raise InputError("data set", repr(name), f"the data sets are {', '.join(_LOADERS)}")
     return _LOADERS[name](name, train, data_root() if root is None else Path(root), download)
 
 
 def find_images(name: str, root: Path | None = None) -> str | None:
     """The place of the data set on this machine, or None; this reads no data and downloads nothing."""
     if name not in _LOADERS:
-        raise InputError("data set", repr(name), f"data sets are {', '.join(_LOADERS)}")
+        raise InputError("data set", repr(name), f"the data sets are {', '.join(_LOADERS)}")
     base = data_root() if root is None else Path(root)
     if name == "digits":
         return "scikit-learn" if find_spec("sklearn") else None
@@ -121,7 +121,9 @@ def _fashion_mnist(name: str, train: bool, root: Path, download: bool) -> ImageS
         _read_idx(folder, f"{split}-labels-idx1-ubyte"),
     )
     if len(images) != len(labels):
-        raise FileFormatError(f"{folder}: {len(images)} {split} images but {len(labels)} labels")
+        raise FileFormatError(
+            f"{folder}: the {split} set has {len(images)} images but {len(labels)} labels: fetch the data set again"
+        )
     return ImageSet(images.unsqueeze(1), labels.long())
 
 
@@ -146,7 +148,7 @@ def _read_idx(folder: Path, stem: str) -> Tensor:
     sizes = np.frombuffer(content[4 : 4 + 4 * rank], ">u4").astype(int)
     values = np.frombuffer(content[4 + 4 * rank :], np.uint8)
     if rank == 0 or len(sizes) != rank or values.size != sizes.prod():
-        raise FileFormatError(f"{path} is no complete idx file of bytes: delete it and fetch the data set again")
+        raise FileFormatError(f"{path} is not a complete idx file of bytes: delete it and fetch the data set again")
     return torch.from_numpy(values.reshape(sizes).copy())
 
 
@@ -183,7 +185,7 @@ def _fetched(get: Callable[[], Any], name: str, places: str) -> Any:
         raise MissingDependencyError(
             f"data set {name!r} in {places}",
             "its images",
-            f"{debian}download it there, or set GENIEX_DATA to the folder that holds it ({error})",
+            f"{debian}download it into that folder, or set GENIEX_DATA to the folder that holds it ({error})",
         ) from error
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +15,6 @@ from geniex.errors import InputError
 from geniex.networks.constraint import Constraint
 from geniex.networks.images import ImageSet
 from geniex.networks.zoo import Network, network_kind
-from geniex.quiet import quiet_lightning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +113,15 @@ def accuracy(network: nn.Module, images: ImageSet, batch: int = 1000) -> float:
 
 def _check_images(name: str, network: Network, images: ImageSet, config: FitConfig) -> None:
     if len(images) < config.batch:
-        raise InputError("batch", config.batch, f"the set holds only {len(images)} images")
+        raise InputError("batch", config.batch, f"it must be at most {len(images)}, the number of images in the set")
     if images.shape != network.input_shape:
-        raise InputError("images", f"shape {images.shape}", f"{name} takes {network.input_shape}")
+        raise InputError("images", f"shape {images.shape}", f"{name} takes images of shape {network.input_shape}")
     if (highest := int(images.labels.max())) >= network.classes:
-        raise InputError("images", f"label {highest}", f"{name} tells {network.classes} classes apart")
+        raise InputError(
+            "images",
+            f"label {highest}",
+            f"{name} has {network.classes} classes, so labels must be below {network.classes}",
+        )
 
 
 def _fit(
@@ -132,30 +132,18 @@ def _fit(
     progress: bool,
     device: torch.device | str | None,
 ) -> None:
-    """Train ``network`` in place; it ends in eval mode on the CPU."""
-    with quiet_lightning():
-        trainer = lightning.Trainer(
-            **_hardware(device),
-            max_epochs=config.epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-            callbacks=[RichProgressBar()] if progress else None,
-        )
-        network.train()  # a network that was trained before is in eval mode, and Lightning would keep it there
-        trainer.fit(_Fit(network, config, constraint), AugmentedBatches(images, config))
-    network.cpu().eval()
+    from geniex.networks.optimise import optimise  # imports lightning, which takes seconds
 
-
-def _hardware(device: torch.device | str | None) -> dict[str, Any]:
-    """Lightning's arguments for ``device``; it is a single one, because the batches cannot be split over several."""
-    if device is None:
-        return {"accelerator": "auto", "devices": 1}
-    where = torch.device(device)
-    if where.type == "cpu":
-        return {"accelerator": "cpu", "devices": 1}
-    return {"accelerator": where.type, "devices": 1 if where.index is None else [where.index]}
+    optimise(
+        network,
+        AugmentedBatches(images, config),
+        constraint,
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        progress=progress,
+        device=device,
+    )
 
 
 class AugmentedBatches:
@@ -172,10 +160,10 @@ class AugmentedBatches:
         order = torch.randperm(len(self.images), generator=self.generator)
         for indices in order.split(self.config.batch)[: len(self)]:
             pixels, labels = self.images.batch(indices)
-            yield augmented(pixels, self.config.shift, self.config.flip, self.generator), labels
+            yield augment(pixels, self.config.shift, self.config.flip, self.generator), labels
 
 
-def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
     """The images (batch, C, H, W) moved by up to ``shift`` pixels, zeros moving in; ``flip`` mirrors half of them."""
     batch, _, height, width = images.shape
     moves = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)
@@ -186,32 +174,3 @@ def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator
     padded = functional.pad(images, (shift,) * 4)
     sample = torch.arange(batch)[:, None, None]
     return padded[sample, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
-class _Fit(lightning.LightningModule):
-    def __init__(self, network: nn.Module, config: FitConfig, constraint: Constraint) -> None:
-        super().__init__()
-        self.network, self.config, self.constraint = network, config, constraint
-
-    def on_train_start(self) -> None:
-        self.constraint = self.constraint.to(self.device)
-        self.constraint.enforce(self.network)
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Every batch is one optimiser step.
-        self.constraint.enforce(self.network)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        images, labels = batch
-        loss = functional.cross_entropy(self.network(images), labels)
-        self.log("loss", loss, prog_bar=True, batch_size=len(labels))
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        config = self.config
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -39,13 +39,17 @@ def set_widths(network: nn.Module, widths: Mapping[str, object]) -> None:
     known = layer_widths(network)
     for name, given in widths.items():
         if name not in known:
-            raise InputError(f"widths[{name!r}]", given, f"layers are {', '.join(map(repr, known))}")
+            raise InputError(f"widths[{name!r}]", given, f"the layers are {', '.join(map(repr, known))}")
         sizes = list(given) if isinstance(given, list | tuple) else []
         if len(sizes) != len(known[name]) or not all(type(n) is int and n > 0 for n in sizes):
-            raise InputError(f"widths[{name!r}]", given, f"it must be as many whole numbers as {known[name]}")
+            raise InputError(
+                f"widths[{name!r}]",
+                given,
+                f"it must be a list of {len(known[name])} positive whole numbers, such as {known[name]}",
+            )
         module = network.get_submodule(name)
         if isinstance(module, _CONV) and module.groups > 1 and sizes != known[name] and sizes[0] != sizes[1]:
-            raise InputError(f"widths[{name!r}]", given, "a grouped convolution has as many inputs as outputs")
+            raise InputError(f"widths[{name!r}]", given, "a grouped convolution must have as many inputs as outputs")
         if sizes != known[name]:
             select_channels(module, *(torch.zeros(size, dtype=torch.int64) for size in sizes))
 
@@ -65,7 +69,9 @@ def select_channels(module: nn.Module, outputs: Tensor | None = None, inputs: Te
     trained = weight.requires_grad
     if isinstance(module, _CONV) and module.groups > 1:
         if not module.groups == module.in_channels == module.out_channels:
-            raise InputError("module", f"{module.groups} groups", "it must be one group, or one for each channel")
+            raise InputError(
+                "module", f"{module.groups} groups", "a convolution must have one group, or one for each channel"
+            )
         if outputs is not None:
             module.groups = module.in_channels = module.out_channels = len(outputs)
         inputs = None

@@ -35,7 +35,7 @@ def _same(make: Callable[[], Network]) -> NetworkKind:
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 
 NETWORKS: dict[str, NetworkKind] = {
-    "fashion-cnn": NetworkKind(FashionCNN, partial(FashionCNN, batch_norm=False), FashionCNN.folded),
+    "fashion-cnn": NetworkKind(FashionCNN, partial(FashionCNN, batch_norm=False), FashionCNN.fold),
     "fashion-vgg": _same(partial(VGG, _GREY, 10, FASHION)),
     "fashion-resnet20": _same(partial(ResNet, _GREY, 10, width=24, shrink=True)),
     "cifar10-vgg16": _same(partial(VGG, _COLOUR, 10, VGG16)),
@@ -49,5 +49,5 @@ NETWORKS: dict[str, NetworkKind] = {
 def network_kind(name: str) -> NetworkKind:
     """The architecture ``name``; raises ``InputError`` for an unknown name."""
     if name not in NETWORKS:
-        raise InputError("network", repr(name), f"networks are {', '.join(NETWORKS)}")
+        raise InputError("network", repr(name), f"the networks are {', '.join(NETWORKS)}")
     return NETWORKS[name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geniex.errors import InputError
-from geniex.plotting.axes import BLUE, GREY, SKY, framed, on_axes
+from geniex.plotting.axes import BLUE, GREY, SKY, frame, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,18 +23,18 @@ def plot_stages(stages: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> 
         ax: axes to draw on; None makes a new figure.
     """
     if not stages:
-        raise InputError("stages", "none", "there is nothing to draw")
-    ax = on_axes(ax, 7.6, 1.4 + 0.42 * len(stages))
+        raise InputError("stages", "none", "at least one is needed")
+    ax = make_axes(ax, 7.6, 1.4 + 0.42 * len(stages))
     places = range(len(stages))
     accuracy = [100 * s["accuracy"] for s in stages]
     below = [100 * (s["accuracy"] - s["low"]) for s in stages]
     above = [100 * (s["high"] - s["accuracy"]) for s in stages]
     ax.errorbar(accuracy, places, xerr=[below, above], fmt="o", color=BLUE, ecolor=SKY, elinewidth=3, capsize=4)
     ax.axvline(accuracy[0], color=GREY, linewidth=0.8, linestyle=":")
-    ax.set_yticks(places, [_stage_label(s) for s in stages])
+    ax.set_yticks(places, [f"{s['name']} ({s['images']:,} images)" if s.get("images") else s["name"] for s in stages])
     ax.set_ylim(len(stages) - 0.5, -1.0)
     _columns(ax, stages)
-    return framed(ax, "Accuracy, stage by stage", "accuracy, %, with its 95 % interval", "", grid="x")
+    return frame(ax, "Accuracy, stage by stage", "accuracy, %, with its 95 % interval", "", grid="x")
 
 
 def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
@@ -45,8 +45,8 @@ def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = N
         ax: axes to draw on; None makes a new figure.
     """
     if not layers:
-        raise InputError("layers", "none", "there is nothing to draw")
-    ax = on_axes(ax, max(4.8, 1.6 + 0.7 * len(layers)), 3.8)
+        raise InputError("layers", "none", "at least one is needed")
+    ax = make_axes(ax, max(4.8, 1.6 + 0.7 * len(layers)), 3.8)
     places = range(len(layers))
     mean, std, low, high = ([100 * v[k] for v in layers.values()] for k in ("mean", "std", "p05", "p95"))
     ax.vlines(places, low, high, color=SKY, linewidth=2, label="5th to 95th percentile")
@@ -58,12 +58,7 @@ def plot_layer_nf(layers: Mapping[str, Mapping[str, float]], ax: Axes | None = N
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + 0.25 * (top - bottom))
     ax.legend(frameon=False, loc="upper left")
-    return framed(ax, "Non-ideality factor of each layer's tiles", "layer", "NF = (I_ideal − I) / I_ideal, %", "y")
-
-
-def _stage_label(stage: Mapping[str, Any]) -> str:
-    images = stage.get("images")
-    return stage["name"] if images is None else f"{stage['name']} ({images:,} images)"
+    return frame(ax, "Non-ideality factor of each layer's tiles", "layer", "NF = (I_ideal − I) / I_ideal, %", "y")
 
 
 def _columns(ax: Axes, stages: Sequence[Mapping[str, Any]]) -> None:

@@ -24,7 +24,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#555555"
 
 
-def on_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
+def make_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
     """``ax``, or the axes of a new figure of ``width`` x ``height`` inches that needs no display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,7 +46,7 @@ def save_plot(ax: Axes, path: Path) -> Path:
     return path
 
 
-def framed(ax: Axes, title: str, x: str, y: str, grid: str = "both") -> Axes:
+def frame(ax: Axes, title: str, x: str, y: str, grid: str = "both") -> Axes:
     """``ax`` with a title, axis labels, a faint grid behind the data and no box around it."""
     ax.set_title(title, loc="left", fontsize=11)
     ax.set_xlabel(x)
@@ -57,7 +57,7 @@ def framed(ax: Axes, title: str, x: str, y: str, grid: str = "both") -> Axes:
     return ax
 
 
-def finite(name: str, *values: Tensor) -> list[NDArray[np.float64]]:
+def finite_values(name: str, *values: Tensor) -> list[NDArray[np.float64]]:
     """The tensors as flat float64 arrays, without the positions where any of them is NaN or infinite.
 
     Columns with no ideal current have no NF (non-ideality factor): they are NaN. Raises ``InputError`` if shapes
@@ -65,9 +65,9 @@ def finite(name: str, *values: Tensor) -> list[NDArray[np.float64]]:
     """
     shapes = {tuple(v.shape) for v in values}
     if len(shapes) > 1:
-        raise InputError(name, f"shapes {sorted(shapes)}", "they must be the same")
+        raise InputError(name, f"shapes {sorted(shapes)}", "all must have the same shape")
     flat = [v.detach().cpu().double().flatten().numpy() for v in values]
     good = np.logical_and.reduce([np.isfinite(v) for v in flat])
     if not good.any():
-        raise InputError(name, f"{good.size} values, none of them finite", "there is nothing to draw")
+        raise InputError(name, f"{good.size} values, none of them finite", "at least one must be finite")
     return [v[good] for v in flat]

@@ -11,7 +11,7 @@ from torch import Tensor
 from geniex.circuit import Crossbar, non_ideality_factor
 from geniex.circuit.checks import check_conductances, check_voltages
 from geniex.errors import InputError
-from geniex.plotting.axes import BLUE, ORANGE, finite, framed, on_axes
+from geniex.plotting.axes import BLUE, ORANGE, finite_values, frame, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,18 +39,22 @@ def plot_ir_drop(
     check_conductances(conductances, crossbar.rows, crossbar.cols, like=voltages)
     if voltages.ndim != 1 or conductances.ndim != 2:
         shapes = f"shapes {tuple(voltages.shape)} and {tuple(conductances.shape)}"
-        raise InputError("voltages, conductances", shapes, "a picture shows one vector on one tile")
+        raise InputError("voltages, conductances", shapes, "they must be one vector (rows,) and one tile (rows, cols)")
     if not voltages.any():
-        raise InputError("voltages", "0 V in all rows", "a picture of the IR drop needs a driven row")
-    ax = on_axes(ax, 5.8, 4.8)
+        raise InputError("voltages", "0 V in all rows", "at least one row must be driven")
+    ax = make_axes(ax, 5.8, 4.8)
     with torch.no_grad():
         cells = crossbar.operating_point(voltages, conductances).cell_voltages
     if unit == "mV":
         shown = 1e3 * (voltages[:, None] - cells)
-        label, colours, what = "drive lost on the way to the cell, mV", "viridis_r", "mV of the drive are lost"
+        label, colours, what = "drive lost before the cell, mV", "viridis_r", "mV of the drive are lost"
     else:
         shown = 100 * cells / torch.where(voltages == 0, torch.nan, voltages)[:, None]
-        label, colours, what = "share of the row's drive across the cell, %", "viridis", "% of the drive reaches a cell"
+        label, colours, what = (
+            "share of the row's drive that reaches the cell, %",
+            "viridis",
+            "% of the drive reaches a cell",
+        )
     picture = shown.cpu().double().numpy()
     driven = picture[np.isfinite(picture)]
     # A few weakly driven rows, whose voltage the bit lines hold up, must not take the whole range of colours.
@@ -64,7 +68,7 @@ def plot_ir_drop(
         f"drives up to {v:.0f} mV, cells {g.min().item():.3g} to {g.max().item():.3g} µS"
         + ("; grey: rows at 0 V" if driven.size < picture.size else "")
     )
-    framed(ax, title, "bit line (0 is nearest the drivers)", "word line (the last is nearest the sense side)")
+    frame(ax, title, "bit line (0 is nearest the drivers)", "word line (the last is nearest the sense side)")
     ax.grid(visible=False)
     return ax
 
@@ -77,12 +81,12 @@ def plot_nf(ideal: Tensor, actual: Tensor, ax: Axes | None = None) -> Axes:
         actual: currents of the non-ideal crossbar, same shape.
         ax: axes to draw on; None makes a new figure.
     """
-    (nf,) = finite("ideal, actual", 100 * non_ideality_factor(ideal, actual))
-    ax = on_axes(ax)
+    (nf,) = finite_values("ideal, actual", 100 * non_ideality_factor(ideal, actual))
+    ax = make_axes(ax)
     ax.hist(nf, bins=60, color=BLUE)
     ax.axvline(nf.mean(), color=ORANGE)
     title = (
         f"Non-ideality factor of {nf.size:,} column currents\n"
         f"mean {nf.mean():.2f} % (line), standard deviation {nf.std():.2f} pp"
     )
-    return framed(ax, title, "NF = (I_ideal − I) / I_ideal, %", "columns", grid="y")
+    return frame(ax, title, "NF = (I_ideal − I) / I_ideal, %", "columns", grid="y")

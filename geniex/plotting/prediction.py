@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geniex.errors import InputError
-from geniex.plotting.axes import GREY, MARKERS, SERIES, finite, framed, on_axes
+from geniex.plotting.axes import GREY, MARKERS, SERIES, finite_values, frame, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def plot_predicted(reference: Tensor, predictions: dict[str, Tensor], ax: Axes |
         ax: axes to draw on; None makes a new figure.
     """
     exact, predicted = _in_percent(reference, predictions)
-    ax = on_axes(ax, 5.2, 5.0)
+    ax = make_axes(ax, 5.2, 5.0)
     some = np.linspace(0, exact.size - 1, min(exact.size, _POINTS)).astype(int)
     ends = [exact.min(), exact.max()]
     ax.plot(ends, ends, color=GREY, linewidth=1, zorder=3, label="exact")
@@ -52,7 +52,7 @@ def plot_predicted(reference: Tensor, predictions: dict[str, Tensor], ax: Axes |
             label=f"{name}: {_rmse(exact, values):.3g} pp RMSE",
         )
     ax.legend(frameon=False, markerscale=2.5)
-    return framed(ax, f"NF of {exact.size:,} column currents", "exact NF, %", "predicted NF, %")
+    return frame(ax, f"NF of {exact.size:,} column currents", "exact NF, %", "predicted NF, %")
 
 
 def plot_density(reference: Tensor, predicted: Tensor, name: str = "model", ax: Axes | None = None) -> Axes:
@@ -66,13 +66,13 @@ def plot_density(reference: Tensor, predicted: Tensor, name: str = "model", ax: 
     """
     exact, of_model = _in_percent(reference, {name: predicted})
     values = of_model[name]
-    ax = on_axes(ax, 5.8, 5.0)
+    ax = make_axes(ax, 5.8, 5.0)
     ends = [exact.min(), exact.max()]
     ax.plot(ends, ends, color=GREY, linewidth=0.8, zorder=1)
     image = ax.hexbin(exact, values, gridsize=70, bins="log", mincnt=1, cmap="viridis", linewidths=0, zorder=2)
     ax.figure.colorbar(image, ax=ax, label="columns")
     title = f"{name}: {_rmse(exact, values):.3g} pp RMSE over the NF of {exact.size:,} columns"
-    return framed(ax, title, "exact NF, %", "predicted NF, %")
+    return frame(ax, title, "exact NF, %", "predicted NF, %")
 
 
 def plot_error_bins(
@@ -89,11 +89,15 @@ def plot_error_bins(
         ax: axes to draw on; None makes a new figure.
     """
     if not labels or not errors:
-        raise InputError("labels, errors", f"{len(labels)} bins of {len(errors)} models", "there is nothing to draw")
+        raise InputError(
+            "labels, errors", f"{len(labels)} bins and {len(errors)} models", "at least one of each is needed"
+        )
     for name, values in errors.items():
         if len(values) != len(labels):
-            raise InputError("errors", f"{len(values)} of {name}", f"give one for each of the {len(labels)} bins")
-    ax = on_axes(ax, max(4.8, 2.4 + 0.8 * len(labels)), 4.2)
+            raise InputError(
+                "errors", f"{len(values)} values for {name}", f"give one for each of the {len(labels)} bins"
+            )
+    ax = make_axes(ax, max(4.8, 2.4 + 0.8 * len(labels)), 4.2)
     places = np.arange(len(labels))
     for index, (name, values) in enumerate(errors.items()):
         shown = np.array(values, dtype=float)
@@ -105,7 +109,7 @@ def plot_error_bins(
     ax.set_xticks(places, list(labels), rotation=slant, ha=end, rotation_mode="anchor")
     if not ax.figure.legends:
         ax.figure.legend(loc="outside right upper", frameon=False)
-    return framed(ax, "NF-RMSE bin by bin", title, "NF-RMSE, percent points", grid="y")
+    return frame(ax, "NF-RMSE bin by bin", title, "NF-RMSE, percent points", grid="y")
 
 
 def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: Axes | None = None) -> Axes:
@@ -120,7 +124,7 @@ def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: 
     errors = {name: np.maximum(np.abs(v - exact), _SMALLEST) for name, v in predicted.items()}
     top = max(error.max() for error in errors.values())
     bins = np.geomspace(_SMALLEST, max(top, 10 * _SMALLEST), 61)
-    ax = on_axes(ax)
+    ax = make_axes(ax)
     for index, (name, error) in enumerate(errors.items()):
         ax.hist(
             error,
@@ -136,7 +140,7 @@ def plot_error_histogram(reference: Tensor, predictions: dict[str, Tensor], ax: 
     ax.margins(y=0.05 + 0.08 * len(errors))  # the legend's lines stand above the bars
     ax.legend(frameon=False, loc="upper left")
     title = f"NF error against the exact circuit, {exact.size:,} column currents"
-    return framed(ax, title, "|NF error|, percent points", "columns per bin, %")
+    return frame(ax, title, "|NF error|, percent points", "columns per bin, %")
 
 
 def plot_pareto(
@@ -151,8 +155,8 @@ def plot_pareto(
         ax: axes to draw on; None makes a new figure.
     """
     if not models:
-        raise InputError("models", "none", "there is nothing to draw")
-    ax = on_axes(ax, 8.4, 4.4)
+        raise InputError("models", "none", "at least one is needed")
+    ax = make_axes(ax, 8.4, 4.4)
     floor = min([error for _, error in models.values() if error > 0], default=1.0) / 3
     places = {name: (1e6 * seconds, max(error, floor)) for name, (seconds, error) in models.items()}
     line = sorted(places[name] for name in front)
@@ -173,15 +177,15 @@ def plot_pareto(
     ax.figure.legend(loc="outside right upper", frameon=False, title="filled: on the Pareto front")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    return framed(ax, title, "read cost, µs a tile and vector", "NF-RMSE, percent points")
+    return frame(ax, title, "read cost per tile and vector, µs", "NF-RMSE, percent points")
 
 
 def _in_percent(
     reference: Tensor, predictions: dict[str, Tensor]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
     if not predictions:
-        raise InputError("predictions", "no model", "there is nothing to draw")
-    exact, *predicted = finite("reference, predictions", reference, *predictions.values())
+        raise InputError("predictions", "no model", "at least one is needed")
+    exact, *predicted = finite_values("reference, predictions", reference, *predictions.values())
     return 100 * exact, {name: 100 * v for name, v in zip(predictions, predicted, strict=True)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geniex.errors import InputError
-from geniex.plotting.axes import BLUE, GREY, MARKERS, SERIES, SKY, framed, on_axes
+from geniex.plotting.axes import BLUE, GREY, MARKERS, SERIES, SKY, frame, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ def plot_recovered(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) ->
     shown = [row for row in rows if row.get("recovered") is not None]
     if not shown:
         raise InputError("rows", "none with a recovered share", "there is nothing to draw")
-    ax = on_axes(ax, 7.2, 1.2 + 0.34 * len(shown))
+    ax = make_axes(ax, 7.2, 1.2 + 0.34 * len(shown))
     for place, row in enumerate(shown):
         for ends, width, colour in (("recovered", 1.2, GREY), ("images", 4.0, SKY)):
             low, high = row.get(f"{ends}_low"), row.get(f"{ends}_high")
@@ -39,7 +39,7 @@ def plot_recovered(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) ->
     points = [100 * float(row["recovered"]) for row in shown]
     # Intervals over few networks may be wide, so that the points alone set the axis limits.
     ax.set_xlim(min(-30.0, min(points) - 20), max(130.0, max(points) + 20))
-    return framed(ax, "Lost accuracy that is back", "of the drop from ideal tiles, %", "", grid="x")
+    return frame(ax, "Lost accuracy that is back", "of the drop from ideal tiles, %", "", grid="x")
 
 
 def plot_layer_checks(checks: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
@@ -51,7 +51,7 @@ def plot_layer_checks(checks: Sequence[Mapping[str, Any]], ax: Axes | None = Non
     """
     if not checks:
         raise InputError("checks", "none", "there is nothing to draw")
-    ax = on_axes(ax, 5.6, 4.8)
+    ax = make_axes(ax, 5.6, 4.8)
     methods = list(dict.fromkeys(check["method"] for check in checks))
     for k, method in enumerate(methods):
         own = [check for check in checks if check["method"] == method]
@@ -60,4 +60,4 @@ def plot_layer_checks(checks: Sequence[Mapping[str, Any]], ax: Axes | None = Non
     ends = [100 * check["circuit_weighted"] for check in checks]
     ax.axline((min(ends), min(ends)), slope=1, color=GREY, linewidth=0.8)
     ax.legend(frameon=False, fontsize=9)
-    return framed(ax, "Weighted output error, layer by layer", "exact circuit, %", "surrogate, %")
+    return frame(ax, "Weighted output error, layer by layer", "exact circuit, %", "surrogate, %")

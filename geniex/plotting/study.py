@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from geniex.errors import InputError
-from geniex.plotting.axes import GREY, MARKERS, SERIES, framed, on_axes
+from geniex.plotting.axes import GREY, MARKERS, SERIES, frame, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,10 +61,10 @@ def plot_along(
     """
     if not any(lines.values()):
         raise InputError("lines", "no point", "there is nothing to draw")
-    ax = on_axes(ax, 6.0, 4.0)
+    ax = make_axes(ax, 6.0, 4.0)
     _draw_along(ax, lines, dotted or {}, reference)
     ax.legend(frameon=False, fontsize=8.5)
-    return framed(ax, title, axis, "accuracy, %")
+    return frame(ax, title, axis, "accuracy, %")
 
 
 def plot_panels(
@@ -94,7 +94,7 @@ def plot_panels(
     words = max(
         len({p.at for own in lines.values() for p in own if isinstance(p.at, str)}) for lines, _ in panels.values()
     )
-    first = on_axes(None, 1.4 + max(3.0, 0.75 * words) * across, 0.9 + 2.5 * down)
+    first = make_axes(None, 1.4 + max(3.0, 0.75 * words) * across, 0.9 + 2.5 * down)
     figure = first.figure
     first.remove()
     grid = figure.subplots(down, across, sharey=True, squeeze=False)
@@ -105,7 +105,7 @@ def plot_panels(
             names.setdefault(name, len(names))
     for ax, (name, (lines, dotted)) in zip(every, panels.items(), strict=False):
         _draw_along(ax, lines, dotted, reference, names)
-        framed(ax, name, axis, f"{quantity}, %" if ax in grid[:, 0] else "")
+        frame(ax, name, axis, f"{quantity}, %" if ax in grid[:, 0] else "")
         ax.title.set_fontsize(9)
     for ax in every[len(panels) :]:
         ax.set_visible(False)
@@ -148,7 +148,7 @@ def plot_tradeoff(groups: Mapping[str, Mapping[str, Measured]], cost: str, title
         raise InputError("groups", "no point", "there is nothing to draw")
     if not all(isinstance(point.at, int | float) and point.at > 0 for point in points):
         raise InputError("groups", "a cost that is not above 0", "the axis is logarithmic")
-    ax = on_axes(ax, 8.4, 4.8)
+    ax = make_axes(ax, 8.4, 4.8)
     named = 0
     for k, (name, group) in enumerate(groups.items()):
         front = pareto_front(group)
@@ -167,7 +167,7 @@ def plot_tradeoff(groups: Mapping[str, Mapping[str, Measured]], cost: str, title
             named += 1
     ax.set_xscale("log")
     ax.figure.legend(loc="outside right upper", frameon=False, fontsize=8.5, title="filled: on the front")
-    return framed(ax, title, cost, "accuracy, %")
+    return frame(ax, title, cost, "accuracy, %")
 
 
 def _draw_along(ax: Axes, lines: Lines, dotted: Lines, reference: str, order: Mapping[str, int] | None = None) -> None:

@@ -12,7 +12,7 @@ from geniex.errors import InputError
 from geniex.simulator.exchange import check_converted, on_ideal
 from geniex.simulator.layers.crossbar import crossbar_layers, crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.variation import NoisyEmulator, Variations, derived_seed, vary_tiles
+from geniex.variation import NoisyEmulator, Variations, derive_seed, vary_tiles
 
 
 def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
@@ -44,10 +44,10 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     for name, matrix in matrices.items():
         _fix(matrix)
         varied = vary_tiles(matrix.conductances, matrix.architecture.window, variations, seed, name)
-        matrix.emulator = matrix.emulator.with_noise_seed(derived_seed(seed, "reads", name, "before"))
+        matrix.emulator = matrix.emulator.with_noise_seed(derive_seed(seed, "reads", name, "before"))
         if variations.read_noise is not None:
             noise = variations.read_noise
-            matrix.emulator = NoisyEmulator(matrix.emulator, noise, derived_seed(seed, "reads", name))
+            matrix.emulator = NoisyEmulator(matrix.emulator, noise, derive_seed(seed, "reads", name))
         matrix.emulator = matrix.emulator.bind(matrix.architecture)
         changed = matrix.varied or not torch.equal(varied, matrix.conductances)
         target = matrix.target_conductances if matrix.varied else matrix.conductances

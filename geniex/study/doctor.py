@@ -13,7 +13,7 @@ import torch
 
 import geniex
 from geniex.circuit.spice import ngspice_version
-from geniex.distribution import NAME, install_hint, strangers
+from geniex.distribution import NAME, find_strangers, install_hint
 from geniex.networks import find_images
 from geniex.networks.images import data_root
 from geniex.shipped import models_dir, shipped_names
@@ -60,7 +60,7 @@ def _software() -> Iterator[Finding]:
 
 
 def _conflicts() -> Iterator[Finding]:
-    for stranger in strangers():
+    for stranger in find_strangers():
         needed_for = "nothing here: it is another project, whose modules are imported as geniex, too"
         way_out = f"pip uninstall geniex {NAME}, then install {NAME} again; a virtual environment of its own for each"
         yield Finding("conflict", "geniex", stranger, needed_for, way_out)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import FileFormatError, InputError
-from geniex.files import read_tensors, tensors_digest, write_tensors
+from geniex.files import digest_tensors, read_tensors, write_tensors
 from geniex.simulator.arguments import Arguments, Examples, logits_of
 from geniex.simulator.batches import LabelledData, labelled_batches
 
@@ -134,7 +134,7 @@ def digest(*parts: Any) -> str:
             continue
         tensors = {"": part} if isinstance(part, Tensor) else part
         if isinstance(tensors, dict) and tensors and all(isinstance(x, Tensor) for x in tensors.values()):
-            hashed.update(tensors_digest(tensors).encode())
+            hashed.update(digest_tensors(tensors).encode())
         else:
             hashed.update(json.dumps(part, sort_keys=True).encode())
     return hashed.hexdigest()

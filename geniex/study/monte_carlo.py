@@ -23,13 +23,13 @@ from geniex import __version__
 from geniex.config import check_positive_int, check_seed
 from geniex.emulator.identity import identity
 from geniex.errors import GeniexError, InputError
-from geniex.files import is_sealed, parsed_json, write_sealed_json
+from geniex.files import is_sealed, parse_json, write_sealed_json
 from geniex.simulator import crossbar_matrices, vary
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import LabelledData
 from geniex.study.logits import digest, gathered, logits_of_part
 from geniex.study.statistics import mean_interval
-from geniex.variation import Variations, derived_seed
+from geniex.variation import Variations, derive_seed
 
 Metric = Callable[[nn.Module], float | Mapping[str, float]]
 """A function that gives a model's figure of merit, or several figures by name.
@@ -174,7 +174,7 @@ class _Task:
     def __call__(self, run: str) -> dict[str, float]:
         """The figures of one run."""
         # A seed for each run, so that a metric that draws random numbers draws the same ones in every process.
-        own = derived_seed(self.seed, "run", run)
+        own = derive_seed(self.seed, "run", run)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(own)
             found = self.metric(vary(self.model, Variations() if run == _NOMINAL else self.variations, own))
@@ -190,7 +190,7 @@ class _Store:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError, ValueError):  # the file is missing or no JSON
-                held = parsed_json(path.read_bytes())
+                held = parse_json(path.read_bytes())
                 # A changed or damaged file counts as missing.
                 self.found = held["runs"] if is_sealed(held) else {}
 

@@ -17,7 +17,7 @@ from geniex.config import check_positive_int, check_seed
 from geniex.emulator import IdealEmulator, SurrogateEmulator
 from geniex.emulator.identity import identity
 from geniex.errors import InputError
-from geniex.files import is_sealed, parsed_json, write_sealed_json
+from geniex.files import is_sealed, parse_json, write_sealed_json
 from geniex.mapping import Architecture, Arrangement
 from geniex.mitigation import Batch, Remapping, correct_outputs, fine_tune, refit_batch_norm, remap
 from geniex.mitigation.batch_norm import has_batch_norms
@@ -323,7 +323,7 @@ def _read(path: Path | None) -> Any | None:
     if path is None:
         return None
     try:
-        held = parsed_json(path.read_bytes())
+        held = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
     return held["kept"] if is_sealed(held) else None

@@ -11,7 +11,7 @@ from geniex.surrogate.emulator import SurrogateEmulator
 from geniex.surrogate.mlp.network import GeniexMLP, MLPArray
 from geniex.surrogate.mlp.scalers import Scalers
 from geniex.surrogate.mlp.tiles import TileSplit, split_tiles
-from geniex.surrogate.physics.calibrate import calibrated_on_circuit, calibrated_on_sweep
+from geniex.surrogate.physics.calibrate import calibrate_on_circuit, calibrate_on_sweep
 from geniex.surrogate.physics.circuit import Circuit
 from geniex.surrogate.physics.surrogate import PhysicsArray, PhysicsSurrogate, physics_member
 
@@ -31,8 +31,8 @@ __all__ = [
     "SweepDataModule",
     "TileSplit",
     "TrainConfig",
-    "calibrated_on_circuit",
-    "calibrated_on_sweep",
+    "calibrate_on_circuit",
+    "calibrate_on_sweep",
     "load_surrogate",
     "physics_member",
     "register_surrogate",

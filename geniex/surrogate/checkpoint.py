@@ -15,7 +15,7 @@ from geniex import __version__
 from geniex.circuit import Crossbar
 from geniex.emulator.identity import class_name
 from geniex.errors import CheckpointError, InputError
-from geniex.files import parsed_json, read_head, write_atomically, write_sealed_json
+from geniex.files import parse_json, read_head, write_atomically, write_sealed_json
 from geniex.mapping import ConductanceWindow
 from geniex.shipped import models_dir, shipped_names
 from geniex.surrogate.base import Surrogate, surrogate_class
@@ -152,6 +152,6 @@ def _built(head: dict[str, Any], path: Path) -> Surrogate:
 
 def _is_surrogate(path: Path) -> bool:
     try:
-        return parsed_json(path.read_bytes()).get("format") == FORMAT
+        return parse_json(path.read_bytes()).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):
         return False

@@ -78,9 +78,7 @@ class CircuitRanges(Config):
         for name in ("r_wire", "r_terminal"):
             check_number(name, getattr(self, name), low=0.0, unit="ohm")
         for name in ("r_wire_none", "r_terminal_none", "open_tiles", "open_share", "min_transmission"):
-            check_number(name, getattr(self, name), low=0.0)
-            if getattr(self, name) > 1:
-                raise InputError(name, getattr(self, name), "it is a share, at most 1")
+            check_number(name, getattr(self, name), low=0.0, high=1.0)
         for name, low in (("r_on", 1.0), ("on_off", 1.0), ("v0", 0.0), ("drive", 0.0), ("access", 0.0)):
             self._check_pair(name, low)
         for name, largest in (("slice_bits", _MAX_BITS), ("stream_bits", 16)):
@@ -92,7 +90,7 @@ class CircuitRanges(Config):
         for value in values:
             check_number(name, value, low=low, open_low=True)
         if len(values) != 2 or values[0] > values[1]:
-            raise InputError(name, repr(values), "it must be the lowest and the highest value")
+            raise InputError(name, repr(values), "it must be two numbers, the lowest and the highest value")
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """The scalars of one circuit except its slice bits; it always takes the same number of draws."""
@@ -153,7 +151,7 @@ class TileCircuits:
     @property
     def cell(self) -> Cell:
         """The cell with its drawn fields as tensors (tiles, 1), which broadcast over (tiles, vectors)."""
-        return with_scalars(self.like.cell, self.v0[:, None], self.r_access[:, None])
+        return set_scalars(self.like.cell, self.v0[:, None], self.r_access[:, None])
 
     def crossbar(self, tile: int) -> Crossbar:
         """The crossbar of one tile, with plain numbers in its fields."""
@@ -164,7 +162,7 @@ class TileCircuits:
             r_sink=self.r_sink[tile].item(),
             r_wire_row=self.r_row[tile].item(),
             r_wire_col=self.r_col[tile].item(),
-            cell=with_scalars(self.like.cell, self.v0[tile].item(), self.r_access[tile].item()),
+            cell=set_scalars(self.like.cell, self.v0[tile].item(), self.r_access[tile].item()),
         )
 
     def conductances(self, codes: Tensor) -> Tensor:
@@ -175,20 +173,20 @@ class TileCircuits:
         return torch.where(codes == OPEN, 0.0, g_off[:, None, None] + codes * step[:, None, None])
 
 
-def with_scalars(cell: Cell, v0: float | Tensor, r_access: float | Tensor) -> Cell:
+def set_scalars(cell: Cell, v0: float | Tensor, r_access: float | Tensor) -> Cell:
     """A copy of ``cell`` with ``v0`` and ``r_access`` in those of the two fields that it has."""
     if isinstance(cell, SinhCell):
         return cell.replace(v0=v0)
     if isinstance(cell, OneTransistorOneResistor):
         changed = {} if cell.r_access is None else {"r_access": r_access}
-        return cell.replace(cell=with_scalars(cell.cell, v0, r_access), **changed)
+        return cell.replace(cell=set_scalars(cell.cell, v0, r_access), **changed)
     return cell
 
 
-def scalars_of(cell: Cell) -> tuple[float, float]:
+def read_scalars_of(cell: Cell) -> tuple[float, float]:
     """The v0 and r_access of a cell, with the conventions of ``TileCircuits`` for cells that lack one."""
     if isinstance(cell, OneTransistorOneResistor):
-        return scalars_of(cell.cell)[0], float("nan") if cell.r_access is None else float(cell.r_access)
+        return read_scalars_of(cell.cell)[0], float("nan") if cell.r_access is None else float(cell.r_access)
     if isinstance(cell, SinhCell):
         return float(cell.v0), 0.0
     return float("inf") if isinstance(cell, LinearCell) else float("nan"), 0.0
@@ -238,7 +236,7 @@ def draw_circuits(
         if not pending:
             return out, scalars
     raise SweepError(
-        f"no circuit of {_ATTEMPTS} drawn leaves a mean transmission of {ranges.min_transmission:g}:"
+        f"none of {_ATTEMPTS} circuits drawn has a mean transmission of at least {ranges.min_transmission:g}:"
         " lower min_transmission or the resistances in circuits, or take smaller arrays"
     )
 

@@ -69,16 +69,14 @@ class SweepConfig(Config):
             check_positive_int(name, getattr(self, name))
         for name in ("slice_bits", "stream_bits"):
             check_positive_int(name, getattr(self, name), maximum=_MAX_BITS)
-        check_number("dnn_share", self.dnn_share, low=0.0)
-        if self.dnn_share > 1:
-            raise InputError("dnn_share", self.dnn_share, "it is a share, at most 1")
+        check_number("dnn_share", self.dnn_share, low=0.0, high=1.0)
         check_seed(self.seed)
         if self.engine not in ENGINES:
             raise InputError("engine", repr(self.engine), f"it must be one of {', '.join(ENGINES)}")
         optional = {"circuits": CircuitRanges, "tiles_from": SampleMix, "vectors_from": SampleMix}
         for name, wanted in optional.items():
             if getattr(self, name) is not None and not isinstance(getattr(self, name), wanted):
-                raise InputError(name, repr(getattr(self, name)), f"it must be {wanted.__name__}")
+                raise InputError(name, repr(getattr(self, name)), f"it must be a {wanted.__name__}")
         if self.circuits is not None:
             check_spans(self.crossbar.cell)
         self._check_network_bits()
@@ -87,7 +85,9 @@ class SweepConfig(Config):
         for mix, name in ((self.tiles_from, "slice_bits"), (self.vectors_from, "stream_bits")):
             drawn = (getattr(self, name),) if self.circuits is None else getattr(self.circuits, name)
             if mix is not None and mix.network and max(drawn) > _NETWORK_BITS:
-                raise InputError(name, max(drawn), f"levels of a network have at most {_NETWORK_BITS} bits")
+                raise InputError(
+                    name, max(drawn), f"it must be at most {_NETWORK_BITS} where levels come from a network"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, without unused later fields: it then equals that of older files, and

@@ -35,15 +35,15 @@ class SweepFile:
     be pickled, sent to DataLoader workers, or forked.
 
     Raises:
-        InputError: there is no such file.
+        InputError: no such file.
         FileFormatError: it is truncated, foreign, of another version, or contradicts its configuration.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
-        with layout.reading(self.path), layout.open_sweep(self.path) as file:
+        with layout.translate_errors(self.path), layout.open_file(self.path) as file:
             self.config: SweepConfig = layout.check(file, self.path)
-            self.attributes: dict[str, Any] = layout.attributes_of(file)
+            self.attributes: dict[str, Any] = layout.read_attributes(file)
             """Root attributes of the file: the solver, its version, the version of geniex and so on."""
             self._levels = None if self.config.circuits else torch.from_numpy(file["level_table"][:])
         self._handle: h5py.File | None = None
@@ -98,7 +98,7 @@ class SweepFile:
         self._check_run(start, stop)
         if self.spans_circuits:
             return TileCircuits.of(self.crossbar, self._take(start, stop, layout.read_scalars))
-        values = layout.circuit(self.config)
+        values = layout.circuit_scalars(self.config)
         return TileCircuits.of(self.crossbar, np.tile([values[name] for name in SCALARS], (stop - start, 1)))
 
     @cached_property
@@ -127,13 +127,17 @@ class SweepFile:
             # HDF5 would return the same open file if it were opened a second time.
             self.close()
         if self._handle is None:
-            self._handle, self._process = layout.open_sweep(self.path), os.getpid()
-        with layout.reading(self.path, f"tiles {start} to {stop} are damaged"):
+            self._handle, self._process = layout.open_file(self.path), os.getpid()
+        with layout.translate_errors(self.path, f"tiles {start} to {stop} are damaged"):
             return reader(self._handle, start, stop)
 
     def _check_run(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.tiles:
-            raise InputError("start, stop", f"{start}, {stop}", f"the file holds tiles 0 to {self.tiles}")
+            raise InputError(
+                "start, stop",
+                f"{start}, {stop}",
+                f"they must be a range within 0 to {self.tiles}, the number of tiles in the file",
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None}

@@ -17,7 +17,7 @@ from geniex import __version__
 from geniex.distribution import install_hint
 from geniex.errors import FileFormatError, GeniexError, InputError, MissingDependencyError
 from geniex.sweep import seal
-from geniex.sweep.circuits import SCALARS, scalars_of
+from geniex.sweep.circuits import SCALARS, read_scalars_of
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData, level_table
 
@@ -85,7 +85,7 @@ def read(file: h5py.File, start: int, stop: int) -> TileData:
     """The tiles ``start`` to ``stop``; raises ``OSError`` where a checksum or digest does not match."""
     codes, voltages, currents = (file[name][start:stop] for name in BULK)
     if not np.array_equal(_tile_digests(codes, voltages, currents), file[TILE_DIGESTS][start:stop]):
-        raise OSError("what is read is not what was written")
+        raise OSError("the data do not match their digest")
     return TileData(codes, voltages, currents, read_scalars(file, start, stop))
 
 
@@ -105,18 +105,18 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
     """
     kind = file.attrs.get("format")
     if kind != FORMAT:
-        raise bad_file(path, f"its format attribute is {kind!r}, not {FORMAT!r}: it is no sweep")
+        raise bad_file(path, f"its format attribute is {kind!r} instead of {FORMAT!r}, so it is not a sweep")
     version = file.attrs.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise bad_file(path, f"its schema is version {version}, this geniex reads version {SCHEMA_VERSION}")
+        raise bad_file(path, f"its schema has version {version}, but this version of geniex reads {SCHEMA_VERSION}")
     try:
         config = SweepConfig.from_dict(json.loads(file.attrs["config"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_file(path, f"its configuration is damaged ({error})") from None
     known = {*_ATTRIBUTES, "shard"} if tiles is not None else set(_ATTRIBUTES)
-    missing = sorted((set(attributes_of(file)) - set(VERIFIED)) ^ known)
+    missing = sorted((set(read_attributes(file)) - set(VERIFIED)) ^ known)
     if missing:
-        raise bad_file(path, f"its attributes differ from a sweep's in {missing[0]!r}")
+        raise bad_file(path, f"its attribute {missing[0]!r} is missing, or is not one of a sweep")
     count = config.tiles if tiles is None else tiles
     single = ("level_table", *_scalars(config))
     for name in (*(single if config.circuits is None else SCALARS), *BULK):
@@ -125,13 +125,13 @@ def check(file: h5py.File, path: Path, tiles: int | None = None) -> SweepConfig:
     return config
 
 
-def attributes_of(file: h5py.File) -> dict[str, Any]:
+def read_attributes(file: h5py.File) -> dict[str, Any]:
     """The root attributes as plain Python values."""
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
 
 
 @contextmanager
-def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
+def translate_errors(path: Path, why: str = "it is damaged") -> Iterator[None]:
     """Turn whatever the HDF5 library raises inside into ``FileFormatError``; our own errors and missing rights pass."""
     try:
         yield
@@ -141,13 +141,13 @@ def reading(path: Path, why: str = "it is damaged") -> Iterator[None]:
         raise bad_file(path, f"{why} ({error})") from None
 
 
-def open_sweep(path: Path) -> h5py.File:
+def open_file(path: Path) -> h5py.File:
     """The file, open for reading; raises ``FileFormatError`` if its seal, checked before HDF5 opens it, is broken."""
     if not path.is_file():
         raise InputError("sweep file", path, "no such file; `geniex sweep CONFIG.yaml` makes one")
-    if not seal.holds(path):
-        raise bad_file(path, "it is truncated or damaged, or no finished sweep")
-    with reading(path, "it is truncated or no HDF5"):
+    if not seal.is_intact(path):
+        raise bad_file(path, "it is truncated or damaged, or is not a finished sweep")
+    with translate_errors(path, "it is truncated, or is not HDF5"):
         return h5py.File(path, "r")
 
 
@@ -165,7 +165,7 @@ def _check_dataset(file: h5py.File, path: Path, name: str, shape: tuple[int, ...
         raise bad_file(path, f"it has no dataset {name!r}")
     if dataset.shape != shape or dataset.dtype != dtype:
         have = f"{dataset.dtype} {dataset.shape}"
-        raise bad_file(path, f"its dataset {name!r} is {have}, its configuration says {dtype} {shape}")
+        raise bad_file(path, f"its dataset {name!r} is {have}, but its configuration says {dtype} {shape}")
 
 
 def _tile_digests(codes: NDArray[Any], voltages: NDArray[Any], currents: NDArray[Any]) -> NDArray[np.uint8]:
@@ -180,9 +180,9 @@ def _tile_digests(codes: NDArray[Any], voltages: NDArray[Any], currents: NDArray
     return out
 
 
-def circuit(config: SweepConfig) -> dict[str, float]:
+def circuit_scalars(config: SweepConfig) -> dict[str, float]:
     """The values of ``SCALARS`` for a sweep of one circuit."""
-    v0, r_access = scalars_of(config.crossbar.cell)
+    v0, r_access = read_scalars_of(config.crossbar.cell)
     return _scalars(config) | {"v0": v0, "r_access": r_access, "slice_bits": float(config.slice_bits)}
 
 

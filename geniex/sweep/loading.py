@@ -46,7 +46,7 @@ def load_sweep_config(path: str | Path) -> SweepConfig:
     """
     sweep = load_sweep(path)
     if isinstance(sweep, SweepSet):
-        raise InputError("config", path, "it describes a set of sweeps (shapes, cells), not one")
+        raise InputError("config", path, "it describes a set of sweeps (with shapes and cells), not a single one")
     return sweep
 
 
@@ -60,7 +60,7 @@ def load_sweep_set(path: str | Path) -> SweepSet:
     """
     sweeps = load_sweep(path)
     if not isinstance(sweeps, SweepSet):
-        raise InputError("config", path, "it describes a single sweep; a set has shapes and cells")
+        raise InputError("config", path, "it describes a single sweep; a set has the fields shapes and cells")
     return sweeps
 
 
@@ -70,7 +70,7 @@ def load_sweep(path: str | Path) -> SweepConfig | SweepSet:
     try:
         data = read_yaml(path)
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError("config", path, "no such file; sweeps that ship are in spice_data/") from None
+        raise InputError("config", path, "no such file; the shipped sweeps are in spice_data/") from None
     try:
         data = dict(_mapping("config", data))
         return _set(data) if "shapes" in data or data.get("_type") == SweepSet.__name__ else _sweep(data)
@@ -85,7 +85,9 @@ def _set(data: dict[str, Any]) -> SweepSet:
     crossbar = _mapping("crossbar", data.get("crossbar", {}))
     doubled = [name for name in ("rows", "cols", "cell") if name in crossbar]
     if doubled:
-        raise InputError(f"crossbar.{doubled[0]}", crossbar[doubled[0]], "shapes and cells give it, leave it away")
+        raise InputError(
+            f"crossbar.{doubled[0]}", crossbar[doubled[0]], "the set's shapes and cells give it; leave it out"
+        )
     if "preset" not in data:
         data["crossbar"] = {"rows": 1, "cols": 1, **crossbar}
     return _built(SweepSet, "config", own | {"common": _sweep(data)})
@@ -102,7 +104,9 @@ def _mapping_of(loader: Any, node: Any) -> dict[Any, Any]:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in found and key_node.value != "<<":
-            raise yaml.YAMLError(f"the key {key!r} stands twice, again in line {key_node.start_mark.line + 1}")
+            raise yaml.YAMLError(
+                f"the key {key!r} is given twice, the second time in line {key_node.start_mark.line + 1}"
+            )
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 
@@ -132,7 +136,7 @@ def read_yaml(path: Path) -> Any:
         raise
     except Exception as error:  # yaml also passes on the errors of the number and date constructors
         why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError("config", path, f"it is not readable as YAML: {why}") from None
+        raise InputError("config", path, f"it cannot be read as YAML: {why}") from None
 
 
 def _sweep(data: dict[str, Any]) -> SweepConfig:
@@ -153,18 +157,18 @@ def _spanning(data: dict[str, Any]) -> dict[str, Any]:
     drawn = ("preset", *_PLACEHOLDERS, "slice_bits", "stream_bits")
     fixed = {name: data[name] for name in drawn if name in data} | scalars
     for name, value in fixed.items():
-        raise InputError(name, value, "each tile draws its own from circuits; leave it away")
+        raise InputError(name, value, "each tile draws its own value from circuits; leave it out")
     return data | _PLACEHOLDERS
 
 
 def _from_preset(name: Any, data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or name not in presets:
-        raise InputError("preset", repr(name), f"presets are {', '.join(presets)}")
+        raise InputError("preset", repr(name), f"the presets are {', '.join(presets)}")
     preset = presets[name]
     circuit = {"crossbar": preset.crossbar, "window": preset.window, "v_max": preset.v_max}
     doubled = sorted(set(circuit) & set(data))
     if doubled:
-        raise InputError(doubled[0], "given beside preset", "give the preset or crossbar, window and v_max")
+        raise InputError(doubled[0], "a value beside preset", "give either preset, or crossbar, window and v_max")
     return circuit | data
 
 
@@ -173,7 +177,7 @@ def _built(kind: type[_C], name: str, data: Any) -> _C:
     required = {f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
     missing = sorted(required - set(_mapping(name, data)))
     if missing:
-        raise InputError(f"{name}.{missing[0]}", "nothing", "it must be given")
+        raise InputError(f"{name}.{missing[0]}", "no value", "this field has no default, so it must be given")
     return kind.from_dict(data)
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.real import Place, network_codes, network_levels
-from geniex.sweep.strategies import Codes, correlated, sparse, uniform
+from geniex.sweep.strategies import Codes, draw_correlated, draw_sparse, draw_uniform
 
 _WORD_BITS = 16
 """Fixed-point bits of weights and activations, as in GENIEx."""
@@ -108,8 +108,8 @@ def _draw_levels(
 
 def _simple(rng: np.random.Generator, strategy: str, shape: tuple[int, ...], bits: int, zeros: float) -> Codes:
     if strategy == "sparsity":
-        return sparse(rng, shape, bits, zeros)
-    return {"uniform": uniform, "correlated": correlated}[strategy](rng, shape, bits)
+        return draw_sparse(rng, shape, bits, zeros)
+    return {"uniform": draw_uniform, "correlated": draw_correlated}[strategy](rng, shape, bits)
 
 
 def _tile_levels(rng: np.random.Generator, config: SweepConfig, bits: int, zeros: float) -> Codes:

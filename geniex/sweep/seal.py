@@ -29,7 +29,7 @@ _BLOCK = 1 << 20
 _NOTHING: NDArray[np.int64] = np.zeros((0, 2), dtype=np.int64)
 
 
-def sealed(image: bytes | memoryview) -> bytes:
+def add_seal(image: bytes | memoryview) -> bytes:
     """The bytes of a whole small file with its seal, whose digest covers all of them."""
     data = bytes(image)
     return data + _seal(io.BytesIO(data), len(data), _NOTHING)
@@ -46,7 +46,7 @@ def append(path: Path, names: Iterable[str]) -> None:
         raw.write(tail)
 
 
-def holds(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether the file ends in a seal and the bytes that it covers are unchanged; ``OSError`` if it cannot be read."""
     with open(path, "rb") as file:
         size = file.seek(0, io.SEEK_END)

@@ -12,7 +12,7 @@ import numpy as np
 from geniex.cells import Cell, OneTransistorOneResistor
 from geniex.config import Config, check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
-from geniex.files import is_sealed, parsed_json, write_sealed_json
+from geniex.files import is_sealed, parse_json, write_sealed_json
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
 from geniex.sweep.run import Executor, SweepObserver, run_sweeps
@@ -40,13 +40,13 @@ class SweepSet(Config):
         for name in ("shapes", "cells"):
             values = getattr(self, name)
             if not isinstance(values, (tuple, list)) or not values:
-                raise InputError(name, repr(values), "it must be a list of at least one")
+                raise InputError(name, repr(values), "it must be a list with at least one entry")
         object.__setattr__(self, "shapes", tuple(_shape(shape) for shape in self.shapes))
         object.__setattr__(self, "cells", tuple(_cell(cell) for cell in self.cells))
         for name in ("shapes", "cells"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise InputError(name, repr(values), "each may be given once")
+                raise InputError(name, repr(values), "each entry may be given only once")
         self.sweeps()
 
     def sweeps(self) -> dict[str, SweepConfig]:
@@ -91,7 +91,7 @@ def run_sweep_set(
     """
     out = Path(out)
     if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
-        raise InputError("out", out, "it must be a directory, or the path of one to make in a directory that exists")
+        raise InputError("out", out, "it must be a directory, or the path of a new one in an existing directory")
     index = out / INDEX
     if index.exists() and _parsed(index)["set"] != sweeps:
         raise SweepError(f"{out}: it holds the sweeps of another set; give another --out, or delete it")
@@ -100,7 +100,9 @@ def run_sweep_set(
     failures = run_sweeps(plans, workers, observer, executor)
     if failures:
         listed = "; ".join(f"{path.name}: {why}" for path, why in failures.items())
-        raise SweepError(f"{len(failures)} of {len(plans)} sweeps are not finished, run again to retry: {listed}")
+        raise SweepError(
+            f"{len(failures)} of {len(plans)} sweeps are not finished; run the same command again to retry: {listed}"
+        )
     if not index.exists():
         _write(index, sweeps, list(plans))
     return index
@@ -110,7 +112,7 @@ class SweepIndex:
     """A finished set of sweeps on disk, opened by its ``index.json`` or by the directory that holds it.
 
     Raises:
-        InputError: there is no such file.
+        InputError: no such file.
         FileFormatError: the file is no index, or a file that it lists is missing, damaged or of another sweep.
     """
 
@@ -121,7 +123,7 @@ class SweepIndex:
         self.set: SweepSet = data["set"]
         wanted, self._digests = self.set.sweeps(), {entry["file"]: entry["digest"] for entry in data["files"]}
         if list(self._digests) != list(wanted):
-            raise _bad(self.path, "the files that it lists are not those of its set")
+            raise _bad(self.path, "it does not list the files of its set")
         self.files: list[SweepFile] = [self._opened(name, config) for name, config in wanted.items()]
         """The files of the set, in the order of its shapes and cells."""
 
@@ -129,9 +131,9 @@ class SweepIndex:
         try:
             file = SweepFile(self.path.parent / name)
         except InputError:
-            raise _bad(self.path, f"it lists {name}, which is not there") from None
+            raise _bad(self.path, f"it lists {name}, which does not exist") from None
         if file.config != config:
-            raise _bad(self.path, f"{name} holds another sweep than the index says")
+            raise _bad(self.path, f"{name} holds a sweep other than the one that the index describes")
         return file
 
     @property
@@ -168,15 +170,19 @@ def _write(index: Path, sweeps: SweepSet, paths: list[Path]) -> None:
 
 def _parsed(index: Path) -> dict[str, Any]:
     try:
-        data = parsed_json(index.read_bytes())
+        data = parse_json(index.read_bytes())
     except FileNotFoundError:
-        raise InputError("sweep index", index, "no such file; `geniex sweep SET.yaml` makes one when done") from None
+        raise InputError(
+            "sweep index",
+            index,
+            "no such file; `geniex sweep SET.yaml` writes it when all sweeps are finished",
+        ) from None
     except ValueError:
-        raise _bad(index, "it is not readable as JSON") from None
+        raise _bad(index, "it cannot be read as JSON") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise _bad(index, "it is no index of a set of sweeps")
+        raise _bad(index, "it is not the index of a set of sweeps")
     if data.get("version") != VERSION:
-        raise _bad(index, f"it is version {data.get('version')!r}, this geniex reads version {VERSION}")
+        raise _bad(index, f"it has version {data.get('version')!r}, but this version of geniex reads {VERSION}")
     if not is_sealed(data):
         raise _bad(index, "it was changed or damaged since it was written")
     try:
@@ -196,7 +202,7 @@ def _bad(index: Path, why: str) -> FileFormatError:
 
 def _shape(shape: Any) -> tuple[int, int]:
     if not isinstance(shape, (tuple, list)) or len(shape) != 2:
-        raise InputError("shapes", repr(shape), "a shape is [rows, cols]")
+        raise InputError("shapes", repr(shape), "each shape must be [rows, cols]")
     for size in shape:
         check_positive_int("shapes", size)
     return (shape[0], shape[1])

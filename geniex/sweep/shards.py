@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import SweepError
-from geniex.files import parsed_json, sync, write_atomically
+from geniex.files import parse_json, sync, write_atomically
 from geniex.sweep import layout, seal
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.solving import TileData
@@ -86,9 +86,9 @@ class ShardDirectory:
     def load(self, shard: int) -> TileData:
         """The tiles of a finished shard, after every checksum has been checked."""
         path, (start, stop) = self._shard(shard), self.config.shard_range(shard)
-        with layout.reading(path), layout.open_sweep(path) as file:
+        with layout.translate_errors(path), layout.open_file(path) as file:
             layout.check(file, path, stop - start)
-            if layout.attributes_of(file) != self._attributes(shard):
+            if layout.read_attributes(file) != self._attributes(shard):
                 raise layout.bad_file(path, "it belongs to another sweep, or to another place in this one")
             return layout.read(file, 0, stop - start)
 
@@ -97,7 +97,7 @@ class ShardDirectory:
         image = io.BytesIO()
         with layout.create(image, self.config, len(data.codes), self._attributes(shard)) as file:
             layout.write(file, 0, data)
-        write_atomically(self._shard(shard), seal.sealed(image.getbuffer()))
+        write_atomically(self._shard(shard), seal.add_seal(image.getbuffer()))
 
     def merge(self, out: Path) -> None:
         """Write all shards into ``out``, one at a time, and remove the directory once ``out`` is durable."""
@@ -130,7 +130,7 @@ class ShardDirectory:
 
     def _check_owner(self, manifest: Path) -> None:
         try:
-            found = parsed_json(manifest.read_bytes())
+            found = parse_json(manifest.read_bytes())
             where = _difference(_parsed(found), _parsed(self.attributes))
         except (ValueError, KeyError, TypeError):
             where = "manifest"

@@ -41,7 +41,7 @@ class SampleMix(Config):
         for field in dataclasses.fields(self):
             check_number(field.name, getattr(self, field.name), low=0.0)
         if not any(vars(self).values()):
-            raise InputError("weights of strategies", "all 0", "at least one must be greater")
+            raise InputError("weights of strategies", "all 0", "at least one must be greater than 0")
 
     def shares(self) -> dict[str, float]:
         """The share of each strategy that is in use; the shares sum to 1."""
@@ -54,17 +54,17 @@ class SampleMix(Config):
         return list(shares)[rng.choice(len(shares), p=list(shares.values()))]
 
 
-def uniform(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Codes:
+def draw_uniform(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Codes:
     """Levels 0 .. 2**bits - 1, all equally likely."""
     return rng.integers(2**bits, size=shape)
 
 
-def sparse(rng: np.random.Generator, shape: tuple[int, ...], bits: int, zeros: float) -> Codes:
+def draw_sparse(rng: np.random.Generator, shape: tuple[int, ...], bits: int, zeros: float) -> Codes:
     """Levels with a share ``zeros`` of zeros; the other levels are equally likely."""
     return np.where(rng.random(shape) < zeros, 0, rng.integers(1, 2**bits, size=shape))
 
 
-def correlated(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Codes:
+def draw_correlated(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> Codes:
     """Levels from the quantiles of a normal variable. In a tile it is a sum of a row's, a column's and a cell's own
     part, in drawn shares of the variance; in a vector it drifts along the rows."""
     if len(shape) == 1:

@@ -5,7 +5,7 @@ from geniex.variation.base import Variation, Variations, vary_tiles
 from geniex.variation.faults import StuckCells, StuckLines
 from geniex.variation.noise import NoisyEmulator, ReadNoise
 from geniex.variation.preset import VariationPreset, pcm, variation_presets
-from geniex.variation.seeds import derived_seed
+from geniex.variation.seeds import derive_seed
 from geniex.variation.spread import ConductanceSpread, LevelSpread, RangeSpread
 from geniex.variation.write_error import FiniteStates, ProgrammingError
 
@@ -25,7 +25,7 @@ __all__ = [
     "Variation",
     "VariationPreset",
     "Variations",
-    "derived_seed",
+    "derive_seed",
     "pcm",
     "variation_presets",
     "vary_tiles",

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from geniex.config import Config, check_number
-from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, check_share, normal
+from geniex.variation.base import Variation, draw_normal
 
 _SMALLEST = 1e-7
 """Lower limit of g / G_on before its logarithm is taken."""
@@ -65,7 +64,7 @@ class Drift(Variation):
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances after ``seconds``."""
         mean, spread = (x.at(conductances, window) if isinstance(x, LogLine) else x for x in (self.nu, self.spread))
-        exponent = (mean + spread * normal(conductances.shape, generator)).abs()
+        exponent = (mean + spread * draw_normal(conductances.shape, generator)).abs()
         return conductances * torch.exp(-math.log(self.seconds / self.t0) * exponent)
 
 
@@ -87,15 +86,13 @@ class Retention(Variation):
     def __post_init__(self) -> None:
         check_number("seconds", self.seconds, low=0.0, unit="s")
         check_number("tau", self.tau, low=0.0, open_low=True, unit="s")
-        check_share("level", self.level)
-        check_number("stretch", self.stretch, low=0.0, open_low=True)
-        if self.stretch > 10:
-            raise InputError("stretch", self.stretch, "at most 10; measured ones lie about 1")
+        check_number("level", self.level, low=0.0, high=1.0)
+        check_number("stretch", self.stretch, low=0.0, high=10.0, open_low=True)  # measured exponents lie near 1
         check_number("spread", self.spread, low=0.0)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances after ``seconds``."""
-        tau = self.tau * torch.exp(self.spread * normal(conductances.shape, generator))
+        tau = self.tau * torch.exp(self.spread * draw_normal(conductances.shape, generator))
         level = window.g_off + self.level * (window.g_on - window.g_off)
         # The lost share is computed, not the kept one, so that no bit changes at 0 s.
         lost = -torch.expm1(-((self.seconds / tau) ** self.stretch))

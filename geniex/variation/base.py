@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from geniex.circuit.checks import check_conductances
-from geniex.config import Config, check_number, check_seed
+from geniex.config import Config, check_seed
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
 from geniex.variation.noise import ReadNoise
-from geniex.variation.seeds import seeded
+from geniex.variation.seeds import make_generator
 
 
 class Variation(Config, ABC):
@@ -42,7 +42,11 @@ class Variation(Config, ABC):
         """
         check_conductances(conductances, *conductances.shape[-2:])
         if generator.device.type != "cpu":
-            raise InputError("generator", f"one on {generator.device}", "draws are made on the CPU: torch.Generator()")
+            raise InputError(
+                "generator",
+                f"one on {generator.device}",
+                "it must be a CPU generator, such as torch.Generator(), because all draws are made on the CPU",
+            )
         given = conductances.detach().to("cpu", torch.float64)
         varied = self.vary(given, window, generator).clamp(min=0)
         return torch.where(given > 0, varied, 0.0).to(conductances)
@@ -73,7 +77,7 @@ class Variations(Variation):
             or not isinstance(steps, Sequence)
             or not all(isinstance(s, Variation) for s in steps)
         ):
-            raise InputError("steps", repr(steps), "it must be a sequence of Variation")
+            raise InputError("steps", repr(steps), "it must be a sequence of Variation objects")
         object.__setattr__(self, "steps", tuple(steps))
         if not isinstance(self.read_noise, ReadNoise | None):
             raise InputError("read_noise", repr(self.read_noise), "it must be a ReadNoise or None")
@@ -82,7 +86,7 @@ class Variations(Variation):
         """The conductances after all steps, applied one after the other."""
         seed = int(torch.randint(2**62, (), generator=generator))
         for k, step in enumerate(self.steps):
-            conductances = step.vary(conductances, window, seeded(seed, k)).clamp(min=0)
+            conductances = step.vary(conductances, window, make_generator(seed, k)).clamp(min=0)
         return conductances
 
 
@@ -99,17 +103,10 @@ def vary_tiles(
     varied = torch.empty_like(conductances, device="cpu", requires_grad=False)
     on_cpu = conductances.detach().cpu()
     for index in itertools.product(*map(range, conductances.shape[:-2])):
-        varied[index] = variations.apply(on_cpu[index], window, seeded(seed, name, *index))
+        varied[index] = variations.apply(on_cpu[index], window, make_generator(seed, name, *index))
     return varied.to(conductances.device)
 
 
-def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+def draw_normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Standard normal draws of this shape, float64."""
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def check_share(name: str, value: object) -> None:
-    """Raise ``InputError`` unless ``value`` is in 0..1."""
-    check_number(name, value, low=0.0)
-    if value > 1:  # type: ignore[operator]
-        raise InputError(name, value, "it is a share: at most 1")

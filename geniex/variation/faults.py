@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geniex.config import check_positive_int
+from geniex.config import check_number, check_positive_int
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, check_share, normal
+from geniex.variation.base import Variation, draw_normal
 
 StuckAt = Literal["on", "off", "open"]
 
@@ -34,17 +34,17 @@ class StuckCells(Variation):
     """Edge, in cells, of the square over which faults are correlated."""
 
     def __post_init__(self) -> None:
-        check_share("off", self.off)
-        check_share("on", self.on)
+        check_number("off", self.off, low=0.0, high=1.0)
+        check_number("on", self.on, low=0.0, high=1.0)
         if self.off + self.on > 1:
-            raise InputError("on", self.on, f"with off = {self.off} more than all cells are stuck")
+            raise InputError("on", self.on, f"off + on must be at most 1, and off is {self.off}")
         check_positive_int("cluster", self.cluster)
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances, with G_off or G_on at stuck cells."""
         edge = self.cluster
         rows, cols = conductances.shape[-2:]
-        field = normal((*conductances.shape[:-2], rows + edge - 1, cols + edge - 1), generator)
+        field = draw_normal((*conductances.shape[:-2], rows + edge - 1, cols + edge - 1), generator)
         if edge > 1:
             # A mean of edge^2 draws has the standard deviation 1 / edge.
             field = edge * functional.avg_pool2d(field.reshape(-1, 1, *field.shape[-2:]), edge, stride=1)
@@ -66,8 +66,8 @@ class StuckLines(Variation):
     """Conductance of stuck lines' cells: "on" (G_on), "off" (G_off), or "open" (0 S, a broken line)."""
 
     def __post_init__(self) -> None:
-        check_share("word_lines", self.word_lines)
-        check_share("bit_lines", self.bit_lines)
+        check_number("word_lines", self.word_lines, low=0.0, high=1.0)
+        check_number("bit_lines", self.bit_lines, low=0.0, high=1.0)
         if self.at not in get_args(StuckAt):
             raise InputError("at", repr(self.at), f"it must be one of {', '.join(get_args(StuckAt))}")
 

@@ -14,7 +14,7 @@ from geniex.config import Config, check_number, check_seed, warn_unit
 from geniex.emulator import Emulator, EmulatorWrapper
 from geniex.errors import InputError
 from geniex.mapping import Architecture
-from geniex.variation.seeds import derived_seed
+from geniex.variation.seeds import derive_seed
 
 _USUAL_CURRENT = 1e-3
 """Current in ampere above which a warning asks for the unit: the noise of sensing is far below in any array."""
@@ -115,7 +115,7 @@ class NoisyEmulator(EmulatorWrapper):
 
     def with_noise_seed(self, seed: int | None = None) -> NoisyEmulator:
         """The emulator with generators of its own, which start from ``seed``; None is the seed that it has."""
-        inner = self.emulator.with_noise_seed(None if seed is None else derived_seed(seed, "inner"))
+        inner = self.emulator.with_noise_seed(None if seed is None else derive_seed(seed, "inner"))
         fresh = NoisyEmulator(inner, self.noise, self.seed if seed is None else seed)
         fresh._architecture = self._architecture
         return fresh

@@ -25,19 +25,22 @@ class VariationPreset(Config):
 
 
 _PCM = (
-    "Programming noise as fitted to 1 million phase-change devices, -1.1731 x^2 + 1.9650 x + 0.2635 uS at G_on = 25 uS,"
+    "Programming noise fitted to 1 million phase-change devices, -1.1731 x^2 + 1.9650 x + 0.2635 uS at G_on = 25 uS,"
     " x = g / G_on (Joshi et al., Nature Communications 11, 2473, 2020); drift from t0 = 20 s with a mean exponent of"
     " -0.0155 ln x + 0.0244 within 0.049..0.1 and a spread of -0.0125 ln x - 0.0059 within 0.008..0.045; 1/f read noise"
-    " of 0.0088 sqrt(ln((t + 250 ns) / 500 ns)) (Nandakumar et al., ICECS 2019; all as in IBM's aihwkit). Ours: errors"
-    " scale with the window's G_on; the exponent depends on the conductance that was written, not the one asked for;"
-    " read noise is drawn at each read and, for all states, is that of G_on, the least."
+    " of 0.0088 sqrt(ln((t + 250 ns) / 500 ns)) (Nandakumar et al., ICECS 2019; all as in IBM's aihwkit). Our choices:"
+    " errors scale with the window's G_on; the exponent depends on the written conductance, not on the target;"
+    " read noise is drawn at each read and, for all states, is that of G_on, which is the lowest."
 )
 _STUCK = (
     "1.75 % of cells stuck at 0 and 9.04 % at 1, as measured on a 4-Mbit HfO2 array (C.-Y. Chen et al., RRAM Defect"
     " Modeling and Failure Analysis Based on March Test and a Novel Compact-Search Scheme, IEEE Transactions on"
-    " Computers 64, 2015). Ours: 1 is taken for G_on, where papers that cite them differ; independent faults."
+    " Computers 64, 2015). Our choices: 1 is taken to be G_on, on which papers that cite these"
+    " figures differ; faults are independent."
 )
-_RANGE = "Ours, of no device: round figures by which R_off spreads more than R_on does, as filamentary RRAM's do."
+_RANGE = (
+    "Our choice, measured on no device: round figures by which R_off spreads more than R_on, as in filamentary RRAM."
+)
 
 
 def pcm(seconds: float) -> Variations:

@@ -12,7 +12,7 @@ from torch import Tensor
 from geniex.config import check_number
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, normal
+from geniex.variation.base import Variation, draw_normal
 
 Distribution = Literal["normal", "lognormal"]
 Per = Literal["cell", "array"]
@@ -42,7 +42,7 @@ class ConductanceSpread(Variation):
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances times their factors."""
-        draws = normal(_shape(conductances, self.per), generator)
+        draws = draw_normal(_shape(conductances, self.per), generator)
         return conductances * _factor(draws, self.sigma, self.distribution)
 
 
@@ -74,7 +74,7 @@ class RangeSpread(Variation):
         shape = _shape(conductances, self.per)
         moved = []
         for end, sigma in ((window.g_on, self.sigma_on), (window.g_off, self.sigma_off)):
-            factor = _factor(normal(shape, generator), sigma, self.distribution).clamp(min=_LEAST)
+            factor = _factor(draw_normal(shape, generator), sigma, self.distribution).clamp(min=_LEAST)
             moved.append(end * (1 / factor - 1))
         place = (conductances - window.g_off) / (window.g_on - window.g_off)
         return conductances + place * moved[0] + (1 - place) * moved[1]
@@ -102,12 +102,14 @@ class LevelSpread(Variation):
             for shift in self.shifts:
                 check_number("shifts", shift, low=-1.0)
             if len(self.shifts) != len(self.sigmas):
-                raise InputError("shifts", f"{len(self.shifts)} of them", f"one for each of {len(self.sigmas)} sigmas")
+                raise InputError(
+                    "shifts", f"{len(self.shifts)} values", f"give one for each of the {len(self.sigmas)} sigmas"
+                )
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductances plus their errors."""
         place = (conductances - window.g_off) / (window.g_on - window.g_off)
-        error = _interpolated(self.sigmas, place) * normal(conductances.shape, generator)
+        error = _interpolated(self.sigmas, place) * draw_normal(conductances.shape, generator)
         if self.shifts is not None:
             error = error + _interpolated(self.shifts, place)
         return conductances + window.g_on * error
@@ -136,4 +138,4 @@ def _check_kind(distribution: object, per: object) -> None:
 
 def _check_table(name: str, values: object) -> None:
     if not isinstance(values, tuple) or len(values) < 2:
-        raise InputError(name, repr(values), "it must be a tuple of one number a level, at least 2")
+        raise InputError(name, repr(values), "it must be a tuple with one number for each level, at least 2")

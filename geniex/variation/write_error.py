@@ -10,7 +10,7 @@ from torch import Tensor
 from geniex.config import check_number, check_positive_int
 from geniex.errors import InputError
 from geniex.mapping import ConductanceWindow
-from geniex.variation.base import Variation, normal
+from geniex.variation.base import Variation, draw_normal
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FiniteStates(Variation):
     def __post_init__(self) -> None:
         check_positive_int("states", self.states)
         if self.states == 1:
-            raise InputError("states", 1, "a cell needs at least 2")
+            raise InputError("states", 1, "it must be at least 2")
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The conductance of the nearest state; beyond the window it is G_off or G_on."""
@@ -58,7 +58,11 @@ class ProgrammingError(Variation):
         if self.tolerance is not None:
             check_number("tolerance", self.tolerance, low=0.0)
         elif self.attempts > 1:
-            raise InputError("attempts", self.attempts, "without a tolerance nothing is written twice: give one")
+            raise InputError(
+                "attempts",
+                self.attempts,
+                "a cell is written again only where its error exceeds a tolerance: give tolerance, too",
+            )
 
     def vary(self, conductances: Tensor, window: ConductanceWindow, generator: torch.Generator) -> Tensor:
         """The written conductances."""
@@ -79,4 +83,4 @@ class ProgrammingError(Variation):
         return window.g_on * share.clamp(min=0)
 
     def _write(self, target: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
-        return (target + deviation * normal(target.shape, generator)).clamp(min=0)
+        return (target + deviation * draw_normal(target.shape, generator)).clamp(min=0)

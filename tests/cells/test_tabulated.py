@@ -77,10 +77,12 @@ def test_range_is_checked_unless_asked_to_go_on() -> None:
     low, high = cell.state_conductances
     inside = torch.tensor([0.0, low, (low + high) / 2, high], dtype=torch.float64)
     cell.check_range(inside, span=0.45)
-    with pytest.raises(InputError, match=r"voltages: got up to 0\.46 V across a cell; the table is -0\.5 to 0\.45 V"):
+    with pytest.raises(
+        InputError, match=r"voltages: got up to 0\.46 V across a cell; the table covers -0\.5 to 0\.45 V"
+    ):
         cell.check_range(inside, span=0.46)
     for outside in (0.99 * low, 1.01 * high):
-        with pytest.raises(InputError, match=f"conductances: got {outside:g} S; the curves are of"):
+        with pytest.raises(InputError, match=f"conductances: got {outside:g} S; the curves cover"):
             cell.check_range(torch.tensor([low, outside], dtype=torch.float64), span=0.1)
 
 
@@ -95,22 +97,26 @@ def test_csv_is_the_same_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("v,i\n0,0\n0.1,x\n0.2,2\n", FileFormatError, r"line 3: '0\.1,x' are not numbers"),
-        ("v,i\n0,0\n0.1,1,2\n0.2,2\n", FileFormatError, "line 3: 3 columns; the first line has 2"),
-        ("v\n0\n0.1\n0.2\n", FileFormatError, "line 2: 1 columns; a voltage and a current are needed"),
+        ("v,i\n0,0\n0.1,x\n0.2,2\n", FileFormatError, r"line 3: '0\.1,x' is not a row of numbers"),
+        ("v,i\n0,0\n0.1,1,2\n0.2,2\n", FileFormatError, "line 3: the line has 3 columns; the first line has 2"),
+        ("v\n0\n0.1\n0.2\n", FileFormatError, "line 2: the line has 1 columns; a voltage and a current are needed"),
         ("v,i\n0,0\n0.1,2\n0.2,1\n", InputError, r"bad\.csv: currents, state 0, row 2: got 1 A"),
-        ("0,0\n0.1,1\n0.2,2\n0.3,3\n", FileFormatError, r"numbers, and no header .* columns=\(.V., .I.\)"),
+        ("0,0\n0.1,1\n0.2,2\n0.3,3\n", FileFormatError, r"no header that names .* columns=\(.V., .I.\)"),
         ("v,i\n", InputError, r"bad\.csv: voltages: got 0 points"),
-        ("", FileFormatError, "no header that tells"),
-        ("Voltage,Current\n0,0\n", FileFormatError, r"'Voltage' does not tell a unit; .*units=\(.mV., .uA.\)"),
-        ("Voltage (mV),I\n0,0\n", FileFormatError, "'I' does not tell a unit"),
-        ("x,y\n0,0\n", FileFormatError, "the header 'x' does not tell a voltage or a current"),
-        ("V (V),R (ohm)\n0,0\n", FileFormatError, r"'R \(ohm\)' does not tell"),
-        ("V (kV),I (A)\n0,0\n", FileFormatError, r"'V \(kV\)' does not tell"),
-        ("V (A),I (A)\n0,0\n", FileFormatError, r"'V \(A\)' does not tell"),
-        ("I (A),I (uA)\n0,0\n", FileFormatError, "0 columns of voltage and 2 of current"),
-        ("V (V),V (mV)\n0,0\n", FileFormatError, "2 columns of voltage and 0 of current"),
-        ("V,I\n0,0\n0.1,1\n0.2,2\n", InputError, "currents: got a curve of 10 S; at most 1 S; .*microampere"),
+        ("", FileFormatError, "no header that names"),
+        ("Voltage,Current\n0,0\n", FileFormatError, r"the column 'Voltage' has no unit; .*units=\(.mV., .uA.\)"),
+        ("Voltage (mV),I\n0,0\n", FileFormatError, "'I' has no unit"),
+        ("x,y\n0,0\n", FileFormatError, "the header 'x' does not name a voltage or a current"),
+        ("V (V),R (ohm)\n0,0\n", FileFormatError, r"'R \(ohm\)' does not name"),
+        ("V (kV),I (A)\n0,0\n", FileFormatError, r"'V \(kV\)' does not name"),
+        ("V (A),I (A)\n0,0\n", FileFormatError, r"'V \(A\)' does not name"),
+        ("I (A),I (uA)\n0,0\n", FileFormatError, "0 voltage columns and 2 current columns"),
+        ("V (V),V (mV)\n0,0\n", FileFormatError, "2 voltage columns and 0 current columns"),
+        (
+            "V,I\n0,0\n0.1,1\n0.2,2\n",
+            InputError,
+            "currents: got a curve of 10 S; it must be at most 1 S; .*microampere",
+        ),
         ("V,I\n0,0\n100,1\n200,2\n", InputError, "voltages: got up to 200 V; .*millivolt"),
     ],
 )
@@ -184,8 +190,8 @@ def test_several_states_have_units_of_their_own(tmp_path: Path) -> None:
         ({"columns": ("V", "R")}, "columns: got 'R'"),
         ({"columns": "VI"}, "columns: got 'VI'"),
         ({"units": ("mV", "kohm")}, "units: got 'kohm'; it must be one of V, mV, uV, A"),
-        ({"units": ("mV", "uA", "uA")}, "units: got .* one for each of 2 columns"),
-        ({"units": ("mV", "mV")}, "units: got .*; column 2 is a current"),
+        ({"units": ("mV", "uA", "uA")}, "units: got .* one for each of the 2 columns"),
+        ({"units": ("mV", "mV")}, "units: got .*; column 2 holds currents"),
     ],
 )
 def test_what_is_said_must_fit_the_file(said: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -196,7 +202,7 @@ def test_what_is_said_must_fit_the_file(said: dict[str, Any], message: str, tmp_
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"none\.csv: not a readable text file"):
+    with pytest.raises(FileFormatError, match=r"none\.csv: it cannot be read as text"):
         TabulatedCell.from_csv(tmp_path / "none.csv")
 
 
@@ -205,18 +211,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     [
         ({"voltages": (0.0, 0.1)}, "voltages: got 2 points; a curve needs at least 3"),
         ({"voltages": (0.0, 0.2, 0.1)}, r"voltages, row 2: got 0\.1 V; it must exceed the 0\.2 V"),
-        ({"voltages": (0.1, 0.2, 0.3)}, r"voltages: got 0\.1 to 0\.3 V; 0 V must be a point"),
-        ({"voltages": (-0.2, -0.1, 0.0)}, "0 V must be a point, and one above it"),
+        ({"voltages": (0.1, 0.2, 0.3)}, r"voltages: got 0\.1 to 0\.3 V; the points must include 0 V"),
+        ({"voltages": (-0.2, -0.1, 0.0)}, "the points must include 0 V and a voltage above it"),
         ({"voltages": (0.0, math.nan, 0.3)}, "voltages, row 1: got nan V; every value must be finite"),
         ({"voltages": None}, "voltages: got None; it must be a sequence"),
         ({"currents": (0.0, 2e-6, 2e-6)}, r"currents, state 0, row 2: got 2e-06 A; it must exceed"),
         ({"currents": ((0.0, 1e-6, 2e-6), (0.0, 3e-6, 2e-6))}, "currents, state 1, row 2: got 2e-06 A"),
         ({"currents": (1e-9, 1e-6, 2e-6)}, r"currents, state 0, row 0: got 1e-09 A at 0 V; .* subtract"),
-        ({"currents": (0.0, 1e-6)}, "currents, state 0: got 2 points; the voltages have 3"),
+        ({"currents": (0.0, 1e-6)}, "currents, state 0: got 2 points; it must have 3"),
         ({"currents": ()}, "currents: got no curves"),
         ({"currents": "curve"}, "currents: got 'curve'; it must be a sequence"),
         ({"currents": ((0.0, 1e-6, 2e-6), (0.0, 1e-6, 2e-6))}, "currents: got two curves of"),
-        ({"reference_voltage": 0.4}, r"reference_voltage: got 0\.4; the table ends at 0\.2 V"),
+        ({"reference_voltage": 0.4}, r"reference_voltage: got 0\.4; it must lie in the table, which ends at 0\.2 V"),
         ({"between_states": "cubic"}, "between_states: got 'cubic'; it must be one of log, linear"),
         ({"extrapolation": "nan"}, "extrapolation: got 'nan'"),
     ],

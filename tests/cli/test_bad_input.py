@@ -34,7 +34,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 @pytest.mark.parametrize(
     ("yaml", "said"),
     [
-        ("preset: [a]", "preset: got ['a']; presets are geniex-16"),
+        ("preset: [a]", "preset: got ['a']; the presets are geniex-16"),
         ("crossbar: {rows: 4, cols: 4, cell: {_type: [a]}}", "_type: got ['a']; it must be one of"),
         ("crossbar: {rows: 4, cols: 4, r_wire: .nan}", "r_wire: got nan"),
         ("window: {r_on: 1e-5, on_off: 6}", "r_on: got 1e-05; it must be a finite number at least 1 ohm"),
@@ -68,7 +68,7 @@ def test_files_that_are_no_sweeps(verb: str, tmp_path: Path, capsys: pytest.Capt
     truncated.write_bytes(whole[: len(whole) // 2])
     with h5py.File(foreign, "w") as file:
         file["x"] = [1.0]
-    for path, said in (truncated, "truncated"), (foreign, "no finished sweep"), (tmp_path, "no such file"):
+    for path, said in (truncated, "truncated"), (foreign, "not a finished sweep"), (tmp_path, "no such file"):
         line = refusal(capsys, verb, path)
         assert str(path) in line
         assert said in line
@@ -79,9 +79,12 @@ def test_files_that_are_no_sweeps(verb: str, tmp_path: Path, capsys: pytest.Capt
     [
         (("--device", "nonsense"), "device: got 'nonsense'"),
         (("--device", "meta"), "device: got 'meta'; this machine cannot use it"),
-        (("--preset", "geniex-17"), "preset: got 'geniex-17'; presets are"),
-        (("--network", "resnet-99"), "network: got 'resnet-99'; no such file; shipped are fashion-cnn"),
-        (("--data", "mnist"), "'mnist'; data sets are fashion-mnist"),
+        (("--preset", "geniex-17"), "preset: got 'geniex-17'; the presets are"),
+        (
+            ("--network", "resnet-99"),
+            "network: got 'resnet-99'; no such file; the shipped networks are fashion-cnn",
+        ),
+        (("--data", "mnist"), "'mnist'; the data sets are fashion-mnist"),
         (("--data", "digits"), "data: got 'digits' of shape (1, 8, 8); fashion-cnn takes images of (1, 28, 28)"),
         (("--seed", "-1"), "seed: got -1"),
         (("--weight-bits", "-1"), "weight_bits: got -1"),

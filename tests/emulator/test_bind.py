@@ -349,7 +349,7 @@ def test_tabulated_cells_end_where_their_table_does() -> None:
     emulator = CircuitEmulator(CROSSBAR.replace(cell=table))
     with pytest.raises(InputError, match=r"voltages.*0\.25 V"):
         emulator.bind(ARCH)
-    with pytest.raises(InputError, match=r"conductances.*the curves are of 1e-06 to 1e-05 S"):
+    with pytest.raises(InputError, match=r"conductances.*the curves cover 1e-06 to 1e-05 S"):
         emulator.bind(ARCH.replace(v_max=0.2, window=ConductanceWindow(50e3, 10.0)))
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import geniex.networks.train as training
 from geniex.errors import InputError
 from geniex.networks import NETWORKS, Constraint, ImageSet
+from geniex.networks.optimise import trainer_hardware
 from geniex.networks.train import FitConfig, retrain_network
 
 CONFIG = FitConfig(epochs=2, batch=16, learning_rate=0.01, seed=2)
@@ -134,7 +134,7 @@ def test_wrong_constraints_are_told(name: str, given: dict) -> None:
 
 
 def test_wrong_images_are_told() -> None:
-    with pytest.raises(InputError, match=r"VGG takes \(1, 28, 28\)"):
+    with pytest.raises(InputError, match=r"VGG takes images of shape \(1, 28, 28\)"):
         retrain_network(network(), ImageSet(torch.zeros(300, 3, 32, 32), torch.zeros(300)), CONFIG)
     with pytest.raises(InputError, match="constraint"):
         retrain_network(network(), images(), CONFIG, constraint=Constraint(limits={"gain": 1.0}))
@@ -142,10 +142,10 @@ def test_wrong_images_are_told() -> None:
 
 def test_devices_are_what_lightning_calls_them() -> None:
     one = {"devices": 1}
-    assert training._hardware(None) == {"accelerator": "auto"} | one
-    assert training._hardware("cpu") == {"accelerator": "cpu"} | one
-    assert training._hardware(torch.device("cuda")) == {"accelerator": "cuda"} | one
-    assert training._hardware("cuda:1") == {"accelerator": "cuda", "devices": [1]}
+    assert trainer_hardware(None) == {"accelerator": "auto"} | one
+    assert trainer_hardware("cpu") == {"accelerator": "cpu"} | one
+    assert trainer_hardware(torch.device("cuda")) == {"accelerator": "cuda"} | one
+    assert trainer_hardware("cuda:1") == {"accelerator": "cuda", "devices": [1]}
 
 
 def test_constraints_are_enforced_where_the_network_is() -> None:

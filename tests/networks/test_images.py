@@ -173,5 +173,5 @@ def test_subset_is_seeded_and_without_repeats() -> None:
     assert not torch.equal(first.labels, other.labels)
     assert len(set(first.labels.tolist())) == 20
     assert torch.equal(first.pixels.flatten().long(), first.labels)
-    with pytest.raises(InputError, match=r"count: got 51.*holds 50"):
+    with pytest.raises(InputError, match=r"count: got 51.*1 to 50"):
         data.subset(51)

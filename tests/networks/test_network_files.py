@@ -25,13 +25,13 @@ from geniex.shipped import shipped_file
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_network("fashion-cnn", FashionCNN().folded(), tmp_path / "net", {"accuracy": 0.5})
+    save_network("fashion-cnn", FashionCNN().fold(), tmp_path / "net", {"accuracy": 0.5})
     return tmp_path / "net"
 
 
 def test_saved_network_comes_back(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    network, images = FashionCNN().folded(), torch.rand(2, 1, 28, 28)
+    network, images = FashionCNN().fold(), torch.rand(2, 1, 28, 28)
     paths = save_network("fashion-cnn", network, tmp_path / "deep" / "net", {"accuracy": 0.25})
     for path in ("net", "net.json", "net.safetensors"):
         again = load_network(tmp_path / "deep" / path)
@@ -101,14 +101,16 @@ def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(InputError, match=r"network: got 'no-such-net'; no such file; shipped are fashion-cnn"):
+    with pytest.raises(
+        InputError, match=r"network: got 'no-such-net'; no such file; the shipped networks are fashion-cnn"
+    ):
         load_network("no-such-net")
-    with pytest.raises(InputError, match=r"network: got 'physics'; no such file; shipped are fashion-cnn"):
+    with pytest.raises(InputError, match=r"network: got 'physics'; no such file; the shipped networks are fashion-cnn"):
         load_network("physics")  # a surrogate that ships
     with pytest.raises(GeniexError, match="is missing"):
         load_network("no/such/net")
     with pytest.raises(InputError, match="networks are fashion-cnn"):
-        save_network("no-such-net", FashionCNN().folded(), Path("net"), {})
+        save_network("no-such-net", FashionCNN().fold(), Path("net"), {})
 
 
 def test_shipped_networks_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:

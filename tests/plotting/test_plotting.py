@@ -229,20 +229,20 @@ def test_layers_show_mean_deviation_and_percentiles() -> None:
 WRONG: dict[str, tuple[Callable[[], Axes], str]] = {
     "batch": (
         lambda: plotting.plot_ir_drop(Crossbar(2, 2), torch.ones(3, 2), torch.full((2, 2), 1e-5)),
-        "one vector on one tile",
+        "one vector .* and one tile",
     ),
     "no drive": (
         lambda: plotting.plot_ir_drop(Crossbar(2, 2), torch.zeros(2), torch.full((2, 2), 1e-5)),
-        "driven row",
+        "at least one row must be driven",
     ),
-    "no current": (lambda: plotting.plot_nf(torch.zeros(3), torch.zeros(3)), "nothing to draw"),
-    "shapes": (lambda: plotting.plot_predicted(EXACT, {"mlp": EXACT[:-1]}), "must be the same"),
-    "no model": (lambda: plotting.plot_error_histogram(EXACT, {}), "nothing to draw"),
-    "no bins": (lambda: plotting.plot_error_bins([], {}, "share"), "nothing to draw"),
+    "no current": (lambda: plotting.plot_nf(torch.zeros(3), torch.zeros(3)), "at least one must be finite"),
+    "shapes": (lambda: plotting.plot_predicted(EXACT, {"mlp": EXACT[:-1]}), "the same shape"),
+    "no model": (lambda: plotting.plot_error_histogram(EXACT, {}), "at least one is needed"),
+    "no bins": (lambda: plotting.plot_error_bins([], {}, "share"), "at least one of each is needed"),
     "too few bins": (lambda: plotting.plot_error_bins(["a", "b"], {"mlp": [1.0]}, "share"), "each of the 2 bins"),
-    "no costs": (lambda: plotting.plot_pareto({}, [], "64x64"), "nothing to draw"),
-    "no stage": (lambda: plotting.plot_stages([]), "nothing to draw"),
-    "no layer": (lambda: plotting.plot_layer_nf({}), "nothing to draw"),
+    "no costs": (lambda: plotting.plot_pareto({}, [], "64x64"), "at least one is needed"),
+    "no stage": (lambda: plotting.plot_stages([]), "at least one is needed"),
+    "no layer": (lambda: plotting.plot_layer_nf({}), "at least one is needed"),
 }
 
 

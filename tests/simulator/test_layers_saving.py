@@ -152,13 +152,13 @@ def test_damaged_and_foreign_files_are_named(model: nn.Module, x: Tensor, tmp_pa
         load_converted(path, shell())
     weights.write_bytes(whole)
     path.write_text(json.dumps(head | {"schema_version": 9}))
-    with pytest.raises(FileFormatError, match=r"schema version 9, this geniex .* reads 2"):
+    with pytest.raises(FileFormatError, match=r"schema version 9, but this version of geniex .* reads 2"):
         load_converted(path, shell())
     path.write_text("{}")
     with pytest.raises(FileFormatError, match="does not describe a converted model"):
         load_converted(path, shell())
     path.write_text("{")
-    with pytest.raises(FileFormatError, match="is no JSON"):
+    with pytest.raises(FileFormatError, match="is not valid JSON"):
         load_converted(path, shell())
     path.unlink()
     with pytest.raises(FileFormatError, match="is missing"):

@@ -36,7 +36,7 @@ from geniex.study.grid import Study, StudySpec, planned, run_study
 from geniex.study.grid.run import kept_result
 from geniex.study.grid.table import Row
 from geniex.study.statistics import wilson_interval
-from geniex.variation import StuckCells, Variations, derived_seed
+from geniex.variation import StuckCells, Variations, derive_seed
 
 ARCH = Architecture(tile=(16, 16), window=ConductanceWindow(20e3, 6.0), v_max=0.25, weight_bits=6, input_bits=5)
 CROSSBAR = Crossbar(16, 16, r_wire=10.0)
@@ -165,7 +165,7 @@ def test_draws_of_devices_are_seeded_and_differ(root: Path) -> None:
     assert [(row["variation"], row["draw"]) for row in study.rows] == [("none", 0), *(("stuck", k) for k in range(3))]
     hand = ByHand(root)
     model, variations = hand.converted("cnn-0"), Variations((StuckCells(0.03, 0.03),))
-    wanted = [hand.share(vary(model, variations, derived_seed(0, "draw", k))) for k in range(3)]
+    wanted = [hand.share(vary(model, variations, derive_seed(0, "draw", k))) for k in range(3)]
     assert [row["accuracy"] for row in study.rows[1:]] == wanted
     assert len(set(wanted)) > 1
     assert [row["interval"] for row in study.summary] == ["images", "draws"]
@@ -175,7 +175,7 @@ def test_gains_are_fitted_to_the_devices_as_they_are(root: Path) -> None:
     stuck = {"variation": {"stuck_cells": {"off": 0.03, "on": 0.03}}, "mitigation": "gain"}
     (row,) = run(root, given(root, **stuck)).rows
     hand = ByHand(root)
-    varied = vary(hand.converted("cnn-0"), Variations((StuckCells(0.03, 0.03),)), derived_seed(0, "draw", 0))
+    varied = vary(hand.converted("cnn-0"), Variations((StuckCells(0.03, 0.03),)), derive_seed(0, "draw", 0))
     assert row["accuracy"] == hand.share(correct_outputs(varied, hand.calibration.images))
 
 
@@ -354,7 +354,7 @@ def test_results_from_elsewhere_are_kept_as_they_come(
         ({"emulator": "geniex-mlp-64"}, r"part 1: got a cell that cannot be; .*trained for"),
         ({"crossbar.r_wire": 900.0}, r"r_wire_row = 900 ohm lies outside the validated range"),
         ({"window": {"r_on": 2000}}, r"r_on = 2000 ohm lies outside the validated range of 10000 to 1000000 ohm"),
-        ({"images": 100}, r"count: got 100; the set holds 60 images"),
+        ({"images": 100}, r"count: got 100; it must be 1 to 60"),
         ({"data": "digits"}, r"data: got 'digits' of shape \(1, 8, 8\); .* takes images of \(1, 28, 28\)"),
         ({"mitigation": "batch_norm"}, r"mitigation: got 'batch_norm'; .*cnn-0 has no batch norm left"),
         ({"tile": 1}, r"tile"),

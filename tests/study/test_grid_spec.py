@@ -257,7 +257,7 @@ def test_files_that_are_missing_or_no_yaml_are_told(tmp_path: Path) -> None:
         StudySpec.of(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1")
-    with pytest.raises(InputError, match=r"not readable as YAML"):
+    with pytest.raises(InputError, match=r"cannot be read as YAML"):
         StudySpec.of(broken)
     broken.write_text("- 1\n")
     with pytest.raises(InputError, match=r"broken.yaml: config: got \[1\]; it must be a mapping"):

@@ -21,7 +21,7 @@ from geniex.mapping import Architecture
 from geniex.simulator import convert, vary
 from geniex.study.monte_carlo import Accuracy, monte_carlo
 from geniex.study.statistics import mean_interval, student_quantile
-from geniex.variation import ConductanceSpread, ReadNoise, StuckCells, Variations, derived_seed
+from geniex.variation import ConductanceSpread, ReadNoise, StuckCells, Variations, derive_seed
 
 VARIATIONS = Variations((ConductanceSpread(0.3), StuckCells(0.02, 0.05)), ReadNoise(relative=0.1))
 
@@ -68,7 +68,7 @@ def test_rows_are_the_runs_statistics(model: nn.Module, accuracy: Accuracy) -> N
     result = monte_carlo(model, VARIATIONS, accuracy, runs=5, seed=2)
     (images,) = next(iter(accuracy.images)).args
     by_hand = [
-        float((vary(model, VARIATIONS, derived_seed(2, "run", str(run)))(images).argmax(-1) == accuracy.labels)
+        float((vary(model, VARIATIONS, derive_seed(2, "run", str(run)))(images).argmax(-1) == accuracy.labels)
         .double().mean()) for run in range(5)
     ]  # fmt: skip
     row = result.row()

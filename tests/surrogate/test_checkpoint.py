@@ -114,13 +114,13 @@ def test_shapes_that_disagree(saved):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": "other"}', "\x00"])
 def test_foreign_json(saved, text):
     saved.write_text(text)
-    with pytest.raises(CheckpointError, match=r"v0\.25\.json (is no JSON|does not describe)"):
+    with pytest.raises(CheckpointError, match=r"v0\.25\.json (is not valid JSON|does not describe)"):
         load_surrogate(saved)
 
 
 def test_another_schema_version(saved):
     edit(saved, schema_version=7)
-    with pytest.raises(CheckpointError, match=r"schema version 7, this geniex .* reads 1"):
+    with pytest.raises(CheckpointError, match=r"schema version 7, but this version of geniex .* reads 1"):
         load_surrogate(saved)
 
 

@@ -12,7 +12,7 @@ from geniex.circuit import Crossbar, shared_matmul
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.surrogate import GeniexMLP, Scalers
-from geniex.surrogate.mlp.scalers import RATIO_FLOOR, ratio
+from geniex.surrogate.mlp.scalers import RATIO_FLOOR, current_ratio
 
 WINDOW = ConductanceWindow(100e3, 6.0)
 
@@ -110,35 +110,35 @@ def test_scalers_bring_the_window_and_drive_to_zero_and_one():
     scalers = Scalers(WINDOW, 0.25, 0.85, 1.2)
     ends = torch.tensor([WINDOW.g_off, WINDOW.g_on], dtype=torch.float64)
     unit = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(scalers.conductance(ends), unit)
-    torch.testing.assert_close(scalers.voltage(torch.tensor([0.0, 0.25], dtype=torch.float64)), unit)
-    torch.testing.assert_close(scalers.ratio(torch.tensor([0.85, 1.2], dtype=torch.float64)), unit)
+    torch.testing.assert_close(scalers.scale_conductance(ends), unit)
+    torch.testing.assert_close(scalers.scale_voltage(torch.tensor([0.0, 0.25], dtype=torch.float64)), unit)
+    torch.testing.assert_close(scalers.scale_ratio(torch.tensor([0.85, 1.2], dtype=torch.float64)), unit)
 
 
 def test_ratio_round_trip():
     scalers = Scalers(WINDOW, 0.25, 0.85, 1.2)
     f_r = torch.linspace(0.5, 1.5, 11, dtype=torch.float64)
-    torch.testing.assert_close(scalers.unscaled_ratio(scalers.ratio(f_r)), f_r)
+    torch.testing.assert_close(scalers.unscale_ratio(scalers.scale_ratio(f_r)), f_r)
 
 
 def test_ratio_of_a_column_without_ideal_current_is_not_divided():
     ideal = torch.tensor([2e-6, 0.0, 0.0], dtype=torch.float64)
-    f_r = ratio(ideal, torch.tensor([1e-6, 0.0, 1e-9], dtype=torch.float64))
+    f_r = current_ratio(ideal, torch.tensor([1e-6, 0.0, 1e-9], dtype=torch.float64))
     assert f_r[0] == 2
     assert torch.isnan(f_r[1:]).all()
-    assert Scalers.fitted(WINDOW, 0.25, f_r).r_max == 2
+    assert Scalers.fit(WINDOW, 0.25, f_r).r_max == 2
 
 
 def test_an_ideal_array_has_a_ratio_of_one_and_no_span_to_divide_by():
-    scalers = Scalers.fitted(WINDOW, 0.25, torch.ones(3))
+    scalers = Scalers.fit(WINDOW, 0.25, torch.ones(3))
     assert scalers.r_min == scalers.r_max == 1
-    assert torch.equal(scalers.unscaled_ratio(scalers.ratio(torch.ones(3))), torch.ones(3))
+    assert torch.equal(scalers.unscale_ratio(scalers.scale_ratio(torch.ones(3))), torch.ones(3))
 
 
 @pytest.mark.parametrize("bad", [[-1.0, 1.0], [0.0, 1.0], [float("inf")], [float("nan")]])
 def test_ratios_of_another_sign_are_refused(bad):
     with pytest.raises(InputError, match="ratios"):
-        Scalers.fitted(WINDOW, 0.25, torch.tensor(bad))
+        Scalers.fit(WINDOW, 0.25, torch.tensor(bad))
 
 
 def test_check_accepts_the_same_circuit_written_otherwise(untrained):

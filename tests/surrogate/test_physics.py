@@ -18,7 +18,7 @@ from geniex.emulator import SurrogateEmulator
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.surrogate import Circuit, GeniexMLP, PhysicsSurrogate, load_surrogate, save_surrogate
-from geniex.surrogate.physics.word_lines import seen_resistance
+from geniex.surrogate.physics.word_lines import line_resistance
 
 WINDOW = ConductanceWindow(100e3, 6.0)
 TRANSISTOR = OneTransistorOneResistor(
@@ -130,7 +130,7 @@ def test_what_a_cell_sees_of_its_word_line() -> None:
     """Against the line's node equations, with the cell taken out of them."""
     g, _ = draw(Crossbar(2, 6), 0.5, tiles=1)
     g = g[:, 0] * 100
-    seen = seen_resistance(g, Wires(300.0, 0.0, 20.0, 0.0))
+    seen = line_resistance(g, Wires(300.0, 0.0, 20.0, 0.0))
     segments = torch.diag(torch.tensor([1 / 300] + [1 / 20] * 5, dtype=torch.float64))
     steps = torch.eye(6, dtype=torch.float64) - torch.eye(6, dtype=torch.float64).roll(1, 0).tril()
     for j in range(6):

@@ -119,7 +119,7 @@ def test_an_unfinished_run_is_not_overwritten_unasked(small_sweep, stopped):
 
 
 def test_another_run_is_not_resumed(small_sweep, stopped):
-    with pytest.raises(CheckpointError, match=r"another training, epochs, lr differs"):
+    with pytest.raises(CheckpointError, match=r"another training, with other epochs, lr"):
         train_surrogate(small_sweep, CONFIG.replace(epochs=9, lr=1e-3), state=stopped, resume=True)
 
 
@@ -177,7 +177,9 @@ def test_a_sweep_that_spans_circuits_is_refused(tmp_path):
 
 
 def test_devices_that_are_not_there(small_sweep):
-    with pytest.raises(InputError, match="accelerator, devices, strategy: got 'abacus', 1, 'auto'; Lightning: "):
+    with pytest.raises(
+        InputError, match="accelerator, devices, strategy: got 'abacus', 1, 'auto'; Lightning refuses them: "
+    ):
         train_surrogate(small_sweep, CONFIG, accelerator="abacus")
 
 

@@ -13,8 +13,8 @@ from geniex.circuit.metrics import relative_error
 from geniex.cli.main import main
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
-from geniex.surrogate import calibrated_on_circuit, calibrated_on_sweep, load_surrogate, physics_member
-from geniex.surrogate.physics.error_bound import Validity, fitted
+from geniex.surrogate import calibrate_on_circuit, calibrate_on_sweep, load_surrogate, physics_member
+from geniex.surrogate.physics.error_bound import Validity, fit_bound
 from geniex.sweep import SweepConfig, SweepFile, run_sweep
 
 WINDOW = ConductanceWindow(20e3, 10.0)
@@ -26,12 +26,12 @@ def test_the_line_lies_above_most_errors() -> None:
     slopes = torch.tensor([1.0, 0.5, 0, 0, -0.3, 2, 0], dtype=torch.float64)
     spread = 0.1 * torch.randn(4000, dtype=torch.float64, generator=generator)
     errors = 10 ** (figures @ slopes - 3 + spread)
-    found = fitted(figures, errors)
+    found = fit_bound(figures, errors)
     assert found.slopes == pytest.approx(slopes.tolist(), abs=0.03)
     # 95 % of a normal distribution lie below 1.645 standard deviations.
     assert found.constant == pytest.approx(-3 + 0.1645, abs=0.03)
     assert (errors <= found.bound(figures)).double().mean() == pytest.approx(0.95, abs=0.002)
-    higher = fitted(figures, 10 * errors, slopes=found.slopes)
+    higher = fit_bound(figures, 10 * errors, slopes=found.slopes)
     assert higher.slopes == found.slopes
     assert higher.constant == pytest.approx(found.constant + 1, abs=1e-3)
 
@@ -64,7 +64,7 @@ def test_bounds_of_shipped_surrogates_hold_on_unseen_circuits(name: str, crossba
     assert (error <= bound)[driven].double().mean() > 0.6
     ranks = torch.stack([x[driven].flatten().argsort().argsort().double() for x in (error, bound)])
     assert torch.corrcoef(ranks)[0, 1] > 0.3
-    own = calibrated_on_circuit(surrogate)
+    own = calibrate_on_circuit(surrogate)
     assert own.info["crossbar"]["solutions"] == 256
     assert (error <= own.error_bound(array, voltages, currents))[driven].double().mean() > 0.8
     assert own.info["crossbar"]["held_out"]["coverage"] == pytest.approx(0.95, abs=0.12)
@@ -85,11 +85,11 @@ def test_bounds_of_1_bit_inputs_are_those_of_the_same_drives(name: str) -> None:
 
 def test_exact_surrogates_and_too_little_data_have_an_answer(tmp_path: Path) -> None:
     ideal = Crossbar(8, 8, cell=LinearCell(), r_source=0, r_sink=0, r_wire=0)
-    exact = calibrated_on_circuit(physics_member("physics-fast").bound(ideal, WINDOW, 0.25))
+    exact = calibrate_on_circuit(physics_member("physics-fast").bound(ideal, WINDOW, 0.25))
     assert exact.info["crossbar"]["held_out"]["relative_rms"] < 1e-9
     run_sweep(SweepConfig(crossbar=Crossbar(4, 4), window=WINDOW, v_max=0.2, tiles=1, vectors=2), tmp_path / "one.h5")
-    with pytest.raises(InputError, match="two tiles at least"):
-        calibrated_on_sweep(physics_member("physics"), SweepFile(tmp_path / "one.h5"))
+    with pytest.raises(InputError, match="at least two tiles"):
+        calibrate_on_sweep(physics_member("physics"), SweepFile(tmp_path / "one.h5"))
 
 
 def test_a_bound_is_cheap_to_ask_and_missing_where_nothing_was_calibrated() -> None:
@@ -104,7 +104,7 @@ def test_a_bound_is_cheap_to_ask_and_missing_where_nothing_was_calibrated() -> N
     silent = surrogate.error_bound(array, torch.zeros(6), torch.zeros(5))
     assert torch.isfinite(silent).all()
     with pytest.raises(InputError, match=r"solutions: got 4.*at least 16"):
-        calibrated_on_circuit(surrogate, solutions=4)
+        calibrate_on_circuit(surrogate, solutions=4)
     with pytest.raises(InputError, match=r"name: got .*physics, physics-fast"):
         physics_member("phys")
 
@@ -115,7 +115,7 @@ def test_train_calibrates_the_physics_family(tmp_path: Path, capsys: pytest.Capt
     assert main(["sweep", str(config), "--out", str(tmp_path / "set"), "--workers", "1"]) == 0
     argv = ["train", str(tmp_path / "set"), "--family", "physics-fast", "--out", str(tmp_path / "mine")]
     assert main(argv) == 0
-    assert "error bound fitted to half of 24 tiles" in " ".join(capsys.readouterr().out.split())
+    assert "error bound fitted to half of the 24 tiles" in " ".join(capsys.readouterr().out.split())
     mine = load_surrogate(tmp_path / "mine")
     assert (mine.powers, mine.moments) == ((3, 2, 1), 0)
     assert len(mine.validity.slopes) == 7

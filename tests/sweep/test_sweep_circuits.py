@@ -143,7 +143,7 @@ def test_circuits_that_take_most_of_the_current_are_drawn_again(many: SweepConfi
 def test_ranges_without_such_a_circuit(many: SweepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geniex.sweep.circuits._ATTEMPTS", 5)
     ranges = CircuitRanges(r_terminal_none=0.0, r_terminal=1e6, min_transmission=1.0)
-    with pytest.raises(SweepError, match=r"tile 0: no circuit of 5 drawn leaves a mean transmission of 1"):
+    with pytest.raises(SweepError, match=r"tile 0: none of 5 circuits drawn has a mean transmission of at least 1"):
         solve_tiles(many.replace(circuits=ranges), 0, 1)
 
 
@@ -198,7 +198,10 @@ def test_yaml(tmp_path: Path) -> None:
         (YAML.replace("cols: 4", "cols: 4, r_wire: 2"), "crossbar.r_wire: got 2; each tile draws its own"),
         (YAML.replace("SinhCell", "LinearCell"), "circuits are drawn for a SinhCell"),
         (YAML.replace("r_wire: 5", "r_wires: 5"), "CircuitRanges.r_wires: got an unknown field"),
-        (YAML.replace("r_wire: 5", "on_off: [5, 2]"), "on_off: got (5, 2); it must be the lowest and the highest"),
+        (
+            YAML.replace("r_wire: 5", "on_off: [5, 2]"),
+            "on_off: got (5, 2); it must be two numbers, the lowest and the highest",
+        ),
         (YAML.replace("r_wire: 5", "drive: [0, 2]"), "drive: got 0; it must be a finite number greater than 0"),
         (YAML.replace("r_wire: 5", "open_share: 2"), "open_share: got 2"),
         (YAML.replace("r_wire: 5", "slice_bits: [8]"), "slice_bits: got 8"),

@@ -156,7 +156,7 @@ def test_output_is_named_after_the_configuration(
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("tiles: 3", [], "config.crossbar: got nothing"),
+        ("tiles: 3", [], "config.crossbar: got no value"),
         ("preset: geniex-16\ntiles: 3\nvectors: 1\ncolour: red", [], "SweepConfig.colour: got an unknown field"),
         ("{preset: geniex-16, tiles: 3, vectors: 1}", ["--workers", "0"], "workers: got 0"),
         ("{preset: geniex-16, tiles: 3, vectors: 1}", ["--out", "none/a.h5"], "out: got none/a.h5"),
@@ -185,5 +185,5 @@ def test_output_in_place_of_a_foreign_file_is_refused(
     config.write_text(yaml.safe_dump(small.to_dict()))
     out.write_text("precious")
     assert main(["sweep", str(config), "--out", str(out)]) == 2
-    assert "truncated or damaged, or no finished sweep" in capsys.readouterr().err
+    assert "truncated or damaged, or is not a finished sweep" in capsys.readouterr().err
     assert out.read_text() == "precious"

@@ -112,7 +112,7 @@ def test_read_takes_any_run_of_tiles(path: Path) -> None:
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (0, 22), (5, 4)])
 def test_read_outside_is_an_error(path: Path, start: int, stop: int) -> None:
-    with pytest.raises(InputError, match="the file holds tiles 0 to 21"):
+    with pytest.raises(InputError, match="a range within 0 to 21"):
         SweepFile(path).read(start, stop)
 
 
@@ -191,19 +191,19 @@ def _reshape(file: h5py.File) -> None:
         (_cut, "truncated or damaged"),
         (_text, "truncated or damaged"),
         (lambda path: path.write_bytes(b""), "truncated or damaged"),
-        (lambda path: path.write_bytes(seal.sealed(b"tile,current\n")), "no HDF5"),
-        (_unsealed, "truncated or damaged, or no finished sweep"),
-        (_edit(lambda file: file.attrs.clear()), "it is no sweep"),
-        (_edit(lambda file: file.attrs.update(format="other")), "it is no sweep"),
-        (_edit(lambda file: file.attrs.update(schema_version=1)), "version 1, this geniex reads version 2"),
+        (lambda path: path.write_bytes(seal.add_seal(b"tile,current\n")), "is not HDF5"),
+        (_unsealed, "truncated or damaged, or is not a finished sweep"),
+        (_edit(lambda file: file.attrs.clear()), "it is not a sweep"),
+        (_edit(lambda file: file.attrs.update(format="other")), "it is not a sweep"),
+        (_edit(lambda file: file.attrs.update(schema_version=1)), "version 1, but this version of geniex reads 2"),
         (_edit(lambda file: file.attrs.update(config="{")), "configuration is damaged"),
         (_edit(lambda file: file.attrs.update(config="[]")), "configuration is damaged"),
         (_edit(lambda file: file.attrs.__delitem__("config")), "configuration is damaged"),
-        (_edit(lambda file: file.attrs.__delitem__("solver")), "differ from a sweep's in 'solver'"),
+        (_edit(lambda file: file.attrs.__delitem__("solver")), "its attribute 'solver' is missing"),
         (_edit(lambda file: file.__delitem__("codes")), "no dataset 'codes'"),
         (_edit(lambda file: file.__delitem__("r_sink")), "no dataset 'r_sink'"),
         (_edit(lambda file: file.__delitem__("tile_digests")), "no dataset 'tile_digests'"),
-        (_edit(_reshape), "'voltages' is float64 \\(21, 3, 4\\), its configuration says float64 \\(21, 3, 5\\)"),
+        (_edit(_reshape), "'voltages' is float64 \\(21, 3, 4\\), but its configuration says float64 \\(21, 3, 5\\)"),
     ],
 )
 def test_damaged_and_foreign_files_say_so(path: Path, damage, message: str) -> None:
@@ -218,7 +218,7 @@ def test_samples_that_hdf5_finds_right_are_held_against_their_digest(path: Path)
     _edit(lambda file: file["currents"].__setitem__((4, 1, 2), 1e-6))(path)
     sweep = SweepFile(path)
     sweep.read(0, 4)
-    with pytest.raises(FileFormatError, match=r"tiles 3 to 6 are damaged .what is read is not what was written"):
+    with pytest.raises(FileFormatError, match=r"tiles 3 to 6 are damaged .the data do not match their digest"):
         sweep.read(3, 6)
 
 

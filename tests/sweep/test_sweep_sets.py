@@ -14,7 +14,7 @@ from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar
 from geniex.cli.main import main
 from geniex.errors import FileFormatError, InputError, SweepError
-from geniex.files import sealed
+from geniex.files import add_digest
 from geniex.preset import presets
 from geniex.sweep import (
     CircuitRanges,
@@ -158,7 +158,7 @@ def test_another_set_in_its_place_is_refused(sweeps: SweepSet, tmp_path: Path) -
 
 def _again(text: str, old: str, new: str) -> str:
     """JSON with ``old`` replaced and the digest of that."""
-    return json.dumps(sealed(json.loads(text.replace(old, new))))
+    return json.dumps(add_digest(json.loads(text.replace(old, new))))
 
 
 def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> No
     _run(sweeps, out)
     whole = (out / "index.json").read_text()
     for text, message in (
-        ("{", "not readable as JSON"),
-        ("[]", "no index"),
-        (whole.replace('"version": 1', '"version": 2'), "version 2, this geniex reads version 1"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "not the index"),
+        (whole.replace('"version": 1', '"version": 2'), "version 2, but this version of geniex reads 1"),
         (whole.replace('"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "changed or damaged"),
-        (_again(whole, '"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "not those of its set"),
+        (_again(whole, '"file": "4x3-sinh.h5"', '"file": "4x3-sinus.h5"'), "does not list the files of its set"),
         (_again(whole, '"shapes"', '"shape"'), "it is damaged"),
     ):
         (out / "index.json").write_text(text)
@@ -180,11 +180,11 @@ def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> No
             SweepIndex(out)
     (out / "index.json").write_text(whole)
     shutil.copy(out / "4x3-1t1r.h5", out / "4x3-sinh.h5")
-    with pytest.raises(FileFormatError, match=r"4x3-sinh.h5 holds another sweep"):
+    with pytest.raises(FileFormatError, match=r"4x3-sinh.h5 holds a sweep other than"):
         SweepIndex(out)
     (out / "4x3-1t1r.h5").unlink()
     (out / "4x3-sinh.h5").unlink()
-    with pytest.raises(FileFormatError, match=r"lists 4x3-sinh.h5, which is not there"):
+    with pytest.raises(FileFormatError, match=r"lists 4x3-sinh.h5, which does not exist"):
         SweepIndex(out)
 
 
@@ -254,13 +254,13 @@ def test_yaml_of_one_circuit_in_many_shapes(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (YAML.replace("[8, 4]", "[8, 0]"), "shapes: got 0"),
-        (YAML.replace("[8, 4]", "8"), "shapes: got 8; a shape is [rows, cols]"),
-        (YAML.replace("[8, 4]", "[4, 4]"), "each may be given once"),
+        (YAML.replace("[8, 4]", "8"), "shapes: got 8; each shape must be [rows, cols]"),
+        (YAML.replace("[8, 4]", "[4, 4]"), "each entry may be given only once"),
         (YAML.replace("[[8, 4], [4, 4]]", "[]"), "shapes: got ()"),
-        (YAML.replace(", v0: 0.5", ""), "each may be given once"),
-        (YAML.replace("r_source: 100", "rows: 8"), "crossbar.rows: got 8; shapes and cells give it"),
+        (YAML.replace(", v0: 0.5", ""), "each entry may be given only once"),
+        (YAML.replace("r_source: 100", "rows: 8"), "crossbar.rows: got 8; the set's shapes and cells give it"),
         (YAML.replace("LinearCell", "CubeCell"), "CubeCell"),
-        (YAML.replace("tiles: 7", "tilez: 7"), "tiles: got nothing"),
+        (YAML.replace("tiles: 7", "tilez: 7"), "tiles: got no value"),
         (YAML + "circuits: {}", "v_max"),
         (YAML.replace("cells", "cell"), "cell"),
     ],

@@ -174,7 +174,7 @@ def test_yaml(tmp_path: Path) -> None:
         ("4", "leves: 1", "SampleMix.leves: got an unknown field"),
         ("4", "levels: -1", "levels: got -1"),
         ("4", "levels: 0", "weights of strategies: got all 0"),
-        ("13", "network: 1", "slice_bits: got 13; levels of a network have at most 12 bits"),
+        ("13", "network: 1", "slice_bits: got 13; it must be at most 12 where levels come from a network"),
     ):
         path.write_text(base.replace("BITS", bits).replace("WEIGHTS", weights))
         with pytest.raises(InputError) as error:

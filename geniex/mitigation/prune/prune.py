@@ -101,8 +101,8 @@ def prune(
             channels (rows) that they feed in the next layers, which leaves a smaller dense network. Layers whose
             outputs are added (shortcuts) lose the same channels. If an operation mixes channels (groups,
             concatenations, unknown operations), their filters are masked instead. The network's inputs and outputs
-            stay. "xcs" (crossbar column sparsity) zeroes columns of tiles: an output's weights from the inputs of one
-            row of tiles. "xrs" (crossbar row sparsity) zeroes rows: an input's weights to the outputs of one column of
+            stay. "xcs" (crossbar-column sparsity) zeroes columns of tiles: an output's weights from the inputs of one
+            row of tiles. "xrs" (crossbar-row sparsity) zeroes rows: an input's weights to the outputs of one column of
             tiles.
         sparsity: share of the weights to remove, from 0 to below 1; it is met as nearly as whole pieces allow. For
             "cf" it is the share of all layers together; for the others with ``scope`` "layer" that of each layer.

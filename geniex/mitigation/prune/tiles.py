@@ -1,4 +1,4 @@
-"""Crossbar column sparsity (XCS) and row sparsity (XRS): whole columns or rows of tiles are zeroed by magnitude."""
+"""Crossbar-column sparsity (XCS) and crossbar-row sparsity (XRS): tiles' columns or rows are zeroed by magnitude."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from geniex.mitigation.remap.position_effects import at_places, has_places, plac
 from geniex.simulator import CrossbarLayer, CrossbarMatrix, crossbar_layers, on_ideal, programmed_weight
 from geniex.simulator.batches import LabelledData
 from geniex.simulator.exchange import check_converted
-from geniex.variation.seeds import seeded
+from geniex.variation.seeds import make_generator
 
 Scores = dict[str, Tensor]
 """Scores by layer, float64 (groups * outputs,); a higher score means that an output matters more."""
@@ -77,7 +77,8 @@ def sensitivity(
         return measure(model, arrays, calibration, names)
     if measure == "random":
         return {
-            name: torch.rand(_outputs(known[name]), generator=seeded(seed, name), dtype=torch.float64) for name in names
+            name: torch.rand(_outputs(known[name]), generator=make_generator(seed, name), dtype=torch.float64)
+            for name in names
         }
     if measure not in MEASURES:
         raise InputError("measure", repr(measure), f"it must be one of {', '.join((*MEASURES, 'random'))}")

@@ -25,7 +25,7 @@ from geniex.study.grid.settings import CellSettings
 from geniex.study.statistics import finite, logit_error
 from geniex.surrogate import load_surrogate
 from geniex.threads import one_thread
-from geniex.variation import derived_seed
+from geniex.variation import derive_seed
 
 _BATCH = 250
 """Images in one forward pass."""
@@ -159,7 +159,7 @@ def _result(job: Job) -> dict[str, Any]:
     began = time.perf_counter()
     images = images_for(job)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(job.settings.seed, "cell", job.draw))
+        torch.manual_seed(derive_seed(job.settings.seed, "cell", job.draw))
         network = prepared_network(job.settings, job.network).to(job.device)
         truth = _logits(network.eval(), images)
         model, counts = (network, {}) if job.floating else _converted(job, network, images)
@@ -192,7 +192,7 @@ def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module,
         model = _fine_tuned(job, network, model, images.calibration)
     report: ConversionReport = model.conversion  # type: ignore[assignment]
     if settings.variations is not None:
-        model = vary(model, settings.variations, derived_seed(settings.seed, "draw", job.draw))
+        model = vary(model, settings.variations, derive_seed(settings.seed, "draw", job.draw))
     if "gain" in settings.mitigation:
         model = correct_outputs(model, images.calibration.images)
     if "batch_norm" in settings.mitigation:

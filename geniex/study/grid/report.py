@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import MissingDependencyError
-from geniex.files import standard, write_atomically
+from geniex.files import to_standard_json, write_atomically
 from geniex.plotting.study import short_number
 from geniex.study.grid.counts import CONVERTERS
 from geniex.study.grid.files import csv_text, parquet_bytes
@@ -49,7 +49,7 @@ def write_study(study: Study, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "table.csv", csv_text(study.rows).encode())
     write_atomically(folder / "summary.csv", csv_text(study.summary).encode())
-    write_atomically(folder / "report.json", (json.dumps(standard(study.to_dict()), indent=1) + "\n").encode())
+    write_atomically(folder / "report.json", (json.dumps(to_standard_json(study.to_dict()), indent=1) + "\n").encode())
     missing, figures = list[str](), list[Path]()
     try:
         write_atomically(folder / "table.parquet", parquet_bytes(study.rows))

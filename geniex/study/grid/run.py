@@ -13,7 +13,7 @@ from typing import Any
 
 from geniex.config import check_positive_int
 from geniex.errors import InputError
-from geniex.files import parsed_json, write_atomically
+from geniex.files import parse_json, write_atomically
 from geniex.jobs.pool import run_shards
 from geniex.jobs.ray import run_on_ray
 from geniex.study.grid.job import Job, run_job
@@ -87,7 +87,7 @@ def run_study(
 def kept_result(folder: Path, job: Job) -> dict[str, Any] | None:
     """The result of a job that is kept in ``folder``; None if its file is missing, incomplete or changed."""
     try:
-        held = parsed_json(_path(folder, job).read_bytes())
+        held = parse_json(_path(folder, job).read_bytes())
         same = held["format"] == _FORMAT and held["key"] == job.key and held["sha256"] == digest(held["result"])
         return held["result"] if same else None
     except (OSError, ValueError, KeyError, TypeError):

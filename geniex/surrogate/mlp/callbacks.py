@@ -77,7 +77,7 @@ def early_stopping(patience: int) -> EarlyStopping:
     return EarlyStopping(FIGURE, patience=patience, check_on_train_epoch_end=True)
 
 
-def resumed_from(folder: Path, resume: bool, run: dict[str, Any]) -> Path | None:
+def checkpoint_to_resume(folder: Path, resume: bool, run: dict[str, Any]) -> Path | None:
     """The checkpoint in ``folder`` that ``run`` continues from; None where there is none.
 
     Raises:
@@ -88,11 +88,13 @@ def resumed_from(folder: Path, resume: bool, run: dict[str, Any]) -> Path | None
     if not path.is_file():
         return None
     if not resume:
-        raise InputError("resume", resume, f"{folder} holds an unfinished training: resume it, or delete that folder")
+        raise InputError("resume", resume, f"{folder} holds an unfinished training: resume it, or delete the folder")
     found = read_checkpoint(path).get(RUN)
     if found != run:
-        where = _difference(found, run) if isinstance(found, dict) else "its origin"
-        raise CheckpointError(f"{path} is of another training, {where} differs: delete {folder} to start over")
+        where = "settings"
+        if isinstance(found, dict):
+            where = ", ".join(sorted(name for name in found.keys() | run.keys() if found.get(name) != run.get(name)))
+        raise CheckpointError(f"{path} belongs to another training, with other {where}: delete {folder} to start over")
     return path
 
 
@@ -103,7 +105,3 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is damaged or foreign ({reason}): delete {path.parent} to start over") from None
-
-
-def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    return ", ".join(sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)))

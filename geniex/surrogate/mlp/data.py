@@ -69,10 +69,12 @@ class SweepDataModule(lightning.LightningDataModule):
         self.batch_tiles, self.num_workers, self.start_method = batch_tiles, num_workers, start_method
         self.path, self.sweep = Path(path), SweepFile(path)
         if self.sweep.config.circuits is not None:
-            raise InputError("data", path, "its circuits differ; the GENIEx network stands for one, sweep that one")
+            raise InputError(
+                "data", path, "its circuits differ, but a GENIEx network stands for one circuit: sweep that circuit"
+            )
         self.split = split_tiles(self.sweep.tiles, seed)
         ratios = read_ratios(self.sweep, self.split.train)
-        self.scalers = Scalers.fitted(self.sweep.window, self.sweep.v_max, ratios)
+        self.scalers = Scalers.fit(self.sweep.window, self.sweep.v_max, ratios)
         self._shuffling = torch.Generator().manual_seed(seed)
 
     def train_dataloader(self) -> DataLoader[TileBatch]:

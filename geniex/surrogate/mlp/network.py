@@ -74,12 +74,12 @@ class GeniexMLP(Surrogate):
     def program(self, conductances: Tensor) -> MLPArray:
         """The tiles' half of the hidden layer, for ``conductances`` (..., rows, cols) [S]."""
         check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
-        return MLPArray(conductances, self.tile_half(self.scalers.conductance(conductances)))
+        return MLPArray(conductances, self.tile_half(self.scalers.scale_conductance(conductances)))
 
     def read(self, array: MLPArray, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A] of ``array`` for driver ``voltages`` (..., rows) [V]."""
-        half = self.vector_half(self.scalers.voltage(voltages))
-        ratio = self.scalers.unscaled_ratio(self.scaled_ratio(array.hidden, half))
+        half = self.vector_half(self.scalers.scale_voltage(voltages))
+        ratio = self.scalers.unscale_ratio(self.scaled_ratio(array.hidden, half))
         return shared_matmul(voltages, array.conductances) / ratio
 
     def tile_half(self, scaled: Tensor) -> Tensor:

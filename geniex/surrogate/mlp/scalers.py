@@ -39,12 +39,12 @@ class Scalers(Config):
         check_number("r_max", self.r_max, low=self.r_min)
 
     @classmethod
-    def fitted(cls, window: ConductanceWindow, v_max: float, ratios: Tensor) -> Scalers:
+    def fit(cls, window: ConductanceWindow, v_max: float, ratios: Tensor) -> Scalers:
         """Scalers with the r_min and r_max of ``ratios`` (any shape), of which NaN (no ratio) does not count."""
         known = ratios[~torch.isnan(ratios)]
         if not known.numel() or not torch.isfinite(known).all() or known.min() <= 0:
             span = f"{known.min().item():g} to {known.max().item():g}" if known.numel() else "none"
-            raise InputError("ratios", span, "every I_ideal / I must be positive and finite; is V >= 0?")
+            raise InputError("ratios", span, "every ratio I_ideal / I must be positive and finite; is V >= 0?")
         return cls(window, v_max, known.min().item(), known.max().item())
 
     @property
@@ -52,19 +52,19 @@ class Scalers(Config):
         """r_max - r_min, kept away from zero."""
         return max(self.r_max - self.r_min, _MIN_SPAN)
 
-    def conductance(self, g: Tensor) -> Tensor:
+    def scale_conductance(self, g: Tensor) -> Tensor:
         """G' in 0..1 for conductances ``g`` [S] within the window."""
         return (g - self.window.g_off) / (self.window.g_on - self.window.g_off)
 
-    def voltage(self, v: Tensor) -> Tensor:
+    def scale_voltage(self, v: Tensor) -> Tensor:
         """V' in 0..1 for voltages ``v`` [V] up to V_max."""
         return v / self.v_max
 
-    def ratio(self, f: Tensor) -> Tensor:
+    def scale_ratio(self, f: Tensor) -> Tensor:
         """f_R' of ratios ``f``: 0..1 over the training data."""
         return (f - self.r_min) / self.span
 
-    def unscaled_ratio(self, scaled: Tensor) -> Tensor:
+    def unscale_ratio(self, scaled: Tensor) -> Tensor:
         """f_R of scaled ratios, never below ``RATIO_FLOOR * r_min``.
 
         A current is I_ideal / f_R, so a ratio extrapolated to zero or below would give an unbounded or negative
@@ -73,7 +73,7 @@ class Scalers(Config):
         return torch.clamp(self.r_min + self.span * scaled, min=RATIO_FLOOR * self.r_min)
 
 
-def ratio(ideal: Tensor, currents: Tensor) -> Tensor:
+def current_ratio(ideal: Tensor, currents: Tensor) -> Tensor:
     """f_R = I_ideal / I per column, dimensionless; NaN where I_ideal = 0."""
     empty = ideal == 0
     return torch.where(empty, torch.nan, ideal / torch.where(empty, 1.0, currents))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geniex.circuit import shared_matmul
 from geniex.errors import InputError
-from geniex.surrogate.mlp.scalers import Scalers, ratio
+from geniex.surrogate.mlp.scalers import Scalers, current_ratio
 from geniex.sweep import SweepFile
 
 HELD_OUT = 0.1
@@ -36,7 +36,7 @@ def split_tiles(tiles: int, seed: int) -> TileSplit:
     test on tiles that were trained on.
     """
     if tiles < 3:
-        raise InputError("tiles", tiles, "training, validation and test need at least 3 tiles")
+        raise InputError("tiles", tiles, "it must be at least 3: one tile each for training, validation and test")
     order = torch.randperm(tiles, generator=torch.Generator().manual_seed(seed))
     held = max(1, round(HELD_OUT * tiles))
     test, val, train = order[:held], order[held : 2 * held], order[2 * held :]
@@ -62,7 +62,7 @@ class TileBatch(NamedTuple):
 
 def read_ratios(sweep: SweepFile, tiles: Tensor) -> Tensor:
     """f_R (tiles, vectors, cols) of the given tiles, float64; NaN where I_ideal = 0."""
-    return torch.cat([ratio(shared_matmul(v, g[:, None]), i) for g, v, i in read_blocks(sweep, tiles)])
+    return torch.cat([current_ratio(shared_matmul(v, g[:, None]), i) for g, v, i in read_blocks(sweep, tiles)])
 
 
 def read_batch(sweep: SweepFile, tiles: Tensor, scalers: Scalers) -> TileBatch:
@@ -82,11 +82,11 @@ def read_blocks(sweep: SweepFile, tiles: Tensor) -> Iterator[tuple[Tensor, Tenso
 
 
 def _scaled(g: Tensor, v: Tensor, currents: Tensor, scalers: Scalers) -> TileBatch:
-    target = scalers.ratio(ratio(shared_matmul(v, g[:, None]), currents))
+    target = scalers.scale_ratio(current_ratio(shared_matmul(v, g[:, None]), currents))
     known = ~torch.isnan(target)
     return TileBatch(
-        scalers.conductance(g).float(),
-        scalers.voltage(v).float(),
+        scalers.scale_conductance(g).float(),
+        scalers.scale_voltage(v).float(),
         torch.where(known, target, 0.0).float(),
         known,
     )

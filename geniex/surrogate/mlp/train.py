@@ -27,10 +27,10 @@ from geniex.surrogate.mlp.callbacks import (
     EpochLog,
     OnEpoch,
     best_checkpoint,
+    checkpoint_to_resume,
     early_stopping,
     last_checkpoint,
     read_checkpoint,
-    resumed_from,
 )
 from geniex.surrogate.mlp.data import SweepDataModule
 from geniex.surrogate.mlp.initialise import finish, start
@@ -103,8 +103,8 @@ class RatioTraining(lightning.LightningModule):
 
     def validation_step(self, batch: TileBatch, index: int) -> None:
         scalers = self.surrogate.scalers
-        reference = 1 / scalers.unscaled_ratio(batch.ratios[batch.known])
-        predicted = 1 / scalers.unscaled_ratio(self(batch)[batch.known])
+        reference = 1 / scalers.unscale_ratio(batch.ratios[batch.known])
+        predicted = 1 / scalers.unscale_ratio(self(batch)[batch.known])
         self._squares.append((predicted - reference).square())  # NF = 1 - 1 / f_R
 
     def on_validation_epoch_end(self) -> None:
@@ -172,7 +172,7 @@ def train_surrogate(
     run = {"data": sweep.digest, **config.to_dict()}
     log = EpochLog(None if csv is None or fast_dev_run else Path(csv), on_epoch)
     with _folder(None if fast_dev_run else state) as folder, _reproducible(config.seed), _quiet():
-        going_on = None if fast_dev_run else resumed_from(folder, resume, run)
+        going_on = None if fast_dev_run else checkpoint_to_resume(folder, resume, run)
         scalers = module.scalers
         surrogate = GeniexMLP(sweep.crossbar, sweep.window, sweep.v_max, config.hidden, scalers.r_min, scalers.r_max)
         start(surrogate, read_batch(sweep, module.split.train[:_CENTRED_ON], scalers))
@@ -195,7 +195,7 @@ def train_surrogate(
     surrogate.cpu().eval().requires_grad_(False)
     held_out = held_out_nf_rmse(surrogate, sweep, module.split.test)
     if not math.isfinite(held_out["nf_rmse_pp"]):
-        raise InputError("lr", config.lr, "the training diverged; give a lower learning rate")
+        raise InputError("lr", config.lr, "the training diverged: give a lower learning rate")
     if config.half:
         held_out = _round(surrogate, sweep, module.split.test, held_out)
     surrogate.info = _info(surrogate, module, config, log, held_out)
@@ -277,7 +277,7 @@ def _trainer(accelerator: str, devices: int | str, strategy: str, **settings: An
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         asked = f"{accelerator!r}, {devices!r}, {strategy!r}"
-        raise InputError("accelerator, devices, strategy", asked, f"Lightning: {error}") from None
+        raise InputError("accelerator, devices, strategy", asked, f"Lightning refuses them: {error}") from None
 
 
 def _fit(trainer: lightning.Trainer, training: RatioTraining, module: SweepDataModule, going_on: Path | None) -> None:

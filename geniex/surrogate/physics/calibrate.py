@@ -13,7 +13,7 @@ from geniex.circuit.metrics import relative_error
 from geniex.config import check_positive_int, check_seed
 from geniex.errors import InputError
 from geniex.surrogate.physics.circuit import Circuit
-from geniex.surrogate.physics.error_bound import COVERAGE, fitted
+from geniex.surrogate.physics.error_bound import COVERAGE, fit_bound
 from geniex.surrogate.physics.surrogate import PhysicsSurrogate
 from geniex.sweep import SweepFile, SweepIndex
 
@@ -37,7 +37,7 @@ class _Compared(NamedTuple):
     """Errors of the NF, a fraction."""
 
 
-def calibrated_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, seed: int = 0) -> PhysicsSurrogate:
+def calibrate_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, seed: int = 0) -> PhysicsSurrogate:
     """``surrogate`` with its error bound set for its own crossbar, window and drive, from exact solutions.
 
     Tiles and inputs are random, of all sparsities, with 16 levels. Every other tile serves to fit the bound: only its
@@ -51,7 +51,7 @@ def calibrated_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, see
     """
     check_positive_int("solutions", solutions)
     if solutions < 2 * _TILES:
-        raise InputError("solutions", solutions, f"at least {2 * _TILES}, for {_TILES} tiles")
+        raise InputError("solutions", solutions, f"it must be at least {2 * _TILES}, two for each of {_TILES} tiles")
     check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     conductances, voltages = _drawn(surrogate, solutions // _TILES, generator)
@@ -62,7 +62,7 @@ def calibrated_on_circuit(surrogate: PhysicsSurrogate, solutions: int = 256, see
     return _calibrated(surrogate, [found], "crossbar", told, slopes)
 
 
-def calibrated_on_sweep(
+def calibrate_on_sweep(
     surrogate: PhysicsSurrogate, data: SweepFile | SweepIndex, note: Callable[[str], None] = lambda _: None
 ) -> PhysicsSurrogate:
     """``surrogate`` with an error bound fitted to every other tile of a sweep, or of a set of sweeps across circuits.
@@ -72,7 +72,7 @@ def calibrated_on_sweep(
     """
     files = [data] if isinstance(data, SweepFile) else data.files
     if sum(file.tiles for file in files) < 2:
-        raise InputError("data", data.path, "two tiles at least: one to fit the bound, one to measure it")
+        raise InputError("data", data.path, "it must have at least two tiles: one to fit the bound, one to measure it")
     found = []
     for file in files:
         note(file.path.name)
@@ -91,7 +91,7 @@ def _calibrated(
     def half(start: int, field: int) -> Tensor:
         return torch.cat([part[field][start::2].flatten(0, 2) for part in found])
 
-    validity = fitted(half(0, 0), half(0, 1), slopes)
+    validity = fit_bound(half(0, 0), half(0, 1), slopes)
     bound, relative, nf = validity.bound(half(1, 0)), half(1, 1), half(1, 2)
     measured = {
         "coverage": float((relative <= bound)[relative > 0].double().mean()),

@@ -77,7 +77,7 @@ def indicators(response: Tensor, conductances: Tensor, voltages: Tensor, current
     return torch.stack([figure.clamp(min=_SMALLEST).log10() for figure in figures], -1)
 
 
-def fitted(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None = None) -> Validity:
+def fit_bound(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None = None) -> Validity:
     """The least-squares fit to the logarithms of relative ``errors`` (...), raised above most of them.
 
     ``figures`` (..., indicators) are the indicators of the same columns. Columns without an error, as in arrays that
@@ -92,12 +92,8 @@ def fitted(figures: Tensor, errors: Tensor, slopes: tuple[float, ...] | None = N
     if slopes is None:
         basis = torch.cat([figures, torch.ones_like(figures[:, :1])], -1)
         slopes = tuple(torch.linalg.lstsq(basis, wanted[:, None]).solution[:-1, 0].tolist())
-    rest = wanted - figures @ figures.new_tensor(slopes)
-    return Validity(slopes, _quantile(rest, COVERAGE))
-
-
-def _quantile(x: Tensor, share: float) -> float:
-    return float(x.sort().values[min(len(x) - 1, math.ceil(share * len(x)))])
+    rest = (wanted - figures @ figures.new_tensor(slopes)).sort().values
+    return Validity(slopes, float(rest[min(len(rest) - 1, math.ceil(COVERAGE * len(rest)))]))
 
 
 def _positive(x: Tensor) -> Tensor:

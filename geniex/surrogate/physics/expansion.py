@@ -59,7 +59,7 @@ from geniex.surrogate.physics.word_lines import (
     States,
     WordLines,
     beyond_linear,
-    chebyshev,
+    chebyshev_nodes,
     column,
     own_response,
 )
@@ -166,7 +166,7 @@ def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moment
     rises = weights.orthogonal(wires.col_drop(g * array_voltages(g, wires, weights.patterns)))
     rho, *pushed = line_voltages(g[None], lines, torch.cat([torch.ones_like(g)[None], rises]))
     linear = torch.stack(pushed)
-    solved = WordLines.solved(g, excess, lines, States(*_nodes(powers, g), rises[0], rho, linear[0]))
+    solved = WordLines.solve(g, excess, lines, States(*_nodes(powers, g), rises[0], rho, linear[0]))
     response_own = own_response(g, lines)
     bit_lines = Wires(wires.r_sink, 0.0, wires.r_col, 0.0)
     # By reciprocity T_ij is the voltage at the cell for 1 V at the sense side. ``reach`` is g T, ``push`` g T h.
@@ -201,7 +201,7 @@ def _alike(g: Tensor, wires: Wires, lines: Wires, excess: Excess, powers: Sequen
 
 def _nodes(powers: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
     """Drives and rises, each (states, 1, 1, 1), that polynomials are fitted at: one drive more than powers of w."""
-    w, t = column(chebyshev(powers[0] + 1), like), column(_RISES, like)
+    w, t = column(chebyshev_nodes(powers[0] + 1), like), column(_RISES, like)
     return w.repeat(len(t)).reshape(-1, 1, 1, 1), t.repeat_interleave(len(w)).reshape(-1, 1, 1, 1)
 
 
@@ -301,7 +301,7 @@ def _fitted(values: Tensor, powers: Sequence[int], order: int, by_row: bool = Fa
 
 def _fit(ladder: list[tuple[int, ...]], like: Tensor) -> Tensor:
     """The matrix from values at the states to the coefficients of w^p t^n, with p in ``ladder[n]``."""
-    w, t = column(chebyshev(len(like) // len(_RISES)), like), column(_RISES, like)
+    w, t = column(chebyshev_nodes(len(like) // len(_RISES)), like), column(_RISES, like)
     if len(ladder) > len(_RISES):
         basis = [(t[:, None] ** n * w**p).flatten() for n, row in enumerate(ladder) for p in row]
         return torch.linalg.pinv(torch.stack(basis, 1))

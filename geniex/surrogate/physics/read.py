@@ -16,7 +16,7 @@ _STEPS = 2
 """Newton steps where columns rise differently; a third changes no figure."""
 
 
-def currents(expansion: Expansion, w: Tensor) -> Tensor:
+def read_currents(expansion: Expansion, w: Tensor) -> Tensor:
     """Column currents (..., cols), in units of v_max, for drives w (..., rows) in 0..1."""
     basis = _Powers(w)
     alike = basis.sums(expansion.alike)
@@ -103,7 +103,7 @@ class _Powers:
         return self._known[power]
 
 
-def collapsed(expansion: Expansion) -> Expansion:
+def collapse(expansion: Expansion) -> Expansion:
     """The expansion for inputs of 0 and 1 only: their powers from the first on are equal, so one matrix serves all."""
 
     def one(terms: list[Term]) -> Term:
@@ -114,18 +114,18 @@ def collapsed(expansion: Expansion) -> Expansion:
             return Term((0, 1), matrix)
         return Term((1,), blocks.sum(-3), term.constant) if term.powers and 0 not in term.powers else term
 
-    out: Expansion = merged([expansion], Term, one)
+    out: Expansion = merge([expansion], Term, one)
     return out
 
 
-def merged(parts: list[Any], leaf: type, join: Callable[[list[Any]], Any]) -> Any:
+def merge(parts: list[Any], leaf: type, join: Callable[[list[Any]], Any]) -> Any:
     """One record of several of the same structure: ``join`` makes each ``leaf`` object from the parts' own."""
     first = parts[0]
     if isinstance(first, leaf):
         return join(parts)
     if isinstance(first, tuple):
-        return tuple(merged(list(entries), leaf, join) for entries in zip(*parts, strict=True))
+        return tuple(merge(list(entries), leaf, join) for entries in zip(*parts, strict=True))
     if is_dataclass(first) and not isinstance(first, type):
         names = [field.name for field in fields(first)]
-        return replace(first, **{name: merged([getattr(p, name) for p in parts], leaf, join) for name in names})
+        return replace(first, **{name: merge([getattr(p, name) for p in parts], leaf, join) for name in names})
     return first

@@ -20,7 +20,7 @@ from geniex.surrogate.base import Outside, Surrogate, SurrogateArray, circuit_va
 from geniex.surrogate.physics.circuit import Circuit
 from geniex.surrogate.physics.error_bound import Validity, indicators
 from geniex.surrogate.physics.expansion import Expansion, expand
-from geniex.surrogate.physics.read import collapsed, currents, merged
+from geniex.surrogate.physics.read import collapse, merge, read_currents
 
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 _FIELDS, _FIELDS_ALIKE = 540, 200
@@ -97,7 +97,9 @@ class PhysicsSurrogate(Surrogate):
     ) -> None:
         super().__init__(crossbar, window, v_max)
         if moments and (len(powers) < 3 or powers[0] < 2):
-            raise InputError("powers", tuple(powers), "at least three, from 2 on, where moments differ")
+            raise InputError(
+                "powers", tuple(powers), "with moments there must be at least three, the first of them at least 2"
+            )
         _check_outside(outside)
         self.powers, self.moments, self.binary, self.outside = tuple(powers), moments, binary, outside
         self._checked = False
@@ -200,11 +202,11 @@ class PhysicsSurrogate(Surrogate):
         def joined(chunks: list[Tensor]) -> Tensor:
             return torch.cat(chunks).reshape(*lead, *chunks[0].shape[1:]).to(conductances.dtype)
 
-        expansion = merged(parts, Tensor, joined)
+        expansion = merge(parts, Tensor, joined)
         response = expansion.response
         if has_values(conductances) and conductances.numel():
             self._check_transmission(circuit.cell.small_signal(tiles), response)
-        return PhysicsArray(conductances, collapsed(expansion) if self.binary else expansion, response)
+        return PhysicsArray(conductances, collapse(expansion) if self.binary else expansion, response)
 
     def read(self, array: PhysicsArray, voltages: Tensor, v_max: Tensor | None = None) -> Tensor:
         """Column currents (..., cols) [A] of ``array`` for driver ``voltages`` (..., rows) [V].
@@ -213,7 +215,7 @@ class PhysicsSurrogate(Surrogate):
         surrogate's own.
         """
         top = self.v_max if v_max is None else v_max
-        return currents(array.expansion, voltages / top) * top
+        return read_currents(array.expansion, voltages / top) * top
 
     def error_bound(self, array: PhysicsArray, voltages: Tensor, currents: Tensor) -> Tensor:
         """Relative errors (..., cols) that 95 % of the column ``currents`` of the calibration data stay below.
@@ -226,7 +228,7 @@ class PhysicsSurrogate(Surrogate):
         """
         if self.validity is None:
             raise CheckpointError(
-                "this surrogate has no error bound: calibrate it (geniex.surrogate.calibrated_on_circuit)"
+                "this surrogate has no error bound: calibrate it first (geniex.surrogate.calibrate_on_circuit)"
             )
         return self.validity.bound(self.indicators(array, voltages, currents))
 
@@ -259,7 +261,7 @@ def physics_member(name: str) -> PhysicsSurrogate:
     Its ``bound`` returns it for another circuit.
     """
     if name not in MEMBERS:
-        raise InputError("name", name, f"members of the family are {', '.join(MEMBERS)}")
+        raise InputError("name", name, f"the members of the family are {', '.join(MEMBERS)}")
     out = PhysicsSurrogate(Crossbar(64, 64), ConductanceWindow(100e3, 6.0), 0.5, **MEMBERS[name])
     out.info = {
         "training": "none: an expansion of the circuit's equations",

@@ -50,7 +50,7 @@ class Excess:
         if cell.scales_with_conductance:  # one polynomial for all of a tile's cells
             conductances = torch.ones_like(v_max)
         g = cell.small_signal(conductances)
-        u, closed = column(chebyshev(5), g).reshape(-1, 1, 1, 1), g > 0
+        u, closed = column(chebyshev_nodes(5), g).reshape(-1, 1, 1, 1), g > 0
         current = cell.current(u * v_max, conductances) / (torch.where(closed, g, 1) * v_max)
         basis = torch.stack([u.flatten() ** (power - ORDERS[0]) for power in ORDERS], 1)
         values = torch.where(closed, current - u, 0) / u ** ORDERS[0]
@@ -174,7 +174,7 @@ class WordLines:
     """f''(u) / g at the cells' voltages (states, tiles, rows, cols)."""
 
     @classmethod
-    def solved(cls, g: Tensor, excess: Excess, lines: Wires, states: States) -> WordLines:
+    def solve(cls, g: Tensor, excess: Excess, lines: Wires, states: States) -> WordLines:
         """The word lines solved in these states."""
         with torch.no_grad():
             u = _March(g, excess, lines, states).voltages()
@@ -193,7 +193,7 @@ class WordLines:
     def by_own_rise(self) -> tuple[Tensor, Tensor]:
         """First and second derivative of ``beyond`` by a rise of the cell's own column alone."""
         slopes = self.g * self.slopes
-        passed = 1 / (1 + slopes * seen_resistance(slopes, self.lines))
+        passed = 1 / (1 + slopes * line_resistance(slopes, self.lines))
         return own_response(self.g, self.lines) - self.slopes * passed, self.curvature * passed**3
 
 
@@ -218,10 +218,10 @@ def _differentiable(u: Tensor, g: Tensor, excess: Excess, lines: Wires, states: 
 
 def own_response(g: Tensor, lines: Wires) -> Tensor:
     """Fall of a linear cell's voltage (tiles, rows, cols) per rise of its own bit line alone."""
-    return 1 / (1 + g * seen_resistance(g, lines))
+    return 1 / (1 + g * line_resistance(g, lines))
 
 
-def seen_resistance(slopes: Tensor, lines: Wires) -> Tensor:
+def line_resistance(slopes: Tensor, lines: Wires) -> Tensor:
     """Resistance [ohm] (..., tiles, rows, cols) that each cell sees of its word line, with bit lines at ground.
 
     ``slopes`` (..., tiles, rows, cols) [S] are those of all cells; a cell's own does not count.
@@ -242,7 +242,7 @@ def seen_resistance(slopes: Tensor, lines: Wires) -> Tensor:
     return torch.stack(out, -1)
 
 
-def chebyshev(count: int) -> list[float]:
+def chebyshev_nodes(count: int) -> list[float]:
     """Nodes in (0, 1] for even or odd polynomials: the square roots of Chebyshev's nodes in [0, 1]."""
     return [math.sqrt((1 + math.cos(math.pi * (k + 0.5) / count)) / 2) for k in range(count)]
 
