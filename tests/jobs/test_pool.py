@@ -14,7 +14,6 @@ import torch
 from geniex.errors import InputError, JobError
 from geniex.jobs import Failure, job_threads, run_jobs
 
-
 ITEMS = [torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in range(6)]
 
 
