@@ -21,8 +21,8 @@ from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import Data, LabelledData, is_function, read_batches
 from geniex.simulator.convert import ConversionReport, PerLayer
 from geniex.simulator.observe_inputs import hooked
-from geniex.study.logits import gather_images, logits_of_part
-from geniex.study.stages import STAGES, Logits, Progress, StageTask, stage_logits
+from geniex.study.logits import gather_images
+from geniex.study.stages import STAGES, Logits, Part, Progress, StageTask, seeded, stage_logits
 from geniex.study.statistics import logit_error, wilson_interval
 from geniex.surrogate import Surrogate
 
@@ -177,8 +177,7 @@ def predict_accuracy(
     with job_threads(workers, executor):
         on_circuit = task.network("circuit", warn=True)
         # Weights and settings do not identify the operations between layers; the first image's logits do.
-        network = task.network("float")
-        seen_first = logits_of_part(next(iter(images[:1])), network)
+        seen_first = task(Part("float", 0, next(iter(images[:1])))).values
     _check_labels(labels, seen_first.shape[1])
     conversion: ConversionReport = on_circuit.conversion  # type: ignore[assignment]
     configuration = _configuration(crossbar, architecture, trained, circuit_tol, conversion)
@@ -188,7 +187,7 @@ def predict_accuracy(
     keys = dict.fromkeys(stages, "")
     if work is not None:
         told = {name: value for name, value in configuration.items() if name != "surrogates"}
-        shared = digest(model.state_dict(), *calibration, told, repr(per_layer), repr(network), seen_first)  # type: ignore[misc]
+        shared = digest(model.state_dict(), *calibration, told, repr(per_layer), repr(model), seen_first)  # type: ignore[misc]
         own = {name: (e.surrogate.state_dict(), configuration["surrogates"][name]) for name, e in trained.items()}
         keys = {name: digest(shared, name, *own.get(name, ())) for name in stages}
     found = stage_logits(
@@ -201,7 +200,7 @@ def predict_accuracy(
         executor=executor,
         progress=progress,
     )
-    with job_threads(workers, executor):
+    with job_threads(workers, executor), seeded("layers"):
         layers = _layer_figures(on_circuit, images[:2])
     return Prediction(
         stages=tuple(_stage(name, found, labels) for name in stages),

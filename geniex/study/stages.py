@@ -6,7 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,14 @@ class Part:
     images: Arguments
 
 
+@contextmanager
+def seeded(*names: str | int) -> Iterator[None]:
+    """Seed torch by ``names``, so that a network that draws random numbers draws the same ones in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(0, *names))
+        yield
+
+
 @dataclass
 class StageTask:
     """The task that gives the logits of a ``Part``; a process builds the network of a stage at its first part."""
@@ -77,9 +85,7 @@ class StageTask:
     def __call__(self, part: Part) -> Logits:
         """The logits of a part, with the seconds that they took; building the network is not counted."""
         network = self.network(part.stage)
-        with torch.random.fork_rng(devices=[]):
-            # A network that draws random numbers draws the same ones for a part, whichever process has it.
-            torch.manual_seed(derived_seed(0, "images", part.first))
+        with seeded("images", part.first):
             began = time.perf_counter()
             values = logits_of_part(part.images, network)
             if values.device.type == "cuda":
@@ -93,7 +99,7 @@ class StageTask:
         """
         if stage not in self._networks:
             self._networks = {name: built for name, built in self._networks.items() if name == "circuit"}
-            with nullcontext() if warn else warnings.catch_warnings():
+            with seeded("network"), nullcontext() if warn else warnings.catch_warnings():
                 if not warn:
                     warnings.simplefilter("ignore", ConversionWarning)
                 self._networks[stage] = self._built(stage)
