@@ -107,9 +107,9 @@ def register_config(kind: type[_C]) -> type[_C]:
     """Register ``kind``, a class of your own, so that files may name it in this process; a decorator that returns it.
 
     Put the decorator where the class is defined, in a module. Sweep files, checkpoints, converted models and YAML
-    files that contain the class then load wherever that module was imported. Worker processes of sweeps and studies
-    register what their parent has registered; ``geniex --import MODULE VERB ...`` imports a module of yours before
-    a verb of the shell runs.
+    files that contain the class then load wherever that module was imported. Worker processes register what their
+    parent has registered; ``geniex --import MODULE VERB ...`` imports a module of yours before a verb of the shell
+    runs.
 
     >>> from dataclasses import dataclass
     >>> @register_config

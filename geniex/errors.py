@@ -55,6 +55,10 @@ class FileFormatError(GeniexError, ValueError):
     """A file is truncated, foreign, or of another schema version."""
 
 
+class JobError(GeniexError, RuntimeError):
+    """Jobs cannot start or go on: their workers keep dying, there is no cluster, or the disk takes no results."""
+
+
 class SweepError(GeniexError, RuntimeError):
     """A sweep cannot start, go on or finish."""
 

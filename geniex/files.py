@@ -79,16 +79,19 @@ def write_sealed_json(path: Path, data: Mapping[str, Any], indent: int | None = 
     write_atomically(path, (json.dumps(add_digest(to_standard_json(data)), indent=indent) + "\n").encode())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Replace ``path`` by a safetensors file of ``tensors`` with their digest; it is written whole or not at all."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Replace ``path`` by a safetensors file of ``tensors`` with their digest; it is written whole or not at all.
+
+    The file says also ``about``, by which ``read_tensors`` recognises it.
+    """
     from safetensors.torch import save
 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(kept, {_SEAL: digest_tensors(kept)}))
+    write_atomically(path, save(kept, {**(about or {}), _SEAL: digest_tensors(kept)}))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors that ``write_tensors`` wrote.
+def read_tensors(path: Path, about: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """The tensors that ``write_tensors`` wrote with the same ``about``.
 
     Raises:
         FileFormatError: the file is missing, damaged or foreign.
@@ -98,11 +101,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            digest = (file.metadata() or {}).get(_SEAL)
+            told = file.metadata() or {}
     except Exception as error:  # safetensors raises many kinds of errors on damaged headers
         raise FileFormatError(f"{path} cannot be read ({error})") from None
-    if digest != digest_tensors(tensors):
-        raise FileFormatError(f"{path} is damaged: its content does not match its digest")
+    if told.get(_SEAL) != digest_tensors(tensors):
+        raise FileFormatError(f"{path} is damaged: its content is not what was written")
+    for name, value in (about or {}).items():
+        if told.get(name) != value:
+            raise FileFormatError(f"{path} holds other tensors: its {name} is {told.get(name)!r} and not {value!r}")
     return tensors
 
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from geniex.circuit import Crossbar
 from geniex.emulator import LinearEmulator
 from geniex.errors import GeniexError
+from geniex.jobs import ResultStore, digest
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.networks import FashionCNN, load_network, network_info, save_network
 from geniex.simulator import convert, load_converted, save_converted
 from geniex.study.grid.settings import CellSettings
 from geniex.study.grid.spec import StudySpec
-from geniex.study.logits import LogitStore
 from geniex.surrogate import GeniexMLP, load_surrogate, save_surrogate
 from geniex.sweep import (
     CircuitRanges,
@@ -194,18 +194,20 @@ def test_converted_models(tmp_path: Path) -> None:
     _check(path.with_suffix(".safetensors"), load, BYTES, 60, seed=8)
 
 
-def test_kept_logits_are_computed_again_where_they_are_damaged(tmp_path: Path) -> None:
-    store, images = LogitStore(tmp_path), torch.rand(4, 3)
-
-    def load() -> Tensor:
-        return store.run("stage", "k" * 64, lambda: lambda x: 2 * x, images, batch=4).values
-
-    load()
-    (path,) = tmp_path.iterdir()
-    whole, rng = path.read_bytes(), np.random.default_rng(9)
-    for k in range(120):
-        path.write_bytes(BYTES[k % len(BYTES)](whole, rng))
-        assert torch.equal(load(), 2 * images)
+def test_kept_results_that_are_damaged_are_not_taken(tmp_path: Path) -> None:
+    store, key = ResultStore(tmp_path, "test-1"), digest("key")
+    tensors, result = {"logits": torch.rand(4, 3)}, {"right": "0110", "share": 0.5}
+    store.keep_tensors("x", key, tensors)
+    store.keep("x", key, result)
+    rng = np.random.default_rng(9)
+    for path in list(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for k in range(120):
+            path.write_bytes(((*BYTES, _json) if path.suffix == ".json" else BYTES)[k % len(BYTES)](whole, rng))
+            assert store.load("x", key) in (None, result)
+            found = store.load_tensors("x", key)
+            assert found is None or torch.equal(found["logits"], tensors["logits"])
+        path.write_bytes(whole)
 
 
 SWEEP = """

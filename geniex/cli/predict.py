@@ -18,6 +18,7 @@ from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
+from geniex.jobs import Executor, check_workers
 from geniex.mapping import AdcRange, Offset
 from geniex.networks import ImageSet, load_images, load_network
 from geniex.networks.images import MovedBatches
@@ -50,6 +51,8 @@ def predict(
     seed: int = 0,
     data_root: Path | None = None,
     device: str = "cpu",
+    workers: int | None = None,
+    executor: Executor = "local",
     out: Path | None = None,
     json: Path | None = None,
 ) -> None:
@@ -74,6 +77,9 @@ def predict(
         seed: seed for the choice of images.
         data_root: folder of the data set, if it is not in the default place.
         device: device to compute on, such as cpu or cuda.
+        workers: number of processes with one thread each that share the images; one process with all threads if not
+            given; on a Ray cluster the number of concurrent batches, two per processor if not given.
+        executor: run in local processes, or on a Ray cluster: the one at RAY_ADDRESS, otherwise one on this machine.
         out: folder for report.html, report.md, report.json and the figures; it also keeps the logits, so that the same
             command resumes after an interruption.
         json: file for the machine-readable report alone.
@@ -91,6 +97,7 @@ def predict(
         offset=offset,
     )
     check_seed(seed)
+    check_workers(workers, executor)
     check_file("json", json)
     check_folder("out", out)
     where = check_device(device)
@@ -111,6 +118,8 @@ def predict(
             calibration=calibration,
             progress=bars.update,
             work=None if out is None else out / "logits",
+            workers=workers,
+            executor=executor,
         )
     asked = {"network": network, "data": data, "preset": preset, "seed": seed, "device": device}
     title = f"{network} on {data}, {preset}"

@@ -18,12 +18,12 @@ from geniex.cli._files import check_file, write_json
 from geniex.cli._tables import plain_table
 from geniex.cli.predict import Bars
 from geniex.errors import InputError, StudyError
+from geniex.jobs import Executor
 from geniex.plotting.study import short_number
 from geniex.study.grid import Study, StudyPlan, StudySpec, planned, run_study
 from geniex.study.grid.pictures import short_title
 from geniex.study.grid.report import notes, summary_tables
 from geniex.sweep.loading import YamlLoader
-from geniex.sweep.run import Executor
 
 
 def study(

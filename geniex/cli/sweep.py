@@ -23,6 +23,7 @@ from rich.text import Text
 
 from geniex.cli._files import check_file, write_json
 from geniex.errors import InputError, MissingDependencyError
+from geniex.jobs import Executor
 from geniex.sweep import (
     SweepConfig,
     SweepObserver,
@@ -34,7 +35,6 @@ from geniex.sweep import (
     verify_sweep_set,
 )
 from geniex.sweep.config import Engine
-from geniex.sweep.run import Executor
 
 
 def sweep(

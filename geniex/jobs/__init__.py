@@ -1,1 +1,16 @@
-"""Jobs in processes or on a Ray cluster, and their stored results."""
+"""Jobs in this process, in worker processes or on a Ray cluster, and the store of their results."""
+
+from geniex.jobs.run import EXECUTORS, Executor, check_workers, job_threads, run_jobs
+from geniex.jobs.store import ResultStore, digest
+from geniex.jobs.worker import Failure
+
+__all__ = [
+    "EXECUTORS",
+    "Executor",
+    "Failure",
+    "ResultStore",
+    "check_workers",
+    "digest",
+    "job_threads",
+    "run_jobs",
+]

@@ -1,50 +1,58 @@
-"""Work on a Ray cluster: runs handed out to its processors, and their answers as they come."""
+"""Jobs on a Ray cluster, whose answers come back to this process, which alone writes files."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from geniex.config import register_configs, registered_configs
+from geniex.config import registered_configs
 from geniex.distribution import install_hint
-from geniex.errors import MissingDependencyError, SweepError
+from geniex.errors import InputError, JobError, MissingDependencyError
+from geniex.jobs.worker import Failure, prepare_worker
 
+_Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 _RETRIES = 3
-"""Number of times that a run is tried again, on another worker, when its worker or node dies."""
+"""Number of times that a job is tried again, on another worker, when its worker or node dies."""
 _AHEAD = 2
-"""Runs handed out per processor of the cluster, so that no processor waits for this process."""
+"""Jobs handed out per processor of the cluster, so that no processor waits for this process."""
 
 
 def run_on_ray(
-    work: Callable[..., _Answer | str],
-    runs: Sequence[tuple[Any, ...]],
+    task: Callable[[_Item], _Answer],
+    items: Iterable[_Item],
     at_once: int | None,
-    recycle: int | None = None,
-    gpus: float = 0.0,
-) -> Iterator[tuple[int, _Answer | str]]:
-    """Yields each run when it is done: its position in ``runs``, and what ``work(*run)`` gave or why its worker died.
+    recycle: int | None,
+    gpus: float,
+) -> Iterator[tuple[_Item, _Answer | Failure]]:
+    """Each item with its answer, as ``geniex.jobs.run_jobs`` gives them from a Ray cluster.
 
-    This is ``solve_on_ray`` for any picklable work. ``gpus`` is the share of a GPU that each run takes.
+    ``at_once`` jobs are handed out at a time; None hands out two for each processor of the cluster.
+
+    Raises:
+        InputError: the task cannot be sent to the cluster.
+        MissingDependencyError: Ray is not installed.
+        JobError: there is no cluster at ``RAY_ADDRESS``.
     """
     ray = _ray()
     connects = not ray.is_initialized()
     if connects:
         try:
-            # Failures are raised here; Ray's own log of its start does not concern the user of a sweep.
+            # Failures are raised here; Ray's own log of its start does not concern the caller.
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SweepError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
-    options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES, "max_calls": recycle or 0}
-    remote = ray.remote(**options)(_registering(work))
-    running: dict[Any, int] = {}
-    queue = iter(range(len(runs)))
+            raise JobError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
+    running: dict[Any, _Item] = {}
     try:
+        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES, "max_calls": recycle or 0}
+        work, shipped, queue = ray.remote(**options)(_work), _shipped(ray, task), iter(items)
         most = at_once or max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)))
         while True:
-            for k in queue:
-                running[remote.remote(*runs[k])] = k
+            for item in queue:
+                running[work.remote(shipped, item)] = item
                 if len(running) >= most:
                     break
             if not running:
@@ -58,24 +66,42 @@ def run_on_ray(
             ray.shutdown()
 
 
-def _registering(work: Callable[..., _Answer]) -> Callable[..., _Answer]:
-    """``work`` for another process; it first registers the configuration classes that users registered in this one."""
-    registered = registered_configs()
+_Shipped = tuple[str, tuple[tuple[str, str], ...], Any]
+"""A name for the task of one run, the user's configuration classes, and the reference of the task on the cluster."""
 
-    def run(*arguments: Any) -> _Answer:
-        register_configs(registered)
-        return work(*arguments)
 
-    return run
+def _shipped(ray: Any, task: object) -> _Shipped:
+    try:
+        return uuid.uuid4().hex, registered_configs(), ray.put(task)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        allowed = f"the work cannot be sent to a cluster ({error}): leave executor out to work locally"
+        raise InputError("executor", repr("ray"), allowed) from None
+
+
+_loaded: tuple[str, Any] = ("", None)
+"""The name and the task of the run that this worker of the cluster last worked for."""
+
+
+def _work(shipped: _Shipped, item: Any) -> Any:
+    """The answer for one item; a worker loads the task once, however many items it is given."""
+    import ray
+
+    global _loaded
+    name, registered, reference = shipped
+    if _loaded[0] != name:
+        prepare_worker(registered)
+        _loaded = (name, ray.get(reference))
+    return _loaded[1](item)
 
 
 def _answer(ray: Any, ref: Any) -> Any:
     try:
         return ray.get(ref)
-    except ray.exceptions.RayTaskError:
-        raise  # this error is also an instance of the class that the worker raised
+    except ray.exceptions.RayTaskError as error:
+        # Ray's own error would print the worker's traceback in place of the message.
+        raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.RayError as error:
-        return f"its Ray worker died {_RETRIES + 1} times: {error}"
+        return Failure(f"its Ray worker died {_RETRIES + 1} times: {error}")
 
 
 def _ray() -> Any:

@@ -58,6 +58,10 @@ class Arguments:
 
         return Arguments(_mapped(self.args, chosen), _mapped(dict(self.kwargs), chosen))
 
+    def copied(self) -> Arguments:
+        """The same call with tensors of its own; one that is pickled does not drag all examples with it."""
+        return Arguments(_mapped(self.args, torch.clone), _mapped(dict(self.kwargs), torch.clone))
+
     def split(self, size: int) -> Iterator[Arguments]:
         """Calls for at most ``size`` examples each."""
         for start in range(0, len(self), size):

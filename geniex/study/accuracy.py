@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +12,29 @@ from torch import Tensor, nn
 
 from geniex import __version__
 from geniex.circuit import Crossbar, non_ideality_factor
-from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.emulator import SurrogateEmulator
 from geniex.emulator.base import move_copy
-from geniex.errors import ConversionWarning, InputError
+from geniex.errors import InputError
+from geniex.jobs import Executor, ResultStore, check_workers, digest, job_threads
 from geniex.mapping import Architecture
-from geniex.simulator import convert, crossbar_layers
+from geniex.simulator import crossbar_layers
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import Data, LabelledData, is_function, read_batches
 from geniex.simulator.convert import ConversionReport, PerLayer
 from geniex.simulator.observe_inputs import hooked
-from geniex.study.logits import Logits, LogitStore, digest, gathered, logits_of_part
+from geniex.study.logits import gather_images
+from geniex.study.stages import STAGES, Logits, Part, Progress, StageTask, seeded, stage_logits
 from geniex.study.statistics import logit_error, wilson_interval
 from geniex.surrogate import Surrogate
 
-Progress = Callable[[str, int, int], None]
-"""A function called with the stage's name, the number of images done and of all images."""
-
-STAGES = ("float", "fixed point", "ideal", "linear", "circuit")
-"""Stages that are not surrogates."""
 _NF_VECTORS = 24
 """Inputs of each layer for which its tiles are solved exactly for the NF statistics."""
 _CALIBRATION = 128
 """Images that choose the fraction bits by default."""
 _BATCH = 16
 """Images per forward pass of a converted model."""
+_FORM = "geniex-logits-1"
+"""Meaning and version of the kept logits."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,9 @@ class Stage:
     high: float
     """Ends of the 95 % Wilson interval of the accuracy."""
     seconds: float
+    """Seconds spent on the images, summed over all workers."""
     images_per_second: float
+    """Images per second of one worker."""
     agreement: float | None = None
     """Share of the circuit's images on which this stage predicts the circuit's class."""
     agreement_low: float | None = None
@@ -124,6 +122,8 @@ def predict_accuracy(
     per_layer: PerLayer | None = None,
     progress: Progress | None = None,
     work: Path | None = None,
+    workers: int | None = None,
+    executor: Executor = "local",
 ) -> Prediction:
     """The accuracy that ``model`` is predicted to have on crossbars, as a ``Prediction``.
 
@@ -147,56 +147,65 @@ def predict_accuracy(
         progress: called as stages go on.
         work: folder where logits are kept batch by batch, so that a killed run can go on, if nothing that the logits
             depend on has changed.
+        workers: local processes of one thread each, among which the batches are split; every process converts the
+            model for itself. None works in this process on torch's threads. The logits are the same to the bit for
+            every number of workers, also after a kill; those of several threads may differ in the last bits. On Ray,
+            batches that are under way; None means two for each processor of the cluster. With several local processes
+            a script needs the ``if __name__ == "__main__":`` guard.
+        executor: "local" for processes, or "ray" for the cluster at ``RAY_ADDRESS``, else one on this machine.
 
     Raises:
-        InputError: there are no images, fewer images than ``circuit_images``, or two surrogates of one name; or
-            ``calibration`` is a function although ``work`` is given.
+        InputError: there are no images, fewer images than ``circuit_images``, or two surrogates of one name;
+            ``calibration`` is a function although ``work``, several workers or Ray are given; or the model cannot be
+            sent to another process.
         CheckpointError, ConversionError: a surrogate is for another circuit; raised before any stage runs.
+        JobError: workers keep dying, there is no cluster, or the disk is full.
+        MissingDependencyError: Ray is missing.
     """
-    images, labels = gathered(loader, model)
+    check_workers(workers, executor)
+    images, labels = gather_images(loader, model)
     if not 0 <= circuit_images <= len(images):
         raise InputError("circuit_images", circuit_images, f"give 0 to {len(images)}, the images that there are")
     calibration = _held(images[:_CALIBRATION] if calibration is None else calibration, model)
-    if work is not None and is_function(calibration):
-        raise InputError("calibration", "a function", "give batches with work=: what a function runs has no digest")
+    if is_function(calibration):
+        if work is not None:
+            raise InputError("calibration", "a function", "give batches with work=: what a function runs has no digest")
+        if workers not in (None, 1) or executor != "local":
+            allowed = "give batches with several workers: a function may run other inputs in each of them"
+            raise InputError("calibration", "a function", allowed)
     trained = _emulators(surrogates, crossbar, architecture, images.device)
-
-    def on(emulator: Emulator, arch: Architecture = architecture, dtype: torch.dtype | None = None) -> nn.Module:
-        with warnings.catch_warnings():
-            if not emulator.exact:  # the circuit's conversion warns for all stages
-                warnings.simplefilter("ignore", ConversionWarning)
-            return convert(model, arch, emulator, per_layer=per_layer, calibration=calibration, dtype=dtype)
-
-    exact = _without_converters(architecture)
-    builders: dict[str, Callable[[], nn.Module]] = {
-        "float": lambda: network,
-        "fixed point": lambda: on(IdealEmulator(), exact),
-        "ideal": lambda: on(IdealEmulator()),
-        "linear": lambda: on(LinearEmulator(crossbar)),
-    }
-    builders |= {name: partial(on, emulator) for name, emulator in trained.items()}
-    # The circuit is the reference of the other stages and is solved in float64.
-    on_circuit = on(CircuitEmulator(crossbar, tol=circuit_tol), dtype=torch.float64)
-    if circuit_images:
-        builders["circuit"] = lambda: on_circuit
-    configuration = _configuration(crossbar, architecture, trained, circuit_tol, on_circuit.conversion)  # type: ignore[arg-type]
-    told = {name: value for name, value in configuration.items() if name != "surrogates"}
-    # Weights and settings do not identify the operations between layers; the first image's logits do.
-    network = copy.deepcopy(model).eval()
-    (first,) = images[:1]
-    seen_first = logits_of_part(first, network)
+    task = StageTask(model, crossbar, architecture, trained, circuit_tol, per_layer, calibration)
+    with job_threads(workers, executor):
+        on_circuit = task.network("circuit", warn=True)
+        # Weights and settings do not identify the operations between layers; the first image's logits do.
+        seen_first = task(Part("float", 0, next(iter(images[:1])))).values
     _check_labels(labels, seen_first.shape[1])
-    inputs = calibration if isinstance(calibration, list) else []
-    shared = (model.state_dict(), *inputs, told, repr(per_layer), repr(network), seen_first)
-    store, found = LogitStore(work), dict[str, Logits]()
-    for name, build in builders.items():
-        seen = images[: circuit_images if name == "circuit" else len(images)]
-        own = (trained[name].state_dict(), configuration["surrogates"][name]) if name in trained else ()
-        key = "" if work is None else digest(*shared, images, name, *own)
-        found[name] = store.run(name, key, build, seen, _BATCH, _of_stage(progress, name))
+    conversion: ConversionReport = on_circuit.conversion  # type: ignore[assignment]
+    configuration = _configuration(crossbar, architecture, trained, circuit_tol, conversion)
+    stages = dict.fromkeys(("float", "fixed point", "ideal", "linear", *trained), images)
+    if circuit_images:
+        stages["circuit"] = images[:circuit_images]
+    keys = dict.fromkeys(stages, "")
+    if work is not None:
+        told = {name: value for name, value in configuration.items() if name != "surrogates"}
+        shared = digest(model.state_dict(), *calibration, told, repr(per_layer), repr(model), seen_first)  # type: ignore[misc]
+        own = {name: (e.surrogate.state_dict(), configuration["surrogates"][name]) for name, e in trained.items()}
+        keys = {name: digest(shared, name, *own.get(name, ())) for name in stages}
+    found = stage_logits(
+        task,
+        stages,
+        keys,
+        batch=_BATCH,
+        store=ResultStore(work, _FORM),
+        workers=workers,
+        executor=executor,
+        progress=progress,
+    )
+    with job_threads(workers, executor), seeded("layers"):
+        layers = _layer_figures(on_circuit, images[:2])
     return Prediction(
-        stages=tuple(_stage(name, found, labels) for name in builders),
-        layers=_with_converters(_layer_figures(on_circuit, images[:2]), on_circuit.conversion),  # type: ignore[arg-type]
+        stages=tuple(_stage(name, found, labels) for name in stages),
+        layers=_with_converters(layers, conversion),
         circuit_images=circuit_images,
         configuration=configuration,
     )
@@ -212,18 +221,6 @@ def _check_labels(labels: Tensor, classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError("loader", f"labels from {low} to {high}", f"the model has the classes 0 to {classes - 1}")
-
-
-def _without_converters(architecture: Architecture) -> Architecture:
-    """The architecture with the same number formats but exact sums: no ADC, unbounded accumulators."""
-    pairs = architecture.weight_scheme != "twos_complement"
-    return architecture.replace(
-        adc_bits=None,
-        adc_range="unit",
-        adc_granularity="layer",
-        accumulator_bits=None,
-        offset="analog_difference" if pairs else "ideal_after",
-    )
 
 
 def _emulators(
@@ -251,10 +248,6 @@ def _held(calibration: Data, model: nn.Module) -> list[Arguments] | Callable[[nn
     if is_function(calibration):
         return calibration
     return [batch.inputs for batch in read_batches(calibration, model)]
-
-
-def _of_stage(progress: Progress | None, name: str) -> Callable[[int, int], None]:
-    return (lambda done, total: None) if progress is None else partial(progress, name)
 
 
 def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:

@@ -55,7 +55,7 @@ def _software() -> Iterator[Finding]:
         f"apt-get install ngspice libngspice0-dev (or set NGSPICE_LIBRARY_PATH), {install_hint('spice')}",
     )
     yield _package("PySpice", "driving ngspice", install_hint("spice"))
-    yield _package("ray", "sweeps on a cluster (--executor ray)", install_hint("ray"))
+    yield _package("ray", "sweeps, predictions and studies on a cluster (--executor ray)", install_hint("ray"))
     yield _package("matplotlib", "plots and the HTML report's figures", install_hint("plot"))
 
 

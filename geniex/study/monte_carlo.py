@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import multiprocessing
-import pickle
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -22,12 +16,12 @@ from torch import Tensor, nn
 from geniex import __version__
 from geniex.config import check_positive_int, check_seed
 from geniex.emulator.identity import identity
-from geniex.errors import GeniexError, InputError
-from geniex.files import is_sealed, parse_json, write_sealed_json
+from geniex.errors import InputError, JobError
+from geniex.jobs import Executor, Failure, ResultStore, check_workers, digest, run_jobs
 from geniex.simulator import crossbar_matrices, vary
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import LabelledData
-from geniex.study.logits import digest, gathered, logits_of_part
+from geniex.study.logits import gather_images, logits_of_part
 from geniex.study.statistics import mean_interval
 from geniex.variation import Variations, derive_seed
 
@@ -39,6 +33,8 @@ Progress = Callable[[int, int], None]
 """A function called with the number of runs done and of all runs."""
 
 _NOMINAL = "nominal"
+_FORM = "geniex-monte-carlo-1"
+"""Meaning and version of the kept runs."""
 
 
 class Accuracy:
@@ -58,7 +54,7 @@ class Accuracy:
     @classmethod
     def of(cls, loader: LabelledData, batch: int = 50, model: nn.Module | None = None) -> Accuracy:
         """The accuracy on all images of a loader, whose batches ``labelled_batches`` reads as calls of ``model``."""
-        return cls(*gathered(loader, model), batch)
+        return cls(*gather_images(loader, model), batch)
 
     def __call__(self, model: nn.Module) -> float:
         """The share of correctly classified images, 0..1."""
@@ -67,6 +63,17 @@ class Accuracy:
             labels = self.labels[done : done + len(part)]
             right, done = right + int((logits_of_part(part, model).argmax(-1) == labels).sum()), done + len(part)
         return right / len(self.labels)
+
+    def split(self) -> list[Accuracy]:
+        """The accuracies on each batch alone."""
+        batches = [part.copied() for part in self.images.split(self.batch)]
+        labels = self.labels.split([len(batch) for batch in batches])
+        return [Accuracy(Examples([x]), y.clone(), self.batch) for x, y in zip(batches, labels, strict=True)]
+
+    def merged(self, shares: Sequence[float]) -> float:
+        """This accuracy, exactly, from the shares on each batch."""
+        counts = [len(part) for part in self.images.split(self.batch)]
+        return sum(round(share * count) for share, count in zip(shares, counts, strict=True)) / len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -114,15 +121,17 @@ def monte_carlo(
     *,
     runs: int = 10,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = None,
+    executor: Executor = "local",
     work: Path | None = None,
     progress: Progress | None = None,
 ) -> MonteCarlo:
     """The ``metric`` of a converted ``model`` on ``runs`` draws of its devices, each by ``vary``.
 
-    A run depends only on ``seed`` and its number, so that further runs do not change the first ones. The table is the
-    same for any number of workers because each worker uses as many torch threads as the caller; with many workers, call
-    ``torch.set_num_threads(1)`` first.
+    A run depends only on ``seed`` and its number, so that further runs do not change the first ones, and the table is
+    the same to the bit for every number of workers. Where there are fewer runs left than workers, the images of an
+    ``Accuracy`` are split among them as well. A model with read noise is an exception: its noise goes on from read to
+    read, so that one process takes all images of a run, in their order.
 
     Args:
         model: a model that ``convert`` returned.
@@ -131,29 +140,38 @@ def monte_carlo(
             of a module, or ``Accuracy``). A single figure is called "value".
         runs: number of draws.
         seed: seed of all draws.
-        workers: processes; 1 works in this process. With several a script needs the ``if __name__ == "__main__":``
-            guard.
+        workers: local processes of one thread each; None works in this process on torch's threads, which may change
+            the last bits. On Ray, draws that are under way; None means two for each processor of the cluster. With
+            several local processes a script needs the ``if __name__ == "__main__":`` guard.
+        executor: "local" for processes, or "ray" for the cluster at ``RAY_ADDRESS``, else one on this machine.
         work: folder where runs are kept as soon as they are done, so that a killed call can go on. Kept runs are
             identified by model, variations, metric, seed and version.
         progress: called as runs are done.
+
+    Raises:
+        InputError: an argument is not allowed, or model and metric cannot be sent to another process.
+        JobError: workers keep dying, there is no cluster, or the disk is full.
+        MissingDependencyError: Ray is missing.
     """
     check_positive_int("runs", runs)
-    check_positive_int("workers", workers)
+    check_workers(workers, executor)
     check_seed(seed)
     say = progress or (lambda done, whole: None)
-    store = _Store(None if work is None else work / f"monte-carlo-{_key(model, variations, metric, seed)}.json")
-    left = [run for run in [_NOMINAL, *map(str, range(runs))] if run not in store.found]
-    task = _Task(model, variations, metric, seed)
-    say(runs + 1 - len(left), runs + 1)
-    for run, figures in _results(task, left, workers):
-        store.keep(run, figures)
-        left.remove(run)
-        say(runs + 1 - len(left), runs + 1)
-    drawn = tuple(store.found[str(run)] for run in range(runs))
+    names = [_NOMINAL, *map(str, range(runs))]
+    store = ResultStore(work, _FORM)
+    key = "" if work is None else _key(model, variations, metric, seed)
+    held = {name: store.load(_file(name), digest(key, name)) for name in names}
+    found: dict[str, dict[str, float]] = {name: figures for name, figures in held.items() if figures is not None}
+    say(len(found), len(names))
+    left = [name for name in names if name not in found]
+    task = _Task(model, variations, metric.split() if type(metric) is Accuracy else [metric], seed)
+    for name, figures in _figures(task, metric, left, workers, executor):
+        store.keep(_file(name), digest(key, name), figures)
+        found[name] = figures
+        say(len(found), len(names))
+    drawn = tuple(found[str(run)] for run in range(runs))
     bounds = getattr(metric, "bounds", (-math.inf, math.inf))
-    rows = tuple(
-        _row(name, nominal, [run[name] for run in drawn], bounds) for name, nominal in store.found[_NOMINAL].items()
-    )
+    rows = tuple(_row(name, nominal, [run[name] for run in drawn], bounds) for name, nominal in found[_NOMINAL].items())
     return MonteCarlo(
         rows,
         drawn,
@@ -163,80 +181,76 @@ def monte_carlo(
 
 
 @dataclass(frozen=True)
+class _Item:
+    """Some neighbouring parts of a run."""
+
+    run: str
+    first: int
+    last: int
+
+
+@dataclass
 class _Task:
-    """Everything that a run needs apart from its number."""
+    """Everything that a run needs apart from its name."""
 
     model: nn.Module
     variations: Variations
-    metric: Metric
+    parts: Sequence[Metric]
+    """The metric on each batch of its images if it is an ``Accuracy``, otherwise the metric as a whole."""
     seed: int
+    _varied: dict[str, nn.Module] = field(default_factory=dict)
+    """The model of the last run."""
 
-    def __call__(self, run: str) -> dict[str, float]:
-        """The figures of one run."""
-        # A seed for each run, so that a metric that draws random numbers draws the same ones in every process.
-        own = derive_seed(self.seed, "run", run)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(own)
-            found = self.metric(vary(self.model, Variations() if run == _NOMINAL else self.variations, own))
-        figures = found if isinstance(found, Mapping) else {"value": found}
-        return {name: float(value) for name, value in figures.items()}
-
-
-class _Store:
-    """The figures of each run, in memory and, if a path is given, in a file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.found = path, dict[str, dict[str, float]]()
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError, ValueError):  # the file is missing or no JSON
-                held = parse_json(path.read_bytes())
-                # A changed or damaged file counts as missing.
-                self.found = held["runs"] if is_sealed(held) else {}
-
-    def keep(self, run: str, figures: dict[str, float]) -> None:
-        """Keep the figures of a run."""
-        self.found[run] = figures
-        if self.path is not None:
-            write_sealed_json(self.path, {"runs": self.found}, indent=1)
+    def __call__(self, item: _Item) -> list[dict[str, float]]:
+        """The figures of each part."""
+        # A seed for each part, so that a metric that draws random numbers draws the same ones in every process.
+        own = derive_seed(self.seed, "run", item.run)
+        if item.run not in self._varied:
+            self._varied.clear()
+            variations = Variations() if item.run == _NOMINAL else self.variations
+            self._varied = {item.run: vary(self.model, variations, own)}
+        out: list[dict[str, float]] = []
+        for part in range(item.first, item.last):
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(derive_seed(own, "part", part) if part else own)
+                found = self.parts[part](self._varied[item.run])
+            figures = found if isinstance(found, Mapping) else {"value": found}
+            out.append({name: float(value) for name, value in figures.items()})
+        return out
 
 
-def _results(task: _Task, runs: list[str], workers: int) -> Iterator[tuple[str, dict[str, float]]]:
-    runs = list(runs)
-    if workers == 1 or len(runs) <= 1:
-        yield from ((run, task(run)) for run in runs)
-        return
-    # Processes are spawned because torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    start = (_pickled(task), torch.get_num_threads())
-    with ProcessPoolExecutor(min(workers, len(runs)), context, initializer=_start_worker, initargs=start) as pool:
-        pending = {pool.submit(_work, run): run for run in runs}
-        try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
-        except BrokenProcessPool:
-            raise GeniexError(
-                "monte_carlo: a worker process died: is memory short (give fewer workers)? A script needs its"
-                " `if __name__ == '__main__':` guard"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _figures(
+    task: _Task, metric: Metric, runs: list[str], workers: int | None, executor: Executor
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yields each run with its figures when all its parts are done."""
+    whole = len(task.parts)
+    size = math.ceil(whole / _shares(task, len(runs), workers))
+    items = (_Item(run, first, min(first + size, whole)) for run in runs for first in range(0, whole, size))
+    done: dict[str, dict[int, dict[str, float]]] = {run: {} for run in runs}
+    failed: list[str] = []
+    gpus = 1.0 if any(tensor.device.type == "cuda" for tensor in task.model.buffers()) else 0.0
+    for item, answer in run_jobs(task, items, workers=workers, executor=executor, gpus=gpus):
+        if isinstance(answer, Failure):
+            failed.append(f"run {item.run}: {answer.reason}")
+            continue
+        own = done[item.run]
+        own.update(zip(range(item.first, item.last), answer, strict=True))
+        if len(own) < whole:
+            continue
+        if type(metric) is Accuracy:
+            yield item.run, {"value": metric.merged([own[part]["value"] for part in range(whole)])}
+        else:
+            yield item.run, own[0]
+    if failed:
+        raise JobError(f"monte_carlo: {len(failed)} runs have no figures: {failed[0]}; run the same again to retry")
 
 
-_task: _Task | None = None
-"""The task of a worker process, unpickled once."""
-
-
-def _start_worker(pickled: bytes, threads: int) -> None:
-    global _task
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(threads)
-    _task = pickle.loads(pickled)
-
-
-def _work(run: str) -> dict[str, float]:
-    assert _task is not None
-    return _task(run)
+def _shares(task: _Task, runs: int, workers: int | None) -> int:
+    """Number of jobs that share a run, so that all workers are busy; 1 where reads are noisy."""
+    noise = task.variations.read_noise
+    matrices = crossbar_matrices(task.model).values()
+    noisy = (noise is not None and not noise.off) or not all(m.emulator.deterministic for m in matrices)
+    return 1 if noisy or not runs else min(len(task.parts), math.ceil((workers or 1) / runs))
 
 
 def _row(name: str, nominal: float, values: list[float], bounds: tuple[float, float]) -> Row:
@@ -253,7 +267,11 @@ def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) ->
         for name, matrix in crossbar_matrices(model).items()
     }
     head = [__version__, seed, variations.to_dict(), repr(model), circuits, _described(metric)]
-    return digest(dict(model.state_dict()), head)[:16]
+    return digest(dict(model.state_dict()), head)
+
+
+def _file(run: str) -> str:
+    return f"monte-carlo-{run}"
 
 
 def _described(metric: Metric) -> list[Any]:
@@ -275,11 +293,3 @@ def _described(metric: Metric) -> list[Any]:
 
 def _values(named: Iterable[tuple[Any, Any]]) -> list[str]:
     return [f"{key} {digest(value)}" for key, value in named]
-
-
-def _pickled(task: _Task) -> bytes:
-    try:
-        return pickle.dumps(task)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        allowed = "for workers give a function of a module, or Accuracy(...)"
-        raise InputError("metric", f"not picklable ({error})", allowed) from None

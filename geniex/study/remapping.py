@@ -18,6 +18,7 @@ from geniex.emulator import IdealEmulator, SurrogateEmulator
 from geniex.emulator.identity import identity
 from geniex.errors import InputError
 from geniex.files import is_sealed, parse_json, write_sealed_json
+from geniex.jobs import ResultStore, digest
 from geniex.mapping import Architecture, Arrangement
 from geniex.mitigation import Batch, Remapping, correct_outputs, fine_tune, refit_batch_norm, remap
 from geniex.mitigation.batch_norm import has_batch_norms
@@ -26,7 +27,6 @@ from geniex.networks.images import MovedBatches
 from geniex.networks.train import AugmentedBatches, FitConfig
 from geniex.preset import Preset
 from geniex.simulator import arranged, arrangements, convert
-from geniex.study.logits import LogitStore, Network, digest
 from geniex.study.remap_circuit import LayerCheck, check_layers
 from geniex.study.remap_table import Difference, RemapRow, differences, summarised
 
@@ -200,7 +200,7 @@ class _OneNetwork:
         self.images, self.labels = (x.to(device) for x in tests.batch(torch.arange(len(tests))))
         self.calibration = [x.to(device) for x in calibration.batch(torch.arange(len(calibration)))]
         self.emulator = SurrogateEmulator(setting.surrogate, setting.preset.crossbar)
-        self.store = LogitStore(work)
+        self.store = ResultStore(work, "geniex-remapping-1")
         told = [identity(self.emulator)[0], setting.architecture.to_dict(), setting.seed, __version__]
         self.key = digest(dict(network.state_dict()), repr(network), *self.calibration, told)
         self._base: nn.Module | None = None
@@ -247,18 +247,16 @@ class _OneNetwork:
         what = f"{self.name}, {label}"
         key = digest(self.key, told, images)
 
-        def ready() -> Network:
+        held = self.store.load_tensors(what, key)
+        if held is None:
             with torch.no_grad():
-                model = build()
-
-            def network(images: Tensor) -> Tensor:
-                with torch.no_grad():
-                    return model(images)
-
-            return network
-
-        logits = self.store.run(what, key, ready, images, _BATCH, partial(self.say, what))
-        return (logits.values.argmax(-1) == self.labels[: len(images)]).cpu()
+                model, parts = build(), []
+                for part in images.split(_BATCH):
+                    parts.append(model(part))
+                    self.say(what, sum(map(len, parts)), len(images))
+            held = {"logits": torch.cat(parts)}
+            self.store.keep_tensors(what, key, held)
+        return (held["logits"].argmax(-1).to(self.device) == self.labels[: len(images)]).cpu()
 
     def _built(self, method: str, control: str | None) -> nn.Module:
         if control == "fine_tuning":

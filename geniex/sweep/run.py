@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from geniex.config import check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
-from geniex.jobs.pool import run_shards
+from geniex.jobs import Executor, Failure, check_workers, run_jobs
 from geniex.sweep import layout
-from geniex.sweep.cluster import solve_on_ray
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
 from geniex.sweep.shards import ShardDirectory
 from geniex.sweep.solving import TileData, solve_tiles
 
-Executor = Literal["local", "ray"]
-EXECUTORS = ("local", "ray")
 _RECYCLE = {"native": None, "ngspice": 1}
 """Shards after which a worker is replaced: ngspice leaks memory with every solve."""
 _LISTED = 5
@@ -60,11 +56,12 @@ def run_sweep(
         workers: number of processes; None means one per processor. A single worker of the native engine runs in this
             process. On Ray it is the number of shards under way; None means two for each processor of the cluster.
         observer: the listener that is told of the progress.
-        executor: where the solver runs: in "local" processes, or on a "ray" cluster, see ``geniex.sweep.cluster``.
+        executor: where the solver runs: in "local" processes, or on a "ray" cluster, see ``geniex.jobs.run_jobs``.
 
     Raises:
         InputError: ``out``, ``workers`` or ``executor`` is not allowed.
         SweepError: tiles have no solution, the disk is full, or another sweep works on ``out`` or holds its place.
+        JobError: worker processes keep dying, or there is no Ray cluster.
         MissingDependencyError: the engine is ngspice or the executor is Ray, and it is not installed.
     """
     out = Path(out)
@@ -84,10 +81,7 @@ def run_sweeps(
     Arguments and errors are otherwise those of ``run_sweep``.
     """
     observer = observer or SweepObserver()
-    if workers is not None:
-        check_positive_int("workers", workers)
-    if executor not in EXECUTORS:
-        raise InputError("executor", repr(executor), f"it must be one of {', '.join(EXECUTORS)}")
+    check_workers(workers, executor)
     for out, config in plans.items():
         _check_output(out, config)
     directories = {out: ShardDirectory.beside(out, config, layout.attributes(config)) for out, config in plans.items()}
@@ -160,41 +154,40 @@ class _Item(NamedTuple):
     shards: ShardDirectory
     shard: int
 
+    def store(self, data: TileData) -> None:
+        """Write the solved tiles durably; raises ``OSError`` where the disk does not take them."""
+        self.shards.store(self.shard, data)
+
 
 def _results(todo: list[_Item], workers: int | None, executor: Executor) -> Iterator[tuple[_Item, str | None]]:
     """Yields each shard when it is stored, with None, or the reason why it could not be."""
     if not todo:
         return
-    engine = todo[0].shards.config.engine
-    workers = os.cpu_count() or 1 if workers is None and executor == "local" else workers
-    if executor == "ray":
-        runs = [(item.shards.config, *item.shards.config.shard_range(item.shard)) for item in todo]
-        for k, answer in solve_on_ray(_solved, runs, workers, _RECYCLE[engine]):
-            yield todo[k], _stored(todo[k], answer)
-    elif workers == 1 and engine == "native":
-        yield from ((item, _solve_shard(item)) for item in todo)
-    else:
-        yield from run_shards(_solve_shard, todo, workers or 1, _RECYCLE[engine])
+    # Shards are large: a local worker writes its own. Ray's nodes need no common file system, so this process writes.
+    here = executor == "local"
+    workers = os.cpu_count() or 1 if workers is None and here else workers
+    recycle = _RECYCLE[todo[0].shards.config.engine]
+    task: Callable[[_Item], TileData | Failure | None] = _solve_and_store if here else _solve_shard
+    for item, answer in run_jobs(task, todo, workers=workers, executor=executor, recycle=recycle):
+        if isinstance(answer, TileData):
+            item.store(answer)
+        yield item, answer.reason if isinstance(answer, Failure) else None
 
 
-def _solve_shard(item: _Item) -> str | None:
-    """Solve and store one shard; returns the reason why it has no solution, or None."""
-    config = item.shards.config
-    return _stored(item, _solved(config, *config.shard_range(item.shard)))
-
-
-def _solved(config: SweepConfig, start: int, stop: int) -> TileData | str:
-    try:
-        return solve_tiles(config, start, stop)
-    except SweepError as error:
-        return str(error)
-
-
-def _stored(item: _Item, answer: TileData | str) -> str | None:
-    if isinstance(answer, str):
+def _solve_and_store(item: _Item) -> Failure | None:
+    answer = _solve_shard(item)
+    if isinstance(answer, Failure):
         return answer
-    item.shards.store(item.shard, answer)
+    item.store(answer)
     return None
+
+
+def _solve_shard(item: _Item) -> TileData | Failure:
+    config = item.shards.config
+    try:
+        return solve_tiles(config, *config.shard_range(item.shard))
+    except SweepError as error:
+        return Failure(str(error))
 
 
 def _unfinished(shards: ShardDirectory, observer: SweepObserver) -> Iterator[int]:

@@ -13,9 +13,10 @@ from geniex.cells import Cell, OneTransistorOneResistor
 from geniex.config import Config, check_positive_int
 from geniex.errors import FileFormatError, InputError, SweepError
 from geniex.files import is_sealed, parse_json, write_sealed_json
+from geniex.jobs import Executor
 from geniex.sweep.config import SweepConfig
 from geniex.sweep.file import SweepFile
-from geniex.sweep.run import Executor, SweepObserver, run_sweeps
+from geniex.sweep.run import SweepObserver, run_sweeps
 
 FORMAT = "geniex-sweep-set"
 VERSION = 1
@@ -87,7 +88,7 @@ def run_sweep_set(
         executor: where the solver runs, as in ``run_sweep``.
 
     Raises:
-        InputError, SweepError, MissingDependencyError: the same cases as in ``run_sweep``.
+        InputError, SweepError, JobError, MissingDependencyError: the same cases as in ``run_sweep``.
     """
     out = Path(out)
     if not out.parent.is_dir() or (out.exists() and not out.is_dir()):

@@ -87,6 +87,8 @@ def test_files_that_are_no_sweeps(verb: str, tmp_path: Path, capsys: pytest.Capt
         (("--data", "mnist"), "'mnist'; the data sets are fashion-mnist"),
         (("--data", "digits"), "data: got 'digits' of shape (1, 8, 8); fashion-cnn takes images of (1, 28, 28)"),
         (("--seed", "-1"), "seed: got -1"),
+        (("--workers", "0"), "workers: got 0"),
+        (("--executor", "slurm"), "executor: got slurm; it must be one of 'local', 'ray'"),
         (("--weight-bits", "-1"), "weight_bits: got -1"),
         (("--offset", "none"), "offset: got none; it must be one of 'analog_difference', 'reference_column'"),
         (("--images", "many"), "images: got many; it must be int"),

@@ -117,7 +117,7 @@ def test_nf_of_linear_cells_is_the_share_that_the_wires_take(
 def test_layers_tell_how_well_their_converters_fit_as_the_conversion_does(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import geniex.study.accuracy as module
+    import geniex.study.stages as module
 
     def told(*args: object, **options: object) -> nn.Module:
         converted = convert(*args, **options)  # type: ignore[arg-type]

@@ -33,7 +33,6 @@ from geniex.networks import load_images, load_network, save_network
 from geniex.networks.train import AugmentedBatches, FitConfig
 from geniex.simulator import LayerRule, arranged, arrangements, convert, costs, vary
 from geniex.study.grid import Study, StudySpec, planned, run_study
-from geniex.study.grid.run import kept_result
 from geniex.study.grid.table import Row
 from geniex.study.statistics import wilson_interval
 from geniex.variation import StuckCells, Variations, derive_seed
@@ -256,8 +255,9 @@ def test_a_result_of_another_job_under_its_name_is_not_taken(root: Path, tmp_pat
     (mine,) = (path for name, path in kept.items() if first.key[:24] in name)
     (theirs,) = (path for name, path in kept.items() if other.key[:24] in name)
     mine.write_bytes(theirs.read_bytes())
-    assert kept_result(tmp_path / "kept", first) is None
-    assert kept_result(tmp_path / "kept", other) is not None
+    seen: list[tuple[int, int]] = []
+    run(root, given(root), tmp_path, progress=lambda done, whole: seen.append((done, whole)))
+    assert seen[0] == (2, 3), "one of the three is done again"
 
 
 def test_a_killed_study_goes_on_where_it_was(root: Path, tmp_path: Path) -> None:
@@ -328,20 +328,17 @@ def test_on_ray_the_table_is_the_same(root: Path, monkeypatch: pytest.MonkeyPatc
     assert not ray.is_initialized(), "what was started for the study is gone with it"
 
 
-def test_results_from_elsewhere_are_kept_as_they_come(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On Ray, this process writes what comes back, in whatever order."""
-    from geniex.study.grid import run as module
-    from geniex.study.grid.job import run_job
+def test_results_are_kept_as_they_come(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results may come from elsewhere in whatever order; this process writes them."""
 
-    def elsewhere(work: Any, runs: Any, at_once: Any, recycle: Any = None, gpus: float = 0.0) -> Any:
-        assert (work, at_once, gpus) == (run_job, 3, 0.0)
-        yield from ((k, work(*runs[k])) for k in reversed(range(len(runs))))
+    def elsewhere(task: Any, items: Any, **options: Any) -> Any:
+        assert options == {"workers": 3, "executor": "ray", "gpus": 0.0}
+        yield from ((item, task(item)) for item in reversed(items))
 
     config = given(root, **GRID)
-    monkeypatch.setattr(module, "run_on_ray", elsewhere)
+    monkeypatch.setattr("geniex.study.grid.run.run_jobs", elsewhere)
     there = run(root, config, tmp_path, executor="ray", workers=3)
+    monkeypatch.undo()
     assert timeless(there.rows) == timeless(run(root, config).rows)
     assert len(_results(tmp_path)) == 7
 

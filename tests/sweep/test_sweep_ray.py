@@ -10,6 +10,7 @@ import pytest
 
 from geniex.cli.main import main
 from geniex.errors import MissingDependencyError, SweepError
+from geniex.jobs import Failure
 from geniex.sweep import CircuitRanges, SweepConfig, SweepSet, run, run_sweep, run_sweep_set
 
 
@@ -55,13 +56,14 @@ def test_a_cluster_gives_the_same_files(small: SweepConfig, tmp_path: Path, cont
 
 
 def _kill_once(flag: Path):
-    solved = run._solved
+    solve_tiles = run.solve_tiles
 
-    def solve(config: SweepConfig, start: int, stop: int):
+    def solve(item):
+        start, stop = item.shards.config.shard_range(item.shard)
         if start == 8 and not flag.exists():
             flag.touch()
             os._exit(1)
-        return "tile 13: does not settle" if start == 12 else solved(config, start, stop)
+        return Failure("tile 13: does not settle") if start == 12 else solve_tiles(item.shards.config, start, stop)
 
     return solve
 
@@ -74,7 +76,7 @@ def test_a_dead_worker_is_replaced_and_a_failure_told(
 ) -> None:
     out, flag = tmp_path / "a.h5", tmp_path / "flag"
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_solved", _kill_once(flag))
+        patch.setattr(run, "_solve_shard", _kill_once(flag))
         with pytest.raises(SweepError, match=r"1 of 6 shards.*tiles 12 to 15: tile 13: does not settle"):
             run_sweep(small, out, executor="ray")
     assert flag.exists()

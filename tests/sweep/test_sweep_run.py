@@ -2,8 +2,6 @@ import errno
 import os
 import resource
 import shutil
-import signal
-from functools import partial
 from pathlib import Path
 
 import h5py
@@ -12,7 +10,6 @@ import pytest
 from geniex.circuit import Crossbar
 from geniex.circuit.spice import ngspice_version
 from geniex.errors import InputError, MissingDependencyError, SweepError
-from geniex.jobs.pool import run_shards
 from geniex.sweep import SweepConfig, SweepFile, SweepObserver, layout, run_sweep, seal, shards, verify_sweep
 from geniex.sweep.solving import solve_tiles
 
@@ -218,30 +215,6 @@ def test_output_needs_a_directory(small: SweepConfig, tmp_path: Path) -> None:
     for out in (tmp_path / "none" / "a.h5", tmp_path):
         with pytest.raises(InputError, match="out"):
             run_sweep(small, out, workers=1)
-
-
-def _die(flag: Path, shard: int) -> None:
-    if shard == 2 or (shard == 3 and not flag.exists()):
-        flag.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_takes_only_its_shard_with_it(tmp_path: Path) -> None:
-    # Shard 3 kills one worker only, as a passing shortage of memory would; shard 2 every worker.
-    done = dict(run_shards(partial(_die, tmp_path / "flag"), range(5), workers=2, recycle=None))
-    assert {shard for shard, failure in done.items() if failure is None} == {0, 1, 3, 4}
-    assert "its worker process died" in done[2]
-
-
-def _always_die(shard: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_workers_that_all_die_end_the_sweep() -> None:
-    with pytest.raises(SweepError, match="keep dying"):
-        list(run_shards(_always_die, range(100), workers=1, recycle=1))
 
 
 @pytest.mark.ngspice

@@ -13,12 +13,12 @@ from geniex import __version__
 from geniex.emulator import IdealEmulator
 from geniex.emulator.identity import identity
 from geniex.errors import GeniexError, InputError
+from geniex.jobs import digest
 from geniex.mitigation.batch_norm import has_batch_norms
 from geniex.simulator import ConversionReport, dry_run
 from geniex.study.grid.job import Job, emulator_of, full_scales, images_of, on_ideal_tiles, prepared_network
 from geniex.study.grid.settings import CellSettings
 from geniex.study.grid.spec import Label, Point, StudySpec, label_of
-from geniex.study.logits import digest
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""What a worker has in common wherever it runs: its preparation, and the record of a job that it did not survive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from geniex.config import register_configs
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The answer of a job that has no result."""
+
+    reason: str
+    """Reason for which there is no result, as a message tells it."""
+
+
+def prepare_worker(registered: Iterable[tuple[str, str]]) -> None:
+    """Prepare this worker process for jobs: it knows the user's configuration classes and computes on one thread."""
+    register_configs(registered)
+    torch.set_num_threads(1)

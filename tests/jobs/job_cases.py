@@ -1,0 +1,80 @@
+"""Tasks that worker processes of another interpreter can import."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geniex.config import Config, register_config
+from geniex.errors import InputError
+
+
+@register_config
+@dataclass(frozen=True)
+class Guard(Config):
+    """A configuration class of a user."""
+
+    rings: int = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a worker saw of itself, of its task and of an item."""
+
+    process: int
+    threads: int
+    loads: int
+    rings: int
+    item: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """A task that looks around; ``guard`` is the dictionary of a ``Guard``."""
+
+    guard: dict[str, Any]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        global loads
+        loads += 1
+        vars(self).update(state)
+
+    def __call__(self, item: torch.Tensor) -> Seen:
+        kind = Config.from_dict(self.guard)
+        return Seen(os.getpid(), torch.get_num_threads(), loads, vars(kind)["rings"], item.cumsum(0))
+
+
+loads = 0
+"""Number of times that this process has unpickled a ``Look``."""
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def refuse(x: int) -> int:
+    if x == 2:
+        raise InputError("x", x, "anything but 2")
+    return x
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Item 2 kills every worker; item 3 kills one worker only, as a passing shortage of memory would."""
+
+    flag: Path
+
+    def __call__(self, x: int) -> int:
+        if x == 2 or (x == 3 and not self.flag.exists()):
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x * x
+
+
+def always_die(x: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
