@@ -101,11 +101,13 @@ def _changes(given: list[str]) -> dict[str, Any]:
 
 
 def _tell(plan: StudyPlan) -> None:
-    table = plain_table(escape(f"{plan.spec.title}: {len(plan.cells)} cells"), ("part", "cell"), ("networks", "draws"))
+    table = plain_table(
+        escape(f"{plan.spec.title}: {len(plan.points)} points"), ("part", "point"), ("networks", "draws")
+    )
     own = {part.name: [axis.name for axis in part.axes] for part in plan.spec.parts}
-    for cell in plan.cells:
-        told = ", ".join(f"{short_title(name)} {short_number(cell.labels[name])}" for name in own[cell.part])
-        table.add_row(escape(cell.part), escape(told), str(len(cell.settings.networks)), str(cell.settings.draws))
+    for point in plan.points:
+        told = ", ".join(f"{short_title(name)} {short_number(point.labels[name])}" for name in own[point.part])
+        table.add_row(escape(point.part), escape(told), str(len(point.settings.networks)), str(point.settings.draws))
     report_console().print(table)
     print(f"{len(plan.jobs)} jobs, references and all; nothing was run")
 

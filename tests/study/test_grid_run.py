@@ -142,7 +142,7 @@ def test_mitigations_come_in_their_order(root: Path) -> None:
 
 def test_fine_tuning_moves_weights_on_the_crossbars(root: Path) -> None:
     names = ["none", "fine_tuning", "rearrange + fine_tuning"]
-    study = run(root, given(root, grid={"mitigation": names}, fine_tuning_steps=8))
+    study = run(root, given(root, grid={"mitigation": names}, **{"fine_tuning.steps": 8}))
     accuracies = [row["accuracy"] for row in study.rows]
     assert all(row["error"] is None for row in study.rows)
     assert max(accuracies[1:]) > accuracies[0]
@@ -220,9 +220,9 @@ def test_a_finished_study_runs_nothing_again(root: Path, tmp_path: Path, monkeyp
     seen: list[tuple[int, int]] = []
     again = run(root, config, tmp_path, progress=lambda done, whole: seen.append((done, whole)))
     assert (again.rows, again.summary) == (first.rows, first.summary)
-    assert seen == [(7, 7)]  # in floating point, two architectures on ideal tiles, four cells
+    assert seen == [(7, 7)]  # in floating point, two architectures on ideal tiles, four points
     # What a result does not depend on does not part it from its file; what it depends on does.
-    assert run(root, config | {"title": "other", "fine_tuning_steps": 3, "draws": 9}, tmp_path).rows == first.rows
+    assert run(root, config | {"title": "other", "fine_tuning.steps": 3, "draws": 9}, tmp_path).rows == first.rows
     for change in ({"images": 39}, {"seed": 1}, {"crossbar": {"r_wire": 9}}, {"calibration_images": 23}):
         with pytest.raises(AssertionError):
             run(root, config | change, tmp_path)
@@ -288,12 +288,12 @@ def _results(out: Path) -> list[Path]:
     return sorted((out / "kept").glob("[!.]*.json")) if (out / "kept").is_dir() else []
 
 
-def test_a_cell_that_fails_is_told_and_the_others_go_on(
+def test_a_point_that_fails_is_told_and_the_others_go_on(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geniex.study.grid import job as cell
+    from geniex.study.grid import job as module
 
-    real = cell.emulator_of
+    real = module.emulator_of
 
     def broken(settings: Any) -> Any:
         if settings.architecture.window.on_off == 10 and settings.emulator != "ideal":
@@ -301,7 +301,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(
         return real(settings)
 
     config = given(root, "cnn-0", "cnn-1", grid={"window.on_off": [3, 10]})
-    monkeypatch.setattr(cell, "emulator_of", broken)
+    monkeypatch.setattr(module, "emulator_of", broken)
     study = run(root, config, tmp_path)
     failed = [row for row in study.rows if row["window.on_off"] == 10]
     assert len(study.failed) == 2
@@ -351,7 +351,7 @@ def test_results_from_elsewhere_are_kept_as_they_come(
     [
         ({"network": "no-such-net"}, r"network: got 'no-such-net'; no such file"),
         ({"emulator": "magic"}, r"magic"),
-        ({"emulator": "geniex-mlp-64"}, r"part 1: got a cell that cannot be; .*trained for"),
+        ({"emulator": "geniex-mlp-64"}, r"part 1: got a point that cannot be; .*trained for"),
         ({"crossbar.r_wire": 900.0}, r"r_wire_row = 900 ohm lies outside the validated range"),
         ({"window": {"r_on": 2000}}, r"r_on = 2000 ohm lies outside the validated range of 10000 to 1000000 ohm"),
         ({"images": 100}, r"count: got 100; the set holds 60 images"),
@@ -384,7 +384,7 @@ def test_ways_to_run_are_checked(root: Path, options: dict[str, Any], told: str)
 
 
 def test_a_baseline_needs_a_pair_and_as_many_networks(root: Path) -> None:
-    with pytest.raises(InputError, match="no other cell has one"):
+    with pytest.raises(InputError, match="no other point has one"):
         run(root, given(root, grid={"tile": [16]}, baseline={"tile": 16}))
     pair = {"two": [str(root / f"cnn-{k}") for k in range(2)], "one": [str(root / "vgg")]}
     with pytest.raises(InputError, match="1 networks, where others have 2; trainings are compared in pairs"):

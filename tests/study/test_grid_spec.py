@@ -12,16 +12,16 @@ import yaml
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.errors import InputError
 from geniex.preset import presets
-from geniex.study.configs import config_path, shipped_configs
-from geniex.study.grid import CellSettings, StudySpec
-from geniex.study.grid.settings import Pruning
+from geniex.study.configs import shipped_studies, study_path
+from geniex.study.grid import PointSettings, StudySpec
+from geniex.study.grid.groups import Pruning
 from geniex.variation import FiniteStates, ReadNoise, StuckCells, variation_presets
 
 STUDIES = ("dense-sparse.yaml", "geniex-precision-slices.yaml", "geniex-size-ron-onoff.yaml", "sparse-xbar.yaml")
 
 
-def settings(given: dict[str, Any]) -> list[CellSettings]:
-    return [CellSettings.of(point.settings) for point in StudySpec.of(given).points()]
+def settings(given: dict[str, Any]) -> list[PointSettings]:
+    return [PointSettings.of(point.settings) for point in StudySpec.of(given).points()]
 
 
 def labels(given: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -57,7 +57,7 @@ def test_parts_are_united_and_share_what_is_above_them() -> None:
     points = StudySpec.of(given).points()
     assert [p.part for p in points] == ["a"] * 4 + ["b"] * 4 + ["c"] * 2
     assert [tuple(p.labels.values()) for p in points[:4]] == list(itertools.product(["linear", "ideal"], [16, 32]))
-    assert {(p.part, CellSettings.of(p.settings).architecture.v_max) for p in points} == {
+    assert {(p.part, PointSettings.of(p.settings).architecture.v_max) for p in points} == {
         ("a", 0.1),
         ("b", 0.2),
         ("c", 0.1),
@@ -65,7 +65,7 @@ def test_parts_are_united_and_share_what_is_above_them() -> None:
     assert StudySpec.of(given).axes == ("emulator", "tile", "window.r_on")
 
 
-def test_a_study_without_axes_is_one_cell() -> None:
+def test_a_study_without_axes_is_one_point() -> None:
     assert labels({}) == [()]
 
 
@@ -143,10 +143,10 @@ def test_yaml_words_and_numbers_are_what_they_look_like(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("variation: {stuck_cells: {off: 0.1, on: 0.2}}\ngrid: {window.r_on: [50e3, 1e5]}\n")
     spec = StudySpec.of(path)
-    cells = [CellSettings.of(point.settings) for point in spec.points()]
-    assert [one.architecture.window.r_on for one in cells] == [50e3, 1e5]
-    assert cells[0].variations is not None
-    assert cells[0].variations.steps == (StuckCells(0.1, 0.2),)
+    points = [PointSettings.of(point.settings) for point in spec.points()]
+    assert [one.architecture.window.r_on for one in points] == [50e3, 1e5]
+    assert points[0].variations is not None
+    assert points[0].variations.steps == (StuckCells(0.1, 0.2),)
     assert spec.title == "a"
 
 
@@ -172,7 +172,7 @@ def test_labels_tell_values() -> None:
 
 def test_changes_override_every_part() -> None:
     given = {"images": 5, "parts": [{"name": "a", "images": 7}, {"name": "b", "grid": {"tile": [16]}}]}
-    got = [CellSettings.of(p.settings) for p in StudySpec.of(given, {"images": 3, "crossbar.r_wire": 9}).points()]
+    got = [PointSettings.of(p.settings) for p in StudySpec.of(given, {"images": 3, "crossbar.r_wire": 9}).points()]
     assert [(one.images, one.crossbar.r_wire) for one in got] == [(3, 9), (3, 9)]
     with pytest.raises(InputError, match=r"tile: got an axis of this study"):
         StudySpec.of(given, {"tile": 8})
@@ -214,7 +214,7 @@ def test_changes_override_every_part() -> None:
         ({"calibration_images": None}, r"calibration_images: got None"),
         ({"energy": "none"}, r"energy: got 'none'; it must be one of emulator, ideal"),
         ({"draws": 1.5}, r"draws: got 1.5"),
-        ({"fine_tuning_steps": 0}, r"fine_tuning_steps: got 0"),
+        ({"fine_tuning.steps": 0}, r"fine_tuning.steps: got 0"),
         ({"seed": -1}, r"seed: got -1"),
         ({"network": 3}, r"network: got 3"),
         ({"network": []}, r"network: got \[\]"),
@@ -268,7 +268,7 @@ def test_what_is_offered_in_place_of_an_unknown_study_runs() -> None:
     with pytest.raises(InputError) as error:
         StudySpec.of("nope.yaml")
     offered = error.value.allowed.partition("shipped are ")[2].split(", ")
-    assert offered == shipped_configs("study") == sorted(STUDIES)
+    assert offered == shipped_studies() == sorted(STUDIES)
     for name in offered:
         assert StudySpec.of(name).points()
 
@@ -280,13 +280,13 @@ def test_what_ships_for_another_verb_is_told_so() -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_ask_for_what_there_is(name: str) -> None:
-    assert name in shipped_configs("study")
+    assert name in shipped_studies()
     spec = StudySpec.of(name)
-    cells = [CellSettings.of(point.settings) for point in spec.points()]
-    assert len(cells) >= 20
+    points = [PointSettings.of(point.settings) for point in spec.points()]
+    assert len(points) >= 20
     assert spec.baseline or name == "geniex-precision-slices.yaml"
     assert spec.about
-    text = config_path("study", name).read_text()
+    text = study_path(name).read_text()
     assert f"geniex study {name}" in text
     assert "cifar10" in text
 
@@ -295,7 +295,7 @@ def test_the_size_study_is_geniex_s_figures_by_both_models() -> None:
     points = list(StudySpec.of("geniex-size-ron-onoff.yaml").points())
     asked: dict[str, set[Any]] = {}
     for point in points:
-        c = CellSettings.of(point.settings)
+        c = PointSettings.of(point.settings)
         asked.setdefault(point.part, set()).add(
             (*c.architecture.tile, c.architecture.window.r_on, c.architecture.window.on_off, c.emulator)
         )
@@ -318,7 +318,7 @@ def test_each_shipped_study_has_both_surrogates_side_by_side(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_say_what_their_converters_are_and_why(name: str) -> None:
     """Their tables must not follow what the defaults become."""
-    text = config_path("study", name).read_text()
+    text = study_path(name).read_text()
     asked = yaml.safe_load(text)["architecture"]
     assert asked["adc_range"] in ("unit", "full_scale")
     assert (asked["accumulator_bits"], asked["accumulator_frac_bits"]) == (32, 24)
