@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from geniex.study.grid.means import ends_over_units, mean_of, mean_with_interval, means_by_unit
+from geniex.study.grid.means import ends_of, mean_of, mean_with_interval, means_by_unit
 from geniex.study.statistics import bootstrap_mean, bootstrap_ratio, difference_interval, ratio_interval
 
 Key = tuple[str, int]
@@ -61,14 +61,15 @@ def recovered_columns(name: str, changes: Mapping[Key, Change]) -> dict[str, flo
     back = {key: change.own - change.before for key, change in changes.items()}
     # Both intervals are of a ratio of means, not a mean of ratios: a network that loses little has a noisy share.
     backs, losses = means_by_unit(back), means_by_unit(lost)
-    told[name] = float(backs.mean() / losses.mean())
-    images = bootstrap_ratio(torch.cat(list(back.values())), torch.cat(list(lost.values())))
-    if math.isfinite(sum(images)):
-        told |= {f"{name}_images_low": images[0], f"{name}_images_high": images[1]}
+    share = told[name] = float(backs.mean() / losses.mean())
+    low, high = bootstrap_ratio(torch.cat(list(back.values())), torch.cat(list(lost.values())))
+    if math.isfinite(low + high):
+        # Sums in another order must not put the share itself outside of its interval.
+        told |= ends_of(f"{name}_images_", (min(low, share), max(high, share)))
     if len(losses) == 1:
         told |= {f"{name}_low": told[f"{name}_images_low"], f"{name}_high": told[f"{name}_images_high"]}
     elif bool((losses > 0).all()):
-        told |= ends_over_units(f"{name}_", ratio_interval(backs, losses))
+        told |= ends_of(f"{name}_", ratio_interval(backs, losses))
     return told
 
 

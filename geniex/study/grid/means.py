@@ -31,10 +31,10 @@ def mean_with_interval(
         found = wilson_interval(int(only.sum()), len(only))
     else:
         found = bootstrap_mean(next(iter(values.values())))
-    return {name: float(units.mean())} | ends_over_units(ends, found)
+    return {name: float(units.mean())} | ends_of(ends, found)
 
 
-def ends_over_units(prefix: str, interval: tuple[float, float]) -> dict[str, float | None]:
+def ends_of(prefix: str, interval: tuple[float, float]) -> dict[str, float | None]:
     """The ends of an interval by column name."""
     return {f"{prefix}low": interval[0], f"{prefix}high": interval[1]}
 
