@@ -41,10 +41,10 @@ def study(
 
     Args:
         config: YAML file of a study, or the name of a shipped one: geniex-size-ron-onoff.yaml,
-            geniex-precision-slices.yaml, sparse-xbar.yaml, dense-sparse.yaml.
-        out: folder for table.csv, table.parquet, summary.csv, report.html, report.md, report.json and figures; results
-            are stored there as they finish, so that the same command resumes after an interruption and retries failed
-            runs; default: the configuration's name, in the current directory.
+            geniex-precision-slices.yaml, sparse-xbar.yaml, dense-sparse.yaml, xchangr.yaml, fine-tuning.yaml.
+        out: folder for table.csv, table.parquet, summary.csv, further tables, report.html, report.md, report.json and
+            figures; results are stored there as they finish, so that the same command resumes after an interruption
+            and retries failed runs; default: the configuration's name, in the current directory.
         workers: number of processes with one thread each, 1 if not given; on a Ray cluster the number of concurrent
             jobs, two per processor if not given.
         executor: run jobs in local processes, or on a Ray cluster: the one at RAY_ADDRESS, otherwise one on this

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "study"))
 from grid_cases import BASE, write_images, write_network
 
 from geniex.cli.main import main
-from geniex.study.configs import study_path
+from geniex.study.configs import shipped_studies, study_path
 from geniex.study.grid import StudySpec, planned
 from geniex.sweep.loading import YamlLoader
 
@@ -140,18 +140,23 @@ def test_missing_packages_are_told(
     assert "no Parquet: pyarrow not found" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml", "sparse-xbar.yaml"]
-)
+FEW = {"images": 4, "calibration_images": 4}
+FEWER_THAN = {
+    "xchangr.yaml": {"first_images": 3},
+    "fine-tuning.yaml": {"calibration_start": 20, "fine_tuning.left_out": 20, "check.images": 3},
+}
+
+
+@pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_are_found_valid_as_they_are(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From anywhere; networks, circuits and surrogates go together. Fewer images than theirs are enough for that."""
     monkeypatch.chdir(root)
-    plan = planned(StudySpec.of(name, {"images": 4, "calibration_images": 4}), data_root=root)
-    assert len(plan.points) >= 20
+    plan = planned(StudySpec.of(name, FEW | FEWER_THAN.get(name, {})), data_root=root)
+    assert len(plan.points) >= 3
     assert any(plan.baseline(point) for point in plan.points) == bool(plan.spec.baseline)
 
 
-@pytest.mark.parametrize("name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml"])
+@pytest.mark.parametrize("name", [name for name in shipped_studies() if name != "sparse-xbar.yaml"])
 def test_for_cifar_data_and_network_alone_change(name: str) -> None:
     changed = yaml.load(study_path(name).read_text(), Loader=YamlLoader) | {
         "data": "cifar100",

@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def remapped(root: Path) -> Study:
     given = BASE | {
         "network": [str(HERE / f"cnn-{k}") for k in range(2)],
-        "calibration_images": 256,
+        "calibration_images": 48,
         "remapping_images": 24,
         "fine_tuning": {"steps": 1},
         "differences": ["mitigation"],
