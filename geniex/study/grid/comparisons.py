@@ -64,13 +64,17 @@ def recovered_columns(name: str, changes: Mapping[Key, Change]) -> dict[str, flo
     share = told[name] = float(backs.mean() / losses.mean())
     low, high = bootstrap_ratio(torch.cat(list(back.values())), torch.cat(list(lost.values())))
     if math.isfinite(low + high):
-        # Sums in another order must not put the share itself outside of its interval.
-        told |= ends_of(f"{name}_images_", (min(low, share), max(high, share)))
+        told |= _around(share, f"{name}_images_", (low, high))
     if len(losses) == 1:
         told |= {f"{name}_low": told[f"{name}_images_low"], f"{name}_high": told[f"{name}_images_high"]}
     elif bool((losses > 0).all()):
-        told |= ends_of(f"{name}_", ratio_interval(backs, losses))
+        told |= _around(share, f"{name}_", ratio_interval(backs, losses))
     return told
+
+
+def _around(share: float, prefix: str, interval: tuple[float, float]) -> dict[str, float | None]:
+    """The ends of an interval; sums in another order must not put the share itself outside of it."""
+    return ends_of(prefix, (min(interval[0], share), max(interval[1], share)))
 
 
 def recovered_names(name: str) -> list[str]:
