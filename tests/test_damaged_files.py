@@ -21,7 +21,7 @@ from geniex.jobs import ResultStore, digest
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.networks import FashionCNN, load_network, network_info, save_network
 from geniex.simulator import convert, load_converted, save_converted
-from geniex.study.grid.settings import CellSettings
+from geniex.study.grid.settings import PointSettings
 from geniex.study.grid.spec import StudySpec
 from geniex.surrogate import GeniexMLP, load_surrogate, save_surrogate
 from geniex.sweep import (
@@ -244,7 +244,7 @@ def test_settings(text: str, kind: str, tmp_path: Path) -> None:
             if kind == "sweep":
                 load_sweep(path)
             else:
-                [CellSettings.of(point.settings) for point in StudySpec.of(path).points()]
+                [PointSettings.of(point.settings) for point in StudySpec.of(path).points()]
         except GeniexError:
             refused += 1
     assert refused > 100

@@ -55,7 +55,7 @@ def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     configs = {str(path.relative_to(ROOT)) for path in (ROOT / "geniex/study/configs").rglob("*.yaml")}
     assert configs <= set(names)
-    assert "geniex/study/configs/remap/xchangr.yaml" in configs
+    assert "geniex/study/configs/xchangr.yaml" in configs
     models = {f"geniex/_models/{path.name}" for path in (ROOT / "models").iterdir()}
     assert models <= set(names)
     assert {name.split("/")[0] for name in names} == {"geniex", f"geniex_crossbar-{geniex.__version__}.dist-info"}

@@ -22,14 +22,11 @@ VERBS = {
     "evaluate": "compare surrogates and analytic models with the exact currents of a sweep",
     "fit": "train a network on an image set, or prune or constrain a trained one and train it further",
     "predict": "predict a network's accuracy on crossbars, stage by stage",
-    "remap": "move kernels to where wires cost least; reports accuracy before and after, beside controls",
+    "remap": "move a network's kernels to where wires cost least; reports accuracy before and after",
     "study": "evaluate accuracy and costs of networks over a grid of settings; resumes after a stop",
-    "finetune": "train a converted network through its crossbars; reports the accuracy that this recovers",
+    "finetune": "train a network through the crossbars that it will run on; reports accuracy before and after",
     "bench": "time geniex on this machine and check its results against references",
 }
-
-_CONFIGURED = ("remap",)
-"""Verbs whose options can be read from a YAML file."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,11 +100,8 @@ def _run(verb: str, argv: list[str]) -> int:
     name = f"geniex {verb}"
     try:
         options = verb_parser(verb).instantiate(parse_options(verb, argv))
-        told = options.as_dict()
-        if verb in _CONFIGURED:
-            told.pop("config", None)
         with _plain_warnings(name):
-            _function(verb)(**told)
+            _function(verb)(**options.as_dict())
     except jsonargparse.ArgumentError as error:
         return _refuse(name, f"{_plain(str(error))} (options: {name} --help)")
     except KeyboardInterrupt:
@@ -166,26 +160,9 @@ def _spelled(argv: list[str], function: Callable[..., None]) -> list[str]:
     return out
 
 
-def _with_shipped(verb: str, argv: list[str]) -> list[str]:
-    """``argv`` in which each --config, a file or the name of a shipped configuration, is replaced by its path."""
-    from geniex.study.configs import config_path
-
-    def path(name: str) -> str:
-        return str(config_path(verb, name))
-
-    out = list(argv)
-    for k, word in enumerate(out):
-        if word.startswith("--config="):
-            out[k] = f"--config={path(word.removeprefix('--config='))}"
-        elif k and out[k - 1] == "--config":
-            out[k] = path(word)
-    return out
-
-
 def parse_options(verb: str, argv: list[str]) -> jsonargparse.Namespace:
     """The verb's options as ``argv`` gives them; raises ``jsonargparse.ArgumentError`` for an unknown option."""
-    spelled = _spelled(argv, _function(verb))
-    return verb_parser(verb).parse_args(_with_shipped(verb, spelled) if verb in _CONFIGURED else spelled)
+    return verb_parser(verb).parse_args(_spelled(argv, _function(verb)))
 
 
 def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
@@ -193,8 +170,6 @@ def verb_parser(verb: str) -> jsonargparse.ArgumentParser:
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(prog=f"geniex {verb}", description=VERBS[verb], exit_on_error=False)
-    if verb in _CONFIGURED:
-        parser.add_argument("--config", action="config", help="YAML file of options, or the name of a shipped one")
     parser.add_function_arguments(_function(verb), as_group=False, as_positional=True)
     return parser
 

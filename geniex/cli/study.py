@@ -41,10 +41,10 @@ def study(
 
     Args:
         config: YAML file of a study, or the name of a shipped one: geniex-size-ron-onoff.yaml,
-            geniex-precision-slices.yaml, sparse-xbar.yaml, dense-sparse.yaml.
-        out: folder for table.csv, table.parquet, summary.csv, report.html, report.md, report.json and figures; results
-            are stored there as they finish, so that the same command resumes after an interruption and retries failed
-            runs; default: the configuration's name, in the current directory.
+            geniex-precision-slices.yaml, sparse-xbar.yaml, dense-sparse.yaml, xchangr.yaml, fine-tuning.yaml.
+        out: folder for table.csv, table.parquet, summary.csv, further tables, report.html, report.md, report.json and
+            figures; results are stored there as they finish, so that the same command resumes after an interruption
+            and retries failed runs; default: the configuration's name, in the current directory.
         workers: number of processes with one thread each, 1 if not given; on a Ray cluster the number of concurrent
             jobs, two per processor if not given.
         executor: run jobs in local processes, or on a Ray cluster: the one at RAY_ADDRESS, otherwise one on this
@@ -101,11 +101,13 @@ def _changes(given: list[str]) -> dict[str, Any]:
 
 
 def _tell(plan: StudyPlan) -> None:
-    table = plain_table(escape(f"{plan.spec.title}: {len(plan.cells)} cells"), ("part", "cell"), ("networks", "draws"))
+    table = plain_table(
+        escape(f"{plan.spec.title}: {len(plan.points)} points"), ("part", "point"), ("networks", "draws")
+    )
     own = {part.name: [axis.name for axis in part.axes] for part in plan.spec.parts}
-    for cell in plan.cells:
-        told = ", ".join(f"{short_title(name)} {short_number(cell.labels[name])}" for name in own[cell.part])
-        table.add_row(escape(cell.part), escape(told), str(len(cell.settings.networks)), str(cell.settings.draws))
+    for point in plan.points:
+        told = ", ".join(f"{short_title(name)} {short_number(point.labels[name])}" for name in own[point.part])
+        table.add_row(escape(point.part), escape(told), str(len(point.settings.networks)), str(point.settings.draws))
     report_console().print(table)
     print(f"{len(plan.jobs)} jobs, references and all; nothing was run")
 

@@ -14,7 +14,7 @@ from geniex.plotting.prediction import (
     plot_pareto,
     plot_predicted,
 )
-from geniex.plotting.remapping import plot_layer_checks, plot_recovered
+from geniex.plotting.remapping import plot_layer_errors, plot_recovered
 from geniex.plotting.study import Measured, pareto_front, plot_along, plot_panels, plot_tradeoff
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "plot_error_bins",
     "plot_error_histogram",
     "plot_ir_drop",
-    "plot_layer_checks",
+    "plot_layer_errors",
     "plot_layer_nf",
     "plot_nf",
     "plot_panels",

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "study"))
 from grid_cases import BASE, write_images, write_network
 
 from geniex.cli.main import main
-from geniex.study.configs import config_path
+from geniex.study.configs import shipped_studies, study_path
 from geniex.study.grid import StudySpec, planned
 from geniex.sweep.loading import YamlLoader
 
@@ -63,7 +63,7 @@ def test_options_override_settings_and_the_folder_has_the_file_s_name(
     assert study(config, root, "--set", "images=10", "--set", "crossbar.r_wire=5e0", "--set", "emulator=ideal") == 0
     kept = json.loads((tmp_path / "mine" / "report.json").read_text())
     assert [row["images"] for row in kept["rows"]] == [10, 10]
-    assert kept["configuration"]["cells"][0]["settings"]["crossbar"]["r_wire"] == 5.0
+    assert kept["configuration"]["points"][0]["settings"]["crossbar"]["r_wire"] == 5.0
     assert kept["configuration"]["asked"]["set"] == {"images": 10, "crossbar.r_wire": 5.0, "emulator": "ideal"}
     capsys.readouterr()
 
@@ -115,7 +115,7 @@ def test_unknown_studies_and_studies_that_cannot_be_are_told(
     assert "bad.yaml: tyle: got an unknown field; did you mean tile?" in capsys.readouterr().err
 
 
-def test_cells_that_fail_end_in_a_line_and_status_2(
+def test_points_that_fail_end_in_a_line_and_status_2(
     config: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from geniex.study.grid import run
@@ -140,20 +140,25 @@ def test_missing_packages_are_told(
     assert "no Parquet: pyarrow not found" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml", "sparse-xbar.yaml"]
-)
+FEW = {"images": 4, "calibration_images": 4}
+FEWER_THAN = {
+    "xchangr.yaml": {"first_images": 3},
+    "fine-tuning.yaml": {"calibration_start": 20, "fine_tuning.left_out": 20, "check.images": 3},
+}
+
+
+@pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_are_found_valid_as_they_are(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From anywhere; networks, circuits and surrogates go together. Fewer images than theirs are enough for that."""
     monkeypatch.chdir(root)
-    plan = planned(StudySpec.of(name, {"images": 4, "calibration_images": 4}), data_root=root)
-    assert len(plan.cells) >= 20
-    assert any(plan.baseline(cell) for cell in plan.cells) == bool(plan.spec.baseline)
+    plan = planned(StudySpec.of(name, FEW | FEWER_THAN.get(name, {})), data_root=root)
+    assert len(plan.points) >= 3
+    assert any(plan.baseline(point) for point in plan.points) == bool(plan.spec.baseline)
 
 
-@pytest.mark.parametrize("name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml"])
+@pytest.mark.parametrize("name", [name for name in shipped_studies() if name != "sparse-xbar.yaml"])
 def test_for_cifar_data_and_network_alone_change(name: str) -> None:
-    changed = yaml.load(config_path("study", name).read_text(), Loader=YamlLoader) | {
+    changed = yaml.load(study_path(name).read_text(), Loader=YamlLoader) | {
         "data": "cifar100",
         "network": "r20-0",
     }

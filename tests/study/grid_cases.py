@@ -1,4 +1,4 @@
-"""Image sets on disk and networks small enough that a study's cell takes a fraction of a second."""
+"""Image sets on disk and networks small enough that a study's point takes a fraction of a second."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from geniex.study.grid import CellSettings, Study, StudyPlan, StudySpec
+from geniex.study.grid import PointSettings, Study, StudyPlan, StudySpec
 from geniex.study.grid.job import Job
-from geniex.study.grid.plan import Cell, PlannedRun
+from geniex.study.grid.plan import PlannedPoint, PlannedRun
 from geniex.study.grid.table import Results, tabulated
 
 IMAGES = 200
@@ -38,7 +38,7 @@ def made_up(given: dict[str, Any], images: int = IMAGES) -> MadeUp:
     random = np.random.default_rng(0)
     found: dict[str, dict[str, Any]] = {}
 
-    def job(settings: CellSettings, name: str, draw: int, kind: str, point: int, share: float) -> Job:
+    def job(settings: PointSettings, name: str, draw: int, kind: str, point: int, share: float) -> Job:
         key = f"{kind}/{point}/{name}/{draw}"
         right = random.random(images) < share
         counts = {
@@ -57,14 +57,14 @@ def made_up(given: dict[str, Any], images: int = IMAGES) -> MadeUp:
         }
         return Job(settings, name, draw, kind == "float", key, "cpu", None)
 
-    cells = []
+    points = []
     for k, point in enumerate(spec.points()):
-        settings = CellSettings.of(point.settings)
+        settings = PointSettings.of(point.settings)
         runs = tuple(
             PlannedRun(
                 name,
                 draw,
-                job(settings, name, draw, "cell", k, 0.6 + 0.03 * k + 0.05 * n),
+                job(settings, name, draw, "point", k, 0.6 + 0.03 * k + 0.05 * n),
                 job(settings, name, 0, "ideal", k, 0.9),
                 job(settings, name, 0, "float", k, 0.95),
             )
@@ -72,5 +72,5 @@ def made_up(given: dict[str, Any], images: int = IMAGES) -> MadeUp:
             for draw in range(settings.draws)
         )
         labels = {name: point.labels.get(name, "none") for name in spec.axes}
-        cells.append(Cell(point.part, labels, settings, runs))
-    return MadeUp(StudyPlan(spec, tuple(cells)), found, {})
+        points.append(PlannedPoint(point.part, labels, settings, runs))
+    return MadeUp(StudyPlan(spec, tuple(points)), found, {})

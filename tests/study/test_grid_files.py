@@ -31,7 +31,7 @@ def test_csv_comes_back_as_it_was() -> None:
 def test_parquet_comes_back_as_it_was() -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     made = made_up({"network": NETWORKS, "grid": AXES | {"fold": [True, False]}})
-    del made.found["cell/1/net-0/0"]
+    del made.found["point/1/net-0/0"]
     rows = made.study.rows
     back = parquet.read_table(io.BytesIO(parquet_bytes(rows))).to_pylist()
     words = [row | {"tile": str(row["tile"]), "fold": str(row["fold"])} for row in rows]
@@ -43,7 +43,7 @@ def test_parquet_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize("name", ["table", "summary"])
 def test_a_table_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     made = made_up({"network": NETWORKS, "grid": AXES | {"fold": [True, False]}, "baseline": {"mitigation": "none"}})
-    del made.found["cell/1/net-0/0"]
+    del made.found["point/1/net-0/0"]
     rows = made.study.rows if name == "table" else made.study.summary
     (tmp_path / "t.csv").write_text(csv_text(rows))
     (tmp_path / "t.parquet").write_bytes(parquet_bytes(rows))
@@ -85,7 +85,7 @@ def test_accuracies_and_logit_errors_are_drawn_at_their_values() -> None:
         assert pictures[name].get_ylabel() == f"{column.replace('_', ' ')}, %"
 
 
-def test_a_cell_without_a_logit_error_is_not_drawn_there() -> None:
+def test_a_point_without_a_logit_error_is_not_drawn_there() -> None:
     made = made_up({"grid": {"tile": [16, 32]}})
     for found in made.found.values():
         found["logit_error"] = [None, None, None]

@@ -16,7 +16,7 @@ import torch
 from grid_cases import BASE, CALIBRATION, IMAGES, write_images, write_network
 
 from geniex.circuit import Crossbar
-from geniex.emulator import IdealEmulator, LinearEmulator, SurrogateEmulator
+from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import InputError, MissingDependencyError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.mitigation import (
@@ -29,10 +29,11 @@ from geniex.mitigation import (
     remap,
     weight_full_scales,
 )
-from geniex.networks import load_images, load_network, save_network
+from geniex.networks import ImageSet, load_images, load_network, save_network
 from geniex.networks.train import AugmentedBatches, FitConfig
-from geniex.simulator import LayerRule, arranged, arrangements, convert, costs, vary
+from geniex.simulator import LayerRule, arranged, arrangements, convert, costs, emulated_by, vary
 from geniex.study.grid import Study, StudySpec, planned, run_study
+from geniex.study.grid.layer_errors import layer_errors
 from geniex.study.grid.table import Row
 from geniex.study.statistics import wilson_interval
 from geniex.variation import StuckCells, Variations, derive_seed
@@ -141,7 +142,7 @@ def test_mitigations_come_in_their_order(root: Path) -> None:
 
 def test_fine_tuning_moves_weights_on_the_crossbars(root: Path) -> None:
     names = ["none", "fine_tuning", "rearrange + fine_tuning"]
-    study = run(root, given(root, grid={"mitigation": names}, fine_tuning_steps=8))
+    study = run(root, given(root, grid={"mitigation": names}, **{"fine_tuning.steps": 8}))
     accuracies = [row["accuracy"] for row in study.rows]
     assert all(row["error"] is None for row in study.rows)
     assert max(accuracies[1:]) > accuracies[0]
@@ -156,6 +157,78 @@ def test_fine_tuning_moves_weights_on_the_crossbars(root: Path) -> None:
         assert row["accuracy"] == hand.share(model)
         found = costs(model, hand.images[:4], energy_vectors=64)
         assert row["static_energy"] == pytest.approx(found.static_energy, rel=1e-9)
+
+
+def test_fine_tuning_takes_the_best_of_its_learning_rates_on_images_left_out(root: Path) -> None:
+    asked = {"steps": 2, "batch": 16, "learning_rates": [1e-9, 3e-3], "gradients": "emulator", "left_out": 40}
+    study = run(root, given(root, mitigation="fine_tuning", fine_tuning=asked))
+    hand = ByHand(root)
+    shuffled = load_images("fashion-mnist", train=True, root=root).subset(200, 0)
+    left_out = shuffled.batch(torch.arange(40))
+    kept = ImageSet(shuffled.pixels[40:], shuffled.labels[40:], shuffled.full_scale)
+    models = []
+    for row, rate in zip(study.learning_rates, (1e-9, 3e-3), strict=True):
+        model = hand.converted("cnn-0", trainable=True)
+        losses = fine_tune(model, AugmentedBatches(kept, FitConfig(batch=16, seed=0)), steps=2, learning_rate=rate)
+        with torch.no_grad():
+            loss = torch.nn.functional.cross_entropy(model(left_out[0]), left_out[1])
+        assert row["training_loss"] == pytest.approx(losses[-1], rel=1e-5)
+        assert row["left_out_loss"] == pytest.approx(float(loss), rel=1e-5)
+        models.append(model)
+    chosen = [row["chosen"] for row in study.learning_rates]
+    lowest = min(row["left_out_loss"] for row in study.learning_rates)
+    assert chosen == [row["left_out_loss"] == lowest for row in study.learning_rates]
+    assert study.rows[0]["accuracy"] == hand.share(models[chosen.index(True)])
+
+
+def test_another_emulator_checks_the_same_arrays(root: Path) -> None:
+    study = run(root, given(root, grid={"mitigation": ["none", "gain"]}, check={"emulator": "circuit", "images": 12}))
+    hand = ByHand(root)
+    plain = hand.converted("cnn-0")
+    for row, model in zip(study.rows, (plain, correct_outputs(plain, hand.calibration.images)), strict=True):
+        with torch.no_grad():
+            own = model(hand.images[:12]).argmax(-1)
+            told = emulated_by(model, CircuitEmulator(CROSSBAR))(hand.images[:12]).argmax(-1)
+        assert row["check_accuracy"] == pytest.approx(float((told == hand.labels[:12]).double().mean()))
+        assert row["check_agreement"] == pytest.approx(float((told == own).double().mean()))
+    assert study.summary[1]["check_accuracy"] == study.rows[1]["check_accuracy"]
+    assert "check_accuracy" not in run(root, given(root, emulator="ideal")).rows[0]
+
+
+def test_images_and_calibration_images_are_those_asked_for(root: Path) -> None:
+    study = run(root, given(root, emulator="ideal", grid={"images": [40, None], "first_images": [10]}))
+    hand = ByHand(root)
+    model = hand.converted("cnn-0", emulator=IdealEmulator())
+    whole = load_images("fashion-mnist", train=False, root=root).batch(torch.arange(10))
+    for row, (images, labels) in zip(study.rows, ((hand.images[:10], hand.labels[:10]), whole), strict=True):
+        with torch.no_grad():
+            assert row["correct"] == int((model(images).argmax(-1) == labels).sum())
+        assert row["images"] == 10
+    (row,) = run(root, given(root, emulator="ideal", calibration_start=5)).rows
+    drawn = load_images("fashion-mnist", train=True, root=root).subset(CALIBRATION + 5, 0)
+    hand.calibration = Batch(*drawn.batch(torch.arange(5, CALIBRATION + 5)))
+    assert row["accuracy"] == hand.share(hand.converted("cnn-0", emulator=IdealEmulator()))
+
+
+def test_remappings_may_be_rated_on_fewer_images_and_say_what_they_moved(root: Path) -> None:
+    study = run(root, given(root, mitigation="drs", remapping_images=8))
+    hand = ByHand(root)
+    moved = remap(hand.converted("cnn-0"), REMAPPINGS["drs"], hand.calibration.first(8))
+    assert study.rows[0]["accuracy"] == hand.share(moved.model)
+    told = [(row["layer"], row["moved"], row["outputs"], row["undone"]) for row in study.places]
+    assert told == [(layer.name, layer.moved, layer.outputs, layer.undone) for layer in moved.layers]
+
+
+def test_the_circuit_checks_the_layers_of_the_first_network(root: Path) -> None:
+    study = run(root, given(root, "cnn-0", "cnn-1", emulator="linear", circuit_positions=2))
+    hand = ByHand(root)
+    model = hand.converted("cnn-0", emulator=LinearEmulator(CROSSBAR))
+    wanted = layer_errors(model, model, CROSSBAR, hand.calibration.first(32), positions=2)
+    assert {row["training"] for row in study.layers} == {str(root / "cnn-0")}
+    assert [(row["layer"], row["emulator"], row["circuit"]) for row in study.layers] == [
+        (error.layer, error.emulator, error.circuit) for error in wanted
+    ]
+    assert all(row["order_agreement"] is None for row in study.layers)
 
 
 def test_draws_of_devices_are_seeded_and_differ(root: Path) -> None:
@@ -219,9 +292,9 @@ def test_a_finished_study_runs_nothing_again(root: Path, tmp_path: Path, monkeyp
     seen: list[tuple[int, int]] = []
     again = run(root, config, tmp_path, progress=lambda done, whole: seen.append((done, whole)))
     assert (again.rows, again.summary) == (first.rows, first.summary)
-    assert seen == [(7, 7)]  # in floating point, two architectures on ideal tiles, four cells
+    assert seen == [(7, 7)]  # in floating point, two architectures on ideal tiles, four points
     # What a result does not depend on does not part it from its file; what it depends on does.
-    assert run(root, config | {"title": "other", "fine_tuning_steps": 3, "draws": 9}, tmp_path).rows == first.rows
+    assert run(root, config | {"title": "other", "fine_tuning.steps": 3, "draws": 9}, tmp_path).rows == first.rows
     for change in ({"images": 39}, {"seed": 1}, {"crossbar": {"r_wire": 9}}, {"calibration_images": 23}):
         with pytest.raises(AssertionError):
             run(root, config | change, tmp_path)
@@ -288,12 +361,12 @@ def _results(out: Path) -> list[Path]:
     return sorted((out / "kept").glob("[!.]*.json")) if (out / "kept").is_dir() else []
 
 
-def test_a_cell_that_fails_is_told_and_the_others_go_on(
+def test_a_point_that_fails_is_told_and_the_others_go_on(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geniex.study.grid import job as cell
+    from geniex.study.grid import job as module
 
-    real = cell.emulator_of
+    real = module.emulator_of
 
     def broken(settings: Any) -> Any:
         if settings.architecture.window.on_off == 10 and settings.emulator != "ideal":
@@ -301,7 +374,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(
         return real(settings)
 
     config = given(root, "cnn-0", "cnn-1", grid={"window.on_off": [3, 10]})
-    monkeypatch.setattr(cell, "emulator_of", broken)
+    monkeypatch.setattr(module, "emulator_of", broken)
     study = run(root, config, tmp_path)
     failed = [row for row in study.rows if row["window.on_off"] == 10]
     assert len(study.failed) == 2
@@ -348,11 +421,16 @@ def test_results_are_kept_as_they_come(root: Path, tmp_path: Path, monkeypatch: 
     [
         ({"network": "no-such-net"}, r"network: got 'no-such-net'; no such file"),
         ({"emulator": "magic"}, r"magic"),
-        ({"emulator": "geniex-mlp-64"}, r"part 1: got a cell that cannot be; .*trained for"),
+        ({"emulator": "geniex-mlp-64"}, r"part 1: got a point that cannot be; .*trained for"),
         ({"crossbar.r_wire": 900.0}, r"r_wire_row = 900 ohm lies outside the validated range"),
         ({"window": {"r_on": 2000}}, r"r_on = 2000 ohm lies outside the validated range of 10000 to 1000000 ohm"),
         ({"images": 100}, r"count: got 100; it must be 1 to 60"),
         ({"data": "digits"}, r"data: got 'digits' of shape \(1, 8, 8\); .* takes images of \(1, 28, 28\)"),
+        ({"images": None, "first_images": 61}, r"first_images: got 61; there are 60 test images"),
+        ({"calibration_start": 200}, r"calibration_start: got 200; there are 200 training images"),
+        ({"check": {"emulator": "physics", "images": 41}}, r"check.images: got 41; 40 test images are classified"),
+        ({"check": {"emulator": "magic", "images": 4}}, r"magic"),
+        ({"mitigation": "fine_tuning", "fine_tuning.batch": 201}, r"fine_tuning.batch: got 201, beside 0 images"),
         ({"mitigation": "batch_norm"}, r"mitigation: got 'batch_norm'; .*cnn-0 has no batch norm left"),
         ({"tile": 1}, r"tile"),
         ({"grid": {"seed": [0, -1]}}, r"seed: got -1; .* \(in part 1: seed -1\)"),
@@ -381,8 +459,14 @@ def test_ways_to_run_are_checked(root: Path, options: dict[str, Any], told: str)
 
 
 def test_a_baseline_needs_a_pair_and_as_many_networks(root: Path) -> None:
-    with pytest.raises(InputError, match="no other cell has one"):
+    with pytest.raises(InputError, match="no other point has one"):
         run(root, given(root, grid={"tile": [16]}, baseline={"tile": 16}))
+    few, everything = (
+        {"name": "few", "grid": {"emulator": ["linear"]}},
+        {"images": None, "grid": {"emulator": ["ideal"]}},
+    )
+    with pytest.raises(InputError, match=r"baseline: got points on other images; .*same data and seed"):
+        run(root, given(root, parts=[few, everything], baseline={"emulator": "ideal"}))
     pair = {"two": [str(root / f"cnn-{k}") for k in range(2)], "one": [str(root / "vgg")]}
     with pytest.raises(InputError, match="1 networks, where others have 2; trainings are compared in pairs"):
         run(root, BASE | {"grid": {"network": pair}, "baseline": {"network": "one"}})

@@ -12,16 +12,18 @@ import yaml
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.errors import InputError
 from geniex.preset import presets
-from geniex.study.configs import config_path, shipped_configs
-from geniex.study.grid import CellSettings, StudySpec
-from geniex.study.grid.settings import Pruning
+from geniex.study.configs import shipped_studies, study_path
+from geniex.study.grid import PointSettings, StudySpec
+from geniex.study.grid.groups import EmulatorCheck, FineTuning, Pruning
+from geniex.study.grid.settings import AFTERWARDS
 from geniex.variation import FiniteStates, ReadNoise, StuckCells, variation_presets
 
-STUDIES = ("dense-sparse.yaml", "geniex-precision-slices.yaml", "geniex-size-ron-onoff.yaml", "sparse-xbar.yaml")
+DESIGN_SPACES = ("dense-sparse.yaml", "geniex-precision-slices.yaml", "geniex-size-ron-onoff.yaml", "sparse-xbar.yaml")
+STUDIES = (*DESIGN_SPACES, "fine-tuning.yaml", "xchangr.yaml")
 
 
-def settings(given: dict[str, Any]) -> list[CellSettings]:
-    return [CellSettings.of(point.settings) for point in StudySpec.of(given).points()]
+def settings(given: dict[str, Any]) -> list[PointSettings]:
+    return [PointSettings.of(point.settings) for point in StudySpec.of(given).points()]
 
 
 def labels(given: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -57,7 +59,7 @@ def test_parts_are_united_and_share_what_is_above_them() -> None:
     points = StudySpec.of(given).points()
     assert [p.part for p in points] == ["a"] * 4 + ["b"] * 4 + ["c"] * 2
     assert [tuple(p.labels.values()) for p in points[:4]] == list(itertools.product(["linear", "ideal"], [16, 32]))
-    assert {(p.part, CellSettings.of(p.settings).architecture.v_max) for p in points} == {
+    assert {(p.part, PointSettings.of(p.settings).architecture.v_max) for p in points} == {
         ("a", 0.1),
         ("b", 0.2),
         ("c", 0.1),
@@ -65,7 +67,7 @@ def test_parts_are_united_and_share_what_is_above_them() -> None:
     assert StudySpec.of(given).axes == ("emulator", "tile", "window.r_on")
 
 
-def test_a_study_without_axes_is_one_cell() -> None:
+def test_a_study_without_axes_is_one_point() -> None:
     assert labels({}) == [()]
 
 
@@ -143,10 +145,10 @@ def test_yaml_words_and_numbers_are_what_they_look_like(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("variation: {stuck_cells: {off: 0.1, on: 0.2}}\ngrid: {window.r_on: [50e3, 1e5]}\n")
     spec = StudySpec.of(path)
-    cells = [CellSettings.of(point.settings) for point in spec.points()]
-    assert [one.architecture.window.r_on for one in cells] == [50e3, 1e5]
-    assert cells[0].variations is not None
-    assert cells[0].variations.steps == (StuckCells(0.1, 0.2),)
+    points = [PointSettings.of(point.settings) for point in spec.points()]
+    assert [one.architecture.window.r_on for one in points] == [50e3, 1e5]
+    assert points[0].variations is not None
+    assert points[0].variations.steps == (StuckCells(0.1, 0.2),)
     assert spec.title == "a"
 
 
@@ -172,7 +174,7 @@ def test_labels_tell_values() -> None:
 
 def test_changes_override_every_part() -> None:
     given = {"images": 5, "parts": [{"name": "a", "images": 7}, {"name": "b", "grid": {"tile": [16]}}]}
-    got = [CellSettings.of(p.settings) for p in StudySpec.of(given, {"images": 3, "crossbar.r_wire": 9}).points()]
+    got = [PointSettings.of(p.settings) for p in StudySpec.of(given, {"images": 3, "crossbar.r_wire": 9}).points()]
     assert [(one.images, one.crossbar.r_wire) for one in got] == [(3, 9), (3, 9)]
     with pytest.raises(InputError, match=r"tile: got an axis of this study"):
         StudySpec.of(given, {"tile": 8})
@@ -214,7 +216,33 @@ def test_changes_override_every_part() -> None:
         ({"calibration_images": None}, r"calibration_images: got None"),
         ({"energy": "none"}, r"energy: got 'none'; it must be one of emulator, ideal"),
         ({"draws": 1.5}, r"draws: got 1.5"),
-        ({"fine_tuning_steps": 0}, r"fine_tuning_steps: got 0"),
+        ({"fine_tuning.steps": 0}, r"fine_tuning.steps: got 0"),
+        ({"fine_tuning.batch": 0}, r"fine_tuning.batch: got 0"),
+        ({"fine_tuning.gradients": "exact"}, r"fine_tuning.gradients: got 'exact'; it must be one of emulator, ideal"),
+        ({"fine_tuning.learning_rates": []}, r"fine_tuning.learning_rates: got \[\]; give at least one"),
+        (
+            {"fine_tuning.learning_rates": [0.1, 0.1]},
+            r"learning_rates: got \[0.1, 0.1\]; .*each of them once",
+        ),
+        ({"fine_tuning.learning_rates": [0.1, 0]}, r"fine_tuning.learning_rates: got 0"),
+        ({"fine_tuning.learning_rates": [0.1, 0.2]}, r"fine_tuning.left_out: got 0; learning rates are compared on"),
+        ({"fine_tuning.left_out": -1}, r"fine_tuning.left_out: got -1"),
+        ({"fine_tuning.step": 1}, r"fine_tuning.step: .*did you mean steps"),
+        ({"fine_tuning": 3}, r"fine_tuning: got 3; it must be a mapping of steps"),
+        ({"check.images": 3}, r"check.images: got 3; check.emulator is missing"),
+        ({"check": 3}, r"check.emulator: got 3"),
+        ({"check": {"emulator": "physics", "images": 0}}, r"check.images: got 0"),
+        ({"first_images": 0}, r"first_images: got 0"),
+        ({"images": 10, "first_images": 11}, r"first_images: got 11; it must be at most images, which is 10"),
+        ({"calibration_start": -1}, r"calibration_start: got -1; it must be a whole number, 0 or above"),
+        ({"calibration_start": True}, r"calibration_start: got True"),
+        ({"remapping_images": 129}, r"remapping_images: got 129; it must be at most calibration_images, which is 128"),
+        ({"circuit_positions": 1.5}, r"circuit_positions: got 1.5"),
+        (
+            {"circuit_positions": 3, "mitigation": "gain"},
+            r"circuit_positions: got 3; .*0 in a part with gain",
+        ),
+        ({"circuit_positions": 3, "variation": "rram-stuck"}, r"circuit_positions: got 3; .*part with variation"),
         ({"seed": -1}, r"seed: got -1"),
         ({"network": 3}, r"network: got 3"),
         ({"network": []}, r"network: got \[\]"),
@@ -268,25 +296,20 @@ def test_what_is_offered_in_place_of_an_unknown_study_runs() -> None:
     with pytest.raises(InputError) as error:
         StudySpec.of("nope.yaml")
     offered = error.value.allowed.partition("shipped are ")[2].split(", ")
-    assert offered == shipped_configs("study") == sorted(STUDIES)
+    assert offered == shipped_studies() == sorted(STUDIES)
     for name in offered:
         assert StudySpec.of(name).points()
 
 
-def test_what_ships_for_another_verb_is_told_so() -> None:
-    with pytest.raises(InputError, match=r"xchangr.yaml; this one ships for geniex remap; shipped are dense-sparse"):
-        StudySpec.of("xchangr.yaml")
-
-
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_ask_for_what_there_is(name: str) -> None:
-    assert name in shipped_configs("study")
+    assert name in shipped_studies()
     spec = StudySpec.of(name)
-    cells = [CellSettings.of(point.settings) for point in spec.points()]
-    assert len(cells) >= 20
-    assert spec.baseline or name == "geniex-precision-slices.yaml"
+    points = [PointSettings.of(point.settings) for point in spec.points()]
+    assert len(points) >= (20 if name != "fine-tuning.yaml" else 3)
+    assert bool(spec.baseline) == (name in DESIGN_SPACES and name != "geniex-precision-slices.yaml")
     assert spec.about
-    text = config_path("study", name).read_text()
+    text = study_path(name).read_text()
     assert f"geniex study {name}" in text
     assert "cifar10" in text
 
@@ -295,7 +318,7 @@ def test_the_size_study_is_geniex_s_figures_by_both_models() -> None:
     points = list(StudySpec.of("geniex-size-ron-onoff.yaml").points())
     asked: dict[str, set[Any]] = {}
     for point in points:
-        c = CellSettings.of(point.settings)
+        c = PointSettings.of(point.settings)
         asked.setdefault(point.part, set()).add(
             (*c.architecture.tile, c.architecture.window.r_on, c.architecture.window.on_off, c.emulator)
         )
@@ -305,8 +328,8 @@ def test_the_size_study_is_geniex_s_figures_by_both_models() -> None:
     assert asked["on/off"] == {(64, 64, r, k, e) for k, r, e in itertools.product((2, 6, 10), r_on, models)}
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_each_shipped_study_has_both_surrogates_side_by_side(name: str) -> None:
+@pytest.mark.parametrize("name", DESIGN_SPACES)
+def test_each_design_space_has_both_surrogates_side_by_side(name: str) -> None:
     settings = [point.settings for point in StudySpec.of(name).points() if point.part == "finer surrogate"]
     alike = [{key: value for key, value in own.items() if key != "emulator"} for own in settings]
     for own in alike:
@@ -318,19 +341,53 @@ def test_each_shipped_study_has_both_surrogates_side_by_side(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_say_what_their_converters_are_and_why(name: str) -> None:
     """Their tables must not follow what the defaults become."""
-    text = config_path("study", name).read_text()
+    text = study_path(name).read_text()
     asked = yaml.safe_load(text)["architecture"]
-    assert asked["adc_range"] in ("unit", "full_scale")
-    assert (asked["accumulator_bits"], asked["accumulator_frac_bits"]) == (32, 24)
-    assert asked["accumulator_overflow"] == "wrap"
+    if name == "fine-tuning.yaml":
+        assert (asked["adc_range"], asked["accumulator_bits"]) == ("calibrated", None)
+    else:
+        assert asked["adc_range"] in ("unit", "full_scale")
+        assert (asked["accumulator_bits"], asked["accumulator_frac_bits"]) == (32, 24)
+        assert asked["accumulator_overflow"] == "wrap"
     lines = text.splitlines()
     for k, line in enumerate(lines):
         if "adc_range:" in line or "accumulator_bits:" in line:
             assert "#" in line or lines[k - 2].strip().startswith("#"), line
 
 
-def test_the_shipped_remapping_says_what_its_converters_are_and_why() -> None:
-    text = config_path("remap", "xchangr.yaml").read_text()
-    asked = yaml.safe_load(text)
-    assert (asked["adc_range"], asked["accumulator_bits"], asked["accumulator_frac_bits"]) == ("full_scale", 32, 24)
-    assert all("#" in line for line in text.splitlines() if line.startswith(("adc_range", "accumulator_bits")))
+def test_the_remapping_study_is_checked_by_the_circuit_and_has_its_controls() -> None:
+    points = {p.labels["mitigation"]: PointSettings.of(p.settings) for p in StudySpec.of("xchangr.yaml").points()}
+    remappings = [one for one in points.values() if one.circuit_positions]
+    assert {one.remapping for one in remappings} >= {"none", "random", "l1", "srs", "drs", "assignment"}
+    assert all(one.images is None and one.first_images is None for one in remappings)
+    assert {one.mitigation[-1] for one in points.values() if one not in remappings} == set(AFTERWARDS)
+    # What the controls are compared with, the same crossbars without mitigation, is among the remappings.
+    assert {one.unmitigated for one in points.values()} == {points["none"].unmitigated}
+
+
+def test_fine_tuning_is_studied_by_both_gradients_on_the_same_crossbars() -> None:
+    before, *after = [PointSettings.of(p.settings) for p in StudySpec.of("fine-tuning.yaml").points()]
+    assert before.mitigation == ()
+    assert [one.fine_tuning.gradients for one in after] == ["ideal", "emulator"]
+    assert {one.unmitigated for one in after} == {before.unmitigated}
+    assert after[0].check == before.check is not None
+
+
+def test_fine_tuning_is_set_by_its_fields() -> None:
+    one, other = settings(
+        {
+            "mitigation": "fine_tuning",
+            "fine_tuning": {"steps": 3, "learning_rates": [1e-3, 3e-3], "left_out": 10},
+            "grid": {"fine_tuning.gradients": ["ideal", "emulator"]},
+        }
+    )
+    assert one.fine_tuning == FineTuning(steps=3, learning_rates=(1e-3, 3e-3), left_out=10)
+    assert other.fine_tuning.gradients == "emulator"
+    (single,) = settings({"fine_tuning.learning_rates": 2e-3})
+    assert single.fine_tuning.learning_rates == (2e-3,)
+
+
+def test_checks_are_set_by_name_or_by_fields() -> None:
+    none, named, own = settings({"grid": {"check": {"none": None, "finer": "physics", "own": {"emulator": "circuit"}}}})
+    assert (none.check, named.check) == (None, EmulatorCheck(emulator="physics"))
+    assert own.check == EmulatorCheck(emulator="circuit", images=100)

@@ -40,7 +40,7 @@ def positive_by_scipy(values: list[float]) -> tuple[float, float]:
 def test_intervals_over_trainings_are_student_s() -> None:
     made = made_up({"network": NETWORKS, "grid": AXES, "baseline": {"mitigation": "none"}})
     for k, row in enumerate(made.study.summary):
-        own = [made.right(f"cell/{k}/{name}/0") for name in NETWORKS]
+        own = [made.right(f"point/{k}/{name}/0") for name in NETWORKS]
         ideal = [made.right(f"ideal/{k}/{name}/0") for name in NETWORKS]
         shares = [x.mean() for x in own]
         assert row["interval"] == "networks"
@@ -62,32 +62,32 @@ def test_intervals_over_trainings_are_student_s() -> None:
         assert (row["trainings"], row["draws"], row["images"], row["failed"]) == (3, 1, IMAGES, 0)
 
 
-def test_differences_are_of_the_cell_alike_in_all_else_in_pairs() -> None:
+def test_differences_are_of_the_point_alike_in_all_else_in_pairs() -> None:
     made = made_up({"network": NETWORKS, "grid": AXES, "baseline": {"mitigation": "none"}})
     rows = made.study.summary
     assert [row["difference"] is None for row in rows] == [True, False, True, False]
     for k in (1, 3):
-        apart = [(made.right(f"cell/{k}/{n}/0") - made.right(f"cell/{k - 1}/{n}/0")).mean() for n in NETWORKS]
+        apart = [(made.right(f"point/{k}/{n}/0") - made.right(f"point/{k - 1}/{n}/0")).mean() for n in NETWORKS]
         assert rows[k]["difference"] == pytest.approx(np.mean(apart))
-        base = np.mean([made.right(f"cell/{k - 1}/{n}/0").mean() for n in NETWORKS])
+        base = np.mean([made.right(f"point/{k - 1}/{n}/0").mean() for n in NETWORKS])
         expected = apart_by_scipy(apart, -base, 1 - base)
         assert (rows[k]["difference_low"], rows[k]["difference_high"]) == pytest.approx(expected)
     assert "difference" not in made_up({"grid": AXES}).study.summary[0]
 
 
-def test_one_named_cell_may_be_the_baseline_of_all() -> None:
+def test_one_named_point_may_be_the_baseline_of_all() -> None:
     made = made_up({"grid": AXES, "baseline": {"tile": "32x8", "mitigation": "gain"}})
-    rows, base = made.study.summary, made.right("cell/3/fashion-cnn/0")
+    rows, base = made.study.summary, made.right("point/3/fashion-cnn/0")
     assert rows[3]["difference"] is None
     for k in range(3):
-        assert rows[k]["difference"] == pytest.approx((made.right(f"cell/{k}/fashion-cnn/0") - base).mean())
+        assert rows[k]["difference"] == pytest.approx((made.right(f"point/{k}/fashion-cnn/0") - base).mean())
 
 
 def test_other_trainings_are_paired_in_order() -> None:
     groups = {"dense": ["a", "b"], "pruned": ["c", "d"]}
     made = made_up({"grid": {"network": groups}, "baseline": {"network": "dense"}})
     apart = [
-        (made.right(f"cell/1/{y}/0") - made.right(f"cell/0/{x}/0")).mean() for x, y in zip("ab", "cd", strict=True)
+        (made.right(f"point/1/{y}/0") - made.right(f"point/0/{x}/0")).mean() for x, y in zip("ab", "cd", strict=True)
     ]
     assert made.study.summary[1]["difference"] == pytest.approx(np.mean(apart))
     assert [row["training"] for row in made.study.rows] == ["a", "b", "c", "d"]
@@ -96,20 +96,20 @@ def test_other_trainings_are_paired_in_order() -> None:
 
 def test_logit_errors_have_intervals_over_trainings_draws_or_their_own_over_images() -> None:
     several = made_up({"network": NETWORKS, "grid": AXES})
-    errors = [several.found[f"cell/2/{name}/0"]["logit_error"][0] for name in NETWORKS]
+    errors = [several.found[f"point/2/{name}/0"]["logit_error"][0] for name in NETWORKS]
     row = several.study.summary[2]
     assert row["logit_error"] == pytest.approx(np.mean(errors))
     assert (row["logit_error_low"], row["logit_error_high"]) == pytest.approx(positive_by_scipy(errors))
     ideal = [several.found[f"ideal/2/{name}/0"]["logit_error"][0] for name in NETWORKS]
     assert row["ideal_logit_error"] == pytest.approx(np.mean(ideal))
     drawn = made_up({"variation": {"finite_states": {"states": 4}}, "draws": 4})
-    errors = [drawn.found[f"cell/0/fashion-cnn/{k}"]["logit_error"][0] for k in range(4)]
+    errors = [drawn.found[f"point/0/fashion-cnn/{k}"]["logit_error"][0] for k in range(4)]
     assert drawn.study.summary[0]["logit_error_low"] == pytest.approx(positive_by_scipy(errors)[0])
     alone = made_up({"grid": AXES})
     for table in (alone.study.rows, alone.study.summary):
         told = tuple(table[1][f"logit_error{end}"] for end in ("", "_low", "_high"))
-        assert told == tuple(alone.found["cell/1/fashion-cnn/0"]["logit_error"])
-    alone.found["cell/1/fashion-cnn/0"]["logit_error"] = [None, None, None]  # currents were no numbers
+        assert told == tuple(alone.found["point/1/fashion-cnn/0"]["logit_error"])
+    alone.found["point/1/fashion-cnn/0"]["logit_error"] = [None, None, None]  # currents were no numbers
     assert alone.study.summary[1]["logit_error"] is None
     assert "-" in summary_tables(alone.study)["Summary"][1][1]
 
@@ -117,12 +117,12 @@ def test_logit_errors_have_intervals_over_trainings_draws_or_their_own_over_imag
 def test_draws_of_one_network_are_intervals_over_draws_and_of_several_no_repeats() -> None:
     varied = {"variation": {"finite_states": {"states": 4}}, "draws": 4}
     one = made_up(varied)
-    shares = [one.right(f"cell/0/fashion-cnn/{k}").mean() for k in range(4)]
+    shares = [one.right(f"point/0/fashion-cnn/{k}").mean() for k in range(4)]
     (row,) = one.study.summary
     assert row["interval"] == "draws"
     assert (row["low"], row["high"]) == pytest.approx(by_scipy(shares))
     several = made_up(varied | {"network": NETWORKS})
-    means = [np.mean([several.right(f"cell/0/{name}/{k}").mean() for k in range(4)]) for name in NETWORKS]
+    means = [np.mean([several.right(f"point/0/{name}/{k}").mean() for k in range(4)]) for name in NETWORKS]
     (row,) = several.study.summary
     assert row["interval"] == "networks"
     assert (row["low"], row["high"]) == pytest.approx(by_scipy(means))
@@ -131,8 +131,8 @@ def test_draws_of_one_network_are_intervals_over_draws_and_of_several_no_repeats
 def test_draws_stand_beside_a_baseline_without_any() -> None:
     devices = {"none": None, "few": {"finite_states": {"states": 4}}}
     made = made_up({"grid": {"variation": devices}, "draws": 3, "baseline": {"variation": "none"}})
-    base = made.right("cell/0/fashion-cnn/0")
-    apart = [(made.right(f"cell/1/fashion-cnn/{k}") - base).mean() for k in range(3)]
+    base = made.right("point/0/fashion-cnn/0")
+    apart = [(made.right(f"point/1/fashion-cnn/{k}") - base).mean() for k in range(3)]
     assert made.study.summary[1]["difference"] == pytest.approx(np.mean(apart))
 
 
@@ -149,7 +149,7 @@ def test_no_interval_leaves_0_to_100_percent(shares: list[float], reference: flo
     )
     for key, found in made.found.items():
         draw = int(key.rpartition("/")[2])
-        share = shares[draw] if key.startswith("cell/1/") else reference
+        share = shares[draw] if key.startswith("point/1/") else reference
         found["right"] = "1" * round(share * IMAGES) + "0" * (IMAGES - round(share * IMAGES))
     row = made.study.summary[1]
     assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
@@ -164,7 +164,7 @@ def test_no_interval_leaves_0_to_100_percent(shares: list[float], reference: flo
 def test_logit_errors_have_no_interval_below_0() -> None:
     made = made_up({"variation": {"finite_states": {"states": 4}}, "draws": 3})
     for k, error in enumerate((0.01, 0.02, 0.9)):
-        made.found[f"cell/0/fashion-cnn/{k}"]["logit_error"] = [error, error, error]
+        made.found[f"point/0/fashion-cnn/{k}"]["logit_error"] = [error, error, error]
     (row,) = made.study.summary
     assert 0 < row["logit_error_low"] < row["logit_error"] < row["logit_error_high"]
 
@@ -172,13 +172,13 @@ def test_logit_errors_have_no_interval_below_0() -> None:
 def ruined() -> MadeUp:
     """Two sizes; ideal tiles of the second have an ADC that leaves 8 %, and so have crossbars 10 %."""
     made = made_up({"grid": {"tile": [8, 16]}})
-    for key, share in {"cell/1/fashion-cnn/0": 0.1, "ideal/1/fashion-cnn/0": 0.08}.items():
+    for key, share in {"point/1/fashion-cnn/0": 0.1, "ideal/1/fashion-cnn/0": 0.08}.items():
         made.found[key]["right"] = ("1" * round(share * IMAGES)).ljust(IMAGES, "0")
     return made
 
 
 def test_accuracy_leads_and_a_ruined_design_is_not_praised() -> None:
-    """By loss from ideal tiles alone the ruined cell, -2 points, was the best one."""
+    """By loss from ideal tiles alone the ruined point, -2 points, was the best one."""
     study = ruined().study
     assert study.summary[1]["drop"] < 0 < study.summary[0]["drop"]
     told = notes(study)
@@ -189,7 +189,7 @@ def test_accuracy_leads_and_a_ruined_design_is_not_praised() -> None:
     assert f"{100 * study.summary[1]['float_drop']:.1f} points below float" in worst
     assert "-2.0 points below ideal tiles" in worst
     (warning,) = [line for line in told if line.startswith("Warning")]
-    assert "in 1 of 2 cells even ideal tiles are near chance (10.00 %; ! in the tables)" in warning
+    assert "in 1 of 2 points even ideal tiles are near chance (10.00 %; ! in the tables)" in warning
     assert "tile 16 (8.00 %)" in warning
     header, rows = summary_tables(study)["Summary"]
     assert [row[header.index("ideal, %")] for row in rows][1] == "8.00 !"
@@ -231,7 +231,7 @@ def test_clipped_conversions_unused_codes_and_overflows_are_columns() -> None:
     assert not {"ADC clips, %", "overflows, %"} & set(summary_tables(made.study)["Summary"][0])
     for k in (0, 1):
         for n, name in enumerate(NETWORKS):
-            made.found[f"cell/{k}/{name}/0"] |= {
+            made.found[f"point/{k}/{name}/0"] |= {
                 "adc_clipped": 0.01 * (k + n),
                 "adc_codes_used": 0.5,
                 "overflowed": None,
@@ -249,13 +249,13 @@ def test_clipped_conversions_unused_codes_and_overflows_are_columns() -> None:
 def test_one_run_has_the_intervals_of_its_images() -> None:
     made = made_up({"grid": {"mitigation": ["none", "gain"]}, "baseline": {"mitigation": "none"}})
     for k, row in enumerate(made.study.summary):
-        right = made.right(f"cell/{k}/fashion-cnn/0")
+        right = made.right(f"point/{k}/fashion-cnn/0")
         ends = stats.binomtest(int(right.sum()), IMAGES).proportion_ci(method="wilson")
         assert row["interval"] == "images"
         assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high), abs=1e-6)
         assert row["drop_low"] < row["drop"] < row["drop_high"]
     row = made.study.summary[1]
-    apart = made.right("cell/1/fashion-cnn/0") - made.right("cell/0/fashion-cnn/0")
+    apart = made.right("point/1/fashion-cnn/0") - made.right("point/0/fashion-cnn/0")
     spread = 1.96 * apart.std() / np.sqrt(IMAGES)
     ends = (apart.mean() - spread, apart.mean() + spread)
     assert (row["difference_low"], row["difference_high"]) == pytest.approx(ends, abs=0.02)
@@ -264,37 +264,37 @@ def test_one_run_has_the_intervals_of_its_images() -> None:
 @pytest.mark.parametrize("fewer", [0, 1])
 def test_fewer_images_are_compared_on_those_of_both(fewer: int) -> None:
     made = made_up({"grid": {"mitigation": ["none", "gain"]}, "baseline": {"mitigation": "none"}})
-    for kind in ("cell", "ideal", "float"):
+    for kind in ("point", "ideal", "float"):
         found = made.found[f"{kind}/{fewer}/fashion-cnn/0"]
         found["right"] = found["right"][:50]
-    apart = made.right("cell/1/fashion-cnn/0")[:50] - made.right("cell/0/fashion-cnn/0")[:50]
+    apart = made.right("point/1/fashion-cnn/0")[:50] - made.right("point/0/fashion-cnn/0")[:50]
     assert made.study.summary[1]["difference"] == pytest.approx(apart.mean())
 
 
 def test_what_failed_is_left_out_of_means_and_told() -> None:
     made = made_up({"network": NETWORKS, "grid": AXES})
-    del made.found["cell/1/net-0/0"], made.found["ideal/2/net-1/0"]
-    made.errors["cell/1/net-0/0"] = "it broke"
+    del made.found["point/1/net-0/0"], made.found["ideal/2/net-1/0"]
+    made.errors["point/1/net-0/0"] = "it broke"
     study = made.study
     (failed,) = study.failed
     assert (failed["training"], failed["error"], failed["accuracy"]) == ("net-0", "it broke", None)
-    shares = [made.right(f"cell/1/{name}/0").mean() for name in NETWORKS[1:]]
+    shares = [made.right(f"point/1/{name}/0").mean() for name in NETWORKS[1:]]
     assert (study.summary[1]["failed"], study.summary[1]["accuracy"]) == (1, pytest.approx(np.mean(shares)))
     row = next(row for row in study.rows if row["training"] == "net-1" and row["tile"] == "32x8")
     assert row["drop"] is None
     assert row["accuracy"] is not None
     assert any("1 of 12 runs have no result" in note and "it broke" in note for note in notes(study))
     for name in NETWORKS[1:]:
-        del made.found[f"cell/1/{name}/0"]
+        del made.found[f"point/1/{name}/0"]
     assert made.study.summary[1]["accuracy"] is None
     assert made.study.rows[4]["error"] == "its result was lost"
 
 
-def test_cells_are_found_by_their_values() -> None:
+def test_points_are_found_by_their_values() -> None:
     study = made_up({"grid": {"tile": [8, 16], "window.on_off": [2, 6]}}).study
-    assert study.cell(tile=16, window__on_off=2) is study.summary[2]
-    with pytest.raises(InputError, match=r"2 cells have them; axes are tile, window.on_off"):
-        study.cell(tile=16)
+    assert study.point(tile=16, window__on_off=2) is study.summary[2]
+    with pytest.raises(InputError, match=r"2 points have them; axes are tile, window.on_off"):
+        study.point(tile=16)
 
 
 def test_without_pyarrow_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +324,7 @@ def test_the_folder_has_tables_a_page_and_figures(tmp_path: Path) -> None:
     assert {"accuracy-tile.png", "pareto-arrays.png", "pareto-reads.png", "pareto-static-energy.png"} <= {
         name.replace("_", "-") for name in names
     }
-    assert "pareto-adc_conversions.png" not in names  # all cells have as many
+    assert "pareto-adc_conversions.png" not in names  # all points have as many
     page = (tmp_path / "report.html").read_text()
     assert "A &lt;study&gt;" in page
     assert page.count("data:image/png;base64,") == len([name for name in names if name.endswith(".png")])
@@ -336,7 +336,7 @@ def test_the_folder_has_tables_a_page_and_figures(tmp_path: Path) -> None:
         assert "above baseline" in text
     kept = json.loads((tmp_path / "report.json").read_text())
     assert kept["rows"] == json.loads(json.dumps(list(study.rows)))
-    assert kept["configuration"]["cells"][1]["settings"]["mitigation"] == ["gain"]
+    assert kept["configuration"]["points"][1]["settings"]["mitigation"] == ["gain"]
 
 
 def test_columns_without_any_value_are_left_out() -> None:

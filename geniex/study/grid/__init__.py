@@ -12,22 +12,24 @@ A YAML file or a mapping gives the fixed settings (any setting, by its dotted na
       architecture.slice_bits: [1, 2, 4]
       architecture.stream_bits: [1, 2, 4]
     parts: []                       # sub-grids to unite; each has its own settings, grid and zip
-    baseline: {window.on_off: 6}    # each grid point is compared with the one that has these values, all else equal
+    baseline: {window.on_off: 6}    # each point is compared with the one that has these values, all else equal
+    differences: [tile]             # every two points of a part that differ on this axis alone are compared
 
-A grid point, which the code calls a cell, is one combination of the varied settings.
+A point is one combination of the varied settings.
 """
 
 from geniex.study.grid.files import read_table
+from geniex.study.grid.groups import Pruning
 from geniex.study.grid.pictures import study_pictures
 from geniex.study.grid.plan import StudyPlan, planned
 from geniex.study.grid.report import write_study
 from geniex.study.grid.run import run_study
-from geniex.study.grid.settings import CellSettings, Pruning
+from geniex.study.grid.settings import PointSettings
 from geniex.study.grid.spec import StudySpec
 from geniex.study.grid.table import Study
 
 __all__ = [
-    "CellSettings",
+    "PointSettings",
     "Pruning",
     "Study",
     "StudyPlan",

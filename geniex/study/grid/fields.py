@@ -11,6 +11,7 @@ from geniex.circuit import Crossbar
 from geniex.config import Config
 from geniex.errors import InputError
 from geniex.mapping import Architecture, ConductanceWindow
+from geniex.study.grid.groups import EmulatorCheck, FineTuning, Pruning
 from geniex.variation import (
     ConductanceSpread,
     Drift,
@@ -31,7 +32,10 @@ PLAIN = (
     "network",
     "data",
     "images",
+    "first_images",
     "calibration_images",
+    "calibration_start",
+    "remapping_images",
     "preset",
     "tile",
     "v_max",
@@ -39,7 +43,7 @@ PLAIN = (
     "layout",
     "fold",
     "mitigation",
-    "fine_tuning_steps",
+    "circuit_positions",
     "seed",
     "draws",
     "energy",
@@ -75,11 +79,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "window": _of(ConductanceWindow),
     "architecture": tuple(name for name in _of(Architecture) if f"architecture.{name}" not in _ELSEWHERE),
     "variation": tuple(STEPS),
-    "prune": ("method", "sparsity", "tile", "criterion", "scope", "skip"),
+    "prune": _of(Pruning),
+    "fine_tuning": _of(FineTuning),
+    "check": _of(EmulatorCheck),
     **{f"variation.{name}": _of(kind) for name, kind in STEPS.items()},
 }
 """Members of each group of settings. The members of "crossbar.cell" depend on the kind of cell."""
-WHOLE = ("variation", "prune", "crossbar.cell", *(f"variation.{name}" for name in STEPS))
+WHOLE = ("variation", "prune", "check", "crossbar.cell", *(f"variation.{name}" for name in STEPS))
 """Groups that may also be given as one value: null or a name."""
 
 
@@ -123,7 +129,7 @@ def check_name(name: str) -> None:
     if name in _ELSEWHERE:
         raise InputError(name, "a field that the crossbar decides", f"set {_ELSEWHERE[name]}")
     group, _, member = name.rpartition(".")
-    if group == "crossbar.cell" and member:  # the fields depend on the kind of cell; ``CellSettings.of`` checks them
+    if group == "crossbar.cell" and member:  # the fields depend on the kind of cell; ``PointSettings.of`` checks them
         return
     if group and not _is_group(group):
         check_name(group)

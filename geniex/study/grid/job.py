@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
-from geniex.errors import ConversionWarning, GeniexError
+from geniex.errors import ConversionWarning, GeniexError, InputError
 from geniex.mapping import ConductanceWindow
-from geniex.mitigation import REMAPPINGS, Batch, correct_outputs, fine_tune, prune, refit_batch_norm, remap
+from geniex.mitigation import REMAPPINGS, Batch, correct_outputs, prune, refit_batch_norm, remap
 from geniex.networks import ImageSet, load_images, load_network, network_info
-from geniex.networks.images import MovedBatches
-from geniex.networks.train import AugmentedBatches, FitConfig
-from geniex.simulator import ConversionReport, LayerRule, arranged, arrangements, convert, vary
+from geniex.simulator import ConversionReport, LayerRule, arranged, arrangements, convert, emulated_by, vary
 from geniex.study.grid.counts import converter_use, counted
-from geniex.study.grid.settings import CellSettings
+from geniex.study.grid.fine_tuning import Say, fine_tuned
+from geniex.study.grid.groups import EmulatorCheck, FineTuning
+from geniex.study.grid.layer_errors import layer_errors
+from geniex.study.grid.settings import PointSettings
 from geniex.study.statistics import finite, logit_error
 from geniex.surrogate import load_surrogate
 from geniex.threads import one_thread
@@ -29,15 +31,15 @@ from geniex.variation import derive_seed
 
 _BATCH = 250
 """Images in one forward pass."""
-_STEP = 50
-"""Images in one step of fine-tuning."""
+_CHECKED = 32
+"""Calibration images whose layer inputs the exact circuit gets as a check."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One network at one grid point's settings: on crossbars with one draw of their devices, or in floating point."""
 
-    settings: CellSettings
+    settings: PointSettings
     network: str
     draw: int
     floating: bool
@@ -53,6 +55,17 @@ class Job:
         return f"{'float-' if self.floating else ''}{Path(self.network).name}"
 
 
+class ImageChoice(NamedTuple):
+    """The choice of a job's images; the fields are those of the settings."""
+
+    data: str
+    images: int | None
+    first_images: int | None
+    calibration_images: int
+    calibration_start: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class Images:
     """The images of a job."""
@@ -63,29 +76,44 @@ class Images:
     calibration: Batch
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What a job computes."""
+
+    result: dict[str, Any]
+    """The result that is kept, JSON-ready."""
+    model: nn.Module = field(repr=False)
+    """The network that has classified the test images."""
+
+
 def run_job(job: Job) -> dict[str, Any] | str:
     """The result of a job, JSON-ready, or the reason why it has none."""
     try:
         with one_thread():
-            return _result(job)
+            return computed(job).result
     except GeniexError as error:
         return str(error)
     except Exception as error:  # an error of torch or of a network ends this job alone; the others go on
         return f"{type(error).__name__}: {error}".strip()
 
 
-def emulator_of(settings: CellSettings) -> Emulator:
+def emulator_of(settings: PointSettings) -> Emulator:
     """The emulator that ``settings`` name, for their crossbar."""
-    if settings.emulator == "ideal":
+    return emulator_named(settings.emulator, settings.crossbar)
+
+
+def emulator_named(name: str, crossbar: Crossbar) -> Emulator:
+    """The emulator of a crossbar by name: "ideal", "linear", "circuit", or the name or path of a surrogate."""
+    if name == "ideal":
         return IdealEmulator()
-    if settings.emulator == "linear":
-        return LinearEmulator(settings.crossbar)
-    if settings.emulator == "circuit":
-        return CircuitEmulator(settings.crossbar)
-    return SurrogateEmulator(_surrogate(settings.emulator), settings.crossbar)
+    if name == "linear":
+        return LinearEmulator(crossbar)
+    if name == "circuit":
+        return CircuitEmulator(crossbar)
+    return SurrogateEmulator(_surrogate(name), crossbar)
 
 
-def prepared_network(settings: CellSettings, name: str) -> nn.Module:
+def prepared_network(settings: PointSettings, name: str) -> nn.Module:
     """The network ``name``, pruned if the settings ask for it."""
     network: nn.Module = load_network(name)
     if settings.prune is None:
@@ -108,7 +136,7 @@ def full_scales(name: str) -> dict[str, LayerRule]:
     return {layer: LayerRule(weight_full_scale=scale) for layer, scale in scales.items()}
 
 
-def on_ideal_tiles(settings: CellSettings) -> CellSettings:
+def on_ideal_tiles(settings: PointSettings) -> PointSettings:
     """The settings of the reference of ``settings``: ideal tiles without variations or mitigation.
 
     On ideal tiles the window and the drive cancel. They are set to fixed values here, so that all grid points of one
@@ -123,30 +151,41 @@ def on_ideal_tiles(settings: CellSettings) -> CellSettings:
         architecture=arch,
         variations=None,
         mitigation=(),
-        fine_tuning_steps=1,
+        remapping_images=None,
+        fine_tuning=FineTuning(),
+        check=None,
+        circuit_positions=0,
         draws=1,
         energy="ideal",
     )
 
 
-@lru_cache(maxsize=4)
-def images_of(data: str, images: int | None, calibration: int, seed: int, device: str, root: Path | None) -> Images:
-    """The test and calibration images on ``device``; with one seed, a smaller test set is the start of a larger one."""
-    training, tests = _image_set(data, True, root), _image_set(data, False, root)
-    chosen = tests if images is None else tests.subset(images, seed)
-    drawn = training.subset(min(calibration, len(training)), seed)
-    (x, y), (cx, cy) = ([t.to(device) for t in s.batch(torch.arange(len(s)))] for s in (chosen, drawn))
-    return Images(x, y, Batch(cx, cy))
-
-
-def images_for(job: Job) -> Images:
-    """The images of a job."""
-    s = job.settings
-    return images_of(s.data, s.images, s.calibration_images, s.seed, job.device, job.data_root)
+def image_choice(settings: PointSettings) -> ImageChoice:
+    """The choice of images that ``settings`` make."""
+    return ImageChoice(*(getattr(settings, name) for name in ImageChoice._fields))
 
 
 @lru_cache(maxsize=4)
-def _image_set(data: str, train: bool, root: Path | None) -> ImageSet:
+def images_of(choice: ImageChoice, device: str, root: Path | None) -> Images:
+    """The test and calibration images on ``device``.
+
+    With one seed, a smaller drawn test set is the start of a larger one.
+    """
+    training, tests = (image_set(choice.data, train, root) for train in (True, False))
+    drawn = tests if choice.images is None else tests.subset(choice.images, choice.seed)
+    count, start = len(drawn) if choice.first_images is None else choice.first_images, choice.calibration_start
+    if count > len(drawn):
+        raise InputError("first_images", count, f"there are {len(drawn)} test images")
+    if start >= len(training):
+        raise InputError("calibration_start", start, f"there are {len(training)} training images")
+    calibration = training.subset(min(start + choice.calibration_images, len(training)), choice.seed)
+    (x, y), (cx, cy) = drawn.batch(torch.arange(count)), calibration.batch(torch.arange(start, len(calibration)))
+    return Images(x.to(device), y.to(device), Batch(cx.to(device), cy.to(device)))
+
+
+@lru_cache(maxsize=4)
+def image_set(data: str, train: bool, root: Path | None) -> ImageSet:
+    """The training or the test images of a data set."""
     return load_images(data, train=train, root=root)
 
 
@@ -155,41 +194,52 @@ def _surrogate(name: str) -> Any:
     return load_surrogate(name)
 
 
-def _result(job: Job) -> dict[str, Any]:
+def computed(job: Job, say: Say = lambda what, done, whole: None) -> Computed:
+    """The result of a job, and the network that it is about; ``say`` is called as long parts of the work go on."""
     began = time.perf_counter()
-    images = images_for(job)
+    images = images_of(image_choice(job.settings), job.device, job.data_root)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(job.settings.seed, "cell", job.draw))
         network = prepared_network(job.settings, job.network).to(job.device)
-        truth = _logits(network.eval(), images)
-        model, counts = (network, {}) if job.floating else _converted(job, network, images)
-        logits = _logits(model, images)
+        truth = _logits(network.eval(), images.tests)
+        model, figures = (network, {}) if job.floating else _on_crossbars(job, network, images, say)
+        logits = _logits(model, images.tests, say)
+        if job.settings.check is not None and not job.floating:
+            figures |= _checked(job.settings.check, job.settings.crossbar, model, images, logits)
     right = logits.argmax(-1) == images.labels
-    return {
+    result = {
         "right": "".join("1" if x else "0" for x in right.tolist()),
         "classes": logits.shape[-1],
         "logit_error": [finite(value) for value in logit_error(logits, truth)],
-        **counts,
+        **figures,
         "seconds": time.perf_counter() - began,
     }
+    return Computed(result, model)
 
 
-def _logits(model: nn.Module, images: Images) -> Tensor:
-    """The logits of the test images (images, classes)."""
+def _logits(model: nn.Module, images: Tensor, say: Say = lambda what, done, whole: None) -> Tensor:
+    """The logits (images, classes) of some images."""
+    parts: list[Tensor] = []
     with torch.no_grad():
-        return torch.cat([model(part) for part in images.tests.split(_BATCH)])
+        for part in images.split(_BATCH):
+            parts.append(model(part))
+            say("test images", sum(map(len, parts)), len(images))
+    return torch.cat(parts)
 
 
-def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module, dict[str, float | None]]:
-    """The network on crossbars with mitigation and varied devices, and its figures of ``COUNTS`` and ``CONVERTERS``.
+def _on_crossbars(job: Job, network: nn.Module, images: Images, say: Say) -> tuple[nn.Module, dict[str, Any]]:
+    """The network on crossbars with mitigation and varied devices, and its figures apart from the logits.
 
     Remapping and fine-tuning know the circuit but not the devices' deviations. Output gains and batch norms are fitted
     to the crossbars with these deviations.
     """
     settings = job.settings
-    model = _remapped(settings, network, job.network, images.calibration)
+    with torch.no_grad():
+        plain = _convert(settings, network, job.network, images.calibration)
+    model, figures = _remapped(job, plain, images, say)
     if "fine_tuning" in settings.mitigation:
-        model = _fine_tuned(job, network, model, images.calibration)
+        model, tried = _fine_tuned(job, network, model, images.calibration, say)
+        figures["learning_rates"] = tried
     report: ConversionReport = model.conversion  # type: ignore[assignment]
     if settings.variations is not None:
         model = vary(model, settings.variations, derive_seed(settings.seed, "draw", job.draw))
@@ -197,10 +247,10 @@ def _converted(job: Job, network: nn.Module, images: Images) -> tuple[nn.Module,
         model = correct_outputs(model, images.calibration.images)
     if "batch_norm" in settings.mitigation:
         model = refit_batch_norm(model, images.calibration.images)
-    return model, counted(model, images.tests, settings.energy) | converter_use(report)
+    return model, counted(model, images.tests, settings.energy) | converter_use(report) | figures
 
 
-def _convert(settings: CellSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:
+def _convert(settings: PointSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConversionWarning)  # clipping and overflows have columns in the tables
         return convert(
@@ -215,22 +265,56 @@ def _convert(settings: CellSettings, network: nn.Module, name: str, calibration:
         )
 
 
-def _remapped(settings: CellSettings, network: nn.Module, name: str, calibration: Batch) -> nn.Module:
-    with torch.no_grad():
-        model = _convert(settings, network, name, calibration)
-    if settings.remapping == "none":
-        return model
-    return remap(model, REMAPPINGS[settings.remapping].replace(seed=settings.seed), calibration).model
+def _remapped(job: Job, plain: nn.Module, images: Images, say: Say) -> tuple[nn.Module, dict[str, Any]]:
+    """The converted network with its outputs moved; the places per layer, and the layers' errors if they are asked."""
+    settings, model, figures = job.settings, plain, dict[str, Any]()
+    if settings.remapping != "none":
+        asked = REMAPPINGS[settings.remapping].replace(seed=settings.seed)
+        count = settings.remapping_images or settings.calibration_images
+        moved = remap(
+            plain,
+            asked,
+            images.calibration.first(count),
+            progress=lambda layer, done, whole: say("remapping", done, whole),
+        )
+        model = moved.model
+        layers = moved.to_dict()["layers"]
+        figures["places"] = [{"layer": layer.pop("name")} | layer for layer in layers]
+    if settings.circuit_positions:
+        found = layer_errors(
+            model,
+            plain,
+            settings.crossbar,
+            images.calibration.first(_CHECKED),
+            positions=settings.circuit_positions,
+            seed=settings.seed,
+        )
+        figures["layers"] = [asdict(error) for error in found]
+    return model, figures
 
 
-def _fine_tuned(job: Job, network: nn.Module, mapped: nn.Module, calibration: Batch) -> nn.Module:
-    settings = job.settings
-    model = _convert(settings, network, job.network, calibration, trainable=True)
+def _fine_tuned(
+    job: Job, network: nn.Module, mapped: nn.Module, calibration: Batch, say: Say
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    settings, asked = job.settings, job.settings.fine_tuning
+    # The crossbars' own gradients need every intermediate result, so these are computed again in the backward pass.
+    again = asked.gradients == "emulator" or None
+    model = _convert(settings, network, job.network, calibration, trainable=True, checkpoint=again)
     if settings.remapping != "none":
         model = arranged(model, arrangements(mapped))
-    batches = AugmentedBatches(
-        _image_set(settings.data, True, job.data_root), FitConfig(batch=_STEP, seed=settings.seed)
-    )
-    moved = MovedBatches(batches, torch.device(job.device))
-    fine_tune(model, moved, steps=settings.fine_tuning_steps, gradients="ideal")
-    return model
+    training = image_set(settings.data, True, job.data_root)
+    tuned, tried = fine_tuned(model, training, asked, seed=settings.seed, device=job.device, say=say)
+    return tuned, [asdict(run) for run in tried]
+
+
+def _checked(
+    asked: EmulatorCheck, crossbar: Crossbar, model: nn.Module, images: Images, logits: Tensor
+) -> dict[str, Any]:
+    """The accuracy of the same arrays by another emulator, and how often both predict the same class."""
+    labels, own = images.labels[: asked.images], logits[: asked.images].argmax(-1)
+    judge = emulated_by(model, emulator_named(asked.emulator, crossbar))
+    told = _logits(judge, images.tests[: asked.images]).argmax(-1)
+    return {
+        "check_accuracy": float((told == labels).double().mean()),
+        "check_agreement": float((told == own).double().mean()),
+    }

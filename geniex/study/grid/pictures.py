@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from geniex.plotting import Measured, plot_panels, plot_tradeoff, save_plot
+from geniex.plotting import Measured, plot_layer_errors, plot_panels, plot_recovered, plot_tradeoff, save_plot
 from geniex.plotting.study import short_number
 from geniex.study.grid.files import axes_of
 from geniex.study.grid.table import Row, Study
@@ -63,7 +63,10 @@ def short_title(name: str) -> str:
 
 def save_pictures(study: Study, folder: Path) -> list[Path]:
     """Write the pictures to the existing ``folder`` and return the PNG paths; none if no grid point has a result."""
-    return [save_plot(ax, folder / f"{name}.png") for name, ax in study_pictures(study.summary)]
+    made = [save_plot(ax, folder / f"{name}.png") for name, ax in study_pictures(study.summary)]
+    if study.layers:
+        made.append(save_plot(plot_layer_errors(_by_varied(study, study.layers)), folder / "layers.png"))
+    return made
 
 
 def study_pictures(summary: Sequence[Row]) -> Iterator[tuple[str, Axes]]:
@@ -82,6 +85,9 @@ def study_pictures(summary: Sequence[Row]) -> Iterator[tuple[str, Axes]]:
                 if shown:
                     stem = "-".join(_file_name(word) for word in (measure.name, part, axis) if word)
                     yield stem, _along(shown, varied, axis, part, measure)
+        shares = {_named(row, varied) or str(row.get("mitigation", "all")): row for row in rows}
+        if any(row.get("recovered") is not None for row in rows):
+            yield "-".join(_file_name(word) for word in ("recovered", part) if word), plot_recovered(shares)
     for cost, title in _COSTS.items():
         known = [row for row in done if row[cost]]
         if len({row[cost] for row in known}) > 1:
@@ -166,8 +172,19 @@ def _measured(at: Any, row: Row) -> Measured:
     return Measured(at, row["accuracy"], row["low"], row["high"])
 
 
+def _by_varied(study: Study, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows by the values of the axes that vary among them."""
+    varied = [name for name in (*study.axes, "training") if len({row[name] for row in rows}) > 1]
+    out: dict[str, list[Row]] = {}
+    for row in rows:
+        out.setdefault(_named(row, varied) or "all", []).append(row)
+    return out
+
+
 def _named(row: Row, names: Sequence[str]) -> str:
-    return ", ".join(f"{short_title(name)} {short_number(row[name])}" for name in names)
+    # Names of mitigations and of networks say themselves what they are.
+    plain = ("mitigation", "network", "training")
+    return ", ".join(("" if name in plain else f"{short_title(name)} ") + short_number(row[name]) for name in names)
 
 
 def _file_name(word: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,20 @@ from geniex.errors import GeniexError, InputError
 from geniex.jobs import digest
 from geniex.mitigation.batch_norm import has_batch_norms
 from geniex.simulator import ConversionReport, dry_run
-from geniex.study.grid.job import Job, emulator_of, full_scales, images_of, on_ideal_tiles, prepared_network
-from geniex.study.grid.settings import CellSettings
+from geniex.study.grid.groups import FineTuning
+from geniex.study.grid.job import (
+    ImageChoice,
+    Job,
+    emulator_named,
+    emulator_of,
+    full_scales,
+    image_choice,
+    image_set,
+    images_of,
+    on_ideal_tiles,
+    prepared_network,
+)
+from geniex.study.grid.settings import PointSettings
 from geniex.study.grid.spec import Label, Point, StudySpec, label_of
 
 
@@ -35,13 +49,13 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedPoint:
     """One grid point, a combination of values, and its runs."""
 
     part: str
     labels: dict[str, Label]
     """Labels on all axes of the study; an axis that the part does not vary has the label of its fixed value."""
-    settings: CellSettings
+    settings: PointSettings
     runs: tuple[PlannedRun, ...]
 
 
@@ -50,27 +64,59 @@ class StudyPlan:
     """All grid points of a study."""
 
     spec: StudySpec
-    cells: tuple[Cell, ...]
+    points: tuple[PlannedPoint, ...]
 
     @property
     def jobs(self) -> list[Job]:
         """The jobs to compute, each once, references first."""
-        runs = [run for cell in self.cells for run in cell.runs]
+        runs = [run for point in self.points for run in point.runs]
         wanted = [run.floating for run in runs] + [run.ideal for run in runs] + [run.job for run in runs]
         return list({job.key: job for job in wanted}.values())
 
-    def baseline(self, cell: Cell) -> Cell | None:
-        """The grid point that ``cell`` is compared with, or None if that is ``cell`` itself or does not exist.
+    def baseline(self, point: PlannedPoint) -> PlannedPoint | None:
+        """The grid point that ``point`` is compared with, or None if that is ``point`` itself or does not exist.
 
-        It has the baseline's labels, and the labels of ``cell`` on all other axes; one in the same part comes first.
+        It has the baseline's labels, and the labels of ``point`` on all other axes; one in the same part comes first.
         """
         if not self.spec.baseline:
             return None
-        wanted = cell.labels | self.spec.baseline
-        alike = [other for other in self.cells if other.labels == wanted]
-        own = [other for other in alike if other.part == cell.part]
+        wanted = point.labels | self.spec.baseline
+        alike = [other for other in self.points if other.labels == wanted]
+        own = [other for other in alike if other.part == point.part]
         found = next(iter(own or alike), None)
-        return None if found is cell else found
+        return None if found is point else found
+
+    @property
+    def varies_mitigation(self) -> bool:
+        """Whether the study has points of different mitigations."""
+        return len({point.settings.mitigation for point in self.points}) > 1
+
+    def unmitigated(self, point: PlannedPoint, run: PlannedRun) -> PlannedRun | None:
+        """The run of the same network and draw without mitigation, all else equal; None if the study has none.
+
+        One in the same part comes first. The run may be on more images, or on fewer, of the same order.
+        """
+        alike = self._unmitigated.get(_alike(point, run.network), [])
+        found = [(part, other) for part, other in alike if other.draw == run.draw] or alike
+        own = [other for part, other in found if part == point.part]
+        return next(iter([*own, *(other for _, other in found)]), None)
+
+    @cached_property
+    def _unmitigated(self) -> dict[str, list[tuple[str, PlannedRun]]]:
+        """The runs without mitigation, with their parts, by all else that is equal."""
+        out: dict[str, list[tuple[str, PlannedRun]]] = {}
+        for point in self.points:
+            for run in point.runs if not point.settings.mitigation else ():
+                out.setdefault(_alike(point, run.network), []).append((point.part, run))
+        return out
+
+    def pairs(self, axis: str) -> Iterator[tuple[PlannedPoint, PlannedPoint]]:
+        """Every two points of one part that differ on ``axis`` alone, the later one first."""
+        for k, point in enumerate(self.points):
+            for other in self.points[:k]:
+                labels = point.labels | {axis: other.labels[axis]}
+                if other.part == point.part and other is not point and labels == other.labels:
+                    yield point, other
 
 
 def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = None) -> StudyPlan:
@@ -81,20 +127,20 @@ def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = No
             images or has no batch norm to refit; a baseline has another number of networks; or loading or conversion
             fails at a grid point.
     """
-    points = spec.points()
-    settings = [_settings(point) for point in points]
+    asked = spec.points()
+    settings = [_settings(point) for point in asked]
     checks = _Checks(device, data_root)
-    cells = []
-    for point, one in zip(points, settings, strict=True):
+    points = []
+    for point, one in zip(asked, settings, strict=True):
         try:
             runs = checks.runs(one)
         except InputError as error:
             raise _placed(error, point) from None
         except GeniexError as error:
-            raise InputError(_told(point), "a cell that cannot be", str(error)) from None
+            raise InputError(_told(point), "a point that cannot be", str(error)) from None
         labels = {name: point.labels.get(name, label_of(one.in_force(name))) for name in spec.axes}
-        cells.append(Cell(point.part, labels, one, runs))
-    plan = StudyPlan(spec, tuple(cells))
+        points.append(PlannedPoint(point.part, labels, one, runs))
+    plan = StudyPlan(spec, tuple(points))
     _check_baseline(plan)
     return plan
 
@@ -108,25 +154,28 @@ class _Checks:
         self._digests: dict[Any, str] = {}
         self._reports: dict[str, ConversionReport] = {}
 
-    def runs(self, settings: CellSettings) -> tuple[PlannedRun, ...]:
+    def runs(self, settings: PointSettings) -> tuple[PlannedRun, ...]:
         """The runs of the grid point with these ``settings``, after checks."""
         emulator = emulator_of(settings).bind(settings.architecture)
         told = [identity(emulator)[0]]
+        told += self._checked(settings)
         runs = []
         for name in settings.networks:
             self._check(settings, name)
+            # The exact circuit is slow: it checks one network.
+            asked = settings if name == settings.networks[0] else settings.replace(circuit_positions=0)
             for draw in range(settings.draws):
-                job = self._job(settings, name, draw, told)
+                job = self._job(asked, name, draw, told)
                 ideal = self._job(on_ideal_tiles(settings), name, 0, [])
                 runs.append(PlannedRun(name, draw, job, ideal, self._job(settings, name, 0, [], floating=True)))
         return tuple(runs)
 
-    def _job(self, settings: CellSettings, name: str, draw: int, told: list[Any], *, floating: bool = False) -> Job:
+    def _job(self, settings: PointSettings, name: str, draw: int, told: list[Any], *, floating: bool = False) -> Job:
         shared = [__version__, torch.device(self.device).type, self._network(settings, name)[1], self._images(settings)]
         own: list[Any] = ["float"] if floating else [_that_matter(settings), draw, told, repr(full_scales(name))]
         return Job(settings, name, draw, floating, digest(shared, own), self.device, self.data_root)
 
-    def _network(self, settings: CellSettings, name: str) -> tuple[nn.Module, str]:
+    def _network(self, settings: PointSettings, name: str) -> tuple[nn.Module, str]:
         pruning = settings.prune
         known = (name, pruning, None if pruning is None else (settings.architecture.tile, settings.architecture.slices))
         if known not in self._networks:
@@ -135,24 +184,33 @@ class _Checks:
             self._digests[known] = digest(dict(network.state_dict()), repr(network))
         return self._networks[known], self._digests[known]
 
-    def _images(self, settings: CellSettings) -> str:
-        s = settings
-        known = (s.data, s.images, s.calibration_images, s.seed)
+    def _images(self, settings: PointSettings) -> str:
+        known: ImageChoice = image_choice(settings)
         if known not in self._digests:
-            found = images_of(*known, "cpu", self.data_root)
+            found = images_of(known, "cpu", self.data_root)
             self._digests[known] = digest(found.tests, found.labels, found.calibration.images)
         return self._digests[known]
 
-    def _check(self, settings: CellSettings, name: str) -> None:
+    def _checked(self, settings: PointSettings) -> list[Any]:
+        """What the point's check depends on apart from the settings, after the emulator and its images are checked."""
+        if settings.check is None:
+            return []
+        emulator = emulator_named(settings.check.emulator, settings.crossbar).bind(settings.architecture)
+        count = len(images_of(image_choice(settings), "cpu", self.data_root).labels)
+        if settings.check.images > count:
+            raise InputError("check.images", settings.check.images, f"{count} test images are classified")
+        return [identity(emulator)[0]]
+
+    def _check(self, settings: PointSettings, name: str) -> None:
         network = self._network(settings, name)[0]
-        images = images_of(
-            settings.data, settings.images, settings.calibration_images, settings.seed, "cpu", self.data_root
-        )
+        images = images_of(image_choice(settings), "cpu", self.data_root)
         shape, wanted = tuple(images.tests.shape[1:]), getattr(network, "input_shape", None)
         if wanted is not None and tuple(wanted) != shape:
             raise InputError("data", f"{settings.data!r} of shape {shape}", f"{name} takes images of {tuple(wanted)}")
         if "batch_norm" in settings.mitigation and (settings.fold or not has_batch_norms(network)):
             raise InputError("mitigation", "'batch_norm'", f"{name} has no batch norm left to refit")
+        if "fine_tuning" in settings.mitigation:
+            settings.fine_tuning.check_images(len(image_set(settings.data, True, self.data_root)))
         key = digest(self._network(settings, name)[1], on_ideal_tiles(settings).to_dict() | {"images": 0})
         if key not in self._reports:
             self._reports[key] = dry_run(
@@ -166,9 +224,9 @@ class _Checks:
             )
 
 
-def _settings(point: Point) -> CellSettings:
+def _settings(point: Point) -> PointSettings:
     try:
-        return CellSettings.of(point.settings)
+        return PointSettings.of(point.settings)
     except InputError as error:
         raise _placed(error, point) from None
 
@@ -179,23 +237,41 @@ def _placed(error: InputError, point: Point) -> InputError:
     return InputError(error.name, error.value, f"{error.allowed}{where}")
 
 
-def _that_matter(settings: CellSettings) -> dict[str, Any]:
+def _that_matter(settings: PointSettings) -> dict[str, Any]:
     """The settings that a result depends on, apart from network and draw."""
-    tuned = "fine_tuning" in settings.mitigation
-    told = settings.replace(networks=("",), draws=1, fine_tuning_steps=settings.fine_tuning_steps if tuned else 1)
+    told = settings.replace(networks=("",), draws=1)
+    if "fine_tuning" not in settings.mitigation:
+        told = told.replace(fine_tuning=FineTuning())
+    if settings.remapping == "none":
+        told = told.replace(remapping_images=None)
     return {name: value for name, value in told.to_dict().items() if name not in ("networks", "draws")}
 
 
 def _check_baseline(plan: StudyPlan) -> None:
     if not plan.spec.baseline:
         return
-    pairs = [(cell, other) for cell in plan.cells if (other := plan.baseline(cell)) is not None]
+    pairs = [(point, other) for point in plan.points if (other := plan.baseline(point)) is not None]
     if not pairs:
-        raise InputError("baseline", plan.spec.baseline, "no other cell has one: name values of axes that are combined")
-    for cell, other in pairs:
-        if len(cell.settings.networks) != len(other.settings.networks):
-            given = f"{len(other.settings.networks)} networks, where others have {len(cell.settings.networks)}"
+        raise InputError(
+            "baseline", plan.spec.baseline, "no other point has one: name values of axes that are combined"
+        )
+    for point, other in pairs:
+        if len(point.settings.networks) != len(other.settings.networks):
+            given = f"{len(other.settings.networks)} networks, where others have {len(point.settings.networks)}"
             raise InputError("baseline", given, "trainings are compared in pairs, in the order in which they are given")
+        if _image_order(point.settings) != _image_order(other.settings):
+            allowed = "give them the same data and seed, and let images be null for all of them or for none"
+            raise InputError("baseline", "points on other images", f"points are compared on the same images: {allowed}")
+
+
+def _image_order(settings: PointSettings) -> tuple[str, int | None]:
+    """What the order of the test images depends on; a smaller number of images is the start of a larger one."""
+    return settings.data, None if settings.images is None else settings.seed
+
+
+def _alike(point: PlannedPoint, network: str) -> str:
+    """Digest of all that a run's images and crossbars depend on, apart from mitigation, number of images and draw."""
+    return digest(point.settings.unmitigated.to_dict(), network)
 
 
 def _told(point: Point) -> str:

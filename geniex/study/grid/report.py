@@ -12,13 +12,12 @@ from geniex.errors import MissingDependencyError
 from geniex.files import to_standard_json, write_atomically
 from geniex.plotting.study import short_number
 from geniex.study.grid.counts import CONVERTERS
+from geniex.study.grid.detail_tables import Table, detail_tables
 from geniex.study.grid.files import csv_text, parquet_bytes
 from geniex.study.grid.pictures import save_pictures, short_title
-from geniex.study.grid.table import Row, Study
+from geniex.study.grid.table import DETAILS, Row, Study
 from geniex.study.html import html_table, markdown_page, write_page
 
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
-"""A header and rows of text."""
 _FIGURES = {
     "arrays": ("arrays", ",.0f", 1.0),
     "reads": ("reads", ",.0f", 1.0),
@@ -33,6 +32,14 @@ _CONVERTERS = {
     "overflows, %": "overflowed",
 }
 """Columns of the summary table on how well the converters' ranges fit, by title: keys of shares."""
+_SHARES = {
+    "recovered, %": ("recovered", ""),
+    "over images, %": ("recovered", "images_"),
+    "of float's, %": ("float_recovered", ""),
+}
+"""Columns of the summary table on what mitigations recover, by title: the share, and which of its intervals."""
+_CHECKED = {"checked, %": "check_accuracy", "check agrees, %": "check_agreement"}
+"""Columns of the summary table on checks by another emulator, by title: keys of shares."""
 _NEAR_CHANCE = 0.25
 """Ideal tiles are near chance if their accuracy above chance is less than this share of the floating-point one's."""
 _NAMED = 3
@@ -44,11 +51,16 @@ _FOLDED = 40
 def write_study(study: Study, folder: Path) -> list[str]:
     """Write table.csv, table.parquet, summary.csv, report.html, report.md, report.json and the figures to ``folder``.
 
-    The function returns one line for each output that could not be written because an optional package is missing.
+    The further tables of the study that are not empty (differences.csv, layers.csv, places.csv, learning_rates.csv) are
+    written too. The function returns one line for each output that could not be written because an optional package is
+    missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "table.csv", csv_text(study.rows).encode())
     write_atomically(folder / "summary.csv", csv_text(study.summary).encode())
+    for name in DETAILS:
+        if rows := getattr(study, name):
+            write_atomically(folder / f"{name}.csv", csv_text(rows).encode())
     write_atomically(folder / "report.json", (json.dumps(to_standard_json(study.to_dict()), indent=1) + "\n").encode())
     missing, figures = list[str](), list[Path]()
     try:
@@ -60,7 +72,8 @@ def write_study(study: Study, folder: Path) -> list[str]:
     except MissingDependencyError as error:
         missing.append(f"no figures: {error}")
     told = [*notes(study), *missing]
-    tables = {"What was varied": varied_table(study)} | summary_tables(study) | {"Every run": run_table(study)}
+    tables = {"What was varied": varied_table(study)} | summary_tables(study) | detail_tables(study)
+    tables |= {"Every run": run_table(study)}
     pages = [markdown_page(study.title, told, [])]
     pages += [f"#{markdown_page(title, [], [table])}" for title, table in tables.items()]
     write_atomically(folder / "report.md", "\n".join(pages).encode())
@@ -92,14 +105,45 @@ def notes(study: Study) -> list[str]:
     if study.baseline:
         which = ", ".join(f"{short_title(name)} {value}" for name, value in study.baseline.items())
         told.append(
-            f"Above baseline: accuracy less that of the cell with {which}, alike in all else, on the same images,"
+            f"Above baseline: accuracy less that of the point with {which}, alike in all else, on the same images,"
             " trainings and draws in pairs."
         )
+    told += detail_notes(study)
     if study.failed:
         first = study.failed[0]
         told.append(
             f"{len(study.failed)} of {len(study.rows)} runs have no result; the same command tries them again (* in"
             f" the tables). The first: {_told(study, first)}: {first['error']}"
+        )
+    return told
+
+
+def detail_notes(study: Study) -> list[str]:
+    """The meaning of the columns and tables that only some studies have."""
+    told = []
+    if any(row.get("recovered") is not None for row in study.summary):
+        told.append(
+            "Recovered: the share of the accuracy lost from ideal tiles to the same crossbars without mitigation that a"
+            " mitigation recovers, of what all networks lose together. Over images: its bootstrap interval over the"
+            " images, which holds for these networks alone. Of float's: the share of the accuracy lost from floating"
+            " point."
+        )
+    if any(row.get("check_accuracy") is not None for row in study.summary):
+        told.append(
+            "Checked: the accuracy when another emulator reads the same arrays, on the first test images; check agrees:"
+            " the share of these on which both predict the same class."
+        )
+    if study.differences:
+        told.append(
+            "Differences in accuracy are on the same images and networks; intervals over images are bootstraps."
+        )
+    if study.layers:
+        known = [row["order_agreement"] for row in study.layers if row["order_agreement"] is not None]
+        worst = f" The lowest agreement is {min(known):.2f}." if known else ""
+        told.append(
+            f"Output errors are against ideal tiles on {study.layers[0]['positions']} sampled inputs of each layer of"
+            f" {study.layers[0]['training']}; weighted errors are weighted by the squared loss gradient on ideal tiles."
+            f" One order: Kendall's tau of the mitigations' weighted errors by emulator and by exact circuit.{worst}"
         )
     return told
 
@@ -144,11 +188,15 @@ def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
             columns[title] = [f"{x} *" if row["failed"] else x for x, row in zip(columns[title], rows, strict=True)]
             columns["ideal, %"] = [_ideal(row) for row in rows]
     columns["logit error, %"] = [_between(row, "logit_error", "logit_error_") for row in rows]
+    for title, (name, what) in _SHARES.items():
+        columns[title] = [_share_between(row, name, what) for row in rows]
+    for title, name in _CHECKED.items():
+        columns[title] = [_percent(row.get(name)) for row in rows]
     for title, name in _CONVERTERS.items():
         columns[title] = [_percent(row[name]) for row in rows]
     for title, (name, form, scale) in _FIGURES.items():
         columns[title] = [_number(row[name], form, scale) for row in rows]
-    kept = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
+    kept = {title: values for title, values in columns.items() if set(values) != {"-"}}
     return tuple(kept), [tuple(row) for row in zip(*kept.values(), strict=True)]
 
 
@@ -176,8 +224,8 @@ def run_table(study: Study) -> Table:
         tail = [
             _percent(row[name]) for name in ("float_accuracy", "ideal_accuracy", "float_drop", "drop", "logit_error")
         ]
-        cells = (_between(row, "accuracy", ""), *tail, _number(row["seconds"], ".1f"), row["error"] or "")
-        rows.append((*head, *cells))
+        figures = (_between(row, "accuracy", ""), *tail, _number(row["seconds"], ".1f"), row["error"] or "")
+        rows.append((*head, *figures))
     return header, rows
 
 
@@ -190,13 +238,13 @@ def _findings(study: Study) -> list[str]:
         out = [f"{what}: {_finding(study, end(done, key=_accuracy))}" for what, end in ends.items()]
     ruined = [row for row in done if _near_chance(row)]
     if ruined:
-        cells = "; ".join(f"{_told(study, row)} ({_percent(row['ideal_accuracy'])} %)" for row in ruined[:_NAMED])
+        named = "; ".join(f"{_told(study, row)} ({_percent(row['ideal_accuracy'])} %)" for row in ruined[:_NAMED])
         more = f"; and {len(ruined) - _NAMED} more" if len(ruined) > _NAMED else ""
         out.append(
-            f"Warning: in {len(ruined)} of {len(done)} cells even ideal tiles are near chance"
+            f"Warning: in {len(ruined)} of {len(done)} points even ideal tiles are near chance"
             f" ({_percent(ruined[0]['chance'])} %; ! in the tables): their number formats or converters ruin the"
             " network before wires and devices do, and the drop from ideal tiles says nothing about these. They are:"
-            f" {cells}{more}."
+            f" {named}{more}."
         )
     return out
 
@@ -249,6 +297,15 @@ def _between(row: Row, name: str, ends: str, form: str = ".2f") -> str:
         return "-"
     ends = form.replace("2", "1")
     return f"{100 * value:{form}} ({100 * low:{ends}} to {100 * high:{ends}})"
+
+
+def _share_between(row: Row, name: str, which: str) -> str:
+    """A recovered share with its interval over networks; the interval over images alone if ``which`` asks for it."""
+    value, low, high = (row.get(key) for key in (name, f"{name}_{which}low", f"{name}_{which}high"))
+    ends = "-" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
+    if which or value is None:
+        return ends
+    return f"{100 * value:.0f}" + ("" if ends == "-" else f" ({ends})")
 
 
 def _percent(value: float | None) -> str:

@@ -9,15 +9,14 @@ from typing import Any, Literal, cast, get_args
 
 from geniex.cells import Cell
 from geniex.circuit import Crossbar
-from geniex.config import Config, check_number, check_positive_int, check_seed
+from geniex.config import Config, check_positive_int, check_seed
 from geniex.errors import InputError
 from geniex.mapping import Architecture, ConductanceWindow, Layout, check_layout
 from geniex.mitigation import REMAPPINGS
-from geniex.mitigation.prune.prune import Method
-from geniex.mitigation.prune.tiles import Criterion, Scope
 from geniex.networks import IMAGE_SETS
 from geniex.preset import Preset, presets
 from geniex.study.grid.fields import STEPS, Flat
+from geniex.study.grid.groups import EmulatorCheck, FineTuning, Pruning, pair_of, words_of
 from geniex.variation import ReadNoise, Variation, Variations, variation_presets
 
 AFTERWARDS = ("fine_tuning", "gain", "batch_norm")
@@ -26,7 +25,10 @@ _DEFAULTS: Flat = {
     "network": "fashion-cnn",
     "data": "fashion-mnist",
     "images": 1000,
+    "first_images": None,
     "calibration_images": 128,
+    "calibration_start": 0,
+    "remapping_images": None,
     "preset": "geniex-64",
     "tile": None,
     "v_max": None,
@@ -34,7 +36,7 @@ _DEFAULTS: Flat = {
     "layout": "block_diagonal",
     "fold": False,
     "mitigation": "none",
-    "fine_tuning_steps": 20,
+    "circuit_positions": 0,
     "seed": 0,
     "draws": 1,
     "energy": "emulator",
@@ -43,47 +45,22 @@ Energy = Literal["emulator", "ideal"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning(Config):
-    """Pruning by ``geniex.mitigation.prune``, without training afterwards."""
-
-    method: Method
-    """Structure of the pruning: "cf" (channels and filters), "xcs" (crossbar column sparsity: columns of tiles), or
-    "xrs" (crossbar row sparsity: rows of tiles)."""
-    sparsity: float = 0.5
-    """Share of the weights that are removed."""
-    tile: tuple[int, int] | None = None
-    """Inputs and outputs of a tile; None takes the architecture's."""
-    criterion: Criterion = "l1"
-    """Norm that ranks the pieces; the ones with the smallest norm are removed."""
-    scope: Scope = "layer"
-    """Set in which pieces are ranked: each "layer" alone, or all layers together ("global")."""
-    skip: tuple[str, ...] = ()
-    """Layers that are not pruned."""
-
-    def __post_init__(self) -> None:
-        for name, kind in (("method", Method), ("criterion", Criterion), ("scope", Scope)):
-            if getattr(self, name) not in get_args(kind):
-                allowed = f"it must be one of {', '.join(get_args(kind))}"
-                raise InputError(f"prune.{name}", repr(getattr(self, name)), allowed)
-        check_number("prune.sparsity", self.sparsity, low=0.0)
-        if self.sparsity >= 1:
-            raise InputError("prune.sparsity", self.sparsity, "it must be below 1")
-        if self.tile is not None:
-            object.__setattr__(self, "tile", _pair("prune.tile", self.tile))
-        object.__setattr__(self, "skip", _words("prune.skip", self.skip))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellSettings(Config):
+class PointSettings(Config):
     """All settings of one grid point of a study; ``of`` makes them from dotted names."""
 
     networks: tuple[str, ...]
     """Shipped names or checkpoint paths of networks: several trainings of one architecture repeat a grid point."""
     data: str
     images: int | None
-    """Number of test images; None takes all."""
+    """Number of test images, drawn with the seed; None takes all, in the order of the data set."""
+    first_images: int | None
+    """Number of these images that are classified, the first ones; None classifies all of them."""
     calibration_images: int
     """Number of training images that choose the input ranges, rate remappings, and fit output gains and batch norms."""
+    calibration_start: int
+    """Place of the first of these images among the training images in the order of the seed."""
+    remapping_images: int | None
+    """Number of calibration images that rate remappings, the first ones; None takes all of them."""
     crossbar: Crossbar
     architecture: Architecture
     emulator: str
@@ -95,7 +72,13 @@ class CellSettings(Config):
     """Variations of the devices; None for none."""
     mitigation: tuple[str, ...]
     """Mitigations: at most one remapping, then any of ``AFTERWARDS``."""
-    fine_tuning_steps: int
+    fine_tuning: FineTuning
+    """Settings of the mitigation "fine_tuning"."""
+    check: EmulatorCheck | None
+    """EmulatorCheck of the accuracy by another emulator; None for none."""
+    circuit_positions: int
+    """Sampled inputs of each layer of the first network for which the exact circuit checks the layers' output errors;
+    0 for no check."""
     prune: Pruning | None
     seed: int
     """Seed of the choice of images and of all draws."""
@@ -105,7 +88,7 @@ class CellSettings(Config):
     """Circuit of the static energy: the emulator's, for which arrays are solved, or the one without wires ("ideal")."""
 
     @classmethod
-    def of(cls, flat: Flat) -> CellSettings:
+    def of(cls, flat: Flat) -> PointSettings:
         """The settings of a grid point from ``flat``, which ``flattened`` gives; missing settings take their defaults.
 
         Raises:
@@ -117,9 +100,7 @@ class CellSettings(Config):
         window, v_max = _window(told, preset), preset.v_max if told["v_max"] is None else told["v_max"]
         digital = _members(told, "architecture")
         variations = _variations(told)
-        for name in ("images", "calibration_images", "fine_tuning_steps", "draws"):
-            if name != "images" or told[name] is not None:
-                check_positive_int(name, told[name])
+        _check_counts(told)
         check_seed(told["seed"])
         check_layout(told["layout"])
         if told["energy"] not in get_args(Energy):
@@ -129,11 +110,16 @@ class CellSettings(Config):
         for name, kind in (("fold", bool), ("emulator", str)):
             if not isinstance(told[name], kind):
                 raise InputError(name, repr(told[name]), f"it must be a {kind.__name__}")
+        mitigation = _mitigation(told["mitigation"])
+        _check_circuit(told["circuit_positions"], mitigation, variations)
         return cls(
-            networks=_words("network", told["network"], least=1),
+            networks=words_of("network", told["network"], least=1),
             data=told["data"],
             images=told["images"],
+            first_images=told["first_images"],
             calibration_images=told["calibration_images"],
+            calibration_start=told["calibration_start"],
+            remapping_images=told["remapping_images"],
             crossbar=crossbar,
             architecture=_named(
                 "architecture",
@@ -147,8 +133,10 @@ class CellSettings(Config):
             layout=cast(Layout, told["layout"]),
             fold=told["fold"],
             variations=variations,
-            mitigation=_mitigation(told["mitigation"]),
-            fine_tuning_steps=told["fine_tuning_steps"],
+            mitigation=mitigation,
+            fine_tuning=FineTuning(**_tuples(_members(told, "fine_tuning"))),
+            check=_check(told),
+            circuit_positions=told["circuit_positions"],
             prune=_pruning(told),
             seed=told["seed"],
             draws=told["draws"] if variations is not None else 1,
@@ -160,6 +148,25 @@ class CellSettings(Config):
         """The remapping among the mitigations, or "none"."""
         return next((name for name in self.mitigation if name not in AFTERWARDS), "none")
 
+    @property
+    def unmitigated(self) -> PointSettings:
+        """The settings without mitigation, and without those on which the accuracy of single images does not depend.
+
+        Points that differ in mitigation, networks or the number of images alone have the same ones.
+        """
+        return self.replace(
+            networks=("",),
+            images=None if self.images is None else 1,
+            first_images=None,
+            remapping_images=None,
+            mitigation=(),
+            fine_tuning=FineTuning(),
+            check=None,
+            circuit_positions=0,
+            draws=1,
+            energy="ideal",
+        )
+
     def in_force(self, name: str) -> Any:
         """The value of a setting at this grid point, with presets and defaults resolved; None if it does not apply."""
         group, _, member = name.rpartition(".")
@@ -170,16 +177,21 @@ class CellSettings(Config):
             return getattr(self.crossbar.cell, member, None)
         if group in ("window", "architecture"):
             return getattr(self.architecture if group == "architecture" else self.architecture.window, member)
-        if group == "prune":
-            return None if self.prune is None else getattr(self.prune, member)
+        if group in ("prune", "check"):
+            found = getattr(self, group)
+            return None if found is None else getattr(found, member)
+        if group == "fine_tuning":
+            return getattr(self.fine_tuning, member) if "fine_tuning" in self.mitigation else None
         if group.startswith("variation"):
             return self._of_variation(name.removeprefix("variation."))
         if name == "tile":
             return _square(self.architecture.tile)
         if name == "v_max":
             return self.architecture.v_max
-        if name in ("network", "variation", "preset", "crossbar", "window", "architecture"):
-            return None if name != "network" else self.networks
+        if name == "network":
+            return self.networks
+        if name in ("variation", "preset", "crossbar", "window", "architecture", "fine_tuning", "check"):
+            return None
         return getattr(self, name)
 
     def _of_variation(self, name: str) -> Any:
@@ -192,6 +204,37 @@ class CellSettings(Config):
 def mitigations() -> tuple[str, ...]:
     """All names that ``mitigation`` may list."""
     return (*REMAPPINGS, *AFTERWARDS)
+
+
+def _check_counts(told: Flat) -> None:
+    for name in ("images", "first_images", "calibration_images", "remapping_images", "draws"):
+        if name in ("calibration_images", "draws") or told[name] is not None:
+            check_positive_int(name, told[name])
+    for name in ("calibration_start", "circuit_positions"):
+        if isinstance(told[name], bool) or not isinstance(told[name], int) or told[name] < 0:
+            raise InputError(name, repr(told[name]), "it must be a whole number, 0 or above")
+    for name, whole in (("first_images", "images"), ("remapping_images", "calibration_images")):
+        if told[name] is not None and told[whole] is not None and told[name] > told[whole]:
+            raise InputError(name, told[name], f"it must be at most {whole}, which is {told[whole]}")
+
+
+def _check_circuit(positions: int, mitigation: tuple[str, ...], variations: Variations | None) -> None:
+    """Raise ``InputError`` for a circuit check where more than the places of the outputs changes the layers' errors."""
+    others = [name for name in mitigation if name in AFTERWARDS] + (["variation"] if variations is not None else [])
+    if positions and others:
+        allowed = f"the circuit checks remappings alone: set it to 0 in a part with {', '.join(others)}"
+        raise InputError("circuit_positions", positions, allowed)
+
+
+def _check(told: Flat) -> EmulatorCheck | None:
+    whole, given = told.get("check"), _members(told, "check")
+    if whole not in (None, "none"):
+        given = {"emulator": whole}
+    if given.get("emulator") in (None, "none"):
+        for name in () if "emulator" in given else given:
+            raise InputError(f"check.{name}", repr(given[name]), "check.emulator is missing")
+        return None
+    return EmulatorCheck(**given)
 
 
 def _preset(told: Flat) -> Preset:
@@ -212,7 +255,7 @@ def _crossbar(told: Flat, preset: Preset) -> Crossbar:
         for name in ("rows", "cols"):
             if name in given:
                 raise InputError("tile", repr(told["tile"]), f"it contradicts crossbar.{name}: give one of them")
-        given["rows"], given["cols"] = _pair("tile", told["tile"])
+        given["rows"], given["cols"] = pair_of("tile", told["tile"])
     if "r_wire" in given:  # otherwise a preset's own row and column resistances would override it
         given = {"r_wire_row": None, "r_wire_col": None} | given
     cell = _cell(given.pop("cell", None), _members(told, "crossbar.cell"), preset.crossbar.cell)
@@ -300,26 +343,8 @@ def _named(group: str, make: Any, *args: Any, **fields: Any) -> Any:
         raise InputError(name if name == "v_max" else f"{group}.{name}", error.value, error.allowed) from None
 
 
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(pair) != 2:
-        raise InputError(name, repr(value), "it must be a number, or [inputs, outputs]")
-    for size in pair:
-        check_positive_int(name, size)
-    return pair
-
-
 def _square(tile: tuple[int, int]) -> int | str:
     return tile[0] if tile[0] == tile[1] else f"{tile[0]}x{tile[1]}"
-
-
-def _words(name: str, value: Any, least: int = 0) -> tuple[str, ...]:
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, Sequence) or len(words) < least or not all(isinstance(word, str) for word in words):
-        raise InputError(name, repr(value), "it must be a name, or a list of names")
-    if len(set(words)) < len(words):
-        raise InputError(name, repr(value), "each name once")
-    return tuple(words)
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

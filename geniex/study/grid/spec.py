@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import InputError
-from geniex.study.configs import config_path
+from geniex.study.configs import study_path
 from geniex.study.grid.fields import Flat, check_name, flattened, overridden, unknown
+from geniex.study.grid.groups import words_of
 from geniex.sweep.loading import read_yaml
 
 Label = str | int | float | bool
 """The name of an axis' value in tables."""
-_OWN = ("title", "about", "grid", "zip", "parts", "baseline")
+_OWN = ("title", "about", "grid", "zip", "parts", "baseline", "differences")
 """Keys of a study that are not settings."""
 _OF_A_PART = ("name", "grid", "zip")
 
@@ -72,6 +74,8 @@ class StudySpec:
     parts: tuple[Part, ...]
     baseline: dict[str, Label]
     """Labels, by axis, of the grid point that each one is compared with; empty for no comparison."""
+    differences: tuple[str, ...]
+    """Axes along which every two points of a part are compared."""
     asked: dict[str, Any] = field(repr=False)
     """Configuration as given, JSON-ready."""
 
@@ -101,7 +105,7 @@ class StudySpec:
             return given
         if isinstance(given, Mapping):
             return _study(given, "study", changes or {})
-        path = config_path("study", given)
+        path = study_path(given)
         try:
             return _study(_mapping("config", read_yaml(path)), path.stem, changes or {})
         except InputError as error:
@@ -119,8 +123,9 @@ def _study(given: Mapping[str, Any], title: str, changes: Mapping[str, Any]) -> 
     names = [part.name for part in made]
     if len(set(names)) < len(names):
         raise InputError("parts", names, "each needs a name of its own")
-    spec = StudySpec(str(own["title"] or title), str(own["about"] or "").strip(), made, {}, _plain(given, changes))
-    return StudySpec(spec.title, spec.about, made, _baseline(own["baseline"], spec), spec.asked)
+    spec = StudySpec(str(own["title"] or title), str(own["about"] or "").strip(), made, {}, (), _plain(given, changes))
+    compared = _differences(own["differences"], spec)
+    return dataclasses.replace(spec, baseline=_baseline(own["baseline"], spec), differences=compared)
 
 
 def _part(
@@ -206,6 +211,14 @@ def _baseline(given: Any, spec: StudySpec) -> dict[str, Label]:
         if label not in known:
             raise InputError(f"baseline.{name}", repr(label), f"values are {', '.join(map(str, known))}")
     return told
+
+
+def _differences(given: Any, spec: StudySpec) -> tuple[str, ...]:
+    names = words_of("differences", given or ())
+    for name in names:
+        if name not in spec.axes:
+            raise InputError("differences", repr(name), f"axes are {', '.join(spec.axes)}")
+    return names
 
 
 def _mapping(name: str, value: Any) -> Mapping[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,10 +12,27 @@ from torch import Tensor
 
 from geniex import __version__
 from geniex.errors import InputError
+from geniex.jobs import digest
+from geniex.study.grid.comparisons import (
+    Change,
+    difference_columns,
+    on_shared_images,
+    paired_difference,
+    recovered_columns,
+    recovered_names,
+)
 from geniex.study.grid.counts import CONVERTERS, COUNTS
-from geniex.study.grid.plan import Cell, PlannedRun, StudyPlan
-from geniex.study.statistics import bootstrap_mean, difference_interval, mean_interval, wilson_interval
+from geniex.study.grid.layer_errors import order_agreement
+from geniex.study.grid.means import Runs, mean_of, mean_with_interval, unit_of
+from geniex.study.grid.plan import PlannedPoint, PlannedRun, StudyPlan
+from geniex.study.statistics import difference_interval, mean_interval, wilson_interval
 
+RECOVERED = {"recovered": "ideal", "float_recovered": "floating"}
+"""Columns of recovered shares, with the reference at the top of the drop."""
+DETAILS = ("differences", "layers", "places", "learning_rates")
+"""Further tables of a study, which only some studies have."""
+CHECKED = ("check_accuracy", "check_agreement")
+"""Columns of the check by another emulator."""
 _FIGURES = (*COUNTS, *CONVERTERS)
 _ERROR = ("logit_error", "logit_error_low", "logit_error_high")
 Row = dict[str, Any]
@@ -48,14 +65,35 @@ class Study:
     the images); "ideal_logit_error"; "arrays"; per image "reads", "adc_conversions" and "static_energy" [J]; on
     calibration inputs "adc_clipped" (share of conversions) and "overflowed" (share of accumulated sums), both in the
     worst layer, and "adc_codes_used" (span of the ADC codes as a share of all codes, in the layer with the smallest
-    span); "seconds"; "error" (None, or the reason why the other columns are empty)."""
+    span); "seconds"; "error" (None, or the reason why the other columns are empty).
+
+    A study that varies ``mitigation`` also has "recovered", the share of the accuracy lost from ideal tiles to the same
+    crossbars without mitigation that a mitigation recovers, with "recovered_low"... (95 % bootstrap over the images).
+    "float_recovered" is the same of the accuracy lost from floating point. A study with a check has "check_accuracy"
+    and "check_agreement" (share of images on which both emulators predict the same class)."""
     summary: tuple[Row, ...]
     """Rows of the summary, one for each grid point, with means over its networks and draws. "low" and "high" are the
     ends of the 95 % interval of "accuracy"; so are "float_drop_low"..., "drop_low"..., "logit_error_low"..., and
     "difference_low"... for "difference" (accuracy above the baseline's on the same images, in pairs). "interval" names
     the samples of the intervals. For "networks" and "draws" it is Student's t: on the logit scale for accuracies, on a
     logarithmic scale for logit errors, and cut off at the possible range for differences. For "images", with a single
-    run, it is Wilson's interval or a bootstrap."""
+    run, it is Wilson's interval or a bootstrap. "recovered" is the share of what all runs lose together; beside its
+    interval over networks or draws it has that over the images, "recovered_images_low"... ."""
+    differences: tuple[Row, ...]
+    """Differences in accuracy between points, one row for every two points of a part that differ on one of the axes in
+    the study's ``differences`` alone. Columns: the axes' values; "axis"; "above" (the other point's value on it);
+    "images"; "difference" with "low" and "high" (95 % bootstrap over the images of all runs) and with "networks_low"
+    and "networks_high" (95 % Student's t over networks or draws)."""
+    layers: tuple[Row, ...]
+    """Output errors of each layer where ``circuit_positions`` asks for them, by "emulator" and "circuit", plain and
+    weighted by the loss gradient; see ``LayerError``. "order_agreement" is Kendall's tau of the weighted errors by
+    emulator and by circuit, over all points that differ in mitigation alone."""
+    places: tuple[Row, ...]
+    """Remapped layers: "layer", "moved" (outputs that are not in their natural place), "outputs", "undone" (the place
+    where the order is undone), "consumers", "expected"; see ``RemappedLayer``."""
+    learning_rates: tuple[Row, ...]
+    """Runs of fine-tuning, one for each learning rate: "learning_rate", "training_loss", "left_out_loss",
+    "left_out_accuracy", "seconds_per_step", "chosen"; see ``TriedRate``."""
     configuration: dict[str, Any] = field(repr=False)
     missing: tuple[str, ...] = ()
     """Outputs that could not be written because an optional package is missing, a line each."""
@@ -65,12 +103,12 @@ class Study:
         """Rows without a result."""
         return tuple(row for row in self.rows if row["error"] is not None)
 
-    def cell(self, **labels: Any) -> Row:
+    def point(self, **labels: Any) -> Row:
         """The summary row of the only grid point with these axis values; dots in names are written as "__"."""
         wanted = {name.replace("__", "."): value for name, value in labels.items()}
         alike = [row for row in self.summary if all(row.get(name) == value for name, value in wanted.items())]
         if len(alike) != 1:
-            raise InputError("labels", wanted, f"{len(alike)} cells have them; axes are {', '.join(self.axes)}")
+            raise InputError("labels", wanted, f"{len(alike)} points have them; axes are {', '.join(self.axes)}")
         return alike[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +120,7 @@ class Study:
             "baseline": self.baseline,
             "rows": list(self.rows),
             "summary": list(self.summary),
+            **{name: list(getattr(self, name)) for name in DETAILS},
             "configuration": self.configuration,
         }
 
@@ -93,8 +132,8 @@ def tabulated(plan: StudyPlan, results: Results, device: str) -> Study:
         "torch_version": torch.__version__,
         "device": device,
         "asked": plan.spec.asked,
-        "cells": [
-            {"part": cell.part, "labels": cell.labels, "settings": cell.settings.to_dict()} for cell in plan.cells
+        "points": [
+            {"part": point.part, "labels": point.labels, "settings": point.settings.to_dict()} for point in plan.points
         ],
     }
     return Study(
@@ -102,8 +141,12 @@ def tabulated(plan: StudyPlan, results: Results, device: str) -> Study:
         plan.spec.about,
         plan.spec.axes,
         plan.spec.baseline,
-        tuple(_row(plan, cell, run, results) for cell in plan.cells for run in cell.runs),
-        tuple(_summary(plan, cell, results) for cell in plan.cells),
+        tuple(_row(plan, point, run, results) for point in plan.points for run in point.runs),
+        tuple(_summary(plan, point, results) for point in plan.points),
+        tuple(_differences(plan, results)),
+        _layers(plan, results),
+        tuple(row for _, _, row in _details(plan, results, "places")),
+        tuple(row for _, _, row in _details(plan, results, "learning_rates")),
         told,
     )
 
@@ -113,16 +156,23 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return list(rows[0]) if rows else []
 
 
-def _head(plan: StudyPlan, cell: Cell) -> Row:
-    part = {"part": cell.part} if len(plan.spec.parts) > 1 else {}
-    return part | {name: cell.labels[name] for name in plan.spec.axes}
+def _head(plan: StudyPlan, point: PlannedPoint) -> Row:
+    part = {"part": point.part} if len(plan.spec.parts) > 1 else {}
+    return part | {name: point.labels[name] for name in plan.spec.axes}
 
 
-def _row(plan: StudyPlan, cell: Cell, run: PlannedRun, results: Results) -> Row:
-    row = _head(plan, cell) | {"training": run.network, "draw": run.draw}
+def _checked(plan: StudyPlan) -> tuple[str, ...]:
+    """The columns of checks, if any point has one."""
+    return CHECKED if any(point.settings.check is not None for point in plan.points) else ()
+
+
+def _row(plan: StudyPlan, point: PlannedPoint, run: PlannedRun, results: Results) -> Row:
+    row = _head(plan, point) | {"training": run.network, "draw": run.draw}
     own = ("images", "correct", "accuracy", "low", "high", "chance")
     references = ("float_accuracy", "ideal_accuracy", "float_drop", "drop")
-    row |= dict.fromkeys((*own, *references, *_ERROR, "ideal_logit_error", *_FIGURES, "seconds", "error"))
+    shares = [name for kind in RECOVERED for name in recovered_names(kind)[:3]] if plan.varies_mitigation else []
+    row |= dict.fromkeys((*own, *references, *_ERROR, "ideal_logit_error", *shares, *_checked(plan), *_FIGURES))
+    row |= {"seconds": None, "error": None}
     found = results.found.get(run.job.key)
     if found is None:
         return row | {"error": results.errors.get(run.job.key, "its result was lost")}
@@ -136,91 +186,111 @@ def _row(plan: StudyPlan, cell: Cell, run: PlannedRun, results: Results) -> Row:
         row[name] = None if reference is None else reference - accuracy
     row |= dict(zip(_ERROR, found["logit_error"], strict=True))
     row |= {"ideal_logit_error": _reference_error(results, run.ideal.key)}
-    return row | {name: found.get(name) for name in _FIGURES}
+    back = _recovered(plan, point, [run], results)
+    row |= {name: back[name] for name in shares}
+    return row | {name: found.get(name) for name in (*_checked(plan), *_FIGURES)}
 
 
-def _summary(plan: StudyPlan, cell: Cell, results: Results) -> Row:
-    runs = [run for run in cell.runs if run.job.key in results.found]
-    row: Row = _head(plan, cell) | {"trainings": len(cell.settings.networks), "draws": cell.settings.draws}
-    row |= {"failed": len(cell.runs) - len(runs), "images": None, "interval": None}
+def _summary(plan: StudyPlan, point: PlannedPoint, results: Results) -> Row:
+    runs = [run for run in point.runs if run.job.key in results.found]
+    row: Row = _head(plan, point) | {"trainings": len(point.settings.networks), "draws": point.settings.draws}
+    row |= {"failed": len(point.runs) - len(runs), "images": None, "interval": None}
     own = {(run.network, run.draw): _right(results.found[run.job.key]) for run in runs}
-    row |= {"images": len(next(iter(own.values()))), "interval": _unit(own)} if own else {}
-    row |= _with_interval("accuracy", own, "", partial(mean_interval, low=0.0, high=1.0))
+    row |= {"images": len(next(iter(own.values()))), "interval": unit_of(own)} if own else {}
+    accuracies = partial(mean_interval, low=0.0, high=1.0)
+    row |= mean_with_interval("accuracy", own, "", accuracies)
     row |= {"chance": _mean([_chance(results.found[run.job.key]) for run in runs])}
-    row |= {
-        name: _mean([_reference(results, getattr(run, kind).key) for run in runs])
-        for name, kind in (("float_accuracy", "floating"), ("ideal_accuracy", "ideal"))
-    }
+    for name, kind in (("float_accuracy", "floating"), ("ideal_accuracy", "ideal")):
+        row |= mean_with_interval(name, _references(runs, kind, results), f"{name}_", accuracies)
+        row[name] = _mean([_reference(results, getattr(run, kind).key) for run in runs])
     for name, kind in (("float_drop", "floating"), ("drop", "ideal")):
-        row |= _drop(name, own, {(r.network, r.draw): results.found.get(getattr(r, kind).key) for r in runs})
+        row |= _drop(name, own, _references(runs, kind, results))
     row |= _error({(run.network, run.draw): results.found[run.job.key]["logit_error"] for run in runs})
     row |= {"ideal_logit_error": _mean([_reference_error(results, run.ideal.key) for run in runs])}
     if plan.spec.baseline:
-        row |= _difference(_pairs(plan, cell, own, results))
-    for name in (*_FIGURES, "seconds"):
+        other = plan.baseline(point)
+        row |= difference_columns({} if other is None else _pairs(point, other, results))
+    row |= _recovered(plan, point, runs, results)
+    for name in (*_checked(plan), *_FIGURES, "seconds"):
         row[name] = _mean([results.found[run.job.key].get(name) for run in runs])
     return row
 
 
-def _drop(
-    name: str, own: Mapping[tuple[str, int], Tensor], there: Mapping[tuple[str, int], Mapping[str, Any] | None]
-) -> Row:
+def _drop(name: str, own: Runs, reference: Runs) -> Row:
     """The mean distance of accuracies below a reference's on the same images, with its interval."""
-    reference = {key: _right(found) for key, found in there.items() if found is not None}
-    top = _mean_of(reference)
+    top = mean_of(reference)
     # The reference's accuracy minus the drop is an accuracy, which bounds the drop.
     interval = partial(difference_interval, low=top - 1, high=top)
-    return _with_interval(name, {key: x - own[key] for key, x in reference.items()}, f"{name}_", interval)
+    return mean_with_interval(name, {key: x - own[key] for key, x in reference.items()}, f"{name}_", interval)
 
 
-def _difference(pairs: Mapping[tuple[str, int], tuple[Tensor, Tensor]]) -> Row:
-    """The mean distance of accuracies above the baseline's, from (own, baseline) pairs, with its interval."""
-    apart = {key: own - before for key, (own, before) in pairs.items()}
-    base = _mean_of({key: before for key, (_, before) in pairs.items()})
-    interval = partial(difference_interval, low=-base, high=1 - base)
-    return _with_interval("difference", apart, "difference_", interval)
+def _recovered(plan: StudyPlan, point: PlannedPoint, runs: Sequence[PlannedRun], results: Results) -> Row:
+    """The recovered shares of the drops from ideal tiles and from floating point, if the study varies mitigation."""
+    row: Row = {}
+    for name, kind in RECOVERED.items() if plan.varies_mitigation else ():
+        changes: dict[tuple[str, int], Change] = {}
+        for run in runs if point.settings.mitigation else ():
+            before = plan.unmitigated(point, run)
+            jobs = (run.job, None if before is None else before.job, getattr(run, kind))
+            found = [results.found.get(job.key) for job in jobs if job is not None]
+            known = [_right(one) for one in found if one is not None]
+            if len(known) == len(jobs):
+                changes[run.network, run.draw] = Change(*on_shared_images(*known))
+        row |= recovered_columns(name, changes)
+    return row
 
 
-def _pairs(
-    plan: StudyPlan, cell: Cell, own: Mapping[tuple[str, int], Tensor], results: Results
-) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
-    """Correctness (images,) here and in the baseline, paired by training and draw, on the images that both have."""
-    other = plan.baseline(cell)
-    if other is None:
-        return {}
-    partner = dict(zip(cell.settings.networks, other.settings.networks, strict=True))
+def _differences(plan: StudyPlan, results: Results) -> Iterator[Row]:
+    """A row for every two points of a part that differ on one of the axes that the study compares."""
+    for axis in plan.spec.differences:
+        for point, other in plan.pairs(axis):
+            if len(point.settings.networks) == len(other.settings.networks):
+                head = _head(plan, point) | {"axis": axis, "above": other.labels[axis]}
+                yield head | paired_difference(_pairs(point, other, results))
+
+
+def _details(plan: StudyPlan, results: Results, name: str) -> Iterator[tuple[PlannedPoint, PlannedRun, Row]]:
+    """The rows of one kind of a run's details, such as its layers, with the run."""
+    for point in plan.points:
+        for run in point.runs:
+            for told in results.found.get(run.job.key, {}).get(name, ()):
+                yield point, run, _head(plan, point) | {"training": run.network, "draw": run.draw} | told
+
+
+def _layers(plan: StudyPlan, results: Results) -> tuple[Row, ...]:
+    """The layers' errors, with the agreement of emulator and circuit on the order of the mitigations in each layer."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    rows = []
+    for point, run, row in _details(plan, results, "layers"):
+        alike = digest(point.settings.unmitigated.to_dict())
+        groups.setdefault((alike, run.network, row["layer"]), []).append(row)
+        rows.append(row)
+    for group in groups.values():
+        agreement = order_agreement([(row["emulator_weighted"], row["circuit_weighted"]) for row in group])
+        for row in group:
+            row["order_agreement"] = agreement
+    return tuple(rows)
+
+
+def _pairs(point: PlannedPoint, other: PlannedPoint, results: Results) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """Correctness (images,) at two points, paired by training and draw, on the images that both have."""
+    partner = dict(zip(point.settings.networks, other.settings.networks, strict=True))
     there = {(run.network, run.draw): results.found.get(run.job.key) for run in other.runs}
     pairs = {}
-    for (network, draw), right in own.items():
-        # A baseline with a single draw is paired with every draw.
-        match = there.get((partner[network], draw if other.settings.draws > 1 else 0))
-        if match is not None:
-            before = _right(match)
-            shared = min(len(right), len(before))
-            pairs[network, draw] = right[:shared], before[:shared]
+    for run in point.runs:
+        # A point with a single draw is paired with every draw.
+        match = there.get((partner[run.network], run.draw if other.settings.draws > 1 else 0))
+        found = results.found.get(run.job.key)
+        if found is not None and match is not None:
+            own, before = on_shared_images(_right(found), _right(match))
+            pairs[run.network, run.draw] = own, before
     return pairs
 
 
-def _with_interval(
-    name: str, values: Mapping[tuple[str, int], Tensor], ends: str, interval: Callable[[Tensor], tuple[float, float]]
-) -> Row:
-    """The mean of (images,) values over networks and draws, with its interval.
-
-    ``interval`` gives it over several networks or draws; for a single run it is taken over the images.
-    """
-    low_name, high_name = f"{ends}low", f"{ends}high"
-    if not values:
-        return {name: None, low_name: None, high_name: None}
-    units = _by_unit(values)
-    mean = float(units.mean())
-    if len(units) > 1:
-        low, high = interval(units)
-    elif name == "accuracy":
-        only = next(iter(values.values()))
-        low, high = wilson_interval(int(only.sum()), len(only))
-    else:
-        low, high = bootstrap_mean(next(iter(values.values())))
-    return {name: mean, low_name: low, high_name: high}
+def _references(runs: Sequence[PlannedRun], kind: str, results: Results) -> dict[tuple[str, int], Tensor]:
+    """Correctness (images,) of the runs' references that have a result."""
+    found = {(run.network, run.draw): results.found.get(getattr(run, kind).key) for run in runs}
+    return {key: _right(one) for key, one in found.items() if one is not None}
 
 
 def _error(found: Mapping[tuple[str, int], Sequence[float | None]]) -> Row:
@@ -229,30 +299,7 @@ def _error(found: Mapping[tuple[str, int], Sequence[float | None]]) -> Row:
     if len(known) == 1:
         return dict(zip(_ERROR, next(iter(known.values())), strict=True))
     mean = {key: torch.tensor([error[0]], dtype=torch.float64) for key, error in known.items()}
-    return _with_interval(_ERROR[0], mean, f"{_ERROR[0]}_", partial(mean_interval, low=0.0))
-
-
-def _by_unit(values: Mapping[tuple[str, int], Tensor]) -> Tensor:
-    """Means over images (units,): one for each network if there are several, else one for each draw.
-
-    Draws of one network are not independent samples of its training, so they are averaged within the network.
-    """
-    place = 0 if _unit(values) == "networks" else 1
-    out: dict[Any, list[Tensor]] = {}
-    for key, value in values.items():
-        out.setdefault(key[place], []).append(value.mean())
-    return torch.stack([torch.stack(parts).mean() for parts in out.values()])
-
-
-def _mean_of(values: Mapping[tuple[str, int], Tensor]) -> float:
-    """The mean over units; 0 if there are none."""
-    return float(_by_unit(values).mean()) if values else 0.0
-
-
-def _unit(values: Mapping[tuple[str, int], Tensor]) -> str:
-    if len({network for network, _ in values}) > 1:
-        return "networks"
-    return "draws" if len(values) > 1 else "images"
+    return mean_with_interval(_ERROR[0], mean, f"{_ERROR[0]}_", partial(mean_interval, low=0.0))
 
 
 def _right(found: Mapping[str, Any]) -> Tensor:

@@ -1,8 +1,9 @@
-"""Per-layer output errors against the exact circuit's, and the order of mappings against SciPy's."""
+"""Per-layer output errors against the exact circuit's, and the order of remappings against SciPy's."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.mapping import Architecture
 from geniex.mitigation import Batch, remap
 from geniex.simulator import convert, emulated_by, on_ideal
-from geniex.study.remap_circuit import LayerCheck, check_layers, same_order
+from geniex.study.grid.layer_errors import LayerError, layer_errors, order_agreement
 
 CROSSBAR = Crossbar(8, 8, r_source=100.0, r_sink=50.0, r_wire=10.0)
 ARCH = Architecture(tile=(8, 8), weight_bits=6, input_bits=6, slice_bits=5, stream_bits=5, adc_range="full_scale")
@@ -34,27 +35,32 @@ def converted(batch: Batch) -> dict[str, nn.Module]:
     return {"none": base, "random": remap(base, "random", batch).model}
 
 
+def errors(models: dict[str, nn.Module], batch: Batch, **options: Any) -> dict[str, tuple[LayerError, ...]]:
+    return {name: layer_errors(model, models["none"], CROSSBAR, batch, **options) for name, model in models.items()}
+
+
 def test_errors_are_those_of_layers_on_each_model_of_the_crossbar(
     converted: dict[str, nn.Module], batch: Batch
 ) -> None:
-    checks = check_layers(converted, CROSSBAR, batch, positions=10**6, tol=1e-8)
-    assert [(c.layer, c.method) for c in checks] == [(n, m) for n in ("0", "3") for m in converted]
+    found = errors(converted, batch, positions=10**6, tol=1e-8)
     ideal, gradients = _clean(converted["none"], batch)
     patches = nn.functional.unfold(batch.images, 3).transpose(1, 2).flatten(0, 1)
-    for check, model in zip(checks[:2], converted.values(), strict=True):
-        assert check.positions == 96
+    for name, model in converted.items():
+        assert [error.layer for error in found[name]] == ["0", "3"]
+        first = found[name][0]
+        assert first.positions == 96
         with torch.no_grad():
-            surrogate = model[0].product(patches)
+            emulated = model[0].product(patches)
             exact = _on_circuit(model, batch)[0].product(patches.double())
         for given, plain, weighted in (
-            (surrogate, check.surrogate, check.surrogate_weighted),
-            (exact, check.circuit, check.circuit_weighted),
+            (emulated, first.emulator, first.emulator_weighted),
+            (exact, first.circuit, first.circuit_weighted),
         ):
             error = (given - ideal).double()
             assert plain == pytest.approx(float(error.norm() / ideal.double().norm()), rel=1e-5)
             weights = gradients.double().square().mean(0).sqrt()
             assert weighted == pytest.approx(float((error * weights).norm() / (ideal * weights).norm()), rel=1e-5)
-        assert check.surrogate != pytest.approx(check.circuit, rel=1e-3)  # linear cells are not sinh ones
+        assert first.emulator != pytest.approx(first.circuit, rel=1e-3)  # linear cells are not sinh ones
 
 
 def _clean(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -71,32 +77,23 @@ def _on_circuit(model: nn.Module, batch: Batch) -> nn.Module:
     return emulated_by(copy.deepcopy(model).double(), CircuitEmulator(CROSSBAR, tol=1e-8))
 
 
-def test_the_same_inputs_are_sampled_for_all_mappings(converted: dict[str, nn.Module], batch: Batch) -> None:
-    one, other = (check_layers(converted, CROSSBAR, batch, positions=5, seed=seed) for seed in (0, 1))
-    assert one == check_layers(converted, CROSSBAR, batch, positions=5, seed=0)
-    assert one[0].surrogate != other[0].surrogate
-    # Were they not, two copies of one mapping would have two errors.
-    twice = check_layers({"a": converted["none"], "b": converted["none"]}, CROSSBAR, batch, positions=5)
-    assert twice[0].circuit == twice[1].circuit
+def test_the_same_inputs_are_sampled_for_all_remappings(converted: dict[str, nn.Module], batch: Batch) -> None:
+    one, other = (errors(converted, batch, positions=5, seed=seed) for seed in (0, 1))
+    assert one == errors(converted, batch, positions=5, seed=0)
+    assert one["none"][0].emulator != other["none"][0].emulator
 
 
 def test_ideal_tiles_have_no_error_but_the_circuit_has(batch: Batch) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).eval()
     ideal = convert(network, ARCH, IdealEmulator(), calibration=batch.images)
-    (check,) = check_layers({"none": ideal}, CROSSBAR, batch, positions=6)
-    assert check.surrogate == 0
-    assert check.circuit > 0.01
+    (error,) = layer_errors(ideal, ideal, CROSSBAR, batch, positions=6)
+    assert error.emulator == 0
+    assert error.circuit > 0.01
 
 
-def test_one_order_is_kendalls_tau() -> None:
+def test_the_agreement_of_two_orders_is_kendalls_tau() -> None:
     first, second = [0.3, 0.1, 0.4, 0.15, 0.2], [0.2, 0.12, 0.5, 0.3, 0.1]
-    checks = tuple(LayerCheck("fc", str(k), 9, 0, 0, a, b) for k, (a, b) in enumerate(zip(first, second, strict=True)))
-    assert same_order(checks)["fc"] == pytest.approx(stats.kendalltau(first, second).statistic)
-    assert same_order(checks[:1]) == {"fc": 1.0}
-
-
-def test_progress_counts_layers(converted: dict[str, nn.Module], batch: Batch) -> None:
-    seen: list[tuple[int, int]] = []
-    check_layers(converted, CROSSBAR, batch, positions=2, progress=lambda done, whole: seen.append((done, whole)))
-    assert seen == [(1, 2), (2, 2)]
+    pairs = list(zip(first, second, strict=True))
+    assert order_agreement(pairs) == pytest.approx(stats.kendalltau(first, second).statistic)
+    assert order_agreement(pairs[:1]) is None
