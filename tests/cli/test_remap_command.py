@@ -28,6 +28,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geniex.cli.remap.load_images", lambda name, train, root: few)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_it_compares_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
@@ -50,6 +51,7 @@ def test_it_compares_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert any((out / "kept").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_the_same_command_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -107,6 +109,7 @@ def test_images_of_another_shape_are_told(
     assert "fashion-cnn takes images of (1, 28, 28)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_options_come_from_a_file_and_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "mine.yaml"

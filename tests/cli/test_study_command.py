@@ -140,6 +140,7 @@ def test_missing_packages_are_told(
     assert "no Parquet: pyarrow not found" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["geniex-size-ron-onoff.yaml", "geniex-precision-slices.yaml", "dense-sparse.yaml", "sparse-xbar.yaml"]
 )

@@ -50,6 +50,7 @@ def outputs_of(model: nn.Module) -> dict[str, list[int]]:
 # The law
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: "-".join(s.values()))
 @pytest.mark.parametrize("name", ["vgg", "resnet", "grouped", "mlp"])
 def test_ideal_outputs_are_the_same_to_the_bit(name: str, scheme: dict[str, str]) -> None:
@@ -76,6 +77,7 @@ def test_ideal_outputs_are_the_same_where_every_tile_is_read(name: str, scheme: 
             assert places(remapped.model) != places(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("layout", ["dense", "block_diagonal", "toeplitz"])
 def test_ideal_outputs_are_the_same_in_every_layout(layout: Any, trainable: bool) -> None:

@@ -19,6 +19,9 @@ from geniex.networks.train import accuracy
 from geniex.preset import Preset
 from geniex.study.finetuning import METHODS, FineTuningStudy, study_fine_tuning
 
+# Every test runs a study.
+pytestmark = pytest.mark.slow
+
 SMALL = Preset(
     Crossbar(32, 32, r_source=1e3, r_sink=1e3, r_wire=10.0), ConductanceWindow(20e3, 10.0), 0.5, "a small harsh one"
 )

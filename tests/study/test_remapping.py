@@ -22,6 +22,9 @@ from geniex.simulator import convert
 from geniex.study import remapping
 from geniex.study.remapping import RemapSetting, RemapStudy, row_label, study_remapping
 
+# Every test runs a study.
+pytestmark = pytest.mark.slow
+
 SMALL = Preset(
     Crossbar(64, 64, r_source=0.0, r_sink=0.0, r_wire=10.0), ConductanceWindow(20e3, 10.0), 0.25, "wires, for tests"
 )

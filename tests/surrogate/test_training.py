@@ -78,6 +78,7 @@ def test_loader_gives_every_training_tile_once_an_epoch(small_sweep, workers, st
     assert torch.equal(tile_sums(seen), tile_sums(expected.conductances))
 
 
+@pytest.mark.slow
 def test_training_beats_the_ideal_product_and_is_deterministic(small_sweep, tmp_path):
     figures: list[float] = []
     first = train_surrogate(small_sweep, CONFIG, on_epoch=lambda epoch, figure: figures.append(figure))
