@@ -132,13 +132,13 @@ BREAKAGES = (
         "simulator",
         "return (currents - currents[..., -1:]) * scale",
         "return (currents - currents[..., :1]) * scale",
-        ("tests/simulator/test_arithmetic.py",),
+        ("tests/simulator/test_schemes.py", "tests/simulator/test_arithmetic.py"),
     ),
     Breakage(
         "simulator",
         "signed = held[0] - held[1] if held.shape[0] == 2 else held[0]",
         "signed = held[0] + held[1] if held.shape[0] == 2 else held[0]",
-        ("tests/simulator/test_arithmetic.py",),
+        ("tests/simulator/test_matrix.py", "tests/simulator/test_arithmetic.py"),
     ),
     Breakage(
         "simulator",
