@@ -13,6 +13,9 @@ import pytest
 import geniex
 from geniex import distribution
 
+# Every test builds a wheel or looks into one.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
