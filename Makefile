@@ -1,4 +1,5 @@
-# `make demo` shows the whole path on this machine; `make test` runs every check. Both set up first.
+# `make demo` shows the whole path on this machine, `make check` is for every edit, and `make test` runs all that there
+# is. All of them set up first.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -6,8 +7,9 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 DEBIAN := ngspice libngspice0-dev dataset-fashion-mnist
 
-# Two test workers with two threads each would fight over two cores.
-ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# Two test workers with two threads each would fight over two cores. A worker that has nothing left takes tests from
+# the other one, because tests take from a millisecond to a minute.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # DEMO=quick is the demo at the size that continuous integration runs.
 DEMO ?= full
@@ -23,7 +25,7 @@ DEMO_CIRCUIT_IMAGES := 100
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system test lint demo clean
+.PHONY: help setup system lint check test demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -63,9 +65,11 @@ lint: $(STAMP)  ## style, types and the order of the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: setup lint  ## every check: lint, tests, notebooks
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
-	$(ONE_THREAD) $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+check: setup lint  ## lint and the fast tests: for every edit, two minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test: setup lint  ## lint, all tests and the notebooks: before every merge, ten minutes on two cores
+	$(PYTEST) --nbmake --nbmake-timeout=300
 
 demo: setup  ## circuit, sweep, surrogate, network and predicted accuracy (DEMO=quick: a small one)
 	@mkdir -p $(OUT)

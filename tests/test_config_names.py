@@ -70,6 +70,7 @@ def test_the_list_of_names_is_complete() -> None:
     assert found == _SHIPPED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SinhCell", "Drift", "Remapping", "SweepConfig"])
 def test_a_name_needs_no_import(name: str) -> None:
     code = "import sys; from geniex.config import Config, _target; print(_target(Config, {'_type': sys.argv[1]}, {}))"
@@ -152,6 +153,7 @@ def test_a_sweep_of_an_unregistered_cell_is_refused_before_it_is_solved(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_files_and_workers_know_a_registered_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep from YAML by the shell, in two processes; then its file, and a checkpoint, in a process that imports."""
     (tmp_path / "my_cells.py").write_text(OWN)

@@ -97,6 +97,7 @@ def test_a_stranger_s_files_among_ours_are_an_error_at_import(site: Path) -> Non
     assert f"pip uninstall geniex {NAME}" in last
 
 
+@pytest.mark.slow
 def test_a_stranger_s_init_in_place_of_ours_is_an_error_at_the_first_import_of_ours(site: Path) -> None:
     installed(site)
     (site / "geniex/__init__.py").write_text("__version__ = '0.9.3'\n")
@@ -108,6 +109,7 @@ def test_a_stranger_s_init_in_place_of_ours_is_an_error_at_the_first_import_of_o
     assert "finds another project's package" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_says_so_in_a_line_and_doctor_goes_on(site: Path, tmp_path: Path) -> None:
     installed(site)
     script = tmp_path / "geniex"

@@ -1,8 +1,10 @@
 """What is saved in the notebooks is fit to be read: whole, in order, small, and without traces of a machine.
 
-That they run, and that the assertions in them hold, is seen by executing them (`make test`).
+Their code runs, and its assertions are checked, in `make test`.
 """
 
+import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -25,6 +27,15 @@ def _code(path: Path) -> list[dict[str, Any]]:
 
 def _outputs(path: Path) -> list[dict[str, Any]]:
     return [output for cell in _code(path) for output in cell["outputs"]]
+
+
+def test_what_is_imported_is_there(path: Path) -> None:
+    """A moved module is noticed by the fast tests, before the notebook is run."""
+    lines = [line for cell in _code(path) for line in "".join(cell["source"]).splitlines() if line[:1] != "%"]
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
 
 
 def test_links_lead_somewhere(path: Path) -> None:

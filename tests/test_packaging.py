@@ -49,6 +49,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "geniex/py.typed" in names
@@ -61,6 +62,7 @@ def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"geniex", f"geniex_crossbar-{geniex.__version__}.dist-info"}
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_loads_a_shipped_network_and_runs_it(installed: Path, tmp_path: Path) -> None:
     # The current directory is neither the checkout nor the installation.
     code = """
@@ -74,6 +76,7 @@ print(json.dumps([geniex.__file__, list(logits.shape)]))
     assert shape == [2, 10]
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_has_the_command(installed: Path, tmp_path: Path) -> None:
     shown = run(str(installed / "bin" / "geniex"), "--version", cwd=tmp_path, PYTHONPATH=str(installed))
     assert shown == f"geniex {geniex.__version__}\n"

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from geniex.circuit.multiport import leaf_blocks
 from geniex.circuit.wires import Scalar, Wires
+from geniex.workspace import workspace_bytes
 
 _WORKSPACE_BYTES = {"cpu": 1 << 21, "cuda": 64 << 20}
 """Bytes of block matrices held at once: as many as a CPU core's own cache holds, or as keep a GPU busy."""
@@ -54,7 +55,7 @@ class _Response(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         cells = inputs[0].numel() * inputs[0].element_size()
-        if not any(ctx.needs_input_grad) or cells * _GRAPH_ENTRIES > _GRAPH_BYTES:
+        if not any(ctx.needs_input_grad) or cells * _GRAPH_ENTRIES > workspace_bytes(_GRAPH_BYTES):
             ctx.graphs = None
             return torch.cat([_response(*chunk) for _, chunk in _chunks(inputs)])
         ctx.graphs = [_Graph(chunk, ctx.needs_input_grad) for _, chunk in _chunks(inputs)]
@@ -124,6 +125,6 @@ def _per_tile(value: Scalar, lead: torch.Size, like: Tensor) -> Tensor:
 def _chunks(inputs: tuple[Tensor, ...]) -> list[tuple[slice, list[Tensor]]]:
     tiles, rows, cols = inputs[0].shape
     size = inputs[0].element_size() * rows * cols * _ENTRIES
-    step = max(1, _WORKSPACE_BYTES.get(inputs[0].device.type, 64 << 20) // size)
+    step = max(1, workspace_bytes(_WORKSPACE_BYTES.get(inputs[0].device.type, 64 << 20)) // size)
     slices = [slice(k, k + step) for k in range(0, tiles, step)]
     return [(at, [x[at] if x.dim() else x for x in inputs]) for at in slices]

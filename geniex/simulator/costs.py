@@ -25,6 +25,7 @@ from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.observe_inputs import hooked, run_calibration
 from geniex.simulator.periphery.adc import stream_voltages
 from geniex.simulator.report import reads_per_vector
+from geniex.workspace import workspace_bytes
 
 _WORKSPACE_BYTES = 64 << 20
 """Bytes of workspace for the reads whose power is measured at once."""
@@ -237,7 +238,7 @@ def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
         some_array = map_tensors(array, itemgetter(at))
         meter = emulator.power_meter(tiles.example[at], partial(emulator.read, some_array))
         floats = arch.passes * arch.streams * tiles.example[at][..., 0, 0].numel() * meter.floats_per_read
-        size = max(1, _WORKSPACE_BYTES // (floats * tiles.example.element_size()))
+        size = max(1, workspace_bytes(_WORKSPACE_BYTES) // (floats * tiles.example.element_size()))
         for some in integers.split(size):
             levels, _ = reader.levels(some, tiles.example.dtype)
             total += float(meter.read(stream_voltages(levels[:, :, at], arch)).double().sum())
@@ -247,7 +248,7 @@ def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
 
 def _tiles_at_once(matrix: CrossbarMatrix) -> int:
     """The number of row tiles whose meters fit the workspace."""
-    return max(1, _WORKSPACE_BYTES // (16 * matrix.conductances[0].numel()))
+    return max(1, workspace_bytes(_WORKSPACE_BYTES) // (16 * matrix.conductances[0].numel()))
 
 
 def _cells(costs: LayerCosts | Costs, name: str | None = None) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from geniex.simulator.collapse import Programmed, multiply_collapsed
 from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, shift_add, signed_sum
 from geniex.simulator.periphery.adc import analog_counts, digitised, stream_voltages
 from geniex.simulator.periphery.dac import stream_reads
+from geniex.workspace import workspace_bytes
 
 _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
 """Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
@@ -103,7 +104,7 @@ class Reader:
         """Inputs and row tiles to take at once, of ``count`` inputs, such that the work fits the budget."""
         arch, layout = self.layout.architecture, self.layout
         device, item = tiles.example.device.type, tiles.example.element_size()
-        budget = _WORKSPACE_BYTES.get(device, 256 << 20)
+        budget = workspace_bytes(_WORKSPACE_BYTES.get(device, 256 << 20))
         reads = 1 if tiles.weights is not None else arch.passes * arch.streams
         # Levels are cut from float64 integers, for all row tiles at once.
         drives = reads * layout.stack[0] * arch.tile[0] * (16 + item)

@@ -119,6 +119,7 @@ class CellConformance:
         assert again == self.cell
         assert hash(again) == hash(self.cell)
 
+    @pytest.mark.slow
     @pytest.mark.ngspice
     def test_spice_card_is_the_same_cell(self, g: Tensor) -> None:
         if ngspice_version() is None:
@@ -147,6 +148,7 @@ class CellConformance:
         xbar, v, g = array
         torch.testing.assert_close(xbar.solve(v, g, tol=1e-12), nodal_currents(xbar, v, g), rtol=1e-9, atol=1e-18)
 
+    @pytest.mark.slow
     @pytest.mark.ngspice
     def test_in_an_array_in_ngspice(self, array: tuple[Crossbar, Tensor, Tensor]) -> None:
         if ngspice_version() is None:

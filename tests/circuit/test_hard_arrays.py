@@ -168,7 +168,7 @@ def test_cells_of_their_own_follow_the_instances_that_are_picked() -> None:
 
 
 def test_gradients_on_a_hard_array() -> None:
-    crossbar = Crossbar(4, 5, **{k: 3 * r for k, r in HARD.items()})
+    crossbar = Crossbar(3, 2, **{k: 6 * r for k, r in HARD.items()})
     for vectors in (1, 8):
         v, g = draw(crossbar, 1, vectors, decades=1.0, v_max=1.0, seed=3)
         v.requires_grad_()

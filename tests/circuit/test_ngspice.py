@@ -46,6 +46,7 @@ def native(xbar: Crossbar, v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     return xbar.solve(v, g, method="native", tol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [LinearCell(), SinhCell(), SinhCell(v0=1 / 7)], ids=str)
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_matches_native_on_every_wiring(wiring: str, cell: Cell, generator: torch.Generator) -> None:
@@ -146,6 +147,7 @@ def test_dead_worker_is_an_error(death: str, message: str, tmp_path: Path, monke
         Crossbar(2, 2).solve(torch.full((2,), 0.1), torch.full((40, 2, 2), 1e-5), method="ngspice")
 
 
+@pytest.mark.slow
 def test_works_in_a_script_without_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "plain.py"
     script.write_text(
@@ -190,6 +192,7 @@ print(solve(20), solve(40))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux' memory figures")
 def test_memory_hardly_grows_over_solves() -> None:
     """Bytes of a fresh process over 200 solves: a circuit left in ngspice would cost 90 kB each."""

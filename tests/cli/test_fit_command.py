@@ -18,6 +18,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geniex.networks.load_images", lambda name, train, root: few)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_fit_writes_a_network_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "net"
@@ -29,6 +30,7 @@ def test_fit_writes_a_network_that_loads(tmp_path: Path, capsys: pytest.CaptureF
     assert f"{100 * info['accuracy']:.2f} % of 256 test images" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_files_have_the_networks_name_and_are_told_by_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -68,6 +70,7 @@ def told(path: Path) -> dict:
 FEW = ["--epochs", "1", "--images", "128", "--device", "cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_a_network_is_pruned_then_cut_and_stays_what_it_is(trained: Path, tmp_path: Path) -> None:
     start = load_network(trained)
@@ -105,6 +108,7 @@ def test_a_network_is_pruned_then_cut_and_stays_what_it_is(trained: Path, tmp_pa
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_channels_are_pruned_and_the_file_has_the_smaller_network(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def study(config: Path | str, root: Path, *options: str) -> int:
     return main(["study", str(config), "--data_root", str(root), *options])
 
 
+@pytest.mark.slow
 def test_it_leaves_tables_a_page_and_figures(
     config: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +57,7 @@ def test_it_leaves_tables_a_page_and_figures(
     assert len(list((out / "kept").iterdir())) == 5
 
 
+@pytest.mark.slow
 def test_options_override_settings_and_the_folder_has_the_file_s_name(
     config: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +134,7 @@ def test_points_that_fail_end_in_a_line_and_status_2(
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_missing_packages_are_told(
     config: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +150,7 @@ FEWER_THAN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_are_found_valid_as_they_are(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From anywhere; networks, circuits and surrogates go together. Fewer images than theirs are enough for that."""

@@ -119,6 +119,7 @@ def currents(emulator: Emulator) -> Tensor:
 class TestBinding:
     """Every kind of emulator, alone and wrapped."""
 
+    @pytest.mark.slow
     def test_one_emulator_serves_every_architecture_as_if_alone(self, make: Any) -> None:
         """Also after matrices of other architectures are built and read; noise goes on from read to read."""
         alone = [[reads(m), reads(m)] for m in (matrix(a, make()) for a in make.architectures)]

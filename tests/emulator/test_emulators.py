@@ -82,6 +82,7 @@ class EmulatorLaws:
         singles = torch.stack([self.run(a, b) for a, b in zip(vs, gs, strict=True)])
         assert torch.allclose(got.reshape(-1, COLS), singles, rtol=1e-8, atol=0)
 
+    @pytest.mark.slow
     def test_gradients_in_voltages_and_conductances(self) -> None:
         emulator = self.make(CROSSBAR)
         v = voltages(2).requires_grad_()

@@ -77,6 +77,7 @@ def test_files(tmp_path: Path) -> None:
     torch.testing.assert_close(currents, config.crossbar.solve(voltages, conductances[:, None]), rtol=1e-8, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["differential", "offset", "twos_complement"])
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_a_layer_is_the_product_on_ideal_tiles_and_the_circuit_on_the_others(
@@ -141,6 +142,7 @@ def test_surrogates_refuse_it_by_name(name: str, model: nn.Module, x: Tensor) ->
         )
 
 
+@pytest.mark.slow
 def test_studies_take_it_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = tmp_path / "s.yaml"
     study.write_text(

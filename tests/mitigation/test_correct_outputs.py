@@ -258,6 +258,7 @@ def test_batch_norms_have_the_means_and_variances_of_the_images(count: int, emul
     assert not any(module.training for module in refitted.modules())
 
 
+@pytest.mark.slow
 def test_every_refitted_norm_sees_its_own_statistics_however_the_images_are_cut() -> None:
     images = batch("resnet", 12).images
     model = converted("resnet", "linear", FINE)
@@ -392,6 +393,7 @@ def onto_fake_cuda(model: nn.Module, mode: FakeTensorMode) -> Any:
         return copied.cuda()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("emulator", ["ideal", "read", "linear", "physics"])
 @pytest.mark.parametrize("way", ["random", "assignment_mdm", "wagonn"])
 def test_remapped_and_calibrated_models_keep_to_one_device(way: str, emulator: str) -> None:

@@ -250,6 +250,7 @@ def test_other_references_are_refused(name: str, reference: Callable[[], Any], s
 # Data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["resnet", "repeated"])
 def test_how_data_are_cut_makes_no_difference(name: str, mode: Correction) -> None:
@@ -329,6 +330,7 @@ def small_mlp() -> nn.Module:
     return net.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("fashion-cnn", 200), ("mlp", 1000)])
 def test_a_year_of_drift_costs_no_more_than_read_noise_explains(name: str, count: int) -> None:
     """With wires, by the surrogate: less than 2 points beside the crossbars of before with the same read noise."""

@@ -62,6 +62,7 @@ def accuracy(model: nn.Module, digits: Digits) -> float:
     return float((model(digits.tests).argmax(-1) == digits.answers).double().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", ["emulator", "ideal"])
 def test_recovers_at_least_half_of_what_wires_cost(network: nn.Module, digits: Digits, gradients: Any) -> None:
     converted = convert(network, ARCH, LinearEmulator(HARSH), calibration=digits.images, trainable=True)

@@ -97,6 +97,7 @@ def test_each_row_of_tiles_is_sorted_by_what_it_has(direction: str) -> None:
     assert done.layers[0].moved > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("remapping", NAMES)
 @pytest.mark.parametrize("emulator", ["ideal", "read"])

@@ -50,14 +50,18 @@ def outputs_of(model: nn.Module) -> dict[str, list[int]]:
 # The law
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: "-".join(s.values()))
 @pytest.mark.parametrize("name", ["vgg", "resnet", "grouped", "mlp"])
 def test_ideal_outputs_are_the_same_to_the_bit(name: str, scheme: dict[str, str]) -> None:
+    """Every method on one offset of each weight scheme; on the others random orders: methods only choose orders."""
     data = batch(name, 3)
     model = converted(name, "ideal", ARCH.replace(**scheme))
+    random = REMAPPINGS["random"]
+    ways = REMAPPINGS.values() if scheme["offset"] == "reference_column" else [random]
     with torch.no_grad():
         before = model(data.images)
-        for way in [*REMAPPINGS.values(), REMAPPINGS["random"].replace(fold=False)]:
+        for way in [*ways, random.replace(fold=False)]:
             assert torch.equal(remap(model, way.replace(places=2), data).model(data.images), before), way
         assert torch.equal(model(data.images), before)
 
@@ -76,6 +80,7 @@ def test_ideal_outputs_are_the_same_where_every_tile_is_read(name: str, scheme: 
             assert places(remapped.model) != places(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("layout", ["dense", "block_diagonal", "toeplitz"])
 def test_ideal_outputs_are_the_same_in_every_layout(layout: Any, trainable: bool) -> None:

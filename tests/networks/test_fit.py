@@ -144,6 +144,7 @@ def test_configuration_round_trips() -> None:
     assert FitConfig.from_dict(config.to_dict()) == config
 
 
+@pytest.mark.slow
 def test_vgg16_is_fitted_to_the_files_of_cifar(tmp_path: Path, cifar_files) -> None:
     cifar_files(tmp_path, fine=False, each=26)
     words = ["--network", "cifar10-vgg16", "--data", "cifar10", "--root", tmp_path, "--epochs", 1, "--out"]

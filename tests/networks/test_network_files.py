@@ -128,6 +128,7 @@ def test_the_study_networks_ship() -> None:
         assert shipped_file(f"{name}.safetensors").stat().st_size < 5e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["fashion-cnn", "fashion-vgg-0", "fashion-vgg-1", "fashion-vgg-2", "fashion-resnet20-2"]
 )

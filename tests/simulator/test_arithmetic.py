@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import integer_oracle
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,7 @@ def differing_outputs(arch: Architecture, outputs: int, inputs: int, seed: int, 
     return different
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(architectures(), st.integers(1, 5), st.integers(1, 20), st.integers(0, 10**6))
 def test_ideal_product_is_integer_arithmetic_to_the_bit(

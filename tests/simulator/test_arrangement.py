@@ -350,6 +350,7 @@ def reversed_places(matrix: CrossbarMatrix) -> Arrangement:
     return Arrangement(*(torch.arange(size, device="cpu").flip(0) for size in sizes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("emulator", "scheme", "trainable"),
     [("ideal", SCHEMES[2], False), ("read", SCHEMES[5], True), ("linear", SCHEMES[0], True), ("linear", {}, False)],

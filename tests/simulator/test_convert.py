@@ -226,6 +226,7 @@ def surrogate(crossbar: Crossbar) -> Emulator:
     return SurrogateEmulator(mlp, crossbar)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [ideal, LinearEmulator, surrogate])
 @pytest.mark.parametrize("stream_bits", [1, 4])
 def test_forward_keeps_to_one_device_under_fake_cuda(make: Callable[[Crossbar], Emulator], stream_bits: int) -> None:

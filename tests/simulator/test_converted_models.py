@@ -15,8 +15,8 @@ from geniex.emulator import IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import InputError
 from geniex.mapping import OFFSETS, Architecture, ConductanceWindow
 from geniex.simulator import CrossbarMatrix, convert
-from geniex.simulator import read as reading
 from geniex.surrogate import GeniexMLP
+from geniex.workspace import workspace_limit
 
 CROSSBAR = Crossbar(16, 16, r_wire=20.0)
 ARCH = Architecture(tile=(16, 16), weight_bits=8, input_bits=8)
@@ -147,17 +147,15 @@ def test_what_carries_no_current_is_not_read() -> None:
 
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("budget", [1, 200_000, 2_000_000])
-def test_memory_is_bounded_and_the_result_does_not_depend_on_it(
-    offset: str, budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_bounded_and_the_result_does_not_depend_on_it(offset: str, budget: int) -> None:
     emulator, arch = Watched(), ARCH.replace(offset=offset)
     one = CrossbarMatrix(torch.randn(70, 90), arch, emulator, inputs=3.0)
     x = torch.randn(50, 90)
     whole = one(x)
     assert emulator.reads == 1
     emulator.most = emulator.reads = 0
-    monkeypatch.setitem(reading._WORKSPACE_BYTES, "cpu", budget)
-    assert torch.equal(one(x), whole)
+    with workspace_limit(budget):
+        assert torch.equal(one(x), whole)
     assert emulator.reads > 1
     # One input on one row of tiles is the least that is done at once.
     least = arch.passes * arch.streams * 2 * one.layout.col_tiles * 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from geniex.errors import InputError
 from geniex.mapping import OFFSETS, Architecture
 from geniex.simulator import Costs, convert, costs, crossbar_matrices, dry_run, vary
 from geniex.variation import ReadNoise, Variations
+from geniex.workspace import workspace_limit
 
 ARCH = Architecture(tile=(16, 18), weight_bits=9, input_bits=9, slice_bits=4, stream_bits=4, input_frac_bits=8)
 """Two slices: eight outputs on a tile, nine where no column is for anything else."""
@@ -205,13 +205,12 @@ def test_few_vectors_stand_for_all() -> None:
     assert late == pytest.approx(costs(model, x).layer("0").static_energy, rel=0.3, abs=0)
 
 
-def test_large_layers_are_measured_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bytes_at_once", [40_000, 1])
+def test_large_layers_are_measured_in_pieces(bytes_at_once: int) -> None:
     model, x = on(LinearEmulator(CROSSBAR), dtype=torch.float64), images()
     whole = costs(model, x)
-    # The function has the module's name, and is what an import of that name finds.
-    monkeypatch.setattr(sys.modules["geniex.simulator.costs"], "_WORKSPACE_BYTES", 40_000)
-    monkeypatch.setattr("geniex.emulator.power._BYTES", 1)
-    assert costs(model, x).static_energy == pytest.approx(whole.static_energy, rel=1e-12, abs=0)
+    with workspace_limit(bytes_at_once):
+        assert costs(model, x).static_energy == pytest.approx(whole.static_energy, rel=1e-12, abs=0)
 
 
 class Twice(nn.Module):

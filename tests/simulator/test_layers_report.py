@@ -25,6 +25,7 @@ def network() -> nn.Module:
     ).eval()
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_what_the_conversion_then_is() -> None:
     model, x, emulator = network(), torch.rand(6, 4, 8, 8), LinearEmulator(Crossbar(32, 32))
     dry = dry_run(model, ARCH, emulator, example=x)

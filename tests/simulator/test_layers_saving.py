@@ -84,6 +84,7 @@ EMULATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [ARCH, SCALED], ids=["plain", "scaled"])
 @pytest.mark.parametrize("name", EMULATORS)
 @pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")

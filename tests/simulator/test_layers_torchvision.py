@@ -34,6 +34,7 @@ def small_vit() -> nn.Module:
     return vit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "layers", "fold"),
     [

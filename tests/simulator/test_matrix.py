@@ -13,6 +13,7 @@ from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import OFFSETS, Architecture, ConductanceWindow
 from geniex.simulator import CrossbarMatrix
+from geniex.workspace import workspace_limit
 
 
 @pytest.mark.parametrize("stream_bits", [1, 2, 4])
@@ -142,13 +143,13 @@ def test_programming_measured_conductances_moves_the_output_and_round_trips() ->
         matrix.program(exported[:1])
 
 
-def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_result() -> None:
     matrix = CrossbarMatrix(torch.randn(4, 10), Architecture(tile=(8, 8), input_frac_bits=12), IdealEmulator())
     x = torch.randn(2, 9, 10)
     whole = matrix(x)
-    monkeypatch.setattr("geniex.simulator.read._WORKSPACE_BYTES", {"cpu": 1})
-    assert torch.equal(matrix(x), whole)
-    assert matrix(x[:, :0]).shape == (2, 0, 4)
+    with workspace_limit(1):
+        assert torch.equal(matrix(x), whole)
+        assert matrix(x[:, :0]).shape == (2, 0, 4)
 
 
 def test_bad_input_is_named() -> None:

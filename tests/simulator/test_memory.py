@@ -122,6 +122,7 @@ CASES: list[tuple[str, int, str, Architecture, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "examples", "kind", "arch", "options"), CASES)
 def test_a_conversion_tells_the_peak_of_a_pass_within_30_percent(
     name: str, examples: int, kind: str, arch: Architecture, options: dict[str, Any]
@@ -136,6 +137,7 @@ def test_a_conversion_tells_the_peak_of_a_pass_within_30_percent(
     assert report.pass_memory.examples == examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "examples", "options"),
     [

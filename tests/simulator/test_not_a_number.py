@@ -114,6 +114,7 @@ def test_gradients_of_the_other_rows_stay(trainable: bool, gradients: str) -> No
     assert spoiled.grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("emulator", ["ideal", "linear", "physics-fast"])
 @pytest.mark.parametrize("adc_bits", [None, 8])
 @pytest.mark.filterwarnings("ignore:.*ADC changes its sums")

@@ -108,6 +108,7 @@ def wrapped(model: nn.Module) -> list[Any]:
     return [chains, [ids.index(one) for one in ids]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("wrapper", WRAPPED)
 @pytest.mark.parametrize("inner", INNER)
@@ -202,6 +203,7 @@ def assembled(build: Callable[[], Emulator], x: Tensor, **options: Any) -> Assem
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("wrapper", ["bare", *WRAPPED])
 @pytest.mark.parametrize("inner", INNER)

@@ -15,6 +15,7 @@ from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import OFFSETS, Architecture
 from geniex.simulator import CrossbarMatrix, InputStatistics
+from geniex.workspace import workspace_limit
 
 SCHEMES = [
     (weights, offset)
@@ -195,16 +196,16 @@ def test_finer_ranges_quantise_finer() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["layer", "tile", "column"])
-def test_chunks_do_not_change_ranges_or_results(granularity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_ranges_or_results(granularity: str) -> None:
     arch = Architecture(
         tile=(8, 8), input_frac_bits=12, adc_bits=5, adc_range="calibrated", adc_granularity=granularity
     )  # fmt: skip
     weight, x = torch.randn(4, 30).double() * torch.linspace(0.1, 1, 30).double(), torch.randn(9, 30).double()
     whole = CrossbarMatrix(weight, arch, IdealEmulator(), inputs=seen(x))
     expected = whole(x)
-    monkeypatch.setattr("geniex.simulator.read._WORKSPACE_BYTES", {"cpu": 1})
-    assert torch.equal(whole(x), expected)
-    assert torch.equal(CrossbarMatrix(weight, arch, IdealEmulator(), inputs=seen(x)).adc_step, whole.adc_step)
+    with workspace_limit(1):
+        assert torch.equal(whole(x), expected)
+        assert torch.equal(CrossbarMatrix(weight, arch, IdealEmulator(), inputs=seen(x)).adc_step, whole.adc_step)
 
 
 def test_adc_calibration_follows_the_emulator_and_can_be_repeated() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from geniex.simulator import (
     load_converted,
     save_converted,
 )
+from geniex.workspace import workspace_limit
 
 ARCH = Architecture(tile=(8, 12), weight_bits=6, input_bits=6, slice_bits=3, stream_bits=3, weight_frac_bits=None)
 SCHEMES = {
@@ -81,9 +83,15 @@ def kept_bytes(matrix: CrossbarMatrix) -> int:
     return sum(kept.values())
 
 
+@pytest.fixture
+def small_workspace() -> Iterator[None]:
+    with workspace_limit(1 << 17):
+        yield
+
+
 @pytest.mark.parametrize("kind", ["linear", "surrogate", "ideal"])
-def test_checkpoints_change_memory_and_nothing_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geniex.simulator.read._WORKSPACE_BYTES", {"cpu": 1 << 17})
+@pytest.mark.usefixtures("small_workspace")
+def test_checkpoints_change_memory_and_nothing_else(kind: str) -> None:
     emulator = {"linear": LinearEmulator(WIRED), "ideal": IdealEmulator()}.get(kind)
     # In float32 an emulator may round otherwise where no gradient is wanted of it.
     plain, lean = (made(emulator=emulator, dtype=torch.float64, checkpoint=lean) for lean in (False, True))

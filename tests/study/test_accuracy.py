@@ -55,6 +55,7 @@ def test_wilson_interval_holds_the_share_in_floating_point_too() -> None:
         assert wilson_interval(0, trials)[0] == 0.0
 
 
+@pytest.mark.slow
 def test_stages_are_measured_against_labels_and_against_the_circuit(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:

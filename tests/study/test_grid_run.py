@@ -38,6 +38,9 @@ from geniex.study.grid.table import Row
 from geniex.study.statistics import wilson_interval
 from geniex.variation import StuckCells, Variations, derive_seed
 
+# Every test converts, trains or starts processes.
+pytestmark = pytest.mark.slow
+
 ARCH = Architecture(tile=(16, 16), window=ConductanceWindow(20e3, 6.0), v_max=0.25, weight_bits=6, input_bits=5)
 CROSSBAR = Crossbar(16, 16, r_wire=10.0)
 GRID: dict[str, Any] = {"grid": {"tile": [8, 16], "window.on_off": [3, 10]}}

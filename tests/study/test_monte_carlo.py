@@ -54,6 +54,7 @@ class Figures:
         return {"sum": float(model(self.x).sum()), "random": float(torch.rand(()))}
 
 
+@pytest.mark.slow
 def test_the_table_is_the_same_for_one_and_two_workers(model: nn.Module, accuracy: Accuracy) -> None:
     seen: list[tuple[int, int]] = []
     one = monte_carlo(model, VARIATIONS, accuracy, runs=5, seed=2, progress=lambda *at: seen.append(at))

@@ -12,6 +12,9 @@ from geniex.study.surrogate_errors import EvaluationReport, evaluate_surrogates
 from geniex.surrogate import load_surrogate
 from geniex.sweep import SweepFile, SweepIndex, open_sweep, run_sweep, run_sweep_set
 
+# The surrogates are measured on every reference set.
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[2] / "spice_data"
 GENIEX = {"reference-16.h5": "geniex-mlp-16", "reference-32.h5": "geniex-mlp-32", "reference-64.h5": "geniex-mlp-64"}
 SETS = (*GENIEX, "reference-64-0v5.h5", "reference-universal")

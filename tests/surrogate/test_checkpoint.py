@@ -199,6 +199,7 @@ def test_every_shipped_surrogate_loads_and_networks_are_better_than_the_ideal_pr
             assert held_out["nf_rmse_pp"] < 0.25 * held_out["ideal_nf_rmse_pp"]
 
 
+@pytest.mark.slow
 def test_loading_imports_no_lightning():
     code = "import sys; from geniex.surrogate import load_surrogate; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

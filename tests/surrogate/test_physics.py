@@ -144,6 +144,7 @@ def test_moments_need_the_powers_that_they_are_derivatives_of() -> None:
         surrogate(Crossbar(4, 4), 0.5, powers=(3, 2), moments=1)
 
 
+@pytest.mark.slow
 def test_gradients_through_program_and_read() -> None:
     crossbar = Crossbar(4, 3, r_source=3e3, r_sink=2e3, r_wire=200.0)
     g, v = draw(crossbar, 0.5, tiles=2, vectors=2)
@@ -202,6 +203,7 @@ def test_a_warning_by_choice_and_tiles_that_hardly_conduct() -> None:
         surrogate(crossbar, 0.25, outside="warn").program(g)
 
 
+@pytest.mark.slow
 def test_no_tensor_leaves_its_device() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = load_surrogate("physics").bound(Crossbar(6, 4), WINDOW, 0.25)
@@ -235,6 +237,7 @@ def test_a_column_current_solves_its_own_equation() -> None:
     torch.testing.assert_close(current, none + current * one, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_threads_program_what_one_thread_does() -> None:
     surrogate = load_surrogate("physics-fast").bound(Crossbar(64, 64), WINDOW, 0.25)
     tiles = WINDOW.g_off + torch.rand(90, 64, 64) * (WINDOW.g_on - WINDOW.g_off)

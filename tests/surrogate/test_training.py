@@ -16,7 +16,7 @@ from geniex.surrogate import (
     split_tiles,
     train_surrogate,
 )
-from geniex.surrogate.mlp.tiles import BLOCK_TILES, read_batch
+from geniex.surrogate.mlp.tiles import read_batch
 from geniex.surrogate.mlp.train import one_cycle
 from geniex.sweep import SweepFile
 
@@ -42,14 +42,12 @@ def test_too_few_tiles_to_split():
         split_tiles(2, 0)
 
 
-def test_samples_are_those_of_the_file_whatever_the_block(small_sweep, monkeypatch):
+def test_samples_are_those_of_the_file_whatever_the_block(small_sweep):
     module = SweepDataModule(small_sweep)
     sweep, tiles = module.sweep, module.split.train
     whole = read_batch(sweep, tiles, module.scalers)
-    monkeypatch.setattr("geniex.surrogate.mlp.tiles.BLOCK_TILES", 7)
-    for ours, theirs in zip(whole, read_batch(sweep, tiles, module.scalers), strict=True):
+    for ours, theirs in zip(whole, read_batch(sweep, tiles, module.scalers, at_once=7), strict=True):
         assert torch.equal(ours, theirs)
-    assert sweep.tiles < BLOCK_TILES
     g, v, currents = sweep.read(int(tiles[4]), int(tiles[4]) + 1)
     f_r = torch.einsum("tvi,tij->tvj", v, g) / currents
     scaled = (f_r - module.scalers.r_min) / (module.scalers.r_max - module.scalers.r_min)
@@ -80,6 +78,7 @@ def test_loader_gives_every_training_tile_once_an_epoch(small_sweep, workers, st
     assert torch.equal(tile_sums(seen), tile_sums(expected.conductances))
 
 
+@pytest.mark.slow
 def test_training_beats_the_ideal_product_and_is_deterministic(small_sweep, tmp_path):
     figures: list[float] = []
     first = train_surrogate(small_sweep, CONFIG, on_epoch=lambda epoch, figure: figures.append(figure))

@@ -29,6 +29,9 @@ from geniex.surrogate.mlp import train as training
 from geniex.surrogate.mlp.train import held_out_nf_rmse
 from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, run_sweep
 
+# Every test trains.
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(hidden=64, epochs=6, batch_tiles=32, lr=3e-3)
 OPTIONS = ["--hidden", "64", "--epochs", "6", "--batch-tiles", "32", "--lr", "3e-3"]
 

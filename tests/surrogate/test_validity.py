@@ -83,6 +83,7 @@ def test_bounds_of_1_bit_inputs_are_those_of_the_same_drives(name: str) -> None:
     assert torch.allclose(*bounds, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_exact_surrogates_and_too_little_data_have_an_answer(tmp_path: Path) -> None:
     ideal = Crossbar(8, 8, cell=LinearCell(), r_source=0, r_sink=0, r_wire=0)
     exact = calibrate_on_circuit(physics_member("physics-fast").bound(ideal, WINDOW, 0.25))

@@ -31,6 +31,7 @@ def file(many: SweepConfig, tmp_path: Path) -> SweepFile:
     return SweepFile(run_sweep(many, tmp_path / "many.h5", workers=1))
 
 
+@pytest.mark.slow
 @pytest.mark.ngspice
 def test_currents_are_those_of_each_tiles_own_circuit(many: SweepConfig, tmp_path: Path) -> None:
     """Kirchhoff's law at every node, cell by cell, from the stored numbers alone."""
@@ -87,6 +88,7 @@ def test_a_tile_and_its_circuit_depend_on_seed_and_index_alone(many: SweepConfig
     assert not np.isin(few.scalars[:, :9][few.scalars[:, :9] > 0], other.scalars).any()
 
 
+@pytest.mark.slow
 def test_distribution(many: SweepConfig) -> None:
     scalars, codes = [], []
     for start in range(0, 1200, 200):

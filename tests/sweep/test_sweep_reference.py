@@ -76,6 +76,7 @@ def test_reference_sets_stay_small() -> None:
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 10e6
 
 
+@pytest.mark.slow
 @pytest.mark.ngspice
 @pytest.mark.parametrize("name", ["reference-32.h5", "reference-universal/32x40-1t1r.h5"])
 def test_ngspice_solves_the_reference_again(name: str) -> None:

@@ -94,6 +94,7 @@ def test_full_disk_keeps_finished_tiles(
     assert content(whole) == content(broken)
 
 
+@pytest.mark.slow
 def test_full_disk_in_the_merge_keeps_all_tiles(small: SweepConfig, tmp_path: Path, content) -> None:
     many = small.replace(tiles=200)
     _run(many, tmp_path / "whole.h5")

@@ -188,6 +188,7 @@ def test_index_refuses_what_does_not_fit(sweeps: SweepSet, tmp_path: Path) -> No
         SweepIndex(out)
 
 
+@pytest.mark.slow
 def test_verification_covers_all_files_and_stays_in_them(
     sweeps: SweepSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,8 @@ from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
 from geniex.variation import NoisyEmulator, ReadNoise
 
-NOISE = ReadNoise(relative=0.1, current=2e-8)
+NOISE = ReadNoise(relative=0.1, current=5e-7)
+"""The sensing's noise is about as large as that of the cells, so that their sum tells how they are added."""
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_noise_is_what_noisy_cells_add_up_to(g: torch.Tensor, generator: torch.G
     reads = noisy.read(array, v.expand(20000, 1, 6))
     cells = torch.randn(20000, 3, 6, 4, generator=generator, dtype=torch.float64)
     drawn = torch.einsum("i,ktij->ktj", v, g * (1 + 0.1 * cells))
-    drawn = drawn + 2e-8 * torch.randn(drawn.shape, generator=generator, dtype=torch.float64)
+    drawn = drawn + NOISE.current * torch.randn(drawn.shape, generator=generator, dtype=torch.float64)
     for tile in range(3):
         for col in range(4):
             assert stats.ks_2samp(reads[:, tile, col].numpy(), drawn[:, tile, col].numpy()).pvalue > 1e-4
@@ -45,7 +46,7 @@ def test_no_voltage_has_the_sensings_noise_alone(g: torch.Tensor) -> None:
     assert torch.all(cells.read(cells.program(g), silent) == 0)
     sensing = NoisyEmulator(IdealEmulator(), NOISE)
     currents = sensing.read(sensing.program(g), silent)
-    assert stats.kstest(currents.flatten().numpy(), stats.norm(0, 2e-8).cdf).pvalue > 1e-4
+    assert stats.kstest(currents.flatten().numpy(), stats.norm(0, NOISE.current).cdf).pvalue > 1e-4
 
 
 def test_off_is_the_emulator_itself(g: torch.Tensor) -> None:

@@ -41,6 +41,7 @@ from geniex.circuit.solve.implicit import implicit_step
 from geniex.circuit.solve.newton import damped_newton, shared_newton, shared_newton_step
 from geniex.circuit.wires import Wires
 from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
+from geniex.workspace import workspace_bytes
 
 OnFailure = Literal["raise", "warn"]
 _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
@@ -170,7 +171,7 @@ def _blocks(drive: Tensor, rows: int, cols: int) -> Iterator[tuple[slice, slice]
     """Yields slices (tiles, vectors) that split the drive into parts that fit the workspace."""
     tiles, vectors = drive.shape[:2]
     size = drive.element_size() * rows * cols * _COPIES
-    budget = max(1, _WORKSPACE_BYTES.get(drive.device.type, 256 << 20) // size)
+    budget = max(1, workspace_bytes(_WORKSPACE_BYTES.get(drive.device.type, 256 << 20)) // size)
     if _is_shared(vectors, rows, cols):
         budget = max(budget, min(vectors, _VECTORS))
     vector_step = max(1, min(vectors, budget))

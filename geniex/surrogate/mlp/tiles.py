@@ -65,16 +65,19 @@ def read_ratios(sweep: SweepFile, tiles: Tensor) -> Tensor:
     return torch.cat([current_ratio(shared_matmul(v, g[:, None]), i) for g, v, i in read_blocks(sweep, tiles)])
 
 
-def read_batch(sweep: SweepFile, tiles: Tensor, scalers: Scalers) -> TileBatch:
-    """Scaled samples of the given tiles (ascending), in memory: 4 bytes for each cell, voltage and ratio."""
-    parts = [_scaled(*block, scalers) for block in read_blocks(sweep, tiles)]
+def read_batch(sweep: SweepFile, tiles: Tensor, scalers: Scalers, at_once: int = BLOCK_TILES) -> TileBatch:
+    """Scaled samples of the given tiles (ascending), in memory: 4 bytes for each cell, voltage and ratio.
+
+    The file is read ``at_once`` tiles at a time.
+    """
+    parts = [_scaled(*block, scalers) for block in read_blocks(sweep, tiles, at_once)]
     return TileBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def read_blocks(sweep: SweepFile, tiles: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(conductances, voltages, currents) of the given tiles (ascending), from contiguous reads of the file."""
-    for start in range(0, sweep.tiles, BLOCK_TILES):
-        stop = min(start + BLOCK_TILES, sweep.tiles)
+def read_blocks(sweep: SweepFile, tiles: Tensor, at_once: int = BLOCK_TILES) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(conductances, voltages, currents) of the given tiles (ascending), from reads of ``at_once`` adjacent tiles."""
+    for start in range(0, sweep.tiles, at_once):
+        stop = min(start + at_once, sweep.tiles)
         wanted = tiles[(tiles >= start) & (tiles < stop)] - start
         if wanted.numel():
             g, v, currents = sweep.read(start, stop)
