@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from kirchhoff import kirchhoff_currents
+from rivals_and_bars.random_arrays import random_problems
 from torch import Tensor
 
-from geniex.bench.cases import random_problems
 from geniex.cells import Cell, LinearCell, SinhCell
 from geniex.circuit import Crossbar, Wires, solve_cells
 from geniex.circuit.solve import anderson, newton
