@@ -69,10 +69,7 @@ def _bench(settings: SolverSettings, note: Note, extension: Extension, notes: tu
     report = SolverReport(
         settings=settings,
         machine=taken,
-        notes=(
-            *notes,
-            *(f"{solver.name} left out: {solver.missing}" for solver in every if solver.missing is not None),
-        ),
+        notes=notes,
         rows=tuple(rows),
         responses=tuple(responses),
         backward=tuple(backward),
