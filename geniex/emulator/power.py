@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar, operating_point, shared_matmul
-from geniex.circuit.solve.ladder import array_voltages
+from geniex.circuit.solve.elimination import array_voltages
 from geniex.emulator.base import Emulator
 from geniex.emulator.circuit import CircuitEmulator
 from geniex.emulator.ideal import IdealEmulator

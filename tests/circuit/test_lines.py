@@ -7,7 +7,8 @@ import torch
 from torch.autograd import gradcheck
 
 from geniex.circuit import Wires
-from geniex.circuit.solve.ladder import array_voltages, line_voltages
+from geniex.circuit.solve.elimination import array_voltages
+from geniex.circuit.solve.ladder import line_voltages
 
 NAMES = ("r_source", "r_sink", "r_row", "r_col")
 

@@ -49,8 +49,9 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Wires
+from geniex.circuit.solve.elimination import array_voltages
 from geniex.circuit.solve.fields import turn
-from geniex.circuit.solve.ladder import array_voltages, line_voltages
+from geniex.circuit.solve.ladder import line_voltages
 from geniex.circuit.transfer_matrix import effective_conductance
 from geniex.surrogate.physics.circuit import Circuit
 from geniex.surrogate.physics.word_lines import (
