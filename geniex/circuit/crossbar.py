@@ -132,7 +132,7 @@ class Crossbar(Config):
         if method == "ngspice":
             from geniex.circuit.spice import solve_ngspice
 
-            return solve_ngspice(self, voltages, conductances)
+            return solve_ngspice(voltages, conductances, self.cell, self.wires)
         if method == "linear" or (method == "auto" and self.cell.is_linear):
             return shared_matmul(voltages, self.wires_response(conductances))
         return solve_cells(voltages, conductances, self.cell, self.wires, tol=tol, on_failure=on_failure).currents

@@ -84,6 +84,6 @@ def _running_sums(x: Tensor, dim: int, backward: bool, overwrite: bool) -> Tenso
 
 def _broadcast(currents: Tensor, first: Scalar, others: Scalar) -> tuple[Tensor, Scalar, Scalar]:
     """Currents (..., rows, cols) that have all leading dimensions of the resistances, and these beside them."""
-    scalars = [r[..., None, None] if isinstance(r, Tensor) and r.dim() else r for r in (first, others)]
-    shapes = [r.shape for r in scalars if isinstance(r, Tensor)]
-    return currents.expand(torch.broadcast_shapes(currents.shape, *shapes)), *scalars
+    first, others = (r[..., None, None] if isinstance(r, Tensor) and r.dim() else r for r in (first, others))
+    shapes = [r.shape for r in (first, others) if isinstance(r, Tensor)]
+    return currents.expand(torch.broadcast_shapes(currents.shape, *shapes)), first, others

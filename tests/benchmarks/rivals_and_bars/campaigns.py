@@ -28,7 +28,8 @@ def superlu_currents(problem: Problem) -> Tensor:
 
 def ngspice_currents(problem: Problem) -> Tensor:
     """Column currents (vectors, cols) [A] by ngspice in its own process."""
-    return solve_ngspice(problem.crossbar, problem.voltages, problem.conductances, workers=1)
+    crossbar, voltages, conductances = problem
+    return solve_ngspice(voltages, conductances, crossbar.cell, crossbar.wires, workers=1)
 
 
 def against_superlu(problems: Sequence[Problem], up_to: int) -> Campaign:

@@ -106,7 +106,8 @@ class Ngspice:
 
     def prepare(self, problem: Problem) -> Solve:
         """Return the function that solves; nothing can be done before."""
-        return lambda: Answer(solve_tile(problem.crossbar, problem.conductances, problem.voltages))
+        crossbar, voltages, conductances = problem
+        return lambda: Answer(solve_tile(voltages, conductances, crossbar.cell, crossbar.wires))
 
 
 @functools.cache
