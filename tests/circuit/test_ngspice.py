@@ -126,7 +126,7 @@ def test_one_process_solves_tile_after_tile(generator: torch.Generator) -> None:
 def test_failure_names_the_tile_with_the_words_of_ngspice() -> None:
     g = torch.zeros(2, 3, 1, 2, 2)
     g[1, 2] = 1e-5
-    with pytest.raises(SpiceError, match=r"leading index \(1, 2, 0\): .*no operating point: .*nowhere"):
+    with pytest.raises(SpiceError, match=r"leading index \(1, 2, 0\) was not solved: .*no operating point: .*nowhere"):
         Crossbar(2, 2, cell=DiodeWithoutModel()).solve(torch.full((4, 2), 0.1), g, method="ngspice")
 
 

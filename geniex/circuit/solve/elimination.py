@@ -19,8 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geniex.circuit.solve.fields import per_tile, seen, stored, turn, turned_wires
-from geniex.circuit.solve.implicit import Inverse, implicit_step
+from geniex.circuit.solve.fields import average_per_tile, from_field, to_field, turn, turn_wires
+from geniex.circuit.solve.implicit import Inverse, attach_gradient
 from geniex.circuit.solve.ladder import CoupledLadder, Ladder
 from geniex.circuit.wires import Scalar, Wires
 
@@ -36,7 +36,7 @@ class Elimination:
     """
 
     def __init__(self, slopes: Tensor, wires: Wires) -> None:
-        source, sink, row, col = (per_tile(r, slopes) for r in (wires.r_source, wires.r_sink, wires.r_row, wires.r_col))
+        source, sink, row, col = (average_per_tile(r, slopes) for r in vars(wires).values())
         self.slopes = slopes
         self.bit_lines = _bit_lines(slopes, sink, col)
         self.word_lines = CoupledLadder((slopes * self.bit_lines).unbind(), source, row)
@@ -62,7 +62,7 @@ def _bit_lines(slopes: Tensor, sink: Tensor, col: Tensor) -> Tensor:
     return eye - drops
 
 
-def array_voltages(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
+def solve_linear_array(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
     """Cell voltages (patterns, tiles, rows, cols) [V] of linear cells (tiles, rows, cols) [S] driven by ``drives``.
 
     ``drives`` (patterns, tiles, rows, cols) [V] holds, at each cell, the driver voltage of its word line. Resistances
@@ -71,7 +71,7 @@ def array_voltages(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
     with torch.no_grad():
         inverse = _inverse(wires)
         u = inverse(slopes, drives)
-    return implicit_step(drives - wires.drop(slopes * u), u, slopes, wires, inverse)
+    return attach_gradient(drives - wires.drop(slopes * u), u, slopes, wires, inverse)
 
 
 def _inverse(wires: Wires) -> Inverse:
@@ -90,9 +90,9 @@ def _eliminated(slopes: Tensor, wires: Wires, at: slice, b: Tensor) -> Tensor:
     part = Wires(*(_of_tiles(r, at) for r in vars(wires).values()))
     turned = slopes.shape[-2] > slopes.shape[-1]
     if turned:  # an elimination costs rows^3 cols
-        slopes, b, part = turn(slopes), turn(b), turned_wires(part)
-    d, drive = stored(slopes[:, None]).contiguous(), stored(b.transpose(0, 1)).contiguous()
-    u = seen(Elimination(d, part).solve(drive)).transpose(0, 1)
+        slopes, b, part = turn(slopes), turn(b), turn_wires(part)
+    d, drive = to_field(slopes[:, None]).contiguous(), to_field(b.transpose(0, 1)).contiguous()
+    u = from_field(Elimination(d, part).solve(drive)).transpose(0, 1)
     return turn(u) if turned else u
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from geniex.circuit.wires import Scalar, Wires, line_drop
 
 
-def stored(x: Tensor) -> Tensor:
-    """A view of ``x`` (tiles, vectors, rows, cols) as (cols, tiles, rows, vectors); ``seen`` is its inverse."""
+def to_field(x: Tensor) -> Tensor:
+    """A view of ``x`` (tiles, vectors, rows, cols) as (cols, tiles, rows, vectors); ``from_field`` is its inverse."""
     return x.permute(3, 0, 2, 1)
 
 
-def seen(x: Tensor) -> Tensor:
+def from_field(x: Tensor) -> Tensor:
     """A view of ``x`` (cols, tiles, rows, vectors) as (tiles, vectors, rows, cols), the order of a cell's model."""
     return x.permute(1, 3, 2, 0)
 
@@ -28,7 +28,7 @@ def turn(x: Tensor) -> Tensor:
     return x.transpose(-1, -2).flip(-2, -1)
 
 
-def turned_wires(wires: Wires) -> Wires:
+def turn_wires(wires: Wires) -> Wires:
     """The resistances after ``turn``, where drivers and sense side have changed places."""
     return Wires(wires.r_sink, wires.r_source, wires.r_col, wires.r_row)
 
@@ -48,7 +48,7 @@ def _over_rows(value: Scalar) -> Scalar:
     return value[:, None, :] if isinstance(value, Tensor) and value.dim() == 2 else value
 
 
-def per_tile(value: Scalar, like: Tensor) -> Tensor:
+def average_per_tile(value: Scalar, like: Tensor) -> Tensor:
     """A scalar () or (tiles, vectors) as one value per tile (tiles | 1, 1, 1), the mean over the vectors."""
     scalar = torch.as_tensor(value, device=like.device).to(like.dtype)
     return scalar.mean(1)[:, None, None] if scalar.dim() == 2 else scalar.reshape(1, 1, 1)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from geniex.circuit.solve.implicit import implicit_step
+from geniex.circuit.solve.implicit import attach_gradient
 from geniex.circuit.wires import Scalar, Wires
 
 
@@ -106,7 +106,7 @@ class LineSolver:
 
     def __init__(self, slopes: Tensor, lines: Wires) -> None:
         self._slopes = slopes.detach().movedim(-1, 0).contiguous()  # one slice for each column
-        first, others = (over_rows(r, slopes).detach() for r in (lines.r_source, lines.r_row))
+        first, others = (spread_over_rows(r, slopes).detach() for r in (lines.r_source, lines.r_row))
         self._ladder = Ladder(self._slopes.unbind(), first, others)
 
     def solve(self, b: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class LineSolver:
         return b - x.movedim(0, -1)
 
 
-def line_voltages(slopes: Tensor, lines: Wires, drives: Tensor) -> Tensor:
+def solve_word_lines(slopes: Tensor, lines: Wires, drives: Tensor) -> Tensor:
     """Cell voltages (..., tiles, rows, cols) [V] of linear cells on word lines alone, with bit lines at ground.
 
     ``slopes`` [S] and ``drives`` [V] have that shape; the drives hold, at each cell, the driver voltage of its word
@@ -126,7 +126,7 @@ def line_voltages(slopes: Tensor, lines: Wires, drives: Tensor) -> Tensor:
     with torch.no_grad():
         solver = LineSolver(slopes, lines)
         u = solver.solve(drives)
-    return implicit_step(drives - lines.row_drop(slopes * u), u, slopes, lines, lambda _, b: solver.solve(b))
+    return attach_gradient(drives - lines.row_drop(slopes * u), u, slopes, lines, lambda _, b: solver.solve(b))
 
 
 def seen_resistance(slopes: Tensor, lines: Wires) -> Tensor:
@@ -137,7 +137,7 @@ def seen_resistance(slopes: Tensor, lines: Wires) -> Tensor:
     with resistances and conductances exchanged, which is the ladder's dual.
     """
     cells = slopes.movedim(-1, 0).unbind()
-    first, others = (over_rows(r, slopes) for r in (lines.r_source, lines.r_row))
+    first, others = (spread_over_rows(r, slopes) for r in (lines.r_source, lines.r_row))
     resistances = [first.expand_as(cells[0]), *[others] * (len(cells) - 1)]
     behind = [seen for _, _, seen in Ladder.look_out(cells[1:], resistances[1:])][::-1]
     before = [seen for seen, _, _ in Ladder.look_out(resistances[::-1], cells[::-1])]
@@ -145,7 +145,7 @@ def seen_resistance(slopes: Tensor, lines: Wires) -> Tensor:
     return torch.stack([*seen, before[-1]], -1)
 
 
-def over_rows(value: Scalar, like: Tensor) -> Tensor:
+def spread_over_rows(value: Scalar, like: Tensor) -> Tensor:
     """A scalar () or (tiles,) in the shape that broadcasts against a slice (..., tiles, rows), with its gradient."""
     scalar = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     return scalar[..., None] if scalar.dim() else scalar

@@ -56,7 +56,7 @@ def solve_ngspice(
         SpiceError: a tile has no solution, or its worker died.
     """
     _refuse_gradients(voltages, conductances)
-    ngspice.shared_library()
+    ngspice.find_library()
     rows, cols = conductances.shape[-2:]
     frame = write_frame(rows, cols, wires)
     lead = torch.broadcast_shapes(voltages.shape[:-1], conductances.shape[:-2])
@@ -76,7 +76,7 @@ def solve_ngspice(
         for piece, answer in zip(task, _ask_worker(job), strict=True):
             if answer["error"] is not None:
                 where = groups.index(piece.tile, piece.start + len(answer["currents"]))
-                raise SpiceError(f"tile at leading index {where}: {answer['error']}")
+                raise SpiceError(f"the tile at leading index {where} was not solved: {answer['error']}")
             currents[piece.tile, piece.start : piece.stop] = torch.tensor(answer["currents"], dtype=torch.float64)
 
     workers = workers or os.cpu_count() or 1
@@ -98,7 +98,7 @@ def solve_tile(voltages: Tensor, conductances: Tensor, cell: Cell, wires: Wires)
     _refuse_gradients(voltages, conductances)
     rows, cols = conductances.shape
     netlist = write_frame(rows, cols, wires) + write_cells(_exact(conductances), cell, wires)
-    currents = list(ngspice.operating_points(netlist, _exact(voltages).tolist()))
+    currents = list(ngspice.solve_operating_points(netlist, _exact(voltages).tolist()))
     return torch.tensor(currents, dtype=torch.float64).reshape(-1, cols).to(voltages)
 
 
@@ -112,7 +112,7 @@ def _refuse_gradients(voltages: Tensor, conductances: Tensor) -> None:
             raise InputError(
                 name,
                 "a tensor that requires grad",
-                "ngspice has no gradients: detach it, or use method='native'",
+                "ngspice has no gradients; detach the tensor, or use method='native'",
             )
 
 
@@ -143,4 +143,4 @@ def _ask_worker(job: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if done.returncode < 0:
         status = signal.Signals(-done.returncode).name
     last = " ".join(done.stderr.split("\n")[-4:]).strip()
-    raise SpiceError(f"the ngspice worker died ({status}): {last or 'it does not say why'}")
+    raise SpiceError(f"the ngspice worker died ({status}): {last or 'it printed no reason'}")

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from geniex.cells import Cell
 from geniex.circuit import Wires
-from geniex.circuit.solve.implicit import implicit_step
-from geniex.circuit.solve.ladder import LineSolver, line_voltages, over_rows, seen_resistance
+from geniex.circuit.solve.implicit import attach_gradient
+from geniex.circuit.solve.ladder import LineSolver, seen_resistance, solve_word_lines, spread_over_rows
 
 ORDERS = (3, 5, 7, 9)
 """Powers of the cell voltage in the excess polynomial."""
@@ -106,7 +106,7 @@ class _March:
         self._powers, self._steeper = (
             [x.unbind() for x in c.expand(len(self._g), *c.shape[1:])] for c in (powers, orders * powers)
         )
-        first, others = (over_rows(r, powers).detach() for r in (lines.r_source, lines.r_row))
+        first, others = (spread_over_rows(r, powers).detach() for r in (lines.r_source, lines.r_row))
         self._resistances = [first, *[others] * (len(self._g) - 1)]
         far = self._w * self._driven[-1] + self._t * (self._rise[-1] - self._lifted[-1])
         for _ in range(_NEWTON):
@@ -188,7 +188,7 @@ class WordLines:
         drive.
         """
         slopes, patterns = (self.g * self.slopes)[None], rises[:, None]
-        return linear[:, None] - self.slopes * line_voltages(slopes, self.lines, patterns)
+        return linear[:, None] - self.slopes * solve_word_lines(slopes, self.lines, patterns)
 
     def by_own_rise(self) -> tuple[Tensor, Tensor]:
         """First and second derivative of ``beyond`` by a rise of the cell's own column alone."""
@@ -213,7 +213,7 @@ def _differentiable(u: Tensor, g: Tensor, excess: Excess, lines: Wires, states: 
         slopes = g * (1 + excess(u, 1))
         solver = LineSolver(slopes, lines)
     h = states.drives() - lines.row_drop(g * (u + excess(u)))
-    return implicit_step(h, u, slopes, lines, lambda _, b: solver.solve(b))
+    return attach_gradient(h, u, slopes, lines, lambda _, b: solver.solve(b))
 
 
 def own_response(g: Tensor, lines: Wires) -> Tensor:
