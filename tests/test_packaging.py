@@ -59,6 +59,7 @@ def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
     assert "geniex/study/configs/xchangr.yaml" in configs
     models = {f"geniex/_models/{path.name}" for path in (ROOT / "models").iterdir()}
     assert models <= set(names)
+    assert not [name for name in names if any(word in name for word in ("rival", "bars", "nodal", "campaign"))]
     assert {name.split("/")[0] for name in names} == {"geniex", f"geniex_crossbar-{geniex.__version__}.dist-info"}
 
 
@@ -74,6 +75,17 @@ print(json.dumps([geniex.__file__, list(logits.shape)]))
     where, shape = json.loads(run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed)))
     assert Path(where).parent == installed / "geniex"
     assert shape == [2, 10]
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_is_timed_alone_outside_a_checkout_and_beside_its_rivals_inside(
+    installed: Path, tmp_path: Path
+) -> None:
+    code = "from geniex.bench.extension import load_extension; print(type(load_extension()).__name__)"
+    for folder, found in ((tmp_path, "NoneType"), (ROOT, "Checkout")):
+        # -P: the checkout's own geniex must not take the place of the installed one.
+        shown = run(sys.executable, "-P", "-c", code, cwd=folder, PYTHONPATH=str(installed))
+        assert shown.strip() == found
 
 
 @pytest.mark.slow

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from geniex.bench.extension import ABSENT, Extension, Note
 from geniex.bench.inference_cases import Case, Product, products
 from geniex.bench.inference_models import CIRCUIT, Contender, contender, takes_part
 from geniex.bench.inference_report import InferenceReport, InferenceRow, InferenceSettings
@@ -27,11 +28,10 @@ from geniex.bench.timing import Timing, interleaved, machine, torch_threads
 from geniex.errors import GeniexError
 from geniex.mapping import Architecture
 
-Note = Callable[[str], None]
-"""A function called with a description of the current work."""
 
-
-def bench_inference(settings: InferenceSettings, note: Note = lambda _: None) -> InferenceReport:
+def bench_inference(
+    settings: InferenceSettings, note: Note = lambda _: None, extension: Extension | None = None
+) -> InferenceReport:
     """Time every emulator on every case, in turns with torch's float module."""
     taken = machine()  # the machine's load before the benchmark adds to it
     device = torch.device(settings.device)
@@ -47,7 +47,10 @@ def bench_inference(settings: InferenceSettings, note: Note = lambda _: None) ->
         for case in cases:
             with torch_threads(settings.threads_of(case)):
                 rows += bench.rows(case, note)
-    return InferenceReport(settings, taken, tuple(limits.values()), _left_out(settings), tuple(rows))
+    notes = (*(() if extension else (ABSENT,)), *_left_out(settings))
+    beside = extension or Extension()
+    report = InferenceReport(settings, taken, tuple(limits.values()), notes, tuple(rows), beside.elsewhere())
+    return replace(report, bars=beside.inference_bars(report))
 
 
 def _left_out(settings: InferenceSettings) -> tuple[str, ...]:

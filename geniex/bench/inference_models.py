@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from geniex.bench import cases as circuits
+from geniex.bench import circuits
 from geniex.bench.inference_cases import Case, Layer, few_vectors, products
 from geniex.bench.surrogate_models import random_network
 from geniex.bench.surrogate_report import FAST, IDEAL, LINEAR, PHYSICS

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from geniex.bench.cases import Case, Problem
-from geniex.bench.rivals import Rival
+import torch
+
 from geniex.errors import GeniexError
 
 
@@ -21,7 +21,7 @@ class MemoryMeter:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":
-            context.set_forkserver_preload([__name__])
+            context.set_forkserver_preload([__name__, "geniex.bench.circuits"])
         self._pool = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
 
     def __enter__(self) -> MemoryMeter:
@@ -29,10 +29,6 @@ class MemoryMeter:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-
-    def peak(self, rival: Rival, case: Case, vectors: int, seed: int) -> int | None:
-        """The largest growth of the process, in bytes, while ``rival`` solves ``case``; None if unknown."""
-        return self.growth(_solution, rival, case, vectors, seed)
 
     def growth(self, prepare: Callable[..., Callable[[], object]], *arguments: object) -> int | None:
         """The largest growth of the process, in bytes, during ``prepare(*arguments)()``; ``prepare`` does not count.
@@ -50,8 +46,6 @@ def _growth(prepare: Callable[..., Callable[[], object]], arguments: tuple[objec
         import resource
     except ImportError:
         return None
-    import torch
-
     torch.set_num_threads(1)
     unit = 1 if sys.platform == "darwin" else 1024
     try:
@@ -61,13 +55,3 @@ def _growth(prepare: Callable[..., Callable[[], object]], arguments: tuple[objec
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
     except GeniexError:
         return None
-
-
-def _solution(rival: Rival, case: Case, vectors: int, seed: int) -> Callable[[], object]:
-    # A tiny solution comes first, so that libraries that load on first use do not count as workspace.
-    rival.prepare(Case(2, case.cell, case.circuit).problem(1, seed))()
-    return rival.prepare(_kept(rival, case.problem(vectors, seed)))
-
-
-def _kept(rival: Rival, problem: Problem) -> Problem:
-    return problem.first(rival.vectors(problem))

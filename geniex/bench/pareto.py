@@ -45,11 +45,13 @@ def pareto_table(report: SurrogateReport) -> str:
     lines = [
         "# Error against read cost",
         "",
-        f"GENIEx nominal circuit, 4-bit cells, {settings.tiles} tiles fed by the same vectors, {settings.chunk} vectors"
-        f" a read; one thread of {machine['processor']}, torch {machine['versions'].get('torch')}. Costs are the median"
-        " of rounds in which the models take turns. In bold: no other model is as cheap and as accurate.",
+        f"The circuit is GENIEx' nominal one with 4-bit cells. {settings.tiles} tiles get the same vectors,"
+        f" {settings.chunk} for each read, on one thread of an {machine['processor']} with torch"
+        f" {machine['versions'].get('torch')}. Costs are medians over rounds in which the models take turns. A model is"
+        " in bold if no other model is both as cheap and as accurate.",
         "",
-        "| tile | streams | model | read, us | / ideal | program, us a tile | NF-RMSE, pp | 99.9 % current error |",
+        "| tile | streams | model | read, us | read / ideal read | programming, us per tile | NF-RMSE, pp |"
+        " 99.9 % current error |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
     fronts = {case: pareto_front(points) for case, points in _cases(report)}

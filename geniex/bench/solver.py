@@ -1,9 +1,9 @@
-"""``geniex bench solver``: time, error and memory of the native solver beside SuperLU, badcrossbar and ngspice."""
+"""``geniex bench solver``: time, error and memory of the native solver, and of rival solvers in a checkout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -11,18 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geniex.bench.accuracy import Campaign, against_ngspice, against_superlu, current_error, superlu_currents
-from geniex.bench.cases import CELLS, Case, Problem, random_problems
+from geniex.bench.circuits import CELLS, Case, Problem
+from geniex.bench.extension import ABSENT, Extension, Note
 from geniex.bench.memory import MemoryMeter
-from geniex.bench.nodal import NodalArray
-from geniex.bench.report import BackwardRow, GrowthRow, ResponseRow, Row, Settings, SolverReport
-from geniex.bench.rivals import Answer, BadCrossbar, Native, Ngspice, Rival, SuperLU
-from geniex.bench.timing import Timing, cores, growth, interleaved, machine, torch_threads
+from geniex.bench.solver_models import Answer, Native, Solver
+from geniex.bench.solver_report import BackwardRow, GrowthRow, ResponseRow, Row, SolverReport, SolverSettings
+from geniex.bench.timing import Timing, growth, interleaved, machine, torch_threads
 from geniex.cells import SinhCell
+from geniex.circuit.metrics import relative_error
 from geniex.errors import ConvergenceError, GeniexError
-
-Note = Callable[[str], None]
-"""A function called with a description of the current work."""
 
 _CIRCUITS = ("easy", "hard", "hard 2 V")
 _MANY = 100
@@ -35,69 +32,63 @@ _COUNTED = 10
 _RESPONSE_BYTES = 32 << 20
 """Bytes that limit the tiles in a timed batch of ``effective_conductance``, at 8 size^3 bytes per tile."""
 _UNIT_DRIVES = 8
-"""Rows of a transfer matrix that are compared with SuperLU's, approximately."""
-_LARGEST_SUPERLU_RESPONSE = 128
-_LARGEST_SUPERLU_MEMORY = 128
+"""Rows of a transfer matrix that are compared with an independent solver's, approximately."""
+_LARGEST_RIVAL_RESPONSE = 128
+"""Largest tile whose whole transfer matrix an independent solver computes."""
 
 
-def bench_solver(settings: Settings, note: Note = lambda _: None) -> SolverReport:
-    """Time and check the native solver beside every rival that this machine has."""
+def bench_solver(
+    settings: SolverSettings, note: Note = lambda _: None, extension: Extension | None = None
+) -> SolverReport:
+    """The native solver timed and checked, beside every rival of the ``extension`` that this machine has."""
     # Work that is not timed uses no more cores either: on a busy machine, threads that wait for each other are slow.
     with torch_threads(settings.threads[0]):
-        return _bench(settings, note)
+        return _bench(settings, note, extension or Extension(), () if extension else (ABSENT,))
 
 
-def _bench(settings: Settings, note: Note) -> SolverReport:
-    rivals, notes = _rivals(settings)
+def _bench(settings: SolverSettings, note: Note, extension: Extension, notes: tuple[str, ...]) -> SolverReport:
+    every: list[Solver] = [Native(), Native(torch.float32), *extension.solvers(settings)]
+    solvers = [solver for solver in every if solver.missing is None]
     taken = machine()  # the machine's load before the benchmark adds to it
     rows: list[Row] = []
     with MemoryMeter() as meter:
-        for case in _cases(settings):
+        for case in _cases(settings, extension):
             note(str(case))
-            rows += _measure(case, rivals, settings, meter if settings.memory else None)
+            rows += _measure(case, solvers, settings, extension, meter if settings.memory else None)
     note("linear response")
-    responses = [_response(size, threads, settings) for size in settings.sizes for threads in settings.threads]
+    responses = [
+        _response(size, threads, settings, extension) for size in settings.sizes for threads in settings.threads
+    ]
     backward = []
     for case in _backward_cases(settings):
         note(f"gradient of {case}")
         backward.append(_backward(case, settings))
-    grown = _growth(rows, settings)
-    accuracy = list(_accuracy(settings, rivals, note))
-    return SolverReport(
+    if not settings.ngspice:
+        notes = (*notes, "ngspice was not asked")
+    notes = (*notes, *(f"{solver.name} left out: {solver.missing}" for solver in every if solver.missing is not None))
+    report = SolverReport(
         settings=settings,
         machine=taken,
-        notes=tuple(notes),
+        notes=notes,
         rows=tuple(rows),
         responses=tuple(responses),
         backward=tuple(backward),
-        growth=tuple(grown),
-        accuracy=tuple(accuracy),
+        growth=tuple(_growth(rows, settings)),
+        accuracy=tuple(extension.campaigns(settings, note)),
     )
+    return replace(report, bars=extension.solver_bars(report))
 
 
-def _rivals(settings: Settings) -> tuple[list[Rival], list[str]]:
-    """The rivals on this machine, and notes about the missing ones."""
-    every: list[Rival] = [Native(), Native(torch.float32), SuperLU(), BadCrossbar()]
-    notes = []
-    if settings.ngspice:
-        every.append(Ngspice(settings.ngspice_size))
-    else:
-        notes.append("ngspice was not asked")
-    notes += [f"{rival.name} left out: {rival.missing}" for rival in every if rival.missing is not None]
-    return [rival for rival in every if rival.missing is None], notes
-
-
-def _cases(settings: Settings) -> Iterator[Case]:
+def _cases(settings: SolverSettings, extension: Extension) -> Iterator[Case]:
     for size, cell, circuit in product(settings.sizes, CELLS, _CIRCUITS):
         yield Case(size, cell, circuit)
-    if BadCrossbar().missing is None:
-        yield from (Case(size, "linear", "segments") for size in settings.sizes)
+    yield from extension.cases(settings)
 
 
 class _Run(NamedTuple):
     """One contender's run of a case."""
 
-    rival: Rival
+    solver: Solver
     vectors: int
     """Input vectors per tile in the case."""
     solved: int
@@ -110,21 +101,23 @@ class _Run(NamedTuple):
         return None if self.timing.median is None else self.timing.median / self.solved
 
 
-def _measure(case: Case, rivals: Sequence[Rival], settings: Settings, meter: MemoryMeter | None) -> Iterator[Row]:
-    """The rows of one case for each number of threads; all rivals run in turns, with one vector and with many."""
+def _measure(
+    case: Case, solvers: Sequence[Solver], settings: SolverSettings, extension: Extension, meter: MemoryMeter | None
+) -> Iterator[Row]:
+    """The rows of one case for each number of threads; all solvers run in turns, with one vector and with many."""
     problem = case.problem(_MANY, settings.seed)
-    reference, expected = _reference(problem)
+    reference, expected = _reference(problem, extension)
     for threads in settings.threads:
         first = threads == settings.threads[0]
-        runs = _timed(problem, [rival for rival in rivals if first or rival.threaded], threads, settings)
-        native = {run.vectors: run.seconds for run in runs if run.rival == Native()}
+        runs = _timed(problem, [solver for solver in solvers if first or solver.threaded], threads, settings)
+        native = {run.vectors: run.seconds for run in runs if run.solver == Native()}
         for run in runs:
             base, answer = native[run.vectors], run.timing.result
             yield Row(
                 **asdict(case),
                 vectors=run.vectors,
                 threads=threads,
-                contender=run.rival.name,
+                contender=run.solver.name,
                 solved=run.solved,
                 seconds_per_vector=run.seconds,
                 runs=len(run.timing.seconds),
@@ -137,23 +130,21 @@ def _measure(case: Case, rivals: Sequence[Rival], settings: Settings, meter: Mem
             )
 
 
-def _timed(problem: Problem, rivals: Sequence[Rival], threads: int, settings: Settings) -> list[_Run]:
-    given = [(rival, n, rival.vectors(problem.first(n))) for rival in rivals for n in (1, _MANY)]
-    given = [(rival, n, solved) for rival, n, solved in given if solved]
-    # A rival that is given one vector of many would solve the same problem twice; it is timed once.
-    entries = {(rival, solved): rival.prepare(problem.first(solved)) for rival, _, solved in given}
+def _timed(problem: Problem, solvers: Sequence[Solver], threads: int, settings: SolverSettings) -> list[_Run]:
+    given = [(solver, n, solver.vectors(problem.first(n))) for solver in solvers for n in (1, _MANY)]
+    given = [(solver, n, solved) for solver, n, solved in given if solved]
+    # A solver that is given one vector of many would solve the same problem twice; it is timed once.
+    entries = {(solver, solved): solver.prepare(problem.first(solved)) for solver, _, solved in given}
     with torch_threads(threads):
         timings = interleaved(entries, settings.repeats, settings.patience)
-    return [_Run(rival, n, solved, timings[rival, solved]) for rival, n, solved in given]
+    return [_Run(solver, n, solved, timings[solver, solved]) for solver, n, solved in given]
 
 
-def _reference(problem: Problem) -> tuple[str, Tensor | None]:
+def _reference(problem: Problem, extension: Extension) -> tuple[str, Tensor | None]:
     """The name of the reference and its tight solution for the first vectors, which is None if there is none."""
     few = problem.first(_WITNESSED if problem.crossbar.rows <= _WITNESS_SIZE else 1)
     try:
-        if SuperLU().missing is None:
-            return "SuperLU", superlu_currents(few)
-        return "native, tight", Native(tol=1e-12).prepare(few)().currents
+        return extension.reference(few) or ("native, tight", Native(tol=1e-12).prepare(few)().currents)
     except GeniexError:
         return "none", None
 
@@ -162,7 +153,11 @@ def _common_error(currents: Tensor, expected: Tensor | None) -> float | None:
     if expected is None:
         return None
     count = min(len(currents), len(expected))
-    return current_error(currents[:count], expected[:count])
+    return _largest_error(currents[:count], expected[:count])
+
+
+def _largest_error(currents: Tensor, expected: Tensor) -> float:
+    return relative_error(expected, currents).max().item()
 
 
 @dataclass(frozen=True)
@@ -179,53 +174,57 @@ class _CountingSinh(SinhCell):
 
 
 def _iterations(run: _Run, problem: Problem) -> float | None:
-    """The iterations that the rival reports; for the native solver with sinh cells, evaluations of each cell's law."""
+    """The iterations that the solver reports; for the native solver with sinh cells, evaluations of each cell's law."""
     if run.timing.result is None:
         return None
     cell = problem.crossbar.cell
-    if not isinstance(run.rival, Native) or not isinstance(cell, SinhCell):
+    if not isinstance(run.solver, Native) or not isinstance(cell, SinhCell):
         return run.timing.result.iterations
     evaluated: list[int] = []
     counting = problem.crossbar.replace(cell=_CountingSinh(v0=cell.v0, evaluated=evaluated))
     few = problem._replace(crossbar=counting).first(min(run.vectors, _COUNTED))
-    run.rival.prepare(few)()
+    run.solver.prepare(few)()
     return sum(evaluated) / (len(few.voltages) * few.conductances.numel()) or None
 
 
 def _peak(meter: MemoryMeter | None, run: _Run, case: Case, seed: int) -> int | None:
-    if meter is None or isinstance(run.rival, Ngspice):
+    if meter is None or case.size > run.solver.measured_up_to:
         return None
-    if not isinstance(run.rival, Native) and case.size > _LARGEST_SUPERLU_MEMORY:
-        return None
-    return meter.peak(run.rival, case, run.vectors, seed)
+    return meter.growth(_solution, run.solver, case, run.vectors, seed)
 
 
-def _response(size: int, threads: int, settings: Settings) -> ResponseRow:
+def _solution(solver: Solver, case: Case, vectors: int, seed: int) -> Callable[[], object]:
+    # A tiny solution comes first, so that libraries that load on first use do not count as workspace.
+    solver.prepare(Case(2, case.cell, case.circuit).problem(1, seed))()
+    problem = case.problem(vectors, seed)
+    return solver.prepare(problem.first(solver.vectors(problem)))
+
+
+def _response(size: int, threads: int, settings: SolverSettings, extension: Extension) -> ResponseRow:
     case = Case(size, "linear", "easy")
     count = max(1, min(64, _RESPONSE_BYTES // (8 * size**3)))
     tiles = case.tiles(count, torch.Generator().manual_seed(settings.seed))
     actions: dict[str, Callable[[], Tensor]] = {"native": partial(case.crossbar.effective_conductance, tiles)}
-    array = NodalArray(case.crossbar) if SuperLU().missing is None else None
-    tile, eye = tiles[0].numpy(), torch.eye(size, dtype=torch.float64).numpy()
-    if array is not None and size <= _LARGEST_SUPERLU_RESPONSE and threads == settings.threads[0]:
-        actions["SuperLU"] = lambda: torch.from_numpy(array.solve_linear(eye, tile))
+    rival, eye = extension.linear_solver(case.crossbar), torch.eye(size, dtype=torch.float64)
+    if rival is not None and size <= _LARGEST_RIVAL_RESPONSE and threads == settings.threads[0]:
+        actions["rival"] = partial(rival, eye, tiles[0])
     with torch_threads(threads):
         timings = interleaved(actions, settings.repeats, settings.patience)
     error, found = None, timings["native"]
-    if array is not None and found.result is not None:
+    if rival is not None and found.result is not None:
         some = slice(None, None, max(1, size // _UNIT_DRIVES))
-        error = current_error(found.result[0, some], torch.from_numpy(array.solve_linear(eye[some], tile)))
-    superlu = timings["SuperLU"].median if "SuperLU" in timings else None
+        error = _largest_error(found.result[0, some], rival(eye[some], tiles[0]))
+    superlu = timings["rival"].median if "rival" in timings else None
     seconds = None if found.median is None else found.median / count
     return ResponseRow(size, count, threads, seconds, superlu, error)
 
 
-def _backward_cases(settings: Settings) -> Iterator[Case]:
+def _backward_cases(settings: SolverSettings) -> Iterator[Case]:
     size = max((n for n in settings.sizes if n <= 64), default=min(settings.sizes))
     yield from (Case(size, cell, circuit) for cell in CELLS for circuit in _CIRCUITS)
 
 
-def _backward(case: Case, settings: Settings) -> BackwardRow:
+def _backward(case: Case, settings: SolverSettings) -> BackwardRow:
     problem = case.problem(_MANY, settings.seed)
     losses: list[Tensor] = []
     v, g = problem.voltages.requires_grad_(), problem.conductances.requires_grad_()
@@ -248,7 +247,7 @@ def _backward(case: Case, settings: Settings) -> BackwardRow:
                        backward_seconds=two.median, failure=failure)  # fmt: skip
 
 
-def _growth(rows: Sequence[Row], settings: Settings) -> list[GrowthRow]:
+def _growth(rows: Sequence[Row], settings: SolverSettings) -> list[GrowthRow]:
     """The fits over sizes of at least 32x32, for cases with two or more solved sizes."""
     out = []
     for cell, circuit, vectors, threads in product(CELLS, _CIRCUITS, (1, _MANY), settings.threads):
@@ -264,18 +263,3 @@ def _growth(rows: Sequence[Row], settings: Settings) -> list[GrowthRow]:
             sizes = tuple(points)
             out.append(GrowthRow(cell, circuit, vectors, threads, sizes, growth(sizes, list(points.values()))))
     return out
-
-
-def _accuracy(settings: Settings, rivals: Sequence[Rival], note: Note) -> Iterator[Campaign]:
-    here = {rival.name for rival in rivals}
-    largest = settings.superlu_size
-    if settings.superlu_arrays and "SuperLU" in here:
-        note(f"{settings.superlu_arrays} random arrays up to {largest}x{largest} against SuperLU")
-        yield against_superlu(list(random_problems(settings.superlu_arrays, 1, largest, settings.seed)), largest)
-    if "ngspice" not in here:
-        return
-    for count, low, high in ((settings.ngspice_arrays, 1, 32), (settings.ngspice_large, 64, 64)):
-        if count:
-            note(f"{count} random arrays up to {high}x{high} against ngspice")
-            problems = list(random_problems(count, low, high, settings.seed + high))
-            yield against_ngspice(problems, high, cores())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geniex.bench.extension import ABSENT, Extension, Note
 from geniex.bench.memory import MemoryMeter
 from geniex.bench.surrogate_models import Contender, Task, contenders, draw_task
 from geniex.bench.surrogate_report import (
@@ -26,15 +27,14 @@ from geniex.bench.timing import Timing, interleaved, machine, torch_threads
 from geniex.circuit import shared_matmul
 from geniex.study.statistics import CurrentErrors, current_errors
 
-Note = Callable[[str], None]
-"""A function called with a description of the current work."""
 
-
-def bench_surrogate(settings: SurrogateSettings, note: Note = lambda _: None) -> SurrogateReport:
+def bench_surrogate(
+    settings: SurrogateSettings, note: Note = lambda _: None, extension: Extension | None = None
+) -> SurrogateReport:
     """Time every model on one thread, in turns, and compare its currents with the exact circuit's."""
     taken = machine()  # the machine's load before the benchmark adds to it
     rows: list[SurrogateRow] = []
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = {} if extension else {ABSENT: None}
     with torch_threads(1), torch.no_grad(), MemoryMeter() as meter:
         for size, bits in product(settings.sizes, settings.stream_bits):
             note(f"{size}x{size}, {bits}-bit streams")
@@ -42,7 +42,8 @@ def bench_surrogate(settings: SurrogateSettings, note: Note = lambda _: None) ->
             models, missing = contenders(task, settings)
             notes |= dict.fromkeys(missing)
             rows += _measured(task, models, settings, meter if settings.memory else None)
-    return SurrogateReport(settings, taken, tuple(notes), tuple(rows))
+    report = SurrogateReport(settings, taken, tuple(notes), tuple(rows))
+    return replace(report, bars=(extension or Extension()).surrogate_bars(report))
 
 
 @dataclass(frozen=True)

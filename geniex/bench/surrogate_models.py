@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geniex.bench.cases import CIRCUITS, Case
+from geniex.bench.circuits import CIRCUITS, Case
 from geniex.bench.surrogate_report import (
     AFFINE,
     CIRCUIT,

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from geniex.bench.bars import Bar
+from geniex.bench.additions import Bar
 
 IDEAL, LINEAR, DISTANCE, AFFINE = "ideal", "linear", "DMR", "alpha-beta"
 FACTORED, CONCATENATED = "GENIEx MLP, factored", "GENIEx MLP, concatenated"
 CIRCUIT = "exact circuit"
 FAST, PHYSICS = "physics-fast", "physics"
 
-_BAR_SIZE, _BAR_BITS = 64, 4
-"""Tile size and stream bits of the bars."""
-_OVER_CONCATENATED = 20.0
-_PHYSICS_MICROSECONDS = 14.0
-_NF_RMSE_PP = {PHYSICS: 0.005, FAST: 0.05}
-_P999_PERCENT = {PHYSICS: 0.05}
+_QUICK_SIZE = 64
+"""Largest tile of a quick run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class SurrogateSettings:
         """The settings of a run that ends within half a minute."""
         return replace(
             self,
-            sizes=tuple(n for n in self.sizes if n <= _BAR_SIZE),
+            sizes=tuple(n for n in self.sizes if n <= _QUICK_SIZE),
             vectors=min(self.vectors, 1024),
             witnesses=min(self.witnesses, 8),
             repeats=min(self.repeats, 3),
@@ -114,41 +109,10 @@ class SurrogateReport:
     notes: tuple[str, ...]
     """Surrogates that were left out, with the reasons."""
     rows: tuple[SurrogateRow, ...]
-
-    @property
-    def bars(self) -> tuple[Bar, ...]:
-        """The project's bars beside these figures."""
-        mine = [row for row in self.rows if (row.size, row.stream_bits) == (_BAR_SIZE, _BAR_BITS)]
-        return (*_costs(mine), *_errors(mine))
+    bars: tuple[Bar, ...] = ()
+    """The project's bars beside these figures; empty without a checkout."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready plain values."""
         out = {"format": "geniex-bench-surrogate", "schema_version": 1} | asdict(self)
         return out | {"bars": [bar.to_dict() for bar in self.bars]}
-
-
-def _costs(rows: Sequence[SurrogateRow]) -> Iterator[Bar]:
-    fast, factored, concatenated, physics = (
-        _figure(rows, model, lambda row: row.seconds_per_read) for model in (FAST, FACTORED, CONCATENATED, PHYSICS)
-    )
-    yield Bar(f"{FAST} read over factored GENIEx MLP", "times", 1.0, _ratio(fast, factored))
-    over = _ratio(concatenated, fast)
-    yield Bar(f"concatenated GENIEx MLP over {FAST} read", "times", _OVER_CONCATENATED, over, at_least=True)
-    yield Bar(f"{PHYSICS} read", "us", _PHYSICS_MICROSECONDS, None if physics is None else 1e6 * physics)
-
-
-def _errors(rows: Sequence[SurrogateRow]) -> Iterator[Bar]:
-    for model, limit in _NF_RMSE_PP.items():
-        yield Bar(f"{model} NF-RMSE", "pp", limit, _figure(rows, model, lambda row: row.nf_rmse_pp))
-    for model, limit in _P999_PERCENT.items():
-        tail = _figure(rows, model, lambda row: row.relative_p999)
-        name = f"{model} relative current error, 99.9th percentile"
-        yield Bar(name, "%", limit, None if tail is None else 100 * tail)
-
-
-def _figure(rows: Sequence[SurrogateRow], model: str, figure: Callable[[SurrogateRow], float | None]) -> float | None:
-    return next((figure(row) for row in rows if row.model == model), None)
-
-
-def _ratio(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a / b

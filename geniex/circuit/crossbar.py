@@ -73,11 +73,16 @@ class Crossbar(Config):
         for name in ("r_wire", "r_wire_row", "r_wire_col"):
             ohm = getattr(self, name)
             if ohm is not None and ohm > _USUAL_R_WIRE:
-                warn_unit(name, ohm, "ohm", "neighbouring cells are some ohm apart; is this a whole line, or milliohm?")
+                warn_unit(
+                    name,
+                    ohm,
+                    "ohm",
+                    "neighbouring cells are some ohm apart; is this a whole line, or in milliohm?",
+                )
         for name in ("r_source", "r_sink"):
             ohm = getattr(self, name)
             if ohm > _USUAL_R_TERMINAL:
-                warn_unit(name, ohm, "ohm", "drivers and sense amplifiers have less; is this in milliohm?")
+                warn_unit(name, ohm, "ohm", "drivers and sense amplifiers have a lower one; is this in milliohm?")
 
     @property
     def wires(self) -> Wires:
@@ -132,7 +137,7 @@ class Crossbar(Config):
         if method == "ngspice":
             from geniex.circuit.spice import solve_ngspice
 
-            return solve_ngspice(self, voltages, conductances)
+            return solve_ngspice(voltages, conductances, self.cell, self.wires)
         if method == "linear" or (method == "auto" and self.cell.is_linear):
             return shared_matmul(voltages, self.wires_response(conductances))
         return solve_cells(voltages, conductances, self.cell, self.wires, tol=tol, on_failure=on_failure).currents

@@ -51,7 +51,7 @@ class Blocks:
         """The blocks' matrices (..., outputs, inputs) between these ports only, in this order."""
         return self._pick(self._pick(self.matrix, self.outputs, outputs, -2), self.inputs, inputs, -1)
 
-    def joined(self, across: bool) -> Blocks:
+    def join(self, across: bool) -> Blocks:
         """The grid in which pairs of neighbours, left and right (``across``) or upper and lower, are one block each."""
         down, wide = self.grid
         outputs, inputs = open_ports(down if across else down // 2, wide // 2 if across else wide)
@@ -107,7 +107,7 @@ def open_ports(down: int, across: int) -> tuple[str, str]:
     return outputs, inputs
 
 
-def leaf_blocks(conductances: Tensor, word: Tensor, bit: Tensor, rows: int, cols: int) -> Blocks:
+def solve_leaf_blocks(conductances: Tensor, word: Tensor, bit: Tensor, rows: int, cols: int) -> Blocks:
     """Blocks of ``rows`` x ``cols`` cells, each solved densely.
 
     Let E be the voltages at the cells per unit of each input while no cell carries a current, and K the wires'

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from geniex.circuit.multiport import leaf_blocks
+from geniex.circuit.multiport import solve_leaf_blocks
 from geniex.circuit.wires import Scalar, Wires
 from geniex.workspace import workspace_bytes
 
@@ -93,13 +93,13 @@ def _response(conductances: Tensor, r_source: Tensor, r_sink: Tensor, r_row: Ten
     # Open cells padded after the last column and before the first row, without wire resistance, change nothing.
     extra_rows, extra_cols = n * down - rows, m * across - cols
     g = pad(conductances, (0, extra_cols, extra_rows, 0))
-    blocks = leaf_blocks(
+    blocks = solve_leaf_blocks(
         g, _segments(r_source, r_row, cols, extra_cols), _segments(r_sink, r_col, rows, extra_rows).flip(-1), n, m
     )
     while max(blocks.grid) > 1:
         # Square blocks have the fewest ports for their number of cells.
         across_next = blocks.grid[0] == 1 or (blocks.grid[1] > 1 and blocks.cols <= blocks.rows)
-        blocks = blocks.joined(across=across_next)
+        blocks = blocks.join(across=across_next)
     return blocks.part("B", "L")[:, 0, 0].mT[:, extra_rows:, :cols]
 
 

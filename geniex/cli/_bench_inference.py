@@ -10,8 +10,9 @@ from statistics import median
 from rich.markup import escape
 from rich.table import Table
 
+from geniex.bench.additions import Elsewhere
 from geniex.bench.inference_cases import Workload
-from geniex.bench.inference_report import ELSEWHERE, Growth, InferenceReport, InferenceRow
+from geniex.bench.inference_report import Growth, InferenceReport, InferenceRow
 from geniex.cli._tables import bars_table, number, plain_table
 
 _STATED = (
@@ -39,8 +40,10 @@ def inference_tables(report: InferenceReport) -> Iterable[Table]:
         lines = [line for line in report.growth if line.along == along]
         if lines:
             yield _growth(along, lines)
-    yield _elsewhere()
-    yield bars_table(report.bars, "The project's bars, layers on one core")
+    if report.elsewhere:
+        yield _elsewhere(report.elsewhere)
+    if report.bars:
+        yield bars_table(report.bars, "The project's bars, layers on one core")
 
 
 def _costs(workload: Workload, rows: Sequence[InferenceRow], report: InferenceReport) -> Table:
@@ -122,14 +125,14 @@ def _growth(along: str, lines: Sequence[Growth]) -> Table:
     return table
 
 
-def _elsewhere() -> Table:
+def _elsewhere(figures: Sequence[Elsewhere]) -> Table:
     table = plain_table(
         "Elsewhere, not measured in this run: Conv2d 64->64 3x3 on 16x16, batch 1",
         ("simulator", "setting"),
         ("read, ms", "/ torch"),
     )
-    table.caption = "\n".join(dict.fromkeys(figure.source for figure in ELSEWHERE))
-    for figure in ELSEWHERE:
+    table.caption = "\n".join(dict.fromkeys(figure.source for figure in figures))
+    for figure in figures:
         table.add_row(figure.simulator, figure.setting, _digits(figure.seconds, 1e3), _digits(figure.over_torch))
     return table
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.bench.report import Row, SolverReport
+from geniex.bench.solver_report import Row, SolverReport
 from geniex.cli._tables import bars_table, number, plain_table
 
 _CONTENDERS = ("native float64", "native float32", "SuperLU", "badcrossbar", "ngspice")
@@ -21,8 +21,10 @@ def solver_tables(report: SolverReport) -> Iterable[Table]:
     yield _responses(report)
     yield _backward(report)
     yield _growth(report)
-    yield _accuracy(report)
-    yield bars_table(report.bars)
+    if report.accuracy:
+        yield _accuracy(report)
+    if report.bars:
+        yield bars_table(report.bars)
 
 
 def _times(rows: Sequence[Row], threads: int) -> Table:
@@ -67,19 +69,20 @@ def _failure(row: Row) -> str:
 
 
 def _responses(report: SolverReport) -> Table:
+    beside = any(row.error is not None for row in report.responses)
     table = plain_table(
         "Effective conductance: time a tile in ms, nominal circuit",
         ("tile",),
-        ("tiles", "threads", "native", "SuperLU", "error"),
+        ("tiles", "threads", "native", *(("SuperLU", "error") if beside else ())),
     )
     for row in report.responses:
+        rival = (number(row.superlu_seconds_per_tile, ".3g", 1e3), number(row.error, ".1e"))
         table.add_row(
             f"{row.size}x{row.size}",
             str(row.tiles),
             str(row.threads),
             number(row.seconds_per_tile, ".3g", 1e3),
-            number(row.superlu_seconds_per_tile, ".3g", 1e3),
-            number(row.error, ".1e"),
+            *(rival if beside else ()),
         )
     return table
 

@@ -16,7 +16,8 @@ def surrogate_tables(report: SurrogateReport) -> Iterable[Table]:
     """The report's tables, one after another."""
     for (size, bits), rows in groupby(report.rows, lambda row: (row.size, row.stream_bits)):
         yield _costs(f"{size}x{size} tiles, {bits}-bit streams", list(rows), report)
-    yield bars_table(report.bars)
+    if report.bars:
+        yield bars_table(report.bars)
 
 
 def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> Table:

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.bench.bars import Bar
+from geniex.bench.additions import Bar
 
 
 def bars_table(bars: Sequence[Bar], title: str = "The project's bars, on one core") -> Table:

@@ -1,4 +1,4 @@
-"""``geniex bench``: geniex and its rivals, timed and checked in one run."""
+"""``geniex bench``: the cost and the accuracy of geniex on this machine."""
 
 from __future__ import annotations
 
@@ -49,12 +49,15 @@ def bench(
     seed: int = 0,
     json: Path | None = None,
 ) -> None:
-    """Time and check geniex against its rivals; each figure is printed with the limit that the project sets for it.
+    """Time and check geniex; in a checkout, beside its rivals and with the project's bars.
+
+    Rival solvers (SuperLU Newton, badcrossbar, ngspice) and bars, the limits that the project sets for its figures,
+    are part of a checkout (tests/benchmarks). An installed geniex is timed alone, and a note says so.
 
     Args:
-        what: the benchmark: "solver" compares the exact circuit solver with SuperLU Newton, badcrossbar and ngspice;
-            "surrogate" measures the cost and the error of a read, for the ideal product, surrogates and the exact
-            circuit; "inference" compares layers and whole networks on crossbars with torch's float ones.
+        what: the benchmark: "solver" times the exact circuit solver and checks it; "surrogate" measures the cost and
+            the error of a read, for the ideal product, surrogates and the exact circuit; "inference" compares layers
+            and whole networks on crossbars with torch's float ones.
         sizes: rows and columns of the tiles; default: [16,32,64,128,256] for the solver, about a quarter of an
             hour, and [32,64,128] for surrogates and inference, where most inference figures use 64.
         threads: number of torch threads. Solver: everything is timed with each number, single-core rivals only with
@@ -121,22 +124,24 @@ def _check_only(what: str, given: Mapping[str, Any]) -> None:
 
 
 def _solver(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
-    from geniex.bench.report import Settings
+    from geniex.bench.extension import load_extension
     from geniex.bench.solver import bench_solver
+    from geniex.bench.solver_report import SolverSettings
     from geniex.bench.timing import cores
     from geniex.cli._bench_solver import solver_tables
 
     kept = ("repeats", "ngspice", "ngspice_arrays", "superlu_arrays", "memory", "seed")
-    settings = Settings(
-        sizes=tuple(sorted(set(given["sizes"] or Settings.sizes))),
+    settings = SolverSettings(
+        sizes=tuple(sorted(set(given["sizes"] or SolverSettings.sizes))),
         threads=tuple(dict.fromkeys(given["threads"] or (1, cores()))),
         **{name: given[name] for name in kept},
     )
-    report = bench_solver(settings.quick() if given["quick"] else settings, say)
+    report = bench_solver(settings.quick() if given["quick"] else settings, say, load_extension())
     return report, solver_tables(report)
 
 
 def _surrogate(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
+    from geniex.bench.extension import load_extension
     from geniex.bench.surrogate import bench_surrogate
     from geniex.bench.surrogate_report import SurrogateSettings
     from geniex.cli._bench_surrogate import surrogate_tables
@@ -147,11 +152,12 @@ def _surrogate(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
         surrogates=tuple(given["surrogate"] or ()),
         **{name: given[name] for name in kept},
     )
-    report = bench_surrogate(settings.quick() if given["quick"] else settings, say)
+    report = bench_surrogate(settings.quick() if given["quick"] else settings, say, load_extension())
     return report, surrogate_tables(report)
 
 
 def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
+    from geniex.bench.extension import load_extension
     from geniex.bench.inference import bench_inference
     from geniex.bench.inference_cases import WORKLOADS
     from geniex.bench.inference_models import EMULATORS
@@ -170,7 +176,7 @@ def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
         device=str(check_device(given["device"])),
         **{name: given[name] for name in ("repeats", "memory", "seed")},
     )
-    report = bench_inference(settings.quick() if given["quick"] else settings, say)
+    report = bench_inference(settings.quick() if given["quick"] else settings, say, load_extension())
     return report, inference_tables(report)
 
 

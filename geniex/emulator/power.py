@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Crossbar, operating_point, shared_matmul
-from geniex.circuit.solve.ladder import array_voltages
+from geniex.circuit.solve.elimination import solve_linear_array
 from geniex.workspace import workspace_bytes
 
 _BYTES = 64 << 20
@@ -108,7 +108,7 @@ def driver_admittances(crossbar: Crossbar, conductances: Tensor) -> Tensor:
     drives = torch.eye(rows, dtype=cells.dtype, device=cells.device)[:, None, :, None]
     found = []
     for tiles in cells.split(max(1, workspace_bytes(_BYTES) // (4 * rows * rows * cols * cells.element_size()))):
-        voltages = array_voltages(tiles, crossbar.wires, drives.expand(-1, *tiles.shape))
+        voltages = solve_linear_array(tiles, crossbar.wires, drives.expand(-1, *tiles.shape))
         found.append((voltages * tiles).sum(-1).transpose(0, 1))
     return torch.cat(found).reshape(*conductances.shape[:-1], rows)
 

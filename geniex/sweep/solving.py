@@ -132,4 +132,4 @@ def _solve_ngspice(config: SweepConfig, samples: _Samples) -> Tensor:
     from geniex.circuit.spice import solve_tile
 
     crossbar = config.crossbar if samples.circuits is None else samples.circuits.crossbar(0)
-    return solve_tile(crossbar, samples.conductances[0], samples.voltages[0])[None]
+    return solve_tile(samples.voltages[0], samples.conductances[0], crossbar.cell, crossbar.wires)[None]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from kirchhoff import kirchhoff_currents
+from rivals_and_bars.random_arrays import random_problems
 from torch import Tensor
 
-from geniex.bench.cases import random_problems
 from geniex.cells import Cell, LinearCell, SinhCell
 from geniex.circuit import Crossbar, Wires, solve_cells
 from geniex.circuit.solve import anderson, newton
 from geniex.circuit.solve.elimination import Elimination
-from geniex.circuit.solve.fields import drop_, seen, stored, turn, turned_wires
+from geniex.circuit.solve.fields import drop_, from_field, to_field, turn, turn_wires
 from geniex.errors import ConvergenceError, ConvergenceWarning
 
 HARD = {"r_source": 1000.0, "r_sink": 500.0, "r_wire": 10.0}
@@ -102,7 +102,7 @@ def test_elimination_inverts_the_linearised_array(rows: int, cols: int, zero: st
     slopes[:, 0, 0] = 0
     b = torch.randn(3, 4, rows, cols, generator=generator).double()
     wires = Wires(**{name: r[:, None] for name, r in values.items()})
-    u = seen(Elimination(stored(slopes[:, None]), wires).solve(stored(b)))
+    u = from_field(Elimination(to_field(slopes[:, None]), wires).solve(to_field(b)))
     assert torch.allclose(u + wires.drop(slopes[:, None] * u), b, rtol=0, atol=1e-12)
 
 
@@ -113,9 +113,9 @@ def test_fields_lose_what_the_wires_take_and_turn_with_their_network() -> None:
         names = ("r_source", "r_sink", "r_row", "r_col")
         wires = Wires(**{k: 10 * torch.rand(tiles, vectors, generator=generator).double() for k in names})
         currents = torch.randn(tiles, vectors, rows, cols, generator=generator).double()
-        lost = seen(drop_(stored(currents).clone(memory_format=torch.contiguous_format), wires))
+        lost = from_field(drop_(to_field(currents).clone(memory_format=torch.contiguous_format), wires))
         torch.testing.assert_close(lost, wires.drop(currents), rtol=1e-12, atol=1e-11)
-        torch.testing.assert_close(turn(turned_wires(wires).drop(turn(currents))), lost, rtol=1e-12, atol=1e-11)
+        torch.testing.assert_close(turn(turn_wires(wires).drop(turn(currents))), lost, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("tol", [1e-6, 1e-9])
@@ -139,7 +139,8 @@ def test_the_line_search_halves_until_the_residual_falls() -> None:
     """From rest, a full Newton step of a steep sinh overshoots by far."""
     crossbar = Crossbar(6, 6, **HARD, cell=SinhCell(0.05))
     v, g = draw(crossbar, 3, 1, decades=1.0, v_max=2.0, seed=5)
-    problem = anderson.Problem(stored(v[..., None]).contiguous(), stored(g).contiguous(), crossbar.cell, crossbar.wires)
+    fields = (to_field(x).contiguous() for x in (v[..., None], g))
+    problem = anderson.Problem(*fields, crossbar.cell, crossbar.wires)
     u = torch.zeros(problem.shape, dtype=torch.float64)
     residual, _, slope = problem.step(u)
     step = Elimination(slope, problem.wires).solve(residual)
@@ -149,9 +150,9 @@ def test_the_line_search_halves_until_the_residual_falls() -> None:
 
     assert (length(u + step) > length(u)).all()
     assert (length(newton._line_search(problem, u, residual, step)) < length(u)).all()
-    solved, missed = newton.damped_newton(problem, u, 1e-11)
+    solved, missed = newton.solve_damped_newton(problem, u, 1e-11)
     assert (missed <= 1e-11).all()
-    assert error(seen(crossbar.cell.current(solved, problem.conductances)).sum(-2), oracle(crossbar, v, g)) < 1e-9
+    assert error(from_field(crossbar.cell.current(solved, problem.conductances)).sum(-2), oracle(crossbar, v, g)) < 1e-9
 
 
 def test_cells_of_their_own_follow_the_instances_that_are_picked() -> None:
@@ -185,7 +186,9 @@ def test_what_is_not_solved_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     v, g = draw(crossbar, 3, 2, decades=1.0, v_max=0.02, seed=0)
     v, g = v.abs(), g / 100
     v[1, 1] *= 200
-    with pytest.raises(ConvergenceError, match=r"^1 arrays .*leading index \(1, 1\).*missed by .*tol=1e-09.*ngspice"):
+    with pytest.raises(
+        ConvergenceError, match=r"^1 of 6 arrays .*leading index \(1, 1\).*missed by .*tol=1e-09.*ngspice"
+    ):
         crossbar.solve(v, g)
     with pytest.warns(ConvergenceWarning, match=r"leading index \(1, 1\)"):
         got = solve_cells(v, g, crossbar.cell, crossbar.wires, on_failure="warn").currents

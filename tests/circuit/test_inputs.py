@@ -16,7 +16,7 @@ V, G = torch.full((3,), 0.2), torch.full((3, 4), 1e-5)
 @pytest.mark.parametrize(
     ("v", "g", "message"),
     [
-        (torch.zeros(4), G, r"voltages: got shape \(4,\); the last dimension must be the 3 rows"),
+        (torch.zeros(4), G, r"voltages: got shape \(4,\); the last dimension must have 3 entries, one for each row"),
         (torch.tensor(0.1), G, r"voltages: got shape \(\)"),
         (V, torch.zeros(4, 3), r"conductances: got shape \(4, 3\); .* \(rows, cols\) = \(3, 4\)"),
         (torch.zeros(2, 3), torch.zeros(3, 3, 4), r"conductances: .*\(3,\).*broadcast.*\(2,\)"),
@@ -28,7 +28,7 @@ V, G = torch.full((3,), 0.2), torch.full((3, 4), 1e-5)
         (torch.tensor([0.1, torch.nan, 0.1]), G, r"voltages: got nan at index \(1,\)"),
         (torch.tensor([0.1, 0.1, torch.inf]), G, r"voltages: got inf at index \(2,\)"),
         (V, G.where(torch.eye(3, 4) == 0, torch.nan), r"conductances: got nan at index \(0, 0\)"),
-        (V, G - 2e-5, "conductances: got down to -1e-05; a cell is passive"),
+        (V, G - 2e-5, "conductances: got down to -1e-05; a passive cell has"),
         (V, G * 1e6, "conductances: got up to 10; .*microsiemens"),
         (V * 1e3, G, "voltages: got up to 200; .*millivolt"),
     ],

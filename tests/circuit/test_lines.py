@@ -7,7 +7,8 @@ import torch
 from torch.autograd import gradcheck
 
 from geniex.circuit import Wires
-from geniex.circuit.solve.ladder import array_voltages, line_voltages
+from geniex.circuit.solve.elimination import solve_linear_array
+from geniex.circuit.solve.ladder import solve_word_lines
 
 NAMES = ("r_source", "r_sink", "r_row", "r_col")
 
@@ -26,10 +27,10 @@ def draw(tiles: int, rows: int, cols: int, zero: str | None = None) -> tuple[tor
 @pytest.mark.parametrize("zero", [None, *NAMES])
 def test_both_solve_their_equation(rows: int, cols: int, zero: str | None) -> None:
     g, wires, drives = draw(3, rows, cols, zero)
-    u = array_voltages(g, wires, drives)
+    u = solve_linear_array(g, wires, drives)
     torch.testing.assert_close(u + wires.drop(g * u), drives, rtol=0, atol=1e-12)
     lines = Wires(wires.r_source, 0.0, wires.r_row, 0.0)
-    u = line_voltages(g.expand_as(drives), lines, drives)
+    u = solve_word_lines(g.expand_as(drives), lines, drives)
     torch.testing.assert_close(u + lines.row_drop(g * u), drives, rtol=0, atol=1e-12)
 
 
@@ -39,10 +40,10 @@ def test_gradients_in_slopes_drives_and_resistances() -> None:
     ohm = [r.requires_grad_() for r in vars(wires).values()]
 
     def array(milli: torch.Tensor, drives: torch.Tensor, *ohm: torch.Tensor) -> torch.Tensor:
-        return array_voltages(1e-3 * milli, Wires(*ohm), drives)
+        return solve_linear_array(1e-3 * milli, Wires(*ohm), drives)
 
     def lines(milli: torch.Tensor, drives: torch.Tensor, source: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-        return line_voltages(1e-3 * milli, Wires(source, 0.0, row, 0.0), drives)
+        return solve_word_lines(1e-3 * milli, Wires(source, 0.0, row, 0.0), drives)
 
     drives.requires_grad_()
     assert gradcheck(array, (milli, drives, *ohm))

@@ -30,7 +30,7 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_pyspice(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("PySpice.Spice.Netlist", "PySpice.Spice.NgSpice.Shared"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(ngspice, "shared_library", lambda: "libngspice.so")
+    monkeypatch.setattr(ngspice, "find_library", lambda: "libngspice.so")
     with pytest.raises(MissingDependencyError, match=r"PySpice not found.*geniex-crossbar\[spice\]"):
         Crossbar(2, 2).solve(V, G, method="ngspice")
     assert ngspice.ngspice_version() is None

@@ -14,11 +14,11 @@ from torch.autograd import gradcheck
 
 from geniex.cells import Cell, Level1Mosfet, LinearCell, OneTransistorOneResistor, SinhCell, TabulatedCell
 from geniex.circuit import Crossbar, Wires, nf_rmse, shared_matmul
+from geniex.circuit.solve.ladder import line_resistance
 from geniex.emulator import SurrogateEmulator
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.surrogate import Circuit, GeniexMLP, PhysicsSurrogate, load_surrogate, save_surrogate
-from geniex.surrogate.physics.word_lines import line_resistance
 
 WINDOW = ConductanceWindow(100e3, 6.0)
 TRANSISTOR = OneTransistorOneResistor(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geniex.cells import Cell
-from geniex.circuit.solve.fields import drop_, seen, stored
+from geniex.circuit.solve.fields import drop_, from_field, to_field
 from geniex.circuit.wires import Wires
 
 _WINDOW = 5
@@ -52,12 +52,12 @@ class Problem:
 
     def step(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Residual B - K f(u) - u, column currents as in ``columns``, and the cells' slopes at u."""
-        current, slope = self.cell.current_and_derivative(seen(u), seen(self.conductances))
-        return *self._residual(u, stored(current)), stored(slope)
+        current, slope = self.cell.current_and_derivative(from_field(u), from_field(self.conductances))
+        return *self._residual(u, to_field(current)), to_field(slope)
 
     def residual(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The residual and the column currents of ``step``, without the slopes."""
-        return self._residual(u, stored(self.cell.current(seen(u), seen(self.conductances))))
+        return self._residual(u, to_field(self.cell.current(from_field(u), from_field(self.conductances))))
 
     def _residual(self, u: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
         columns = self.columns(current)
@@ -151,7 +151,7 @@ class History:
         return torch.stack([(self.dr[k] * x).sum((0, 2)) for k in range(n)], -1)
 
 
-def anderson(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> tuple[Tensor, Tensor]:
+def solve_by_mixing(problem: Problem, tol: float, iterations: int, *, check: bool = True) -> tuple[Tensor, Tensor]:
     """Cell voltages (cols, tiles, rows, vectors) [V] and the share of current (tiles, vectors) that they miss.
 
     The iteration stops when Kirchhoff's law holds to ``tol`` everywhere, or after ``iterations`` steps. Without

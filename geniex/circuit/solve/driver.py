@@ -35,10 +35,10 @@ from torch import Tensor
 from geniex.cells import Cell, LinearCell
 from geniex.circuit.broadcast import Groups
 from geniex.circuit.checks import has_values
-from geniex.circuit.solve.anderson import Problem, anderson, pick
-from geniex.circuit.solve.fields import seen, stored, turn, turned_wires
-from geniex.circuit.solve.implicit import implicit_step
-from geniex.circuit.solve.newton import damped_newton, shared_newton, shared_newton_step
+from geniex.circuit.solve.anderson import Problem, pick, solve_by_mixing
+from geniex.circuit.solve.fields import from_field, to_field, turn, turn_wires
+from geniex.circuit.solve.implicit import attach_gradient
+from geniex.circuit.solve.newton import solve_damped_newton, solve_shared_newton, step_shared_newton
 from geniex.circuit.wires import Wires
 from geniex.errors import ConvergenceError, ConvergenceWarning, InputError
 from geniex.workspace import workspace_bytes
@@ -105,12 +105,12 @@ def solve_cells(
     method = _Method(tol, iterations, on_failure, conductances.shape[:-2])
     drive = voltages[..., None]
     with torch.no_grad():
-        u = fixed_point(drive, conductances, cell, wires, method)
+        u = solve_fixed_point(drive, conductances, cell, wires, method)
     if torch.is_grad_enabled() and _any_requires_grad(voltages, conductances, cell, wires):
         h = drive - wires.drop(cell.current(u, conductances))
         slopes = cell.derivative(u, conductances).detach()
         fixed = wires.detached()
-        u = implicit_step(h, u, slopes, fixed, lambda d, b: fixed_point(b, d, LinearCell(), fixed, method))
+        u = attach_gradient(h, u, slopes, fixed, lambda d, b: solve_fixed_point(b, d, LinearCell(), fixed, method))
     return Solution(cell.current(u, conductances).sum(-2), u)
 
 
@@ -124,12 +124,12 @@ class _Method(NamedTuple):
     """Leading dimensions of the conductances; along all others, vectors share a tile."""
 
 
-def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, method: _Method) -> Tensor:
+def solve_fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, method: _Method) -> Tensor:
     """Cell voltages u = B - K f(u; G) [V] for a drive B that broadcasts to (..., rows, cols) [V]."""
     lead = torch.broadcast_shapes(drive.shape[:-2], conductances.shape[:-2])
     turned = conductances.shape[-2] > conductances.shape[-1]
     if turned:  # an elimination costs rows^3 cols
-        drive, conductances, wires = turn(drive), turn(conductances), turned_wires(wires)
+        drive, conductances, wires = turn(drive), turn(conductances), turn_wires(wires)
     rows, cols = conductances.shape[-2:]
     groups = Groups(lead, method.tiles)
     if conductances.shape[:-2] == method.tiles:
@@ -143,18 +143,18 @@ def fixed_point(drive: Tensor, conductances: Tensor, cell: Cell, wires: Wires, m
     if b.device.type == "cpu":
         _keep_freed_memory()
     # The output is laid out like the fields, which spares a transposed copy.
-    out = seen(torch.empty(cols, b.shape[0], rows, b.shape[1], dtype=b.dtype, device=b.device))
+    out = from_field(torch.empty(cols, b.shape[0], rows, b.shape[1], dtype=b.dtype, device=b.device))
     missed = torch.zeros(b.shape[:2], dtype=b.dtype, device=b.device)
     for block in _blocks(b, rows, cols):
         problem = _block(b, g, cell, wires, turned, block)
         if method.iterations is not None:
-            u, _ = anderson(problem, method.tol, method.iterations, check=False)
+            u, _ = solve_by_mixing(problem, method.tol, method.iterations, check=False)
         elif has_values(b):
             u, missed[block] = _solved(problem, method.tol)
         else:  # of this block as of all others, none of which is larger
-            out[block] = seen(_unseen(problem, method.tol))
+            out[block] = from_field(_unseen(problem, method.tol))
             break
-        out[block] = seen(u)
+        out[block] = from_field(u)
     if method.iterations is None and has_values(b):
         _report_unsolved(missed, groups, method)
     out = groups.scatter(out)
@@ -188,8 +188,8 @@ def _block(
     pick: Callable[[Tensor], Tensor] = lambda r: r[at] if r.dim() == 2 else r  # noqa: E731
     g = conductances[at] if conductances.shape[1] > 1 else conductances[at[0]]
     return Problem(
-        stored(drive[at]).contiguous(),
-        stored(g).contiguous(),
+        to_field(drive[at]).contiguous(),
+        to_field(g).contiguous(),
         cell.map_tensors(pick),
         Wires(*(pick(r) if isinstance(r, Tensor) else r for r in vars(wires).values())),
         turned,
@@ -201,18 +201,18 @@ def _solved(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
     in chunks that fit the memory."""
     cols, _, rows, vectors = problem.shape
     if _is_shared(vectors, rows, cols):
-        u, missed = shared_newton(problem, tol)
+        u, missed = solve_shared_newton(problem, tol)
     else:
-        u, missed = anderson(problem, tol, _ITERATIONS)
+        u, missed = solve_by_mixing(problem, tol, _ITERATIONS)
         tiles = (missed > tol).any(1).nonzero()[:, 0]
         if vectors >= _FEW and len(tiles):
-            u[:, tiles], missed[tiles] = shared_newton(problem.tiles(tiles), tol)
+            u[:, tiles], missed[tiles] = solve_shared_newton(problem.tiles(tiles), tol)
     hard = (missed.flatten() > tol).nonzero()[:, 0]
     if len(hard) == 0:
         return u, missed
     size = 4 * u.element_size() * rows * cols * rows
     for part in hard.split(max(1, _NEWTON_BYTES // size)):
-        solved, share = damped_newton(problem.pick(part), pick(u, part, vectors), tol)
+        solved, share = solve_damped_newton(problem.pick(part), pick(u, part, vectors), tol)
         u[:, part // vectors, :, part % vectors] = solved[..., 0].transpose(0, 1)
         missed.view(-1)[part] = share[:, 0]
     return u, missed
@@ -222,8 +222,8 @@ def _unseen(problem: Problem, tol: float) -> Tensor:
     """Cell voltages of tensors without values, made in about the memory that solving with values takes."""
     cols, _, rows, vectors = problem.shape
     if not _is_shared(vectors, rows, cols):
-        return anderson(problem, tol, _UNSEEN_ITERATIONS, check=False)[0]
-    return shared_newton_step(problem)
+        return solve_by_mixing(problem, tol, _UNSEEN_ITERATIONS, check=False)[0]
+    return step_shared_newton(problem)
 
 
 def _is_shared(vectors: int, rows: int, cols: int) -> bool:
@@ -236,9 +236,10 @@ def _report_unsolved(missed: Tensor, groups: Groups, method: _Method) -> None:
         return
     tile, vector = divmod(int(missed.argmax()), missed.shape[1])
     message = (
-        f"{count} arrays did not converge, the worst at leading index {groups.index(tile, vector)}: Kirchhoff's law is"
-        f" missed by {float(missed.max()):.2g} of the column current (tol={method.tol:g}); loosen tol, use float64,"
-        " lower the voltages or the wire resistances, or use method='ngspice'"
+        f"{count} of {missed.numel()} arrays did not converge; the worst is at leading index"
+        f" {groups.index(tile, vector)}, where Kirchhoff's law is missed by {float(missed.max()):.2g} of the column"
+        f" current, while tol={method.tol:g} is allowed; loosen tol, use float64, lower the voltages or the wire"
+        " resistances, or use method='ngspice'"
     )
     if method.on_failure == "raise":
         raise ConvergenceError(message)
@@ -249,7 +250,7 @@ def _checked_tol(tol: float | None, dtype: torch.dtype) -> float:
     if tol is None:
         return DEFAULT_TOL[dtype]
     if not _TIGHTEST[dtype] <= tol < 1:
-        raise InputError("tol", tol, f"in {dtype} it must be at least {_TIGHTEST[dtype]:g} and below 1")
+        raise InputError("tol", tol, f"for {dtype} it must be at least {_TIGHTEST[dtype]:g} and below 1")
     return tol
 
 

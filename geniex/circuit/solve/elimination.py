@@ -1,19 +1,17 @@
 """One elimination of a linearised array, which then gives its exact response to any drive of its cells.
 
 With cells of slope D, the cell voltages answer a drive b of each cell as u = b - K(D u), see
-``geniex.circuit.wires``. Let x_j be the drop along the word lines up to column j, and J_j the currents in the
-word-line segments before column j. Then
+``geniex.circuit.wires``. Let x_j be the drop along the word lines up to column j. Then
 
-    bit line j     u_j = P_j (b_j - x_j),        P_j = (1 + K_col D_j)^-1
-    word lines     J_j = D_j u_j + J_{j+1},      x_j = x_{j-1} + R_j J_j       (R_0 = R_source, else R_row)
+    bit line j     u_j = P_j (b_j - x_j),     P_j = (1 + K_col D_j)^-1
+    word lines     a ladder of the columns, whose cells have the admittance D_j P_j and inject the currents D_j P_j b_j
 
-A bit line is a ladder: two recurrences along its rows give P_j without factorising a matrix. Seen from its word
-lines, it is the admittance D_j P_j. From the far end, J_j = Q_j (D_j P_j b_j + h_{j+1}) - Y'_j x_{j-1}, with
+because a bit line, seen from its word lines, is the admittance D_j P_j. A bit line is a ladder itself, whose drops for
+the currents D_j give P_j without factorising a matrix. The word lines are one ladder that the bit lines couple, with
+matrices for shares. Both are the recurrence of ``geniex.circuit.solve.ladder``.
 
-    Y_j = D_j P_j + Y'_{j+1},   Q_j = (1 + R_j Y_j)^-1,   Y'_j = Q_j Y_j,   h_j = Q_j (D_j P_j b_j + h_{j+1}),
-
-so that x_j = Q_j x_{j-1} + R_j h_j. P and Q depend on D alone. Each drive then costs two sweeps of matrix products
-over the columns and two products with P. Open cells and zero resistances need no special care.
+P and the shares depend on D alone. Each drive then costs two sweeps of matrix products over the columns and two
+products with P. Open cells and zero resistances need no special care.
 """
 
 from __future__ import annotations
@@ -21,8 +19,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geniex.circuit.solve.fields import per_tile
-from geniex.circuit.wires import Wires
+from geniex.circuit.solve.fields import average_per_tile, from_field, to_field, turn, turn_wires
+from geniex.circuit.solve.implicit import Inverse, attach_gradient
+from geniex.circuit.solve.ladder import CoupledLadder, Ladder
+from geniex.circuit.wires import Scalar, Wires
+
+_BYTES = 128 << 20
+"""Bytes of eliminations that are held at a time."""
 
 
 class Elimination:
@@ -33,62 +36,67 @@ class Elimination:
     """
 
     def __init__(self, slopes: Tensor, wires: Wires) -> None:
+        source, sink, row, col = (average_per_tile(r, slopes) for r in vars(wires).values())
         self.slopes = slopes
-        self.source, sink, self.row, col = (
-            per_tile(r, slopes) for r in (wires.r_source, wires.r_sink, wires.r_row, wires.r_col)
-        )
-        self.bit_lines = _ladders(slopes, sink, col)
-        self.word_lines = _word_lines(slopes * self.bit_lines, self.source, self.row)
+        self.bit_lines = _bit_lines(slopes, sink, col)
+        self.word_lines = CoupledLadder((slopes * self.bit_lines).unbind(), source, row)
 
     def solve(self, b: Tensor) -> Tensor:
         """The u (cols, tiles, rows, vectors) with u + K(D u) = b, for b of the same shape."""
         bit_lines = self.bit_lines.flatten(0, 1)
         u = torch.bmm(bit_lines, b.flatten(0, 1))
-        carried = self.slopes * u.view(b.shape)
-        drops = torch.empty_like(carried)
-        into, out, pass_on = carried.unbind(), drops.unbind(), self.word_lines.unbind()
-        for j in reversed(range(len(into))):
-            if j + 1 < len(into):
-                into[j].add_(out[j + 1])
-            torch.bmm(pass_on[j], into[j], out=out[j])
-        drops[1:] *= self.row
-        drops[0] *= self.source
-        for j in range(1, len(out)):
-            out[j].baddbmm_(pass_on[j], out[j - 1])
+        currents = self.slopes * u.view(b.shape)
+        drops = torch.empty_like(currents)
+        self.word_lines.drops(currents.unbind(), drops.unbind())
         return u.baddbmm_(bit_lines, drops.flatten(0, 1), alpha=-1).view(b.shape)
 
 
-def _ladders(slopes: Tensor, sink: Tensor, col: Tensor) -> Tensor:
+def _bit_lines(slopes: Tensor, sink: Tensor, col: Tensor) -> Tensor:
     """P_j = (1 + K_col D_j)^-1 (cols, tiles, rows, rows) of bit lines with slopes (cols, tiles, rows, 1)."""
-    _, tiles, rows, _ = slopes.shape
-    resistance = col.expand(1, tiles, rows, 1).clone()
-    resistance[:, :, -1:] = sink
-    # The share of the current arriving at a row that the segment below it carries on.
-    share = torch.empty_like(slopes)
-    admittance = slopes[:, :, 0]
-    for i in range(rows):
-        loaded = 1 + resistance[:, :, i] * admittance
-        torch.reciprocal(loaded, out=share[:, :, i])
-        if i + 1 < rows:
-            admittance = torch.addcdiv(slopes[:, :, i + 1], admittance, loaded)
-    eye = torch.eye(rows, dtype=slopes.dtype, device=slopes.device)
-    c = slopes * eye
-    for i in range(1, rows):
-        c[:, :, i].addcmul_(share[:, :, i - 1], c[:, :, i - 1])
-    c *= resistance * share
-    for i in range(rows - 2, -1, -1):
-        c[:, :, i].addcmul_(share[:, :, i], c[:, :, i + 1])
-    return eye - c
+    # The near end of a bit line is its last row.
+    ladder = Ladder(slopes.unbind(2)[::-1], sink[..., 0], col[..., 0])
+    eye = torch.eye(slopes.shape[2], dtype=slopes.dtype, device=slopes.device)
+    drops = slopes * eye
+    rows = drops.unbind(2)[::-1]
+    ladder.drops(rows, rows)
+    return eye - drops
 
 
-def _word_lines(admittances: Tensor, source: Tensor, row: Tensor) -> Tensor:
-    """Q_j (cols, tiles, rows, rows), which takes the drops before segment j to those that are left behind it."""
-    eye = torch.eye(admittances.shape[-1], dtype=admittances.dtype, device=admittances.device)
-    out = torch.empty_like(admittances)
-    y = torch.zeros_like(admittances[0])
-    for j in reversed(range(len(out))):
-        y = y + admittances[j]
-        lower = torch.linalg.cholesky_ex(torch.addcmul(eye, row if j else source, y)).L
-        out[j] = torch.cholesky_inverse(lower)
-        y = out[j] @ y
-    return out
+def solve_linear_array(slopes: Tensor, wires: Wires, drives: Tensor) -> Tensor:
+    """Cell voltages (patterns, tiles, rows, cols) [V] of linear cells (tiles, rows, cols) [S] driven by ``drives``.
+
+    ``drives`` (patterns, tiles, rows, cols) [V] holds, at each cell, the driver voltage of its word line. Resistances
+    are (tiles,), or (1,) for all tiles. Gradients are implicit (``geniex.circuit.solve.implicit``).
+    """
+    with torch.no_grad():
+        inverse = _inverse(wires)
+        u = inverse(slopes, drives)
+    return attach_gradient(drives - wires.drop(slopes * u), u, slopes, wires, inverse)
+
+
+def _inverse(wires: Wires) -> Inverse:
+    """The function that applies (1 + K D)^-1 of whole arrays, by eliminations of as many tiles as fit the memory."""
+
+    def inverse(slopes: Tensor, b: Tensor) -> Tensor:
+        tiles, rows, cols = slopes.shape
+        step = max(1, _BYTES // (2 * slopes.element_size() * rows * cols * min(rows, cols)))
+        chunks = (slice(k, k + step) for k in range(0, tiles, step))
+        return torch.cat([_eliminated(slopes[at], wires, at, b[:, at]) for at in chunks], 1)
+
+    return inverse
+
+
+def _eliminated(slopes: Tensor, wires: Wires, at: slice, b: Tensor) -> Tensor:
+    part = Wires(*(_of_tiles(r, at) for r in vars(wires).values()))
+    turned = slopes.shape[-2] > slopes.shape[-1]
+    if turned:  # an elimination costs rows^3 cols
+        slopes, b, part = turn(slopes), turn(b), turn_wires(part)
+    d, drive = to_field(slopes[:, None]).contiguous(), to_field(b.transpose(0, 1)).contiguous()
+    u = from_field(Elimination(d, part).solve(drive)).transpose(0, 1)
+    return turn(u) if turned else u
+
+
+def _of_tiles(value: Scalar, at: slice) -> Scalar:
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    return (value if len(value) == 1 else value[at])[:, None].detach()

@@ -17,7 +17,7 @@ The function is given the slopes and does not hold them: a checkpoint can drop s
 """
 
 
-def implicit_step(h: Tensor, u: Tensor, slopes: Tensor, wires: Wires, inverse: Inverse) -> Tensor:
+def attach_gradient(h: Tensor, u: Tensor, slopes: Tensor, wires: Wires, inverse: Inverse) -> Tensor:
     """``u``, the solution of u = h(u) = b - K f(u), with the gradient du = (1 + K D)^-1 dh, D = f' the ``slopes``."""
     return _Step.apply(h, u, slopes.detach(), wires.detached(), inverse)
 

@@ -2,11 +2,11 @@
 
 The residual r(u) = B - K f(u) - u has the Jacobian -(1 + K D), D = f'(u), which ``Elimination`` inverts.
 
-``shared_newton`` takes one elimination for all vectors of a tile, at the mean of their slopes, in single precision,
-and Anderson mixing makes up for the difference. Its steps are GEMMs, and the residual stays in the precision of the
-problem. The elimination is renewed where a step gains too little.
+``solve_shared_newton`` takes one elimination for all vectors of a tile, at the mean of their slopes, in single
+precision, and Anderson mixing makes up for the difference. Its steps are GEMMs, and the residual stays in the
+precision of the problem. The elimination is renewed where a step gains too little.
 
-``damped_newton`` gives every instance its own Jacobian and a step that is halved until ||r|| falls. 1 + K D is
+``solve_damped_newton`` gives every instance its own Jacobian and a step that is halved until ||r|| falls. 1 + K D is
 regular for every D >= 0 (K is symmetric and positive semidefinite), so ||r|| has no minimum but the solution.
 The method therefore converges from anywhere, for passive, monotone cells.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geniex.circuit.solve.anderson import CHECK_EVERY, History, Problem
 from geniex.circuit.solve.elimination import Elimination
-from geniex.circuit.solve.fields import seen, stored
+from geniex.circuit.solve.fields import from_field, to_field
 
 _SHARED_STEPS = 30
 _DAMPED_STEPS = 100
@@ -39,11 +39,11 @@ instances are left to damped Newton."""
 _STALLS = 4
 
 
-def shared_newton(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
+def solve_shared_newton(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
     """Cell voltages (cols, tiles, rows, vectors) [V] and the share of current (tiles, vectors) that they miss."""
     wires, span = problem.wires, problem.span()
-    g = seen(problem.conductances)
-    at_rest = stored(problem.cell.derivative(torch.zeros_like(g), g)).float()
+    g = from_field(problem.conductances)
+    at_rest = to_field(problem.cell.derivative(torch.zeros_like(g), g)).float()
     elimination = Elimination(at_rest.mean(-1, keepdim=True), wires)
     x = _clamped(elimination.solve(problem.drive.expand(problem.shape).float()).to(span.dtype), span)
     history = History(x, torch.float32)
@@ -82,11 +82,11 @@ def shared_newton(problem: Problem, tol: float) -> tuple[Tensor, Tensor]:
     return x, missed
 
 
-def shared_newton_step(problem: Problem) -> Tensor:
-    """Cell voltages after one step of ``shared_newton``, which looks at no values and takes its memory."""
+def step_shared_newton(problem: Problem) -> Tensor:
+    """Cell voltages after one step of ``solve_shared_newton``, which looks at no values and takes its memory."""
     span = problem.span()
-    g = seen(problem.conductances)
-    at_rest = stored(problem.cell.derivative(torch.zeros_like(g), g)).float()
+    g = from_field(problem.conductances)
+    at_rest = to_field(problem.cell.derivative(torch.zeros_like(g), g)).float()
     elimination = Elimination(at_rest.mean(-1, keepdim=True), problem.wires)
     x = _clamped(elimination.solve(problem.drive.expand(problem.shape).float()).to(span.dtype), span)
     history = History(x, torch.float32)
@@ -98,8 +98,8 @@ def shared_newton_step(problem: Problem) -> Tensor:
     return _clamped(x + (r - history.mix(r)), span)
 
 
-def damped_newton(problem: Problem, u: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """The results of ``shared_newton`` for tiles of one vector, each with its own Jacobian, from the start ``u``
+def solve_damped_newton(problem: Problem, u: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """The results of ``solve_shared_newton`` for tiles of one vector, each with its own Jacobian, from the start ``u``
     (cols, tiles, rows, 1)."""
     span = problem.span()
     # Where the start is far off, its slopes are too steep for any arithmetic, and 0 V is a better start.

@@ -9,14 +9,12 @@ or column leaves a node floating.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from geniex.cells import Cell
 from geniex.circuit.spice.worker import missing_pyspice
-
-if TYPE_CHECKING:
-    from geniex.circuit.crossbar import Crossbar
+from geniex.circuit.wires import Wires
 
 _OPTIONS = ".options reltol=1e-9 vntol=1e-12 abstol=1e-12 itl1=500 gmin=1e-30"
 """Tolerances with which ngspice's Newton iteration stops, by relative change, volt and ampere; at most 500 iterations.
@@ -30,53 +28,52 @@ transistor's junctions; its default of 1 pS shows in the eighth digit."""
 class _Nodes:
     """The names of a crossbar's nodes; nodes that a zero resistance joins share a name."""
 
-    crossbar: Crossbar
+    rows: int
+    wires: Wires
 
     def row(self, i: int, j: int) -> str:
-        wires = self.crossbar.wires
-        j = 0 if wires.r_row == 0 else j
-        return f"drive{i}" if j == 0 and wires.r_source == 0 else f"r{i}_{j}"
+        j = 0 if self.wires.r_row == 0 else j
+        return f"drive{i}" if j == 0 and self.wires.r_source == 0 else f"r{i}_{j}"
 
     def col(self, i: int, j: int) -> str:
-        wires, last = self.crossbar.wires, self.crossbar.rows - 1
-        i = last if wires.r_col == 0 else i
-        return f"sense{j}" if i == last and wires.r_sink == 0 else f"c{i}_{j}"
+        last = self.rows - 1
+        i = last if self.wires.r_col == 0 else i
+        return f"sense{j}" if i == last and self.wires.r_sink == 0 else f"c{i}_{j}"
 
 
-def frame(crossbar: Crossbar) -> str:
+def write_frame(rows: int, cols: int, wires: Wires) -> str:
     """The netlist without its cells: drivers (at 0 V), wires, ammeters and options; it is the same for every tile."""
     try:
         from PySpice.Spice.Netlist import Circuit
     except ImportError as error:
         raise missing_pyspice() from error
 
-    circuit, wires, nodes = Circuit("crossbar"), crossbar.wires, _Nodes(crossbar)
-    rows, cols = range(crossbar.rows), range(crossbar.cols)
+    circuit, nodes = Circuit("crossbar"), _Nodes(rows, wires)
 
-    def resistor(name: str, plus: str, minus: str, ohm: object) -> None:
+    def add_resistor(name: str, plus: str, minus: str, ohm: object) -> None:
         if ohm != 0:
             circuit.R(name, plus, minus, ohm)
 
-    for i in rows:
+    for i in range(rows):
         circuit.V(f"drive{i}", f"drive{i}", circuit.gnd, 0.0)
-        resistor(f"source{i}", f"drive{i}", nodes.row(i, 0), wires.r_source)
-        for j in cols[1:]:
-            resistor(f"row{i}_{j}", nodes.row(i, j - 1), nodes.row(i, j), wires.r_row)
-    for j in cols:
-        for i in rows[1:]:
-            resistor(f"col{i}_{j}", nodes.col(i - 1, j), nodes.col(i, j), wires.r_col)
-        resistor(f"sink{j}", nodes.col(crossbar.rows - 1, j), f"sense{j}", wires.r_sink)
+        add_resistor(f"source{i}", f"drive{i}", nodes.row(i, 0), wires.r_source)
+        for j in range(1, cols):
+            add_resistor(f"row{i}_{j}", nodes.row(i, j - 1), nodes.row(i, j), wires.r_row)
+    for j in range(cols):
+        for i in range(1, rows):
+            add_resistor(f"col{i}_{j}", nodes.col(i - 1, j), nodes.col(i, j), wires.r_col)
+        add_resistor(f"sink{j}", nodes.col(rows - 1, j), f"sense{j}", wires.r_sink)
         circuit.V(f"sense{j}", f"sense{j}", circuit.gnd, 0.0)
     # Only the ammeters are saved, so that ngspice does not store (and leak) every node of every solution.
-    saved = " ".join(f"i(vsense{j})" for j in cols)
+    saved = " ".join(f"i(vsense{j})" for j in range(cols))
     return f"{circuit}{_OPTIONS}\n.save {saved}\n"
 
 
-def cells(crossbar: Crossbar, conductances: Tensor) -> str:
+def write_cells(conductances: Tensor, cell: Cell, wires: Wires) -> str:
     """The rest of the netlist, with a card for each cell of ``conductances`` (rows, cols) [S] that is not open."""
-    nodes = _Nodes(crossbar)
+    nodes = _Nodes(len(conductances), wires)
     cards = [
-        crossbar.cell.spice(f"cell{i}_{j}", nodes.row(i, j), nodes.col(i, j), g)
+        cell.spice(f"cell{i}_{j}", nodes.row(i, j), nodes.col(i, j), g)
         for i, row in enumerate(conductances.tolist())
         for j, g in enumerate(row)
         if g != 0

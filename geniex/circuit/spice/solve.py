@@ -14,18 +14,17 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from geniex.cells import Cell
 from geniex.circuit.broadcast import Groups
 from geniex.circuit.spice import worker as ngspice
-from geniex.circuit.spice.netlist import cells, frame
+from geniex.circuit.spice.netlist import write_cells, write_frame
+from geniex.circuit.wires import Wires
 from geniex.errors import InputError, SpiceError
-
-if TYPE_CHECKING:
-    from geniex.circuit.crossbar import Crossbar
 
 _SOLVES_PER_WORKER = 256
 """Operating points after which a process is replaced: it keeps the memory that ngspice leaks, but takes 0.3 s to
@@ -40,13 +39,16 @@ class _Piece(NamedTuple):
     stop: int
 
 
-def solve_ngspice(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, workers: int | None = None) -> Tensor:
+def solve_ngspice(
+    voltages: Tensor, conductances: Tensor, cell: Cell, wires: Wires, workers: int | None = None
+) -> Tensor:
     """Column currents (..., cols) [A] from ngspice, in the inputs' dtype and on their device; no gradients.
 
     Args:
-        crossbar: the circuit.
         voltages: driver voltages (..., rows) [V]; their leading dimensions broadcast with those of the conductances.
         conductances: cell conductances (..., rows, cols) [S]; a tile that vectors share is loaded once.
+        cell: I-V model of the cells.
+        wires: resistances, numbers.
         workers: number of processes at a time; None means one per core.
 
     Raises:
@@ -54,23 +56,27 @@ def solve_ngspice(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, wo
         SpiceError: a tile has no solution, or its worker died.
     """
     _refuse_gradients(voltages, conductances)
-    ngspice.shared_library()
-    shared = frame(crossbar)
+    ngspice.find_library()
+    rows, cols = conductances.shape[-2:]
+    frame = write_frame(rows, cols, wires)
     lead = torch.broadcast_shapes(voltages.shape[:-1], conductances.shape[:-2])
     groups = Groups(lead, conductances.shape[:-2])
-    g = _exact(conductances).reshape(-1, crossbar.rows, crossbar.cols)
-    v = groups.gather(_exact(voltages).expand(*lead, crossbar.rows)[..., None])[..., 0]
-    currents = torch.empty(groups.tiles, groups.vectors, crossbar.cols, dtype=torch.float64)
+    g = _exact(conductances).reshape(-1, rows, cols)
+    v = groups.gather(_exact(voltages).expand(*lead, rows)[..., None])[..., 0]
+    currents = torch.empty(groups.tiles, groups.vectors, cols, dtype=torch.float64)
 
     def run(task: list[_Piece]) -> None:
         job = [
-            {"netlist": shared + cells(crossbar, g[p.tile]), "voltages": v[p.tile, p.start : p.stop].tolist()}
+            {
+                "netlist": frame + write_cells(g[p.tile], cell, wires),
+                "voltages": v[p.tile, p.start : p.stop].tolist(),
+            }
             for p in task
         ]
         for piece, answer in zip(task, _ask_worker(job), strict=True):
             if answer["error"] is not None:
                 where = groups.index(piece.tile, piece.start + len(answer["currents"]))
-                raise SpiceError(f"tile at leading index {where}: {answer['error']}")
+                raise SpiceError(f"the tile at leading index {where} was not solved: {answer['error']}")
             currents[piece.tile, piece.start : piece.stop] = torch.tensor(answer["currents"], dtype=torch.float64)
 
     workers = workers or os.cpu_count() or 1
@@ -83,16 +89,17 @@ def solve_ngspice(crossbar: Crossbar, voltages: Tensor, conductances: Tensor, wo
     return groups.scatter(currents[..., None])[..., 0].to(voltages)
 
 
-def solve_tile(crossbar: Crossbar, conductances: Tensor, voltages: Tensor) -> Tensor:
+def solve_tile(voltages: Tensor, conductances: Tensor, cell: Cell, wires: Wires) -> Tensor:
     """Column currents (vectors, cols) [A] of one tile, from libngspice in this very process; no gradients.
 
-    ``conductances`` is (rows, cols) [S], ``voltages`` is (vectors, rows) [V]. This is for callers that are themselves
+    ``voltages`` is (vectors, rows) [V], ``conductances`` is (rows, cols) [S]. This is for callers that are themselves
     processes to be replaced, because memory that libngspice leaks stays in the process.
     """
     _refuse_gradients(voltages, conductances)
-    netlist = frame(crossbar) + cells(crossbar, _exact(conductances))
-    currents = list(ngspice.operating_points(netlist, _exact(voltages).tolist()))
-    return torch.tensor(currents, dtype=torch.float64).reshape(-1, crossbar.cols).to(voltages)
+    rows, cols = conductances.shape
+    netlist = write_frame(rows, cols, wires) + write_cells(_exact(conductances), cell, wires)
+    currents = list(ngspice.solve_operating_points(netlist, _exact(voltages).tolist()))
+    return torch.tensor(currents, dtype=torch.float64).reshape(-1, cols).to(voltages)
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ def _refuse_gradients(voltages: Tensor, conductances: Tensor) -> None:
             raise InputError(
                 name,
                 "a tensor that requires grad",
-                "ngspice has no gradients: detach it, or use method='native'",
+                "ngspice has no gradients; detach the tensor, or use method='native'",
             )
 
 
@@ -136,4 +143,4 @@ def _ask_worker(job: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if done.returncode < 0:
         status = signal.Signals(-done.returncode).name
     last = " ".join(done.stderr.split("\n")[-4:]).strip()
-    raise SpiceError(f"the ngspice worker died ({status}): {last or 'it does not say why'}")
+    raise SpiceError(f"the ngspice worker died ({status}): {last or 'it printed no reason'}")

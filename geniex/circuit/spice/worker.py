@@ -36,7 +36,7 @@ def missing_pyspice() -> MissingDependencyError:
     return MissingDependencyError("PySpice", "ngspice", install_hint("spice"))
 
 
-def shared_library() -> str:
+def find_library() -> str:
     """The name or path under which the loader finds libngspice; ``NGSPICE_LIBRARY_PATH`` takes precedence."""
     asked = os.environ.get("NGSPICE_LIBRARY_PATH")
     for name in [asked] if asked else [*_NAMES, ctypes.util.find_library("ngspice")]:
@@ -49,8 +49,8 @@ def shared_library() -> str:
     raise MissingDependencyError(
         f"the library of ngspice ({asked or 'libngspice.so'})",
         "ngspice",
-        "on Debian and Ubuntu, apt-get install ngspice libngspice0-dev;"
-        " elsewhere set NGSPICE_LIBRARY_PATH to the library's file",
+        "on Debian and Ubuntu, run apt-get install ngspice libngspice0-dev;"
+        " elsewhere, set NGSPICE_LIBRARY_PATH to the library's file",
     )
 
 
@@ -62,7 +62,7 @@ def ngspice_version() -> str | None:
         return None
 
 
-def operating_points(netlist: str, voltages: Sequence[Sequence[float]]) -> Iterator[list[float]]:
+def solve_operating_points(netlist: str, voltages: Sequence[Sequence[float]]) -> Iterator[list[float]]:
     """Yields the ammeters' currents (columns) [A] for each vector of driver voltages (rows) [V] of one netlist.
 
     Raises ``SpiceError`` with ngspice's own words for the first vector that has no finite solution. Success is judged
@@ -92,7 +92,7 @@ def _library() -> Any:
         raise missing_pyspice() from error
     # PySpice logs everything that ngspice prints as errors, such as "Using SPARSE 1.3".
     logging.getLogger("PySpice.Spice.NgSpice.Shared").setLevel(logging.CRITICAL)
-    NgSpiceShared.LIBRARY_PATH = shared_library()
+    NgSpiceShared.LIBRARY_PATH = find_library()
     return NgSpiceShared.new_instance()
 
 
@@ -116,16 +116,16 @@ def _read(spice: Any, said: list[str]) -> list[float]:
     if not currents:
         # The first lines say what is wrong with a netlist, the last ones why an analysis stopped.
         words = dict.fromkeys([*said[:2], *said[-3:]])
-        raise SpiceError("ngspice found no operating point: " + ("; ".join(words) or "it does not say why"))
+        raise SpiceError("ngspice found no operating point: " + ("; ".join(words) or "it printed no reason"))
     if not all(map(math.isfinite, currents)):
-        raise SpiceError(f"ngspice's column currents are not finite: {currents}")
+        raise SpiceError(f"ngspice returned column currents that are not finite: {currents}")
     return currents
 
 
 def _answer(tile: dict[str, Any]) -> dict[str, Any]:
     currents: list[list[float]] = []
     try:
-        currents.extend(operating_points(tile["netlist"], tile["voltages"]))
+        currents.extend(solve_operating_points(tile["netlist"], tile["voltages"]))
     except SpiceError as error:
         return {"currents": currents, "error": str(error)}
     return {"currents": currents, "error": None}

@@ -49,8 +49,9 @@ import torch
 from torch import Tensor
 
 from geniex.circuit import Wires
+from geniex.circuit.solve.elimination import solve_linear_array
 from geniex.circuit.solve.fields import turn
-from geniex.circuit.solve.ladder import array_voltages, line_voltages
+from geniex.circuit.solve.ladder import solve_word_lines
 from geniex.circuit.transfer_matrix import effective_conductance
 from geniex.surrogate.physics.circuit import Circuit
 from geniex.surrogate.physics.word_lines import (
@@ -163,14 +164,14 @@ def expand(conductances: Tensor, circuit: Circuit, powers: Sequence[int], moment
     if not moments:
         return _alike(g, wires, lines, excess, powers)
     weights = _Weights(effective_conductance(g, wires), moments)
-    rises = weights.orthogonal(wires.col_drop(g * array_voltages(g, wires, weights.patterns)))
-    rho, *pushed = line_voltages(g[None], lines, torch.cat([torch.ones_like(g)[None], rises]))
+    rises = weights.orthogonal(wires.col_drop(g * solve_linear_array(g, wires, weights.patterns)))
+    rho, *pushed = solve_word_lines(g[None], lines, torch.cat([torch.ones_like(g)[None], rises]))
     linear = torch.stack(pushed)
     solved = WordLines.solve(g, excess, lines, States(*_nodes(powers, g), rises[0], rho, linear[0]))
     response_own = own_response(g, lines)
     bit_lines = Wires(wires.r_sink, 0.0, wires.r_col, 0.0)
     # By reciprocity T_ij is the voltage at the cell for 1 V at the sense side. ``reach`` is g T, ``push`` g T h.
-    reach = g * turn(line_voltages(turn(g * response_own), bit_lines, torch.ones_like(turn(g))))
+    reach = g * turn(solve_word_lines(turn(g * response_own), bit_lines, torch.ones_like(turn(g))))
     alike = _fitted(reach * solved.beyond, powers, 0)
     push = reach * (rises[0] * response_own - linear[0])
     return Expansion(alike, _apart(solved, weights, rises, linear, reach, push, powers))
@@ -192,7 +193,7 @@ def _alike(g: Tensor, wires: Wires, lines: Wires, excess: Excess, powers: Sequen
     response = effective_conductance(g, wires)
     # The current from a driver enters a column mostly through the cell where the two lines cross.
     rise = wires.col_drop(response)
-    driven, lifted = line_voltages(g[None], lines, torch.stack([torch.ones_like(g), rise]))
+    driven, lifted = solve_word_lines(g[None], lines, torch.stack([torch.ones_like(g), rise]))
     beyond = beyond_linear(g, excess, lines, States(*_nodes(powers, g), rise, driven, lifted))
     reach = torch.minimum(response / driven, _SHARE * g).clamp(min=0)
     unit = _inverse(response.sum(-2, keepdim=True))

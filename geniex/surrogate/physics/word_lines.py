@@ -31,8 +31,8 @@ from torch import Tensor
 
 from geniex.cells import Cell
 from geniex.circuit import Wires
-from geniex.circuit.solve.implicit import implicit_step
-from geniex.circuit.solve.ladder import Ladders, line_voltages, over_rows
+from geniex.circuit.solve.implicit import attach_gradient
+from geniex.circuit.solve.ladder import LineSolver, line_resistance, solve_word_lines, spread_over_rows
 
 ORDERS = (3, 5, 7, 9)
 """Powers of the cell voltage in the excess polynomial."""
@@ -106,7 +106,7 @@ class _March:
         self._powers, self._steeper = (
             [x.unbind() for x in c.expand(len(self._g), *c.shape[1:])] for c in (powers, orders * powers)
         )
-        first, others = (torch.as_tensor(over_rows(r)).to(powers) for r in (lines.r_source, lines.r_row))
+        first, others = (spread_over_rows(r, powers).detach() for r in (lines.r_source, lines.r_row))
         self._resistances = [first, *[others] * (len(self._g) - 1)]
         far = self._w * self._driven[-1] + self._t * (self._rise[-1] - self._lifted[-1])
         for _ in range(_NEWTON):
@@ -188,7 +188,7 @@ class WordLines:
         drive.
         """
         slopes, patterns = (self.g * self.slopes)[None], rises[:, None]
-        return linear[:, None] - self.slopes * line_voltages(slopes, self.lines, patterns)
+        return linear[:, None] - self.slopes * solve_word_lines(slopes, self.lines, patterns)
 
     def by_own_rise(self) -> tuple[Tensor, Tensor]:
         """First and second derivative of ``beyond`` by a rise of the cell's own column alone."""
@@ -211,35 +211,14 @@ def _differentiable(u: Tensor, g: Tensor, excess: Excess, lines: Wires, states: 
     """The solution ``u`` with its gradient (``geniex.circuit.solve.implicit``)."""
     with torch.no_grad():
         slopes = g * (1 + excess(u, 1))
-        ladders = Ladders(slopes, lines)
+        solver = LineSolver(slopes, lines)
     h = states.drives() - lines.row_drop(g * (u + excess(u)))
-    return implicit_step(h, u, slopes, lines, lambda _, b: ladders.solve(b))
+    return attach_gradient(h, u, slopes, lines, lambda _, b: solver.solve(b))
 
 
 def own_response(g: Tensor, lines: Wires) -> Tensor:
     """Fall of a linear cell's voltage (tiles, rows, cols) per rise of its own bit line alone."""
     return 1 / (1 + g * line_resistance(g, lines))
-
-
-def line_resistance(slopes: Tensor, lines: Wires) -> Tensor:
-    """Resistance [ohm] (..., tiles, rows, cols) that each cell sees of its word line, with bit lines at ground.
-
-    ``slopes`` (..., tiles, rows, cols) [S] are those of all cells; a cell's own does not count.
-    """
-    cells = slopes.movedim(-1, 0).unbind()
-    first, others = (
-        torch.as_tensor(r, dtype=slopes.dtype, device=slopes.device) for r in (lines.r_source, lines.r_row)
-    )
-    first, others = (r[..., None] if r.dim() else r for r in (first, others))  # (tiles, rows)
-    beyond = [torch.zeros_like(cells[0])]  # the line's admittance after each cell
-    for cell in reversed(cells[1:]):
-        there = beyond[-1] + cell
-        beyond.append(there / (1 + others * there))
-    out, before = [], first.expand_as(cells[0])
-    for cell, after in zip(cells, reversed(beyond), strict=True):
-        out.append(before / (1 + before * after))
-        before = before / (1 + before * cell) + others
-    return torch.stack(out, -1)
 
 
 def chebyshev_nodes(count: int) -> list[float]:

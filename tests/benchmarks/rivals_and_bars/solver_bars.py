@@ -1,15 +1,12 @@
-"""The project's bars: limits that benchmark figures have to meet, beside the measured figures."""
+"""The bars of ``geniex bench solver``: limits that its figures have to meet, beside the measured figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from geniex.bench.accuracy import Campaign
-
-if TYPE_CHECKING:
-    from geniex.bench.report import BackwardRow, GrowthRow, ResponseRow, Row, SolverReport
+from geniex.bench.additions import Bar, Campaign
+from geniex.bench.solver_report import BackwardRow, GrowthRow, ResponseRow, Row, SolverReport
 
 T = TypeVar("T")
 
@@ -31,37 +28,6 @@ _BACKWARD = 2.0
 """Ratio of backward to forward time."""
 _CAMPAIGNS = {("ngspice", 32): 100, ("ngspice", 64): 5, ("SuperLU", 128): 200}
 """Number of arrays that have to be compared, by oracle and largest size."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One figure and its bar."""
-
-    figure: str
-    """Name of the figure."""
-    unit: str
-    """Unit of ``limit`` and ``measured``, as printed."""
-    limit: float
-    measured: float | None
-    """Measured figure; None if this run did not measure it."""
-    at_least: bool = False
-    """Whether the figure must reach the limit; otherwise it must not exceed it."""
-    where: str = ""
-    """Case of the figure, if it is the worst of several."""
-    partial: str = ""
-    """Shortfall of this run that keeps a good figure from meeting the bar; empty for a full run."""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the figure meets its bar; None if it was not measured, or is good but from a partial run."""
-        if self.measured is None:
-            return None
-        good = self.measured >= self.limit if self.at_least else self.measured <= self.limit
-        return None if good and self.partial else good
-
-    def to_dict(self) -> dict[str, Any]:
-        """The bar as JSON-ready plain values."""
-        return vars(self) | {"met": self.met}
 
 
 def solver_bars(report: SolverReport) -> tuple[Bar, ...]:

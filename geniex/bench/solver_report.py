@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from geniex.bench.accuracy import Campaign
-from geniex.bench.bars import Bar, solver_bars
+from geniex.bench.additions import Bar, Campaign
 
 
 @dataclass(frozen=True)
-class Settings:
+class SolverSettings:
     """The settings of one run."""
 
     sizes: tuple[int, ...] = (16, 32, 64, 128, 256)
@@ -38,7 +37,7 @@ class Settings:
     seed: int = 0
     """Seed of all random arrays."""
 
-    def quick(self) -> Settings:
+    def quick(self) -> SolverSettings:
         """The settings of a run that ends within a minute."""
         return replace(
             self,
@@ -134,7 +133,7 @@ class GrowthRow:
 class SolverReport:
     """Everything that one run found."""
 
-    settings: Settings
+    settings: SolverSettings
     machine: dict[str, Any]
     notes: tuple[str, ...]
     """Measurements that were left out, with the reasons."""
@@ -143,11 +142,9 @@ class SolverReport:
     backward: tuple[BackwardRow, ...]
     growth: tuple[GrowthRow, ...]
     accuracy: tuple[Campaign, ...]
-
-    @property
-    def bars(self) -> tuple[Bar, ...]:
-        """The project's bars beside these figures."""
-        return solver_bars(self)
+    """Errors on random arrays; empty without a checkout."""
+    bars: tuple[Bar, ...] = ()
+    """The project's bars beside these figures; empty without a checkout."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready plain values."""

@@ -4,53 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from geniex.bench.cases import Problem, describe
-from geniex.bench.rivals import Native, SuperLU
+from geniex.bench.additions import Campaign
+from geniex.bench.circuits import Problem
+from geniex.bench.solver_models import Native
+from geniex.circuit.metrics import relative_error
 from geniex.circuit.spice import solve_ngspice
 from geniex.errors import GeniexError
+from rivals_and_bars.random_arrays import describe
+from rivals_and_bars.rivals import SuperLU
 
 _TIGHT = 1e-13
 """Tolerance of SuperLU Newton as the reference; it is so tight that rounding stops Newton first."""
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """Errors of the native solver against one oracle on random arrays."""
-
-    oracle: str
-    """Solver that gives the reference: "ngspice" or "SuperLU"."""
-    up_to: int
-    """Largest number of rows or columns that may be drawn."""
-    sizes: tuple[int, int]
-    """Smallest and largest number of rows or columns that were drawn."""
-    arrays: int
-    """Number of arrays that both solved."""
-    worst: float | None
-    """Largest error of a column current over these arrays."""
-    median: float | None
-    """Median over these arrays of their largest error."""
-    worst_array: str | None
-    """Array with the worst error, in words."""
-    oracles_apart: float | None
-    """Largest error of SuperLU against ngspice; None if SuperLU is the oracle or missing."""
-    failures: tuple[str, ...]
-    """Arrays that the native solver did not solve, in words."""
-    oracle_failures: tuple[str, ...]
-    """Arrays that the oracle did not solve, in words."""
-
-
-def current_error(actual: Tensor, expected: Tensor) -> float:
-    """The largest |dI_j| / max(|I_j|, 1e-3 max_j |I_j|) of column currents (..., cols)."""
-    scale = torch.maximum(expected.abs(), 1e-3 * expected.abs().amax(-1, keepdim=True))
-    off = (actual - expected).abs()
-    # Where all exact currents are zero, the error is 0 for zero currents and infinite for others.
-    return torch.where(off == 0, 0, off / scale).max().item()
 
 
 def superlu_currents(problem: Problem) -> Tensor:
@@ -60,7 +28,8 @@ def superlu_currents(problem: Problem) -> Tensor:
 
 def ngspice_currents(problem: Problem) -> Tensor:
     """Column currents (vectors, cols) [A] by ngspice in its own process."""
-    return solve_ngspice(problem.crossbar, problem.voltages, problem.conductances, workers=1)
+    crossbar, voltages, conductances = problem
+    return solve_ngspice(voltages, conductances, crossbar.cell, crossbar.wires, workers=1)
 
 
 def against_superlu(problems: Sequence[Problem], up_to: int) -> Campaign:
@@ -115,6 +84,6 @@ def _errors(found: Sequence[Tensor | str], expected: Sequence[Tensor | str]) -> 
     errors, arrays = [], []
     for k, (actual, exact) in enumerate(zip(found, expected, strict=True)):
         if isinstance(actual, Tensor) and isinstance(exact, Tensor):
-            errors.append(current_error(actual, exact))
+            errors.append(relative_error(exact, actual).max().item())
             arrays.append(k)
     return errors, arrays

@@ -1,4 +1,4 @@
-"""Solvers of the crossbar behind one interface: geniex's native solver and its rivals."""
+"""Rival solvers of the crossbar: SuperLU Newton, badcrossbar and ngspice."""
 
 from __future__ import annotations
 
@@ -9,86 +9,16 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from geniex.bench.cases import Problem
-from geniex.bench.nodal import NodalArray
+from geniex.bench.circuits import Problem
+from geniex.bench.solver_models import Answer, Solve
 from geniex.circuit.spice import ngspice_version, solve_tile
 from geniex.distribution import install_hint
-
-
-class Answer(NamedTuple):
-    """The solution that a rival returns for a problem."""
-
-    currents: Tensor
-    """Column currents (vectors, cols) [A], float64."""
-    iterations: float | None = None
-    """Mean Newton or fixed-point iterations per vector; None if the rival does not report them."""
-
-
-Solve = Callable[[], Answer]
-"""A function that solves a prepared problem; only its call is timed."""
-
-
-class Rival(Protocol):
-    """A solver that gives the column currents."""
-
-    @property
-    def name(self) -> str:
-        """The solver's name in tables."""
-        ...
-
-    @property
-    def missing(self) -> str | None:
-        """The reason why the solver cannot run on this machine; None if it can."""
-        ...
-
-    @property
-    def threaded(self) -> bool:
-        """Whether the solver uses several cores if it is allowed to."""
-        ...
-
-    def vectors(self, problem: Problem) -> int:
-        """The number of the problem's vectors that the solver is given; 0 if it cannot solve the circuit."""
-        ...
-
-    def prepare(self, problem: Problem) -> Solve:
-        """Do the work that is not timed (conversions, tables of indices) and return the function that solves."""
-        ...
-
-
-@dataclass(frozen=True)
-class Native:
-    """geniex's native solver, by the method that ``Crossbar.solve`` chooses."""
-
-    dtype: torch.dtype = torch.float64
-    tol: float | None = None
-    """Tolerance, as in ``Crossbar.solve``."""
-    missing: str | None = None
-    threaded: bool = True
-
-    @property
-    def name(self) -> str:
-        """The name with the precision."""
-        return f"native {str(self.dtype).removeprefix('torch.')}"
-
-    def vectors(self, problem: Problem) -> int:
-        """All vectors."""
-        return problem.voltages.shape[0]
-
-    def prepare(self, problem: Problem) -> Solve:
-        """Convert the tensors."""
-        v, g = problem.voltages.to(self.dtype), problem.conductances.to(self.dtype)
-
-        def solve() -> Answer:
-            with torch.no_grad():
-                return Answer(problem.crossbar.solve(v, g, tol=self.tol).double())
-
-        return solve
+from rivals_and_bars.nodal import NodalArray
 
 
 @dataclass(frozen=True)
@@ -98,6 +28,7 @@ class SuperLU:
     tol: float = 1e-9
     name: str = "SuperLU"
     threaded: bool = False
+    measured_up_to: float = 128
 
     @property
     def missing(self) -> str | None:
@@ -129,6 +60,7 @@ class BadCrossbar:
 
     name: str = "badcrossbar"
     threaded: bool = False
+    measured_up_to: float = 128
 
     @property
     def missing(self) -> str | None:
@@ -161,6 +93,7 @@ class Ngspice:
     largest: int = 64
     name: str = "ngspice"
     threaded: bool = False
+    measured_up_to: float = 0
 
     @property
     def missing(self) -> str | None:
@@ -173,7 +106,8 @@ class Ngspice:
 
     def prepare(self, problem: Problem) -> Solve:
         """Return the function that solves; nothing can be done before."""
-        return lambda: Answer(solve_tile(problem.crossbar, problem.conductances, problem.voltages))
+        crossbar, voltages, conductances = problem
+        return lambda: Answer(solve_tile(voltages, conductances, crossbar.cell, crossbar.wires))
 
 
 @functools.cache
