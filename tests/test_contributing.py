@@ -15,9 +15,14 @@ from torch import nn
 from geniex import Crossbar, CrossbarMatrix, IdealEmulator, LinearCell, convert, presets
 from geniex import config as configs
 from geniex.cells import Cell
+from geniex.mapping.layout import grouped
 from geniex.mitigation import REMAPPINGS, remap
 from geniex.mitigation.remap.sensitivity import MEASURES
 from geniex.simulator import crossbar_layers
+from geniex.simulator.layers import crossbar
+from geniex.study.grid import PointSettings, StudySpec
+from geniex.study.grid.fields import GROUPS, STEPS
+from geniex.variation import Variations, vary_tiles
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -30,7 +35,15 @@ RECIPES = {
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """Leave the process as it was: recipes register things."""
-    registries: list[dict[str, Any]] = [configs._registered, REMAPPINGS, MEASURES]
+    registries: list[dict[Any, Any]] = [
+        configs._registered,
+        REMAPPINGS,
+        MEASURES,
+        grouped._layouts,
+        crossbar._kinds,
+        STEPS,
+        GROUPS,
+    ]
     before = [dict(registry) for registry in registries]
     yield
     for registry, entries in zip(registries, before, strict=True):
@@ -47,7 +60,7 @@ def run(title: str) -> dict[str, Any]:
 
 
 def test_every_recipe_has_one_short_block() -> None:
-    assert {"A cell", "An emulator", "A remapping"} <= set(RECIPES)
+    assert {"A cell", "An emulator", "A remapping", "A layer kind", "A layout", "A study setting"} <= set(RECIPES)
     for title, blocks in RECIPES.items():
         assert len(blocks) == 1, title
         work = [x for x in blocks[0].splitlines() if x.strip() and not x.startswith(("import", "from", "@"))]
@@ -94,6 +107,44 @@ def test_a_remapping_moves_outputs_and_keeps_the_function() -> None:
     order = crossbar_layers(remapped)["0"].matrices[0].layout.arrangement.outputs
     # A tile takes four outputs. The two largest are nearest the drivers of the two tiles, and so on.
     assert order.tolist() == [2, 5, 3, 1, 4, 0]
+
+
+def test_a_layer_kind_goes_on_crossbars() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(run("A layer kind")["Transposed"](6, 6)), torch.rand(5, 6)
+    converted = convert(net, presets["geniex-16"].architecture(), IdealEmulator(), calibration=x, trainable=True)
+    assert list(crossbar_layers(converted)) == ["0"]
+    torch.testing.assert_close(converted(x), net(x), rtol=0, atol=1e-3)
+    torch.testing.assert_close(crossbar_layers(converted)["0"].digital()(x), net(x))
+
+
+def test_a_layout_places_outputs() -> None:
+    run("A layout")
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 3)), torch.rand(5, 8)
+    architecture = presets["geniex-16"].architecture()
+    usual, mirrored = (
+        convert(net, architecture, IdealEmulator(), calibration=x, layout=layout) for layout in ("dense", "mirrored")
+    )
+    assert torch.equal(usual(x), mirrored(x))
+    first, last = (crossbar_layers(mirrored)["0"].matrices[0].locate(k, 0) for k in (0, 2))
+    assert max(last.cols) < min(first.cols), "the last output is nearest the drivers"
+
+
+def test_a_study_varies_a_setting_of_ones_own() -> None:
+    made = run("A study setting")["ColumnGain"]
+    points = StudySpec.of({"grid": {"variation.column_gain.sigma": [0.1, 0.2]}}).points()
+    first, second = (PointSettings.of(point.settings).variations for point in points)
+    assert (first, second) == (Variations((made(0.1),)), Variations((made(0.2),)))
+    g = torch.full((4, 3), 1e-5, dtype=torch.float64)
+    varied = vary_tiles(g, presets["geniex-16"].window, second, seed=1)
+    assert (varied == varied[:1]).all(), "cells of a column have one gain"
+    assert len(varied[0].unique()) == 3
+
+
+def test_make_has_the_targets_that_are_named() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert set(re.findall(r"`make (\w+)`", TEXT)) <= set(targets)
 
 
 def test_the_rooms_are_those_of_the_import_contract() -> None:

@@ -18,6 +18,7 @@ A YAML file or a mapping gives the fixed settings (any setting, by its dotted na
 A point is one combination of the varied settings.
 """
 
+from geniex.study.grid.fields import register_variation
 from geniex.study.grid.files import read_table
 from geniex.study.grid.groups import Pruning
 from geniex.study.grid.pictures import study_pictures
@@ -36,6 +37,7 @@ __all__ = [
     "StudySpec",
     "planned",
     "read_table",
+    "register_variation",
     "run_study",
     "study_pictures",
     "write_study",

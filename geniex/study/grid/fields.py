@@ -23,6 +23,7 @@ from geniex.variation import (
     Retention,
     StuckCells,
     StuckLines,
+    Variation,
 )
 
 Flat = dict[str, Any]
@@ -85,8 +86,24 @@ GROUPS: dict[str, tuple[str, ...]] = {
     **{f"variation.{name}": _of(kind) for name, kind in STEPS.items()},
 }
 """Members of each group of settings. The members of "crossbar.cell" depend on the kind of cell."""
-WHOLE = ("variation", "prune", "check", "crossbar.cell", *(f"variation.{name}" for name in STEPS))
-"""Groups that may also be given as one value: null or a name."""
+_WHOLE = ("variation", "prune", "check", "crossbar.cell")
+"""Groups that may also be given as one value, null or a name, beside the steps of device variation."""
+
+
+def register_variation(name: str, kind: type[Variation]) -> None:
+    """Make ``kind``, a step of device variation of your own, a setting of studies: ``variation.NAME.FIELD``.
+
+    Its step comes after those of geniex.
+
+    Raises:
+        InputError: ``name`` is no Python name or another step's, or ``kind`` is no variation.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Variation)):
+        raise InputError("kind", repr(kind), "it must be a class that derives from Variation")
+    if not name.isidentifier() or STEPS.get(name, kind) is not kind:
+        raise InputError("name", repr(name), f"it must be a name other than {', '.join(STEPS)}")
+    STEPS[name] = kind
+    GROUPS["variation"], GROUPS[f"variation.{name}"] = tuple(STEPS), _of(kind)
 
 
 def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
@@ -100,7 +117,7 @@ def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
         name = f"{above}.{_spelled(key)}" if above else _spelled(key)
         check_name(name)
         inner = _is_group(name) and isinstance(value, Mapping)
-        if _is_group(name) and name not in WHOLE and not inner:
+        if _is_group(name) and name not in (*_WHOLE, *(f"variation.{step}" for step in STEPS)) and not inner:
             raise InputError(name, repr(value), f"it must be a mapping of {', '.join(GROUPS[name])}")
         for found, single in (flattened(value, name) if inner else {name: value}).items():
             if found in out:
