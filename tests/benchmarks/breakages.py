@@ -68,14 +68,14 @@ BREAKAGES = (
     ),
     Breakage(
         "circuit/spice",
-        'resistor(f"sink{j}", nodes.col(crossbar.rows - 1, j), f"sense{j}", wires.r_sink)',
-        'resistor(f"sink{j}", nodes.col(crossbar.rows - 1, j), f"sense{j}", wires.r_source)',
+        '_OPTIONS = ".options reltol=1e-9 vntol=1e-12 abstol=1e-12 itl1=500 gmin=1e-30"',
+        '_OPTIONS = ".options reltol=1e-3 vntol=1e-6 abstol=1e-12 itl1=500 gmin=1e-30"',
         ("tests/circuit/test_ngspice.py",),
     ),
     Breakage(
         "mapping",
-        "return (self.g_on - self.g_off) / (_checked_levels(levels) - 1)",
-        "return (self.g_on - self.g_off) / _checked_levels(levels)",
+        "return self.g_off + code * self.step(levels)",
+        "return self.g_on - code * self.step(levels)",
         ("tests/mapping/test_window.py",),
     ),
     Breakage(
@@ -88,7 +88,7 @@ BREAKAGES = (
         "jobs",
         "if deaths == _DEATHS:",
         "if deaths == 1:",
-        ("tests/sweep/test_sweep_run.py::test_a_worker_that_dies_takes_only_its_shard_with_it",),
+        ("tests/jobs/test_pool.py::test_a_worker_that_dies_takes_only_its_item_with_it",),
     ),
     Breakage(
         "sweep",
@@ -218,9 +218,9 @@ BREAKAGES = (
     ),
     Breakage(
         "cli",
-        "if path.exists() and not os.access(path, os.W_OK):",
-        "if path.exists() and not os.access(path, os.F_OK):",
-        ("tests/cli/test_bad_input.py",),
+        "return 130",
+        "return 1",
+        ("tests/cli/test_main.py",),
     ),
     Breakage(
         "config",
