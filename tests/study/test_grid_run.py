@@ -473,3 +473,5 @@ def test_a_baseline_needs_a_pair_and_as_many_networks(root: Path) -> None:
     pair = {"two": [str(root / f"cnn-{k}") for k in range(2)], "one": [str(root / "vgg")]}
     with pytest.raises(InputError, match="1 networks, where others have 2; trainings are compared in pairs"):
         run(root, BASE | {"grid": {"network": pair}, "baseline": {"network": "one"}})
+    with pytest.raises(InputError, match="differences: got 2 networks, where others have 1"):
+        run(root, BASE | {"grid": {"network": pair}, "differences": "network"})

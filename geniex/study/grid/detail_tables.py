@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from geniex.plotting.study import short_number
 from geniex.study.grid.pictures import short_title
@@ -49,11 +48,7 @@ def _number(name: str, form: str) -> _Column:
 
 
 def _word(name: str) -> _Column:
-    def told(row: Row) -> str:
-        value: Any = row[name]
-        return ", ".join(value) if isinstance(value, list | tuple) else short_number(value)
-
-    return told
+    return lambda row: short_number(row[name])
 
 
 def _ends(low: str, high: str) -> _Column:

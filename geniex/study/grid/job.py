@@ -16,7 +16,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import ConversionWarning, GeniexError, InputError
 from geniex.mapping import ConductanceWindow
-from geniex.mitigation import REMAPPINGS, Batch, correct_outputs, prune, refit_batch_norm, remap
+from geniex.mitigation import REMAPPINGS, Batch, RemappedLayer, correct_outputs, prune, refit_batch_norm, remap
 from geniex.networks import ImageSet, load_images, load_network, network_info
 from geniex.simulator import ConversionReport, LayerRule, arranged, arrangements, convert, emulated_by, vary
 from geniex.study.grid.counts import converter_use, counted
@@ -278,8 +278,7 @@ def _remapped(job: Job, plain: nn.Module, images: Images, say: Say) -> tuple[nn.
             progress=lambda layer, done, whole: say("remapping", done, whole),
         )
         model = moved.model
-        layers = moved.to_dict()["layers"]
-        figures["places"] = [{"layer": layer.pop("name")} | layer for layer in layers]
+        figures["places"] = [_place(layer) for layer in moved.layers]
     if settings.circuit_positions:
         found = layer_errors(
             model,
@@ -291,6 +290,11 @@ def _remapped(job: Job, plain: nn.Module, images: Images, say: Say) -> tuple[nn.
         )
         figures["layers"] = [asdict(error) for error in found]
     return model, figures
+
+
+def _place(layer: RemappedLayer) -> dict[str, Any]:
+    told = asdict(layer)
+    return {"layer": told.pop("name")} | told | {"consumers": ", ".join(layer.consumers)}
 
 
 def _fine_tuned(

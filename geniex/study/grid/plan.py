@@ -141,7 +141,7 @@ def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = No
         labels = {name: point.labels.get(name, label_of(one.in_force(name))) for name in spec.axes}
         points.append(PlannedPoint(point.part, labels, one, runs))
     plan = StudyPlan(spec, tuple(points))
-    _check_baseline(plan)
+    _check_comparisons(plan)
     return plan
 
 
@@ -247,21 +247,26 @@ def _that_matter(settings: PointSettings) -> dict[str, Any]:
     return {name: value for name, value in told.to_dict().items() if name not in ("networks", "draws")}
 
 
-def _check_baseline(plan: StudyPlan) -> None:
-    if not plan.spec.baseline:
-        return
-    pairs = [(point, other) for point in plan.points if (other := plan.baseline(point)) is not None]
-    if not pairs:
-        raise InputError(
-            "baseline", plan.spec.baseline, "no other point has one: name values of axes that are combined"
-        )
+def _check_comparisons(plan: StudyPlan) -> None:
+    """Raise ``InputError`` if a point has no baseline at all, or is compared with one that it cannot be paired with."""
+    if plan.spec.baseline:
+        pairs = [(point, other) for point in plan.points if (other := plan.baseline(point)) is not None]
+        if not pairs:
+            allowed = "no other point has one: name values of axes that are combined"
+            raise InputError("baseline", plan.spec.baseline, allowed)
+        _check_pairs("baseline", pairs)
+    for axis in plan.spec.differences:
+        _check_pairs("differences", list(plan.pairs(axis)))
+
+
+def _check_pairs(name: str, pairs: list[tuple[PlannedPoint, PlannedPoint]]) -> None:
     for point, other in pairs:
         if len(point.settings.networks) != len(other.settings.networks):
             given = f"{len(other.settings.networks)} networks, where others have {len(point.settings.networks)}"
-            raise InputError("baseline", given, "trainings are compared in pairs, in the order in which they are given")
+            raise InputError(name, given, "trainings are compared in pairs, in the order in which they are given")
         if _image_order(point.settings) != _image_order(other.settings):
             allowed = "give them the same data and seed, and let images be null for all of them or for none"
-            raise InputError("baseline", "points on other images", f"points are compared on the same images: {allowed}")
+            raise InputError(name, "points on other images", f"points are compared on the same images: {allowed}")
 
 
 def _image_order(settings: PointSettings) -> tuple[str, int | None]:

@@ -244,9 +244,8 @@ def _differences(plan: StudyPlan, results: Results) -> Iterator[Row]:
     """A row for every two points of a part that differ on one of the axes that the study compares."""
     for axis in plan.spec.differences:
         for point, other in plan.pairs(axis):
-            if len(point.settings.networks) == len(other.settings.networks):
-                head = _head(plan, point) | {"axis": axis, "above": other.labels[axis]}
-                yield head | paired_difference(_pairs(point, other, results))
+            head = _head(plan, point) | {"axis": axis, "above": other.labels[axis]}
+            yield head | paired_difference(_pairs(point, other, results))
 
 
 def _details(plan: StudyPlan, results: Results, name: str) -> Iterator[tuple[PlannedPoint, PlannedRun, Row]]:
