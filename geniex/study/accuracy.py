@@ -233,7 +233,7 @@ def _emulators(
     if isinstance(surrogates, Mapping):
         pairs: list[tuple[str, Surrogate | str | Path]] = list(surrogates.items())
     else:
-        pairs = [(type(s).__name__ if isinstance(s, Surrogate) else Path(s).name, s) for s in surrogates]
+        pairs = [(Path(s).name if isinstance(s, str | Path) else type(s).__name__, s) for s in surrogates]
     out: dict[str, SurrogateEmulator] = {}
     for name, given in pairs:
         if name in out or name in STAGES:

@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from geniex.circuit import shared_matmul
 from geniex.circuit.transfer_matrix import effective_conductance
 from geniex.errors import CheckpointError
-from geniex.mapping import ConductanceWindow
 from geniex.study.analytic import calibrate_affine, distance_conductance
-from geniex.surrogate import PhysicsSurrogate, Surrogate
-from geniex.surrogate.physics.circuit import Circuit
+from geniex.surrogate import Surrogate
 from geniex.sweep import SweepFile, TileCircuits
 
 _BLOCK_CELLS = 1 << 21
@@ -92,16 +89,7 @@ def surrogate_currents(surrogate: Surrogate, block: Block) -> Tensor:
     if not sweep.spans_circuits:
         bound = surrogate.bound(sweep.crossbar, sweep.window, sweep.v_max)
         return bound.read(bound.program(block.conductances), block.voltages)
-    if isinstance(surrogate, PhysicsSurrogate):
-        array = surrogate.program(block.conductances, Circuit.of_tiles(block.circuits))
-        return surrogate.read(array, block.voltages, v_max=block.circuits.v_max[:, None, None])
-    currents = []
-    for k in range(len(block.tiles)):
-        c = block.circuits
-        window = ConductanceWindow(c.r_on[k].item(), c.on_off[k].item())
-        bound = surrogate.bound(c.crossbar(k), window, c.v_max[k].item())
-        currents.append(bound.read(bound.program(block.conductances[k]), block.voltages[k]))
-    return torch.stack(currents)
+    return surrogate.read_circuits(block.circuits, block.conductances, block.voltages)
 
 
 def _ideal(block: Block) -> Tensor:

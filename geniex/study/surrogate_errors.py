@@ -16,7 +16,7 @@ from geniex.errors import InputError
 from geniex.study.breakdown import BREAKDOWNS, NO_BIN
 from geniex.study.contenders import Block, Model, analytic_models, read_blocks, surrogate_models
 from geniex.study.statistics import CurrentErrors, nf_error, summarised
-from geniex.surrogate import PhysicsSurrogate, Surrogate, load_surrogate, split_tiles
+from geniex.surrogate import Surrogate, load_surrogate, split_tiles
 from geniex.sweep import SweepFile, SweepIndex, TileCircuits, open_sweep
 
 CALIBRATION = 8
@@ -263,10 +263,8 @@ def _named(surrogates: Surrogates) -> Mapping[str, Surrogate]:
         return surrogates
     named: dict[str, Surrogate] = {}
     for count, given in enumerate(surrogates, 1):
-        if isinstance(given, Surrogate):
-            named[f"{type(given).__name__} {count}"] = given
-        else:
-            named[str(given)] = load_surrogate(given)
+        name = str(given) if isinstance(given, str | Path) else f"{type(given).__name__} {count}"
+        named[name] = load_surrogate(given)
     return named
 
 
@@ -278,7 +276,7 @@ def _only(files: Sequence[SweepFile]) -> SweepFile:
 
 def _held_out_tiles(sweep: SweepFile, named: Mapping[str, Surrogate]) -> Tensor:
     """The test tiles that all trained surrogates share; physics surrogates have no training, so they do not count."""
-    trained = {name: surrogate for name, surrogate in named.items() if not isinstance(surrogate, PhysicsSurrogate)}
+    trained = {name: surrogate for name, surrogate in named.items() if not surrogate.universal}
     if not trained:
         raise InputError("held_out", True, "give the trained surrogates whose test tiles to compare")
     for name, surrogate in trained.items():

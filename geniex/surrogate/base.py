@@ -20,6 +20,7 @@ from geniex.emulator.identity import named_class, register_emulator, registered_
 from geniex.emulator.power import PowerMeter, power_by_gain
 from geniex.errors import CheckpointError, ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
+from geniex.sweep.circuits import TileCircuits
 
 Outside = Literal["raise", "warn"]
 """Answer to a circuit outside the range that a surrogate was validated on: an error or a warning."""
@@ -50,6 +51,8 @@ class Surrogate(Emulator):
     """Highest voltage, volt."""
     info: dict[str, Any]
     """Origin of the surrogate, JSON-ready: data digest, split, training settings, held-out errors."""
+    universal: bool = False
+    """Whether ``bound`` gives the surrogate for any circuit of a range; a trained network stands for one circuit."""
     binary: bool = False
     """Whether the surrogate is made for inputs that are 0 or ``v_max`` only."""
 
@@ -131,6 +134,21 @@ class Surrogate(Emulator):
         """
         self.check(crossbar, window, v_max)
         return self
+
+    def read_circuits(self, circuits: TileCircuits, conductances: Tensor, voltages: Tensor) -> Tensor:
+        """Currents (tiles, vectors, cols) [A] of tiles that each have a circuit, a window and a drive of their own.
+
+        ``conductances`` are (tiles, rows, cols) [S], ``voltages`` (tiles, vectors, rows) [V].
+
+        Raises:
+            CheckpointError: the surrogate does not stand for one of the circuits.
+        """
+        currents = []
+        for k, (tile, inputs) in enumerate(zip(conductances, voltages, strict=True)):
+            window = ConductanceWindow(circuits.r_on[k].item(), circuits.on_off[k].item())
+            bound = self.bound(circuits.crossbar(k), window, circuits.v_max[k].item())
+            currents.append(bound.read(bound.program(tile), inputs))
+        return torch.stack(currents)
 
     def with_outside(self, outside: Outside) -> Surrogate:
         """The surrogate with another answer to circuits outside its range, "raise" or "warn".

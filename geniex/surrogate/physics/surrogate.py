@@ -21,6 +21,7 @@ from geniex.surrogate.physics.circuit import Circuit
 from geniex.surrogate.physics.error_bound import Validity, indicators
 from geniex.surrogate.physics.expansion import Expansion, expand
 from geniex.surrogate.physics.read import collapse, merge, read_currents
+from geniex.sweep.circuits import TileCircuits
 
 _PROGRAM_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 _FIELDS, _FIELDS_ALIKE = 540, 200
@@ -83,6 +84,7 @@ class PhysicsSurrogate(Surrogate):
     """
 
     cacheable = True
+    universal = True
 
     def __init__(
         self,
@@ -216,6 +218,11 @@ class PhysicsSurrogate(Surrogate):
         """
         top = self.v_max if v_max is None else v_max
         return read_currents(array.expansion, voltages / top) * top
+
+    def read_circuits(self, circuits: TileCircuits, conductances: Tensor, voltages: Tensor) -> Tensor:
+        """Currents (tiles, vectors, cols) [A] of tiles that each have a circuit of their own, all at once."""
+        array = self.program(conductances, Circuit.of_tiles(circuits))
+        return self.read(array, voltages, v_max=circuits.v_max[:, None, None])
 
     def error_bound(self, array: PhysicsArray, voltages: Tensor, currents: Tensor) -> Tensor:
         """Relative errors (..., cols) that 95 % of the column ``currents`` of the calibration data stay below.
