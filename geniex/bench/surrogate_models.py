@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -208,8 +208,8 @@ def _surrogates(
         except CheckpointError as error:
             notes.append(f"{task.size}x{task.size} without {name}: {error}")
             continue
-        if bound.label == GeniexMLP.__name__:
-            network = network or cast(GeniexMLP, bound)
+        if type(bound) is GeniexMLP:
+            network = network or bound
         else:
             universal.setdefault(name, bound)
     return network, list(universal.items()), notes
