@@ -62,6 +62,8 @@ def test_remap_reports_before_and_after_and_saves_the_model(
     assert [row["layer"] for row in report["places"]] == ["conv1", "conv2", "conv3", "classifier"]
     assert {row["mitigation"] for row in report["layers"]} == {"none", "srs"}
     assert "Places of outputs" in (out / "report.html").read_text()
+    assert (out / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "places.csv").read_text().startswith("mitigation,training,draw,layer,moved")
     assert "Places of outputs" in (out / "report.md").read_text()
     model = load_converted(out / "model", load_network(NETWORK))
     assert share(model, root) == after["accuracy"]

@@ -302,8 +302,8 @@ def _fine_tuned(
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     settings, asked = job.settings, job.settings.fine_tuning
     # The crossbars' own gradients need every intermediate result, so these are computed again in the backward pass.
-    again = asked.gradients == "emulator" or None
-    model = _convert(settings, network, job.network, calibration, trainable=True, checkpoint=again)
+    checkpoint = True if asked.gradients == "emulator" else None
+    model = _convert(settings, network, job.network, calibration, trainable=True, checkpoint=checkpoint)
     if settings.remapping != "none":
         model = arranged(model, arrangements(mapped))
     training = image_set(settings.data, True, job.data_root)
