@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.markup import escape
 
-from geniex.cli._console import report_console
 from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
-from geniex.cli._tables import number, plain_table
-from geniex.cli.predict import Bars, share
+from geniex.cli._progress import Bars
+from geniex.cli._tables import number, plain_table, report_console
+from geniex.cli.predict import share
 from geniex.errors import InputError
 from geniex.simulator import save_converted
 from geniex.study.grid.detail_tables import detail_tables

@@ -1,14 +1,26 @@
-"""Helpers for the tables of all benchmarks."""
+"""Tables on standard output."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.bench.additions import Bar
+if TYPE_CHECKING:
+    from geniex.bench.additions import Bar
+
+_WIDTH = 160
+"""Width in columns if the output is no terminal: wide enough that tables in files and pipes are not cut."""
+
+
+def report_console() -> Console:
+    """The console on standard output for a report's tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(_WIDTH, console.width))
 
 
 def bars_table(bars: Sequence[Bar], title: str = "The project's bars, on one core") -> Table:

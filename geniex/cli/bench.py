@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from geniex.cli._console import report_console
 from geniex.cli._files import check_file, check_folder, write_json
+from geniex.cli._tables import report_console
 from geniex.config import check_positive_int, check_seed
 from geniex.errors import InputError
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.cli._console import report_console
 from geniex.cli._files import check_file, check_folder, write_json
+from geniex.cli._tables import report_console
 
 Report = Any
 """``geniex.study.surrogate_errors.EvaluationReport``: jsonargparse imports it, and torch, even under TYPE_CHECKING."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from geniex.cli._console import report_console
 from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
+from geniex.cli._progress import Bars
+from geniex.cli._tables import report_console
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
 from geniex.jobs import Executor, check_workers
@@ -253,28 +250,3 @@ def _figures(details: dict[str, Any], out: Path) -> list[Path]:
         save_plot(plot_stages(details["stages"]), out / "stages.png"),
         save_plot(plot_layer_nf(layers), out / "layers.png"),
     ]
-
-
-class Bars(AbstractContextManager["Bars"]):
-    """One progress bar per stage on standard error; nothing is shown if it is not a terminal."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` items of ``stage`` are finished."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done)

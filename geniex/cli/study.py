@@ -12,11 +12,10 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from geniex.cli._console import report_console
 from geniex.cli._device import check_device
 from geniex.cli._files import check_file, write_json
-from geniex.cli._tables import plain_table
-from geniex.cli.predict import Bars
+from geniex.cli._progress import Bars
+from geniex.cli._tables import plain_table, report_console
 from geniex.errors import InputError, StudyError
 from geniex.jobs import Executor
 from geniex.plotting.study import short_number

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from geniex.cli import main as command
-from geniex.cli._console import report_console
+from geniex.cli._tables import report_console
 from geniex.errors import InputError
 
 
