@@ -303,7 +303,8 @@ def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, An
     built = layer.kind(module, valueless, IdealEmulator(), inputs=inputs, **options).eval()
     for matrix, index in zip(built.matrices, told["emulators"], strict=True):
         assert isinstance(matrix, CrossbarMatrix)
-        matrix.architecture, matrix.emulator = arch, emulators.bound(index, arch)
+        matrix.architecture = arch
+        matrix.set_emulator(emulators.bound(index, arch))
         matrix.gradients = told["gradients"]
         matrix.layout = dataclasses.replace(matrix.layout, architecture=arch)
     return built

@@ -24,7 +24,7 @@ def emulated_by(model: nn.Module, emulator: Emulator) -> nn.Module:
     copied, own = copy.deepcopy(model), OwnEmulators(emulator)
     for matrix in crossbar_matrices(copied).values():
         check_fit(emulator, matrix.architecture)
-        matrix.emulator = own.own(matrix.architecture, matrix.conductances.device)
+        matrix.set_emulator(own.own(matrix.architecture, matrix.conductances.device))
         matrix.reprogram()
     return copied
 

@@ -113,7 +113,7 @@ class CrossbarMatrix(nn.Module):
         if not isinstance(architecture, Architecture):
             raise InputError("architecture", type(architecture).__name__, "it must be an Architecture")
         self.architecture, self.checkpoint = architecture, checkpoint
-        self.emulator = check_emulator(emulator).bind(architecture)
+        self.set_emulator(check_emulator(emulator).bind(architecture))
         self.weight = nn.Parameter(weight.detach().clone()) if trainable is not False else None
         self.register_buffer("weight_mask", trainable if isinstance(trainable, Tensor) else None)
         self._watch = None if self.weight is None else WeightWatch(self.weight)
@@ -144,11 +144,9 @@ class CrossbarMatrix(nn.Module):
     """The emulator that reads the tiles, bound to the architecture. It is no submodule: layers share one, and the state
     of a matrix is what is programmed, by whatever physics it is read."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "emulator":
-            vars(self)[name] = value
-        else:
-            super().__setattr__(name, value)
+    def set_emulator(self, emulator: Emulator) -> None:
+        """Read by ``emulator``, bound to the architecture, from now on; ``reprogram`` programs it."""
+        vars(self)["emulator"] = emulator  # past torch, which would make it a submodule
 
     def program(self, conductances: Tensor) -> None:
         """Put other conductances (row_tiles, arrays, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
@@ -394,7 +392,8 @@ class CrossbarMatrix(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CrossbarMatrix:
         move = move_once(fn)
-        array, self.emulator = map_tensors(self.tiles.array, move), move_copy_once(self.emulator, fn)
+        array = map_tensors(self.tiles.array, move)
+        self.set_emulator(move_copy_once(self.emulator, fn))
         super()._apply(move, recurse)
         self.layout = self.layout.map_indices(move)
         self.tiles = self._shortened(self.conductances, array, self.codes)

@@ -44,11 +44,11 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     for name, matrix in matrices.items():
         _fix(matrix)
         varied = vary_tiles(matrix.conductances, matrix.architecture.window, variations, seed, name)
-        matrix.emulator = matrix.emulator.with_noise_seed(derive_seed(seed, "reads", name, "before"))
+        emulator = matrix.emulator.with_noise_seed(derive_seed(seed, "reads", name, "before"))
         if variations.read_noise is not None:
             noise = variations.read_noise
-            matrix.emulator = NoisyEmulator(matrix.emulator, noise, derive_seed(seed, "reads", name))
-        matrix.emulator = matrix.emulator.bind(matrix.architecture)
+            emulator = NoisyEmulator(emulator, noise, derive_seed(seed, "reads", name))
+        matrix.set_emulator(emulator.bind(matrix.architecture))
         changed = matrix.varied or not torch.equal(varied, matrix.conductances)
         target = matrix.target_conductances if matrix.varied else matrix.conductances
         matrix.program(varied)

@@ -87,7 +87,7 @@ class Meter:
         """``model`` with matrices that are read and programmed by pieces that stand for others."""
         for matrix in crossbar_matrices(model).values():
             inner = matrix.emulator
-            matrix.emulator = SizedEmulator(inner.emulator if isinstance(inner, SizedEmulator) else inner, self)
+            matrix.set_emulator(SizedEmulator(inner.emulator if isinstance(inner, SizedEmulator) else inner, self))
             matrix._reader = _reader_of(matrix._reader, self)  # type: ignore[method-assign, assignment]
             if matrix.weight is not None:  # as after the first pass, which programs once more
                 matrix._watch = WeightWatch(matrix.weight, matrix.weight)
