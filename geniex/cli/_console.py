@@ -8,7 +8,7 @@ _WIDTH = 160
 """Width in columns if the output is no terminal: wide enough that tables in files and pipes are not cut."""
 
 
-def report_console() -> Console:
+def make_report_console() -> Console:
     """The console on standard output for a report's tables."""
     console = Console()
     return console if console.is_terminal else Console(width=max(_WIDTH, console.width))

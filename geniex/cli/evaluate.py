@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geniex.cli._console import report_console
+from geniex.cli._console import make_report_console
 from geniex.cli._files import check_file, check_folder, write_json
 
 Report = Any
@@ -46,7 +46,7 @@ def evaluate(
             status.update(escape(text))
 
         comparison = compare(data, surrogate or [], held_out=held_out, calibration=calibration, note=say)
-    console = report_console()
+    console = make_report_console()
     for table in _tables(comparison.report):
         console.print(table)
     for row in comparison.report.rows:
