@@ -35,7 +35,7 @@ _HOME = {
     "Variations": "variation",
     "convert": "simulator",
     "costs": "simulator",
-    "digital_copy": "simulator",
+    "to_digital": "simulator",
     "dry_run": "simulator",
     "fine_tune": "mitigation",
     "fold_batch_norm": "simulator",

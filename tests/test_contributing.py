@@ -18,7 +18,7 @@ from geniex.cells import Cell
 from geniex.mapping.layout import grouped
 from geniex.mitigation import REMAPPINGS, remap
 from geniex.mitigation.remap.sensitivity import MEASURES
-from geniex.simulator import crossbar_layers
+from geniex.simulator import find_crossbar_layers
 from geniex.simulator.layers import crossbar
 from geniex.study.grid import PointSettings, StudySpec
 from geniex.study.grid.fields import GROUPS, STEPS
@@ -104,7 +104,7 @@ def test_a_remapping_moves_outputs_and_keeps_the_function() -> None:
     converted = convert(net, presets["geniex-16"].architecture(), IdealEmulator(), calibration=images)
     remapped = remap(converted, "largest_weight", (images, labels)).model
     assert torch.equal(remapped(images), converted(images))
-    order = crossbar_layers(remapped)["0"].matrices[0].layout.arrangement.outputs
+    order = find_crossbar_layers(remapped)["0"].matrices[0].layout.arrangement.outputs
     # A tile takes four outputs. The two largest are nearest the drivers of the two tiles, and so on.
     assert order.tolist() == [2, 5, 3, 1, 4, 0]
 
@@ -113,9 +113,9 @@ def test_a_layer_kind_goes_on_crossbars() -> None:
     torch.manual_seed(0)
     net, x = nn.Sequential(run("A layer kind")["Transposed"](6, 6)), torch.rand(5, 6)
     converted = convert(net, presets["geniex-16"].architecture(), IdealEmulator(), calibration=x, trainable=True)
-    assert list(crossbar_layers(converted)) == ["0"]
+    assert list(find_crossbar_layers(converted)) == ["0"]
     torch.testing.assert_close(converted(x), net(x), rtol=0, atol=1e-3)
-    torch.testing.assert_close(crossbar_layers(converted)["0"].digital()(x), net(x))
+    torch.testing.assert_close(find_crossbar_layers(converted)["0"].digital()(x), net(x))
 
 
 def test_a_layout_places_outputs() -> None:
@@ -127,7 +127,7 @@ def test_a_layout_places_outputs() -> None:
         convert(net, architecture, IdealEmulator(), calibration=x, layout=layout) for layout in ("dense", "mirrored")
     )
     assert torch.equal(usual(x), mirrored(x))
-    first, last = (crossbar_layers(mirrored)["0"].matrices[0].locate(k, 0) for k in (0, 2))
+    first, last = (find_crossbar_layers(mirrored)["0"].matrices[0].locate(k, 0) for k in (0, 2))
     assert max(last.cols) < min(first.cols), "the last output is nearest the drivers"
 
 

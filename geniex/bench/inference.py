@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from geniex.bench.extension import ABSENT, Extension, Note
-from geniex.bench.inference_cases import Case, Product, products
-from geniex.bench.inference_models import CIRCUIT, Contender, contender, takes_part
+from geniex.bench.inference_cases import Case, Product, observe_products
+from geniex.bench.inference_models import CIRCUIT, Contender, make_contender, takes_part
 from geniex.bench.inference_report import InferenceReport, InferenceRow, InferenceSettings
 from geniex.bench.memory import MemoryMeter
 from geniex.bench.roofline import (
     Limits,
     TileWork,
     Work,
-    collapsed_work,
-    measured_limits,
-    product_work,
+    count_collapsed_work,
+    count_product_work,
+    count_tile_work,
+    measure_limits,
     synchronise,
-    tile_work,
 )
-from geniex.bench.timing import Timing, interleaved, machine, torch_threads
+from geniex.bench.timing import Timing, describe_machine, time_in_turns, use_torch_threads
 from geniex.errors import GeniexError
 from geniex.mapping import Architecture
 
@@ -33,7 +33,7 @@ def bench_inference(
     settings: InferenceSettings, note: Note = lambda _: None, extension: Extension | None = None
 ) -> InferenceReport:
     """Time every emulator on every case, in turns with torch's float module."""
-    taken = machine()  # the machine's load before the benchmark adds to it
+    taken = describe_machine()  # the machine's load before the benchmark adds to it
     device = torch.device(settings.device)
     taken["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     cases = settings.cases()
@@ -41,11 +41,11 @@ def bench_inference(
     rows: list[InferenceRow] = []
     with torch.no_grad(), MemoryMeter() as meter:
         for threads in dict.fromkeys(settings.threads_of(case) for case in cases):
-            with torch_threads(threads):
-                limits[threads] = measured_limits(device, threads)
+            with use_torch_threads(threads):
+                limits[threads] = measure_limits(device, threads)
         bench = _Bench(settings, device, limits, meter)
         for case in cases:
-            with torch_threads(settings.threads_of(case)):
+            with use_torch_threads(settings.threads_of(case)):
                 rows += bench.rows(case, note)
     notes = (*(() if extension else (ABSENT,)), *_left_out(settings))
     beside = extension or Extension()
@@ -73,7 +73,7 @@ class _Bench:
     def rows(self, case: Case, note: Note) -> list[InferenceRow]:
         """A row for each emulator; they run one by one because the programmed arrays of a network are large."""
         module, x = _workload(case, self.settings, self.device)
-        found = products(module, x)
+        found = observe_products(module, x)
         rows = []
         for name in self.settings.emulators:
             if takes_part(name, case):
@@ -83,7 +83,7 @@ class _Bench:
 
     def _row(self, name: str, case: Case, module: nn.Module, x: Tensor, found: list[Product]) -> InferenceRow:
         try:
-            mine = contender(name, case, module, x)
+            mine = make_contender(name, case, module, x)
             timings = self._timed(mine, module, x)
         except (GeniexError, torch.OutOfMemoryError) as error:
             failed = Timing[Tensor | None](failure=" ".join(str(error).split()))
@@ -112,7 +112,7 @@ class _Bench:
 
         mine.warm_up()
         actions = {"torch": float_module, "program": program, "read": read}
-        return interleaved(actions, self.settings.repeats, self.settings.patience)
+        return time_in_turns(actions, self.settings.repeats, self.settings.patience)
 
     def _report(
         self,
@@ -167,9 +167,9 @@ class _Bench:
             return None
         item = mine.dtype.itemsize
         if mine.collapses:
-            parts = [collapsed_work(product, item) for product in found]
+            parts = [count_collapsed_work(product, item) for product in found]
         else:
-            parts = [product_work(p, mine.architecture, self._tile_work(mine, case, p), item) for p in found]
+            parts = [count_product_work(p, mine.architecture, self._tile_work(mine, case, p), item) for p in found]
         return Work(sum(part.flops for part in parts), sum(part.bytes for part in parts))
 
     def _tile_work(self, mine: Contender, case: Case, product: Product) -> TileWork:
@@ -177,7 +177,7 @@ class _Bench:
         key = (mine.name, case.tile, case.slice_bits, case.stream_bits, col_tiles)
         if key not in self._known:
             like = torch.empty(0, dtype=mine.dtype, device=self.device)
-            self._known[key] = tile_work(mine.emulator, mine.architecture, col_tiles, like)
+            self._known[key] = count_tile_work(mine.emulator, mine.architecture, col_tiles, like)
         return self._known[key]
 
     def _peak(self, mine: Contender, case: Case) -> int | None:
@@ -199,7 +199,7 @@ def _workload(case: Case, settings: InferenceSettings, device: torch.device) -> 
 def _prepared(name: str, case: Case, settings: InferenceSettings) -> Callable[[], object]:
     """A function that programs and reads, after a warm-up on a tiny layer; it runs in its own process."""
     with torch.no_grad():
-        mine = contender(name, case, *_workload(case, settings, torch.device(settings.device)))
+        mine = make_contender(name, case, *_workload(case, settings, torch.device(settings.device)))
         mine.warm_up()
 
     def whole() -> None:

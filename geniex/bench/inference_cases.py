@@ -175,7 +175,7 @@ class Product(NamedTuple):
         return self.tiles(architecture) * self.reads(architecture) * self.vectors
 
 
-def products(model: nn.Module, x: Tensor) -> list[Product]:
+def observe_products(model: nn.Module, x: Tensor) -> list[Product]:
     """The products in ``model``'s linear and convolution layers for the inputs ``x``."""
     found: list[Product] = []
 
@@ -195,7 +195,7 @@ def products(model: nn.Module, x: Tensor) -> list[Product]:
     return found
 
 
-def few_vectors(layer: nn.Linear | nn.Conv2d, x: Tensor, count: int) -> tuple[nn.Module, Tensor]:
+def keep_few_vectors(layer: nn.Linear | nn.Conv2d, x: Tensor, count: int) -> tuple[nn.Module, Tensor]:
     """A linear layer with the weight matrix of ``layer``, and the first ``count`` input vectors of that matrix."""
     if isinstance(layer, nn.Conv2d):
         x = functional.unfold(x, layer.kernel_size, padding=PADDING).transpose(1, 2).flatten(0, 1)
@@ -205,7 +205,7 @@ def few_vectors(layer: nn.Linear | nn.Conv2d, x: Tensor, count: int) -> tuple[nn
     return linear, x[:count]
 
 
-def all_cases(
+def list_cases(
     workloads: Iterable[Workload],
     sizes: tuple[int, ...],
     slices: tuple[tuple[int, int], ...],
@@ -217,7 +217,7 @@ def all_cases(
     Layers run with 16 bits at all ``slices`` and with 8 bits at the ``narrow`` ones, on tiles of the base size. At the
     first slices they also run with the other signs, batches and sizes. Networks run with 8 bits at the first slices.
     """
-    base, first, sign = base_size(sizes), slices[0], signs[0]
+    base, first, sign = choose_base_size(sizes), slices[0], signs[0]
     for workload in workloads:
         batch = workload.batches[0]
         if isinstance(workload, Network):
@@ -230,6 +230,6 @@ def all_cases(
         yield from (Case(workload, batch, size, 16, *first, signed=sign) for size in sizes)
 
 
-def base_size(sizes: tuple[int, ...]) -> int:
+def choose_base_size(sizes: tuple[int, ...]) -> int:
     """The tile size on which everything is measured: 64 if it is among ``sizes``, else the first."""
     return 64 if 64 in sizes else sizes[0]

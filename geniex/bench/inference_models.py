@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from geniex.bench import circuits
-from geniex.bench.inference_cases import Case, Layer, few_vectors, products
-from geniex.bench.surrogate_models import random_network
+from geniex.bench.inference_cases import Case, Layer, keep_few_vectors, observe_products
+from geniex.bench.surrogate_models import make_random_network
 from geniex.bench.surrogate_report import FAST, IDEAL, LINEAR, PHYSICS
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.mapping import Architecture
 from geniex.simulator import convert
-from geniex.surrogate import Surrogate, load_surrogate, shipped_surrogates
+from geniex.surrogate import Surrogate, list_shipped_surrogates, load_surrogate
 
 LOSSLESS, MLP, CIRCUIT = "ideal-lossless", "geniex-mlp", "circuit"
 EMULATORS = (IDEAL, LOSSLESS, LINEAR, FAST, PHYSICS, MLP, CIRCUIT)
@@ -60,7 +60,7 @@ class Contender:
         convert(linear, self.architecture, self.emulator, calibration=ones, dtype=self.dtype)(ones)
 
 
-def contender(name: str, case: Case, module: nn.Module, x: Tensor) -> Contender:
+def make_contender(name: str, case: Case, module: nn.Module, x: Tensor) -> Contender:
     """The emulator ``name`` with the module and inputs of a case, on their device.
 
     Raises:
@@ -76,8 +76,8 @@ def contender(name: str, case: Case, module: nn.Module, x: Tensor) -> Contender:
     if name == CIRCUIT:
         return _circuit(case, module, x, architecture, CircuitEmulator(crossbar))
     note, trained = "", True
-    if name == MLP and f"{MLP}-{case.tile}" not in shipped_surrogates():
-        surrogate: Surrogate = random_network(crossbar, architecture.window, architecture.v_max)
+    if name == MLP and f"{MLP}-{case.tile}" not in list_shipped_surrogates():
+        surrogate: Surrogate = make_random_network(crossbar, architecture.window, architecture.v_max)
         note, trained = "random weights, only timed", False
     else:
         surrogate = load_surrogate(f"{MLP}-{case.tile}" if name == MLP else name)
@@ -94,9 +94,9 @@ def takes_part(name: str, case: Case) -> bool:
 
 def _circuit(case: Case, module: nn.Module, x: Tensor, architecture: Architecture, emulator: Emulator) -> Contender:
     assert isinstance(module, nn.Linear | nn.Conv2d)
-    (whole,) = products(module, x)
+    (whole,) = observe_products(module, x)
     few = max(1, min(whole.vectors, _FEW * whole.vectors // whole.tile_vectors(architecture)))
-    layer, vectors = few_vectors(module, x, few)
+    layer, vectors = keep_few_vectors(module, x, few)
     note = "" if few == whole.vectors else f"{few} of {whole.vectors} vectors, its time for all of them from these"
     return Contender(
         CIRCUIT, layer, vectors, architecture, emulator, torch.float64, share=few / whole.vectors, note=note

@@ -8,10 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from geniex.bench.additions import Bar, Elsewhere
-from geniex.bench.inference_cases import WORKLOADS, Case, Network, Workload, all_cases, base_size
+from geniex.bench.inference_cases import WORKLOADS, Case, Network, Workload, choose_base_size, list_cases
 from geniex.bench.inference_models import EMULATORS
 from geniex.bench.roofline import Limits
-from geniex.bench.timing import growth
+from geniex.bench.timing import fit_growth
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class InferenceSettings:
         return replace(
             self,
             workloads=tuple(replace(w, batches=w.batches[:1]) for w in self.workloads if w.name != "resnet18"),
-            sizes=(base_size(self.sizes),),
+            sizes=(choose_base_size(self.sizes),),
             slices=self.slices[:1],
             narrow=(),
             signs=self.signs[:1],
@@ -60,7 +60,7 @@ class InferenceSettings:
 
     def cases(self) -> list[Case]:
         """All cases in order, workload by workload."""
-        return list(dict.fromkeys(all_cases(self.workloads, self.sizes, self.slices, self.narrow, self.signs)))
+        return list(dict.fromkeys(list_cases(self.workloads, self.sizes, self.slices, self.narrow, self.signs)))
 
     def threads_of(self, case: Case) -> int:
         """The number of torch threads for a case."""
@@ -180,4 +180,4 @@ def _growth(rows: Sequence[InferenceRow], along: str) -> Iterator[Growth]:
         points = {getattr(row, along): row.read_seconds for row in group}
         if len(points) > 1:
             values, seconds = tuple(points), tuple(s for s in points.values() if s is not None)
-            yield Growth(workload, emulator, along, values, seconds, growth(values, seconds))
+            yield Growth(workload, emulator, along, values, seconds, fit_growth(values, seconds))

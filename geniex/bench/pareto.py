@@ -13,10 +13,10 @@ Points = Mapping[str, tuple[float, float]]
 """(seconds per read, NF-RMSE in percent points) by model."""
 
 
-def pareto_front(points: Points) -> list[str]:
+def find_pareto_front(points: Points) -> list[str]:
     """The models that no other model beats in cost or error without being worse in the other, cheapest first.
 
-    >>> pareto_front({"a": (1.0, 9.0), "b": (2.0, 9.0), "c": (3.0, 1.0)})
+    >>> find_pareto_front({"a": (1.0, 9.0), "b": (2.0, 9.0), "c": (3.0, 1.0)})
     ['a', 'c']
     """
     front: list[str] = []
@@ -30,16 +30,16 @@ def pareto_front(points: Points) -> list[str]:
 def write_pareto(report: SurrogateReport, folder: Path) -> list[Path]:
     """Write the table (pareto.md) and a picture (PNG) for each size and stream width to ``folder``; return paths."""
     table = folder / "pareto.md"
-    table.write_text(pareto_table(report), encoding="utf-8")
+    table.write_text(make_pareto_table(report), encoding="utf-8")
     paths = [table]
     for (size, bits), points in _cases(report):
         title = f"{size}x{size} GENIEx nominal, {bits}-bit streams, one core"
-        ax = plot_pareto(points, pareto_front(points), title)
+        ax = plot_pareto(points, find_pareto_front(points), title)
         paths.append(save_plot(ax, folder / f"pareto-{size}-{bits}bit.png"))
     return paths
 
 
-def pareto_table(report: SurrogateReport) -> str:
+def make_pareto_table(report: SurrogateReport) -> str:
     """A Markdown table of all models that have an error; models on the front are in bold."""
     machine, settings = report.machine, report.settings
     lines = [
@@ -54,7 +54,7 @@ def pareto_table(report: SurrogateReport) -> str:
         " 99.9 % current error |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
-    fronts = {case: pareto_front(points) for case, points in _cases(report)}
+    fronts = {case: find_pareto_front(points) for case, points in _cases(report)}
     for row in report.rows:
         if _point(row) is not None:
             lines.append(_line(row, row.model in fronts[row.size, row.stream_bits]))

@@ -50,7 +50,7 @@ class Limits:
     """Bytes per second that a large copy reads and writes."""
 
 
-def measured_limits(device: torch.device, threads: int) -> Limits:
+def measure_limits(device: torch.device, threads: int) -> Limits:
     """The limits by the fastest of a few large products and copies; torch must already use ``threads`` threads."""
     n = _GEMM.get(device.type, 1024)
     a, b, product = (torch.ones(n, n, device=device) for _ in range(3))
@@ -76,7 +76,7 @@ class TileWork(NamedTuple):
     """Size of the programmed tensors that a read touches."""
 
 
-def tile_work(emulator: Emulator, architecture: Architecture, col_tiles: int, like: Tensor) -> TileWork:
+def count_tile_work(emulator: Emulator, architecture: Architecture, col_tiles: int, like: Tensor) -> TileWork:
     """The work per array, counted on a read of a few vectors by the arrays of ``col_tiles`` column tiles.
 
     These arrays share the work that depends on the vectors alone. ``like`` has the dtype and the device.
@@ -93,7 +93,7 @@ def tile_work(emulator: Emulator, architecture: Architecture, col_tiles: int, li
     return TileWork(counter.get_total_flops() / (_VECTORS * arrays), touched.bytes / arrays)
 
 
-def product_work(product: Product, architecture: Architecture, tile: TileWork, item: int) -> Work:
+def count_product_work(product: Product, architecture: Architecture, tile: TileWork, item: int) -> Work:
     """The work of all reads of a product, with ``item`` bytes per number."""
     rows, cols = architecture.tile
     row_tiles, _ = product.grid(architecture)
@@ -102,7 +102,7 @@ def product_work(product: Product, architecture: Architecture, tile: TileWork, i
     return Work(tile.flops * tiles * vectors, tile.array_bytes * tiles + moved)
 
 
-def collapsed_work(product: Product, item: int) -> Work:
+def count_collapsed_work(product: Product, item: int) -> Work:
     """The work of one matrix product of all weights and inputs, without slices and streams."""
     rows, cols, vectors = product.inputs, product.outputs, product.vectors
     return Work(2 * rows * cols * vectors, item * (rows * cols + vectors * (rows + cols)))

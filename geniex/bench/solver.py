@@ -16,7 +16,7 @@ from geniex.bench.extension import ABSENT, Extension, Note
 from geniex.bench.memory import MemoryMeter
 from geniex.bench.solver_models import Answer, Native, Solver
 from geniex.bench.solver_report import BackwardRow, GrowthRow, ResponseRow, Row, SolverReport, SolverSettings
-from geniex.bench.timing import Timing, growth, interleaved, machine, torch_threads
+from geniex.bench.timing import Timing, describe_machine, fit_growth, time_in_turns, use_torch_threads
 from geniex.cells import SinhCell
 from geniex.circuit.metrics import relative_error
 from geniex.errors import ConvergenceError, GeniexError
@@ -42,14 +42,14 @@ def bench_solver(
 ) -> SolverReport:
     """The native solver timed and checked, beside every rival of the ``extension`` that this machine has."""
     # Work that is not timed uses no more cores either: on a busy machine, threads that wait for each other are slow.
-    with torch_threads(settings.threads[0]):
+    with use_torch_threads(settings.threads[0]):
         return _bench(settings, note, extension or Extension(), () if extension else (ABSENT,))
 
 
 def _bench(settings: SolverSettings, note: Note, extension: Extension, notes: tuple[str, ...]) -> SolverReport:
     every: list[Solver] = [Native(), Native(torch.float32), *extension.solvers(settings)]
     solvers = [solver for solver in every if solver.missing is None]
-    taken = machine()  # the machine's load before the benchmark adds to it
+    taken = describe_machine()  # the machine's load before the benchmark adds to it
     rows: list[Row] = []
     with MemoryMeter() as meter:
         for case in _cases(settings, extension):
@@ -135,8 +135,8 @@ def _timed(problem: Problem, solvers: Sequence[Solver], threads: int, settings: 
     given = [(solver, n, solved) for solver, n, solved in given if solved]
     # A solver that is given one vector of many would solve the same problem twice; it is timed once.
     entries = {(solver, solved): solver.prepare(problem.first(solved)) for solver, _, solved in given}
-    with torch_threads(threads):
-        timings = interleaved(entries, settings.repeats, settings.patience)
+    with use_torch_threads(threads):
+        timings = time_in_turns(entries, settings.repeats, settings.patience)
     return [_Run(solver, n, solved, timings[solver, solved]) for solver, n, solved in given]
 
 
@@ -208,8 +208,8 @@ def _response(size: int, threads: int, settings: SolverSettings, extension: Exte
     rival, eye = extension.linear_solver(case.crossbar), torch.eye(size, dtype=torch.float64)
     if rival is not None and size <= _LARGEST_RIVAL_RESPONSE and threads == settings.threads[0]:
         actions["rival"] = partial(rival, eye, tiles[0])
-    with torch_threads(threads):
-        timings = interleaved(actions, settings.repeats, settings.patience)
+    with use_torch_threads(threads):
+        timings = time_in_turns(actions, settings.repeats, settings.patience)
     error, found = None, timings["native"]
     if rival is not None and found.result is not None:
         some = slice(None, None, max(1, size // _UNIT_DRIVES))
@@ -239,8 +239,8 @@ def _backward(case: Case, settings: SolverSettings) -> BackwardRow:
 
     actions: dict[str, Callable[[], None]] = {"forward": forward, "backward": backward}
     threads = settings.threads[0]
-    with torch_threads(threads):
-        times = interleaved(actions, settings.repeats, 2 * settings.patience)
+    with use_torch_threads(threads):
+        times = time_in_turns(actions, settings.repeats, 2 * settings.patience)
     one, two = times["forward"], times["backward"]
     failure = one.failure or two.failure
     return BackwardRow(**asdict(case), vectors=_MANY, threads=threads, forward_seconds=one.median,
@@ -261,5 +261,5 @@ def _growth(rows: Sequence[Row], settings: SolverSettings) -> list[GrowthRow]:
         }
         if len(points) > 1:
             sizes = tuple(points)
-            out.append(GrowthRow(cell, circuit, vectors, threads, sizes, growth(sizes, list(points.values()))))
+            out.append(GrowthRow(cell, circuit, vectors, threads, sizes, fit_growth(sizes, list(points.values()))))
     return out

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geniex.bench.extension import ABSENT, Extension, Note
 from geniex.bench.memory import MemoryMeter
-from geniex.bench.surrogate_models import Contender, Task, contenders, draw_task
+from geniex.bench.surrogate_models import Contender, Task, draw_task, make_contenders
 from geniex.bench.surrogate_report import (
     CIRCUIT,
     FACTORED,
@@ -21,25 +21,25 @@ from geniex.bench.surrogate_report import (
     SurrogateReport,
     SurrogateRow,
     SurrogateSettings,
-    amortised_reads,
+    count_amortised_reads,
 )
-from geniex.bench.timing import Timing, interleaved, machine, torch_threads
+from geniex.bench.timing import Timing, describe_machine, time_in_turns, use_torch_threads
 from geniex.circuit import shared_matmul
-from geniex.study.statistics import CurrentErrors, current_errors
+from geniex.study.statistics import CurrentErrors, measure_current_errors
 
 
 def bench_surrogate(
     settings: SurrogateSettings, note: Note = lambda _: None, extension: Extension | None = None
 ) -> SurrogateReport:
     """Time every model on one thread, in turns, and compare its currents with the exact circuit's."""
-    taken = machine()  # the machine's load before the benchmark adds to it
+    taken = describe_machine()  # the machine's load before the benchmark adds to it
     rows: list[SurrogateRow] = []
     notes: dict[str, None] = {} if extension else {ABSENT: None}
-    with torch_threads(1), torch.no_grad(), MemoryMeter() as meter:
+    with use_torch_threads(1), torch.no_grad(), MemoryMeter() as meter:
         for size, bits in product(settings.sizes, settings.stream_bits):
             note(f"{size}x{size}, {bits}-bit streams")
             task = draw_task(size, bits, settings)
-            models, missing = contenders(task, settings)
+            models, missing = make_contenders(task, settings)
             notes |= dict.fromkeys(missing)
             rows += _measured(task, models, settings, meter if settings.memory else None)
     report = SurrogateReport(settings, taken, tuple(notes), tuple(rows))
@@ -102,9 +102,9 @@ def _measured(
         programming, reading = timings["program", name], timings["read", name]
         errors: CurrentErrors | None = None
         if name == CIRCUIT:
-            errors = current_errors(ideal, exact, exact)  # zero: the circuit is the reference
+            errors = measure_current_errors(ideal, exact, exact)  # zero: the circuit is the reference
         elif bench.contender.trained and reading.failure is None:
-            errors = current_errors(ideal, exact, bench.currents(programming.result, witnesses))
+            errors = measure_current_errors(ideal, exact, bench.currents(programming.result, witnesses))
         program = None if programming.median is None else programming.median / len(bench.conductances)
         rows.append(
             SurrogateRow(
@@ -118,7 +118,9 @@ def _measured(
                 over_ideal=_over(reads[name], reads[IDEAL]),
                 over_mlp=_over(reads[name], reads[FACTORED]),
                 program_seconds=program,
-                amortised_reads=None if name == CIRCUIT else amortised_reads(program, reads[name], reads[CIRCUIT]),
+                amortised_reads=None
+                if name == CIRCUIT
+                else count_amortised_reads(program, reads[name], reads[CIRCUIT]),
                 nf_rmse_pp=None if errors is None else errors.nf_rmse_pp,
                 relative_p999=None if errors is None else errors.relative_p999,
                 peak_bytes=None
@@ -147,13 +149,13 @@ def _timed(benches: dict[str, _Bench], settings: SurrogateSettings) -> dict[tupl
         bench.warm_up()
         actions["program", name] = partial(program, name)
         actions["read", name] = partial(read, name)
-    return interleaved(actions, settings.repeats, settings.patience)
+    return time_in_turns(actions, settings.repeats, settings.patience)
 
 
 def _prepared(name: str, size: int, stream_bits: int, settings: SurrogateSettings) -> Callable[[], object]:
     """A function that programs and reads with the model ``name``, after a warm-up; it runs in its own process."""
     task = draw_task(size, stream_bits, settings)
-    bench = next(_Bench.of(c, task, settings) for c in contenders(task, settings)[0] if c.name == name)
+    bench = next(_Bench.of(c, task, settings) for c in make_contenders(task, settings)[0] if c.name == name)
     with torch.no_grad():
         bench.warm_up()
 

@@ -28,8 +28,8 @@ from geniex.circuit import Crossbar, shared_matmul
 from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.errors import CheckpointError
 from geniex.mapping import ConductanceWindow
-from geniex.study.analytic import AffineFit, calibrate_affine, distance_conductance
-from geniex.surrogate import GeniexMLP, Surrogate, load_surrogate, shipped_surrogates
+from geniex.study.analytic import AffineFit, calibrate_affine, compute_distance_conductance
+from geniex.surrogate import GeniexMLP, Surrogate, list_shipped_surrogates, load_surrogate
 
 _CIRCUIT = "easy"
 """The GENIEx nominal circuit."""
@@ -121,13 +121,13 @@ def draw_task(size: int, stream_bits: int, settings: SurrogateSettings) -> Task:
     return Task(size, stream_bits, conductances, voltages[:, None])
 
 
-def contenders(task: Task, settings: SurrogateSettings) -> tuple[list[Contender], list[str]]:
+def make_contenders(task: Task, settings: SurrogateSettings) -> tuple[list[Contender], list[str]]:
     """All models for a task, and notes about surrogates that do not fit it."""
     crossbar = task.crossbar
     network, universal, notes = _surrogates(task, settings)
     note, trained = "", network is not None
     if network is None:
-        network, note = random_network(task.crossbar, task.window, task.v_max), "random weights, only timed"
+        network, note = make_random_network(task.crossbar, task.window, task.v_max), "random weights, only timed"
     every = [
         Contender(IDEAL, IdealEmulator()),
         Contender(LINEAR, LinearEmulator(crossbar)),
@@ -149,7 +149,7 @@ class Distance:
 
     def program(self, conductances: Tensor) -> Tensor:
         """The transfer matrix (tiles, rows, cols) [S] of the model."""
-        return distance_conductance(self._crossbar.cell.small_signal(conductances), self._crossbar.wires)
+        return compute_distance_conductance(self._crossbar.cell.small_signal(conductances), self._crossbar.wires)
 
     def read(self, array: Tensor, voltages: Tensor) -> Tensor:
         """Column currents by one matrix product."""
@@ -219,11 +219,11 @@ def _named(size: int, settings: SurrogateSettings) -> Iterator[tuple[str, str]]:
     """Surrogates as (name in tables, name or path to load): the given ones first, then those that ship for the size."""
     for given in settings.surrogates:
         yield Path(given).name.removesuffix(".json").removesuffix(".safetensors"), given
-    shipped = shipped_surrogates()
+    shipped = list_shipped_surrogates()
     yield from ((name, name) for name in (FAST, PHYSICS, f"geniex-mlp-{size}") if name in shipped)
 
 
-def random_network(crossbar: Crossbar, window: ConductanceWindow, v_max: float) -> GeniexMLP:
+def make_random_network(crossbar: Crossbar, window: ConductanceWindow, v_max: float) -> GeniexMLP:
     """A GENIEx network with random weights, for timing only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

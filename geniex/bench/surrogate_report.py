@@ -89,10 +89,10 @@ class SurrogateRow:
     failure: str | None
 
 
-def amortised_reads(program: float | None, read: float | None, exact: float | None) -> int | None:
+def count_amortised_reads(program: float | None, read: float | None, exact: float | None) -> int | None:
     """The smallest number n of reads of a tile with ``program + n read <= n exact``, all in seconds; None for never.
 
-    >>> amortised_reads(10e-3, 1e-6, 501e-6)
+    >>> count_amortised_reads(10e-3, 1e-6, 501e-6)
     20
     """
     if program is None or read is None or exact is None or read >= exact:

@@ -41,7 +41,7 @@ class Timing(Generic[T]):
         return None if self.failure is not None or not self.seconds else statistics.median(self.seconds)
 
 
-def interleaved(actions: Mapping[K, Callable[[], T]], repeats: int, patience: float) -> dict[K, Timing[T]]:
+def time_in_turns(actions: Mapping[K, Callable[[], T]], repeats: int, patience: float) -> dict[K, Timing[T]]:
     """The timings of ``actions`` that run in turns, for ``repeats`` rounds after a warm-up round.
 
     An action runs no further round once it has failed or has used ``patience`` seconds. An action whose warm-up
@@ -68,7 +68,7 @@ def interleaved(actions: Mapping[K, Callable[[], T]], repeats: int, patience: fl
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
+def use_torch_threads(count: int) -> Iterator[None]:
     """Let torch use ``count`` threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -78,22 +78,22 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def growth(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+def fit_growth(sizes: Sequence[int], seconds: Sequence[float]) -> float:
     """The exponent p of the least-squares fit seconds ~ size^p.
 
-    >>> growth([32, 64, 128], [1.0, 8.0, 64.0])
+    >>> fit_growth([32, 64, 128], [1.0, 8.0, 64.0])
     3.0
     """
     slope = np.polyfit([math.log(n) for n in sizes], [math.log(s) for s in seconds], 1)[0]
     return round(float(slope), 9)
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """The machine and the versions of the benchmark, JSON-ready."""
     packages = ("torch", "numpy", "scipy", "badcrossbar", "PySpice")
     versions = {"geniex": geniex.__version__, "python": platform.python_version()}
@@ -101,7 +101,7 @@ def machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": cores(),
+        "cores": count_cores(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "versions": versions,
     }

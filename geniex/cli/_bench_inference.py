@@ -13,7 +13,7 @@ from rich.table import Table
 from geniex.bench.additions import Elsewhere
 from geniex.bench.inference_cases import Workload
 from geniex.bench.inference_report import Growth, InferenceReport, InferenceRow
-from geniex.cli._tables import bars_table, number, plain_table
+from geniex.cli._tables import format_number, make_bars_table, make_plain_table
 
 _STATED = (
     "window",
@@ -30,7 +30,7 @@ _STATED = (
 """Fields of the architecture that are the same in all settings of a run; captions state them."""
 
 
-def inference_tables(report: InferenceReport) -> Iterable[Table]:
+def make_inference_tables(report: InferenceReport) -> Iterable[Table]:
     """The report's tables, one after another."""
     for workload in report.settings.workloads:
         rows = [row for row in report.rows if row.workload == workload.name]
@@ -43,12 +43,12 @@ def inference_tables(report: InferenceReport) -> Iterable[Table]:
     if report.elsewhere:
         yield _elsewhere(report.elsewhere)
     if report.bars:
-        yield bars_table(report.bars, "The project's bars, layers on one core")
+        yield make_bars_table(report.bars, "The project's bars, layers on one core")
 
 
 def _costs(workload: Workload, rows: Sequence[InferenceRow], report: InferenceReport) -> Table:
     where = report.machine["device"] if report.settings.device != "cpu" else _threads(rows[0].threads)
-    table = plain_table(
+    table = make_plain_table(
         f"{workload} on {where}, times in ms",
         ("batch", "tile", "bits", "w/x", "x", "emulator", "ADC"),
         ("read", "/ torch", "limit", "program", "tile-vec.", "/ s", "FLOPs", "bytes", "MB", "off"),
@@ -75,17 +75,17 @@ def _figures(row: InferenceRow) -> Iterable[str]:
         _digits(row.limit_seconds, 1e3),
         _digits(row.program_seconds, 1e3),
         str(row.tile_vectors),
-        number(row.tile_vectors_per_second, ".1e"),
-        number(row.flops_per_tile_vector, ".0f"),
-        number(row.bytes_per_tile_vector, ".0f"),
-        number(row.peak_bytes, ".0f", 1e-6),
+        format_number(row.tile_vectors_per_second, ".1e"),
+        format_number(row.flops_per_tile_vector, ".0f"),
+        format_number(row.bytes_per_tile_vector, ".0f"),
+        format_number(row.peak_bytes, ".0f", 1e-6),
         "-" if row.error is None else f"{100 * row.error:.2g} %",
     )
 
 
 def _digits(value: float | None, scale: float = 1.0) -> str:
     """Three significant digits, or all digits before the point from 100 on: neither needs an exponent."""
-    return number(value, ".0f" if value is not None and scale * value >= 100 else ".3g", scale)
+    return format_number(value, ".0f" if value is not None and scale * value >= 100 else ".3g", scale)
 
 
 def _notes(rows: Sequence[InferenceRow]) -> Iterable[str]:
@@ -100,7 +100,7 @@ def _notes(rows: Sequence[InferenceRow]) -> Iterable[str]:
     for row in rows:
         if row.torch_seconds is not None:
             times.setdefault(row.batch, []).append(row.torch_seconds)
-    floats = (f"{number(median(found), '.3g', 1e3)} ms at batch {batch}" for batch, found in times.items())
+    floats = (f"{format_number(median(found), '.3g', 1e3)} ms at batch {batch}" for batch, found in times.items())
     yield f"torch's float module: {', '.join(floats)}"
     yield from dict.fromkeys(f"{row.emulator}: {row.failure or row.note}" for row in rows if row.failure or row.note)
 
@@ -113,7 +113,7 @@ def _plain(value: object) -> str:
 
 def _growth(along: str, lines: Sequence[Growth]) -> Table:
     values = sorted({value for line in lines for value in line.values})
-    table = plain_table(
+    table = make_plain_table(
         f"Read in ms, by {along}: time grows as {along} to the power",
         ("workload", "emulator"),
         (*(f"{along} {value}" for value in values), "power"),
@@ -126,7 +126,7 @@ def _growth(along: str, lines: Sequence[Growth]) -> Table:
 
 
 def _elsewhere(figures: Sequence[Elsewhere]) -> Table:
-    table = plain_table(
+    table = make_plain_table(
         "Elsewhere, not measured in this run: Conv2d 64->64 3x3 on 16x16, batch 1",
         ("simulator", "setting"),
         ("read, ms", "/ torch"),

@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from geniex.bench.solver_report import Row, SolverReport
-from geniex.cli._tables import bars_table, number, plain_table
+from geniex.cli._tables import format_number, make_bars_table, make_plain_table
 
 _CONTENDERS = ("native float64", "native float32", "SuperLU", "badcrossbar", "ngspice")
 
 
-def solver_tables(report: SolverReport) -> Iterable[Table]:
+def make_solver_tables(report: SolverReport) -> Iterable[Table]:
     """The report's tables, one after another."""
     for threads in report.settings.threads:
         yield _times([row for row in report.rows if row.threads == threads], threads)
@@ -24,12 +24,12 @@ def solver_tables(report: SolverReport) -> Iterable[Table]:
     if report.accuracy:
         yield _accuracy(report)
     if report.bars:
-        yield bars_table(report.bars)
+        yield make_bars_table(report.bars)
 
 
 def _times(rows: Sequence[Row], threads: int) -> Table:
     present = [name for name in _CONTENDERS if any(row.contender == name for row in rows)]
-    table = plain_table(
+    table = make_plain_table(
         f"Time a vector in ms, {threads} thread{'s' if threads > 1 else ''}; in parentheses: times native float64",
         ("tile", "cell", "circuit", "vectors"),
         (*present, "error f64", "error f32", "iterations", "peak MB"),
@@ -45,10 +45,10 @@ def _times(rows: Sequence[Row], threads: int) -> Table:
                     *key,
                     str(vectors),
                     *(_time(line.get(name)) for name in present),
-                    number(native.error, ".1e"),
-                    number(single.error if single else None, ".1e"),
-                    number(native.iterations, ".1f"),
-                    number(native.peak_bytes, ".0f", 1e-6),
+                    format_number(native.error, ".1e"),
+                    format_number(single.error if single else None, ".1e"),
+                    format_number(native.iterations, ".1f"),
+                    format_number(native.peak_bytes, ".0f", 1e-6),
                 )
         table.add_section()
     table.caption = "\n".join(escape(_failure(row)) for row in rows if row.failure is not None)
@@ -61,7 +61,7 @@ def _time(row: Row | None) -> str:
     if row.failure is not None:
         return "[red]failed[/red]"
     ratio = "" if row.ratio is None or row.contender == "native float64" else f" ({row.ratio:.3g})"
-    return f"{number(row.seconds_per_vector, '.3g', 1e3)}{ratio}"
+    return f"{format_number(row.seconds_per_vector, '.3g', 1e3)}{ratio}"
 
 
 def _failure(row: Row) -> str:
@@ -70,25 +70,25 @@ def _failure(row: Row) -> str:
 
 def _responses(report: SolverReport) -> Table:
     beside = any(row.error is not None for row in report.responses)
-    table = plain_table(
+    table = make_plain_table(
         "Effective conductance: time a tile in ms, nominal circuit",
         ("tile",),
         ("tiles", "threads", "native", *(("SuperLU", "error") if beside else ())),
     )
     for row in report.responses:
-        rival = (number(row.superlu_seconds_per_tile, ".3g", 1e3), number(row.error, ".1e"))
+        rival = (format_number(row.superlu_seconds_per_tile, ".3g", 1e3), format_number(row.error, ".1e"))
         table.add_row(
             f"{row.size}x{row.size}",
             str(row.tiles),
             str(row.threads),
-            number(row.seconds_per_tile, ".3g", 1e3),
+            format_number(row.seconds_per_tile, ".3g", 1e3),
             *(rival if beside else ()),
         )
     return table
 
 
 def _backward(report: SolverReport) -> Table:
-    table = plain_table(
+    table = make_plain_table(
         "Gradient in voltages and conductances: time a vector in ms",
         ("tile", "cell", "circuit"),
         ("vectors", "forward", "backward", "ratio"),
@@ -99,15 +99,15 @@ def _backward(report: SolverReport) -> Table:
             row.cell,
             row.circuit,
             str(row.vectors),
-            number(row.forward_seconds, ".3g", 1e3 / row.vectors),
-            number(row.backward_seconds, ".3g", 1e3 / row.vectors),
-            "[red]failed[/red]" if row.failure else number(row.ratio, ".2f"),
+            format_number(row.forward_seconds, ".3g", 1e3 / row.vectors),
+            format_number(row.backward_seconds, ".3g", 1e3 / row.vectors),
+            "[red]failed[/red]" if row.failure else format_number(row.ratio, ".2f"),
         )
     return table
 
 
 def _growth(report: SolverReport) -> Table:
-    table = plain_table(
+    table = make_plain_table(
         "Native float64: time a vector grows as size to the power",
         ("cell", "circuit"),
         ("vectors", "threads", "sizes", "power"),
@@ -119,7 +119,7 @@ def _growth(report: SolverReport) -> Table:
 
 
 def _accuracy(report: SolverReport) -> Table:
-    table = plain_table(
+    table = make_plain_table(
         "Random arrays of all kinds: native float64 at its default tolerance",
         ("oracle",),
         ("sizes", "arrays", "worst", "median", "not solved", "oracle failed", "SuperLU to oracle"),
@@ -130,11 +130,11 @@ def _accuracy(report: SolverReport) -> Table:
             c.oracle,
             f"{c.sizes[0]} to {c.sizes[1]}",
             str(c.arrays),
-            number(c.worst, ".1e"),
-            number(c.median, ".1e"),
+            format_number(c.worst, ".1e"),
+            format_number(c.median, ".1e"),
             str(len(c.failures)),
             str(len(c.oracle_failures)),
-            number(c.oracles_apart, ".1e"),
+            format_number(c.oracles_apart, ".1e"),
         )
         notes += [f"worst against {c.oracle}: {c.worst_array}"] if c.worst_array else []
         notes += [f"not solved: {failure}" for failure in c.failures]

@@ -9,20 +9,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from geniex.bench.surrogate_report import CIRCUIT, SurrogateReport, SurrogateRow
-from geniex.cli._tables import bars_table, number, plain_table
+from geniex.cli._tables import format_number, make_bars_table, make_plain_table
 
 
-def surrogate_tables(report: SurrogateReport) -> Iterable[Table]:
+def make_surrogate_tables(report: SurrogateReport) -> Iterable[Table]:
     """The report's tables, one after another."""
     for (size, bits), rows in groupby(report.rows, lambda row: (row.size, row.stream_bits)):
         yield _costs(f"{size}x{size} tiles, {bits}-bit streams", list(rows), report)
     if report.bars:
-        yield bars_table(report.bars)
+        yield make_bars_table(report.bars)
 
 
 def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> Table:
     s = report.settings
-    table = plain_table(
+    table = make_plain_table(
         f"{what}: cost of a tile and vector on one thread; {s.tiles} tiles, the same {s.vectors} vectors for all,"
         f" {s.chunk} a read",
         ("model", ""),
@@ -45,14 +45,14 @@ def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> 
         table.add_row(
             row.model,
             row.dtype,
-            number(row.seconds_per_read, ".3g", 1e6),
-            number(row.over_ideal, ".3g"),
-            number(row.over_mlp, ".3g"),
-            number(row.program_seconds, ".3g", 1e6),
+            format_number(row.seconds_per_read, ".3g", 1e6),
+            format_number(row.over_ideal, ".3g"),
+            format_number(row.over_mlp, ".3g"),
+            format_number(row.program_seconds, ".3g", 1e6),
             _amortised(row),
-            number(row.nf_rmse_pp, ".3g"),
+            format_number(row.nf_rmse_pp, ".3g"),
             "-" if row.relative_p999 is None else f"{100 * row.relative_p999:.3g} %",
-            number(row.peak_bytes, ".0f", 1e-6),
+            format_number(row.peak_bytes, ".0f", 1e-6),
             str(row.reads),
         )
     notes = [f"{row.model}: {row.failure or row.note}" for row in rows if row.failure or row.note]

@@ -10,13 +10,13 @@ from rich.markup import escape
 from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.cli._progress import Bars
-from geniex.cli._tables import number, plain_table, report_console
+from geniex.cli._tables import format_number, make_plain_table, make_report_console
 from geniex.cli.predict import share
 from geniex.errors import InputError
 from geniex.simulator import save_converted
-from geniex.study.grid.detail_tables import detail_tables
-from geniex.study.grid.one_model import Mitigated, before_and_after, mitigated
-from geniex.study.grid.report import detail_notes, write_study
+from geniex.study.grid.detail_tables import make_detail_tables
+from geniex.study.grid.one_model import Mitigated, compute_mitigated, plan_before_and_after
+from geniex.study.grid.report import write_detail_notes, write_study
 from geniex.study.grid.table import Row
 
 _MODEL = "model"
@@ -36,10 +36,10 @@ def run_and_report(
     """Apply a mitigation, print the accuracies before and ``after`` it, and write the asked files."""
     check_file("json", json)
     check_device(device)
-    plan = before_and_after(settings, mitigation, device=device, data_root=data_root)
+    plan = plan_before_and_after(settings, mitigation, device=device, data_root=data_root)
     check_folder("out", out)
     with Bars() as bars:
-        found = mitigated(plan, bars.update)
+        found = compute_mitigated(plan, bars.update)
     _print(found, after)
     write_json(json, found.study.to_dict())
     if out is not None:
@@ -49,7 +49,7 @@ def run_and_report(
             print(line)
 
 
-def accumulator(bits: int | None, frac_bits: int | None) -> dict[str, int]:
+def read_accumulator(bits: int | None, frac_bits: int | None) -> dict[str, int]:
     """The settings of an accumulator of finite width; empty if no width is given."""
     if bits is None:
         if frac_bits is not None:
@@ -59,7 +59,7 @@ def accumulator(bits: int | None, frac_bits: int | None) -> dict[str, int]:
 
 
 def _print(found: Mitigated, after: str) -> None:
-    console, study = report_console(), found.study
+    console, study = make_report_console(), found.study
     header = ("network", "accuracy, %", "recovered, %", "of float's loss, %", "checked, %", "check agrees, %")
     before = found.before
     rows = [
@@ -70,17 +70,17 @@ def _print(found: Mitigated, after: str) -> None:
     ]
     shown = [k for k in range(len(header)) if k < 2 or any(row[k] != "-" for row in rows)]
     tables = {study.title: (tuple(header[k] for k in shown), [tuple(row[k] for k in shown) for row in rows])}
-    for title, (names, lines) in (tables | detail_tables(study)).items():
-        table = plain_table(escape(title), names[:1], names[1:])
+    for title, (names, lines) in (tables | make_detail_tables(study)).items():
+        table = make_plain_table(escape(title), names[:1], names[1:])
         for line in lines:
             table.add_row(*map(escape, line))
         console.print(table)
-    for note in ("In parentheses: 95 % intervals over the test images.", *detail_notes(study)):
+    for note in ("In parentheses: 95 % intervals over the test images.", *write_detail_notes(study)):
         console.print(note, highlight=False, markup=False)
 
 
 def _figures(row: Row) -> tuple[str, ...]:
-    checked = (number(row.get(name), ".1f", 100) for name in ("check_accuracy", "check_agreement"))
+    checked = (format_number(row.get(name), ".1f", 100) for name in ("check_accuracy", "check_agreement"))
     return (_interval(row, "accuracy", ""), _recovered(row, "recovered"), _recovered(row, "float_recovered"), *checked)
 
 

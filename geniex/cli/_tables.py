@@ -17,19 +17,19 @@ _WIDTH = 160
 """Width in columns if the output is no terminal: wide enough that tables in files and pipes are not cut."""
 
 
-def report_console() -> Console:
+def make_report_console() -> Console:
     """The console on standard output for a report's tables."""
     console = Console()
     return console if console.is_terminal else Console(width=max(_WIDTH, console.width))
 
 
-def bars_table(bars: Sequence[Bar], title: str = "The project's bars, on one core") -> Table:
+def make_bars_table(bars: Sequence[Bar], title: str = "The project's bars, on one core") -> Table:
     """The table of measured figures and the limits that they have to meet."""
-    table = plain_table(title, ("figure",), ("measured", "bar", ""))
+    table = make_plain_table(title, ("figure",), ("measured", "bar", ""))
     table.add_column("worst case", ratio=1)
     for bar in bars:
         limit = f"{'>=' if bar.at_least else '<='} {bar.limit:g} {bar.unit}".rstrip()
-        table.add_row(bar.figure, number(bar.measured, ".3g"), limit, _verdict(bar), escape(_short(bar.where)))
+        table.add_row(bar.figure, format_number(bar.measured, ".3g"), limit, _verdict(bar), escape(_short(bar.where)))
     return table
 
 
@@ -39,7 +39,7 @@ def _verdict(bar: Bar) -> str:
     return "[green]met[/green]" if bar.met else "[bold red]missed[/bold red]"
 
 
-def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+def make_plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     """An empty table with columns aligned to the left, then to the right."""
     table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in left:
@@ -49,7 +49,7 @@ def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def number(value: float | None, spec: str, scale: float = 1.0) -> str:
+def format_number(value: float | None, spec: str, scale: float = 1.0) -> str:
     """``scale * value`` in the format ``spec``, or a dash if there is no value."""
     return "-" if value is None else format(scale * value, spec)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from geniex.cli._files import check_file, check_folder, write_json
-from geniex.cli._tables import report_console
+from geniex.cli._tables import make_report_console
 from geniex.config import check_positive_int, check_seed
 from geniex.errors import InputError
 
@@ -100,7 +100,7 @@ def bench(
     run = {"solver": _solver, "surrogate": _surrogate, "inference": _inference}[what]
     with _telling(began) as say:
         report, tables = run(given, say)
-    console = report_console()
+    console = make_report_console()
     for table in tables:
         console.print(table)
     for note in report.notes:
@@ -127,24 +127,24 @@ def _solver(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, 
     from geniex.bench.extension import load_extension
     from geniex.bench.solver import bench_solver
     from geniex.bench.solver_report import SolverSettings
-    from geniex.bench.timing import cores
-    from geniex.cli._bench_solver import solver_tables
+    from geniex.bench.timing import count_cores
+    from geniex.cli._bench_solver import make_solver_tables
 
     kept = ("repeats", "ngspice", "ngspice_arrays", "superlu_arrays", "memory", "seed")
     settings = SolverSettings(
         sizes=tuple(sorted(set(given["sizes"] or SolverSettings.sizes))),
-        threads=tuple(dict.fromkeys(given["threads"] or (1, cores()))),
+        threads=tuple(dict.fromkeys(given["threads"] or (1, count_cores()))),
         **{name: given[name] for name in kept},
     )
     report = bench_solver(settings.quick() if given["quick"] else settings, say, load_extension())
-    return report, solver_tables(report)
+    return report, make_solver_tables(report)
 
 
 def _surrogate(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
     from geniex.bench.extension import load_extension
     from geniex.bench.surrogate import bench_surrogate
     from geniex.bench.surrogate_report import SurrogateSettings
-    from geniex.cli._bench_surrogate import surrogate_tables
+    from geniex.cli._bench_surrogate import make_surrogate_tables
 
     kept = ("tiles", "vectors", "chunk", "repeats", "memory", "seed")
     settings = SurrogateSettings(
@@ -153,7 +153,7 @@ def _surrogate(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
         **{name: given[name] for name in kept},
     )
     report = bench_surrogate(settings.quick() if given["quick"] else settings, say, load_extension())
-    return report, surrogate_tables(report)
+    return report, make_surrogate_tables(report)
 
 
 def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[Any, Iterable[Table]]:
@@ -162,7 +162,7 @@ def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
     from geniex.bench.inference_cases import WORKLOADS
     from geniex.bench.inference_models import EMULATORS
     from geniex.bench.inference_report import InferenceSettings
-    from geniex.cli._bench_inference import inference_tables
+    from geniex.cli._bench_inference import make_inference_tables
     from geniex.cli._device import check_device
 
     threads = tuple(given["threads"] or InferenceSettings.threads)
@@ -177,7 +177,7 @@ def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
         **{name: given[name] for name in ("repeats", "memory", "seed")},
     )
     report = bench_inference(settings.quick() if given["quick"] else settings, say, load_extension())
-    return report, inference_tables(report)
+    return report, make_inference_tables(report)
 
 
 def _named(option: str, given: Mapping[str, Any], known: Iterable[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from geniex.cli._files import check_file, check_folder, write_json
-from geniex.cli._tables import report_console
+from geniex.cli._tables import make_report_console
 
 Report = Any
 """``geniex.study.surrogate_errors.EvaluationReport``: jsonargparse imports it, and torch, even under TYPE_CHECKING."""
@@ -46,7 +46,7 @@ def evaluate(
             status.update(escape(text))
 
         comparison = compare(data, surrogate or [], held_out=held_out, calibration=calibration, note=say)
-    console = report_console()
+    console = make_report_console()
     for table in _tables(comparison.report):
         console.print(table)
     for row in comparison.report.rows:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from geniex.cli._device import check_device
 from geniex.cli._files import check_file, check_folder, write_json
 from geniex.cli._progress import Bars
-from geniex.cli._tables import report_console
+from geniex.cli._tables import make_report_console
 from geniex.config import check_seed
 from geniex.errors import InputError, MissingDependencyError
 from geniex.jobs import Executor, check_workers
@@ -21,7 +21,7 @@ from geniex.networks import ImageSet, load_images, load_network
 from geniex.networks.images import MovedBatches
 from geniex.preset import presets
 from geniex.study.accuracy import Prediction, predict_accuracy
-from geniex.study.html import html_table, markdown_page, write_page
+from geniex.study.html import make_html_table, make_markdown_page, write_page
 
 _STAGES = ("stage", "images", "accuracy, %", "agreement, %", "logit error", "images/s")
 _NF = ("layer", "NF mean", "NF std", "5 %", "95 %", "currents")
@@ -212,7 +212,7 @@ def _notes(report: Prediction) -> list[str]:
 
 
 def _print(report: Prediction, title: str) -> None:
-    console = report_console()
+    console = make_report_console()
     for name, header, rows in (
         (title, _STAGES, stage_rows(report)),
         ("layer by layer", layer_header(report), layer_rows(report)),
@@ -229,11 +229,11 @@ def _print(report: Prediction, title: str) -> None:
 
 def _write(report: Prediction, title: str, details: dict[str, Any], out: Path) -> None:
     write_json(out / "report.json", details)
-    text = markdown_page(
+    text = make_markdown_page(
         title, _notes(report), [(_STAGES, stage_rows(report)), (layer_header(report), layer_rows(report))]
     )
     (out / "report.md").write_text(text, encoding="utf-8")
-    tables = [html_table(_STAGES, stage_rows(report)), html_table(layer_header(report), layer_rows(report))]
+    tables = [make_html_table(_STAGES, stage_rows(report)), make_html_table(layer_header(report), layer_rows(report))]
     notes, figures = _notes(report), []
     try:
         figures = _figures(details, out)

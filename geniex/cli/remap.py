@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geniex.cli._one_model import accumulator, run_and_report
+from geniex.cli._one_model import read_accumulator, run_and_report
 from geniex.errors import InputError
 from geniex.mapping import AdcRange, Offset
 from geniex.mitigation import REMAPPINGS
@@ -93,7 +93,7 @@ def remap(
             "adc_bits": adc_bits,
             "adc_range": adc_range,
             "offset": offset,
-            **accumulator(accumulator_bits, accumulator_frac_bits),
+            **read_accumulator(accumulator_bits, accumulator_frac_bits),
         },
         "seed": seed,
     }

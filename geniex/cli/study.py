@@ -15,13 +15,13 @@ from rich.table import Table
 from geniex.cli._device import check_device
 from geniex.cli._files import check_file, write_json
 from geniex.cli._progress import Bars
-from geniex.cli._tables import plain_table, report_console
+from geniex.cli._tables import make_plain_table, make_report_console
 from geniex.errors import InputError, StudyError
 from geniex.jobs import Executor
 from geniex.plotting.study import short_number
-from geniex.study.grid import Study, StudyPlan, StudySpec, planned, run_study
-from geniex.study.grid.pictures import short_title
-from geniex.study.grid.report import notes, summary_tables
+from geniex.study.grid import Study, StudyPlan, StudySpec, plan_study, run_study
+from geniex.study.grid.pictures import shorten_title
+from geniex.study.grid.report import tabulate_summary, write_notes
 from geniex.sweep.loading import YamlLoader
 
 
@@ -60,7 +60,7 @@ def study(
     check_device(device)
     spec = StudySpec.of(config, changes)
     if plan:
-        _tell(planned(spec, device=device, data_root=data_root))
+        _tell(plan_study(spec, device=device, data_root=data_root))
         return
     target = Path(config.stem) if out is None else out
     with Bars() as bars:
@@ -100,26 +100,26 @@ def _changes(given: list[str]) -> dict[str, Any]:
 
 
 def _tell(plan: StudyPlan) -> None:
-    table = plain_table(
+    table = make_plain_table(
         escape(f"{plan.spec.title}: {len(plan.points)} points"), ("part", "point"), ("networks", "draws")
     )
     own = {part.name: [axis.name for axis in part.axes] for part in plan.spec.parts}
     for point in plan.points:
-        told = ", ".join(f"{short_title(name)} {short_number(point.labels[name])}" for name in own[point.part])
+        told = ", ".join(f"{shorten_title(name)} {short_number(point.labels[name])}" for name in own[point.part])
         table.add_row(escape(point.part), escape(told), str(len(point.settings.networks)), str(point.settings.draws))
-    report_console().print(table)
+    make_report_console().print(table)
     print(f"{len(plan.jobs)} jobs, references and all; nothing was run")
 
 
 def _print(found: Study) -> None:
-    console = report_console()
+    console = make_report_console()
     console.print(found.title, highlight=False, markup=False)
-    for title, (header, rows) in summary_tables(found).items():
+    for title, (header, rows) in tabulate_summary(found).items():
         table, left_out = _fitting(console, title, header, rows)
         console.print(table)
         if left_out:
             console.print(f"no room here for {', '.join(left_out)}: report.md has them", highlight=False, markup=False)
-    for note in notes(found):
+    for note in write_notes(found):
         console.print(note, highlight=False, markup=False)
 
 
@@ -131,7 +131,7 @@ def _fitting(
     Axes come first: without them nothing would tell the rows apart.
     """
     for count in range(len(header), 0, -1):
-        table = plain_table(escape(title), header[:1], header[1:count])
+        table = make_plain_table(escape(title), header[:1], header[1:count])
         for row in rows:
             table.add_row(*map(escape, row[:count]))
         if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:

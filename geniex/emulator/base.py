@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from geniex.emulator.power import PowerMeter, estimated_power
+from geniex.emulator.power import PowerMeter, estimate_power
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
 
@@ -66,9 +66,9 @@ class Emulator(nn.Module, ABC):
         """The meter of the power that drivers deliver to tiles with ``conductances`` (..., rows, cols) [S].
 
         ``currents`` reads the tiles: column currents (..., cols) [A] for voltages (..., rows) [V]. By default the
-        power is estimated from them, see ``geniex.emulator.power.estimated_power``.
+        power is estimated from them, see ``geniex.emulator.power.estimate_power``.
         """
-        return estimated_power(conductances, currents, self.floats_per_read)
+        return estimate_power(conductances, currents, self.floats_per_read)
 
     @property
     def inner(self) -> Emulator | None:

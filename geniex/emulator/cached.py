@@ -15,7 +15,7 @@ from torch import Tensor
 from geniex import __version__
 from geniex.circuit.checks import has_values
 from geniex.emulator.base import Emulator, is_cacheable, map_tensors
-from geniex.emulator.identity import identity
+from geniex.emulator.identity import identify
 from geniex.emulator.wrapper import EmulatorWrapper
 from geniex.errors import FileFormatError, InputError
 from geniex.files import read_tensors, write_tensors
@@ -136,7 +136,7 @@ class StoredEmulator(EmulatorWrapper):
         return map_tensors(self.emulator.program(first), lambda _: next(leaves))
 
     def _key(self, conductances: Tensor) -> str:
-        told, _ = identity(self.emulator)  # includes the window, drive and streams that the emulator is bound to
+        told, _ = identify(self.emulator)  # includes the window, drive and streams that the emulator is bound to
         head: dict[str, Any] = {"geniex": __version__, "emulator": told, "dtype": str(conductances.dtype)}
         hashed = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         hashed.update(str(tuple(conductances.shape)).encode())

@@ -12,7 +12,7 @@ from torch import Tensor
 from geniex.circuit import Crossbar, solve_cells
 from geniex.circuit.checks import check_conductances
 from geniex.emulator.base import Emulator
-from geniex.emulator.power import PowerMeter, circuit_power
+from geniex.emulator.power import PowerMeter, meter_circuit
 from geniex.mapping import Architecture
 
 
@@ -84,7 +84,7 @@ class CircuitEmulator(Emulator):
 
     def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
         """The power of the solved circuit."""
-        return circuit_power(self.crossbar, self.tol, conductances)
+        return meter_circuit(self.crossbar, self.tol, conductances)
 
     def read(self, array: CircuitArray, voltages: Tensor) -> Tensor:
         """Column currents (..., cols) [A]; raises ``ConvergenceError`` where an array is not solved to ``tol``."""

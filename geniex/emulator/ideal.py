@@ -11,7 +11,7 @@ from torch import Tensor
 from geniex.circuit import shared_matmul
 from geniex.circuit.checks import check_conductances
 from geniex.emulator.base import Emulator
-from geniex.emulator.power import PowerMeter, ideal_power
+from geniex.emulator.power import PowerMeter, meter_ideal
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class IdealEmulator(Emulator):
 
     def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
         """The exact power of cells without wires, sum_ij V_i^2 G_ij."""
-        return ideal_power(conductances)
+        return meter_ideal(conductances)
 
     def response(self, array: IdealArray) -> Tensor:
         """The conductances G (..., rows, cols) [S]."""

@@ -43,7 +43,7 @@ def register_emulator(kind: type[_E]) -> type[_E]:
         got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
         raise InputError("kind", got, "it must be a class that derives from Emulator and has all its methods")
     name = kind.__name__
-    class_name(kind)
+    name_class(kind)
     other = _registered.get(name, kind)
     # A class of the same qualified name in the same module is the same one defined again, as by rerunning a notebook.
     if _where(other) != _where(kind):
@@ -53,12 +53,12 @@ def register_emulator(kind: type[_E]) -> type[_E]:
     return kind
 
 
-def registered_emulators() -> tuple[type[Emulator], ...]:
+def list_registered_emulators() -> tuple[type[Emulator], ...]:
     """The classes that users registered."""
     return tuple(_registered.values())
 
 
-def class_name(kind: type[Emulator]) -> str:
+def name_class(kind: type[Emulator]) -> str:
     """The name of the class ``kind`` in files; it has the module in it unless the class is geniex's own or registered.
 
     Raises:
@@ -71,7 +71,7 @@ def class_name(kind: type[Emulator]) -> str:
     return name if name in _SHIPPED or _registered.get(name) is kind else _where(kind)
 
 
-def named_class(name: object) -> type[Emulator]:
+def find_class(name: object) -> type[Emulator]:
     """The class that files call ``name``: geniex's own, regardless of what was imported before, or a registered one.
 
     Raises:
@@ -89,14 +89,14 @@ def named_class(name: object) -> type[Emulator]:
     )
 
 
-def identity(emulator: Emulator) -> Identity:
+def identify(emulator: Emulator) -> Identity:
     """The class and settings of ``emulator``, JSON-ready, and its state, on the CPU.
 
     The wrapped emulator's identity stands under "emulator", and the state is that of the innermost one.
     """
-    told = {"type": class_name(type(emulator)), **emulator.settings()}
+    told = {"type": name_class(type(emulator)), **emulator.settings()}
     if emulator.inner is not None:
-        told["emulator"], weights = identity(emulator.inner)
+        told["emulator"], weights = identify(emulator.inner)
         return told, weights
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in emulator.state_dict().items()}
     if weights:
@@ -104,17 +104,17 @@ def identity(emulator: Emulator) -> Identity:
     return told, weights
 
 
-def same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
+def is_same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
     """Whether ``emulator`` has the innermost emulator of the identity ``told``, regardless of wrappers and binding."""
     worker = emulator.worker
-    given, _ = identity(worker)
-    wanted = worker_told(told)
+    given, _ = identify(worker)
+    wanted = identify_worker(told)
     return all(given.get(name) == wanted.get(name) for name in {*given, *wanted} - {*worker.set_by_architecture})
 
 
-def worker_told(told: dict[str, Any]) -> dict[str, Any]:
+def identify_worker(told: dict[str, Any]) -> dict[str, Any]:
     """The identity of the innermost emulator within the identity ``told``."""
-    return worker_told(told["emulator"]) if "emulator" in told else told
+    return identify_worker(told["emulator"]) if "emulator" in told else told
 
 
 def make_emulator(told: dict[str, Any], weights: dict[str, Tensor], worker: Emulator | None = None) -> Emulator:
@@ -129,7 +129,7 @@ def make_emulator(told: dict[str, Any], weights: dict[str, Tensor], worker: Emul
         inner = make_emulator(told["emulator"], weights, worker)
     elif worker is not None:
         return worker
-    return named_class(told["type"]).from_settings(told, weights, inner)
+    return find_class(told["type"]).from_settings(told, weights, inner)
 
 
 def _where(kind: type) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geniex.circuit import Crossbar, shared_matmul
 from geniex.emulator.base import Emulator
-from geniex.emulator.power import PowerMeter, linear_power
+from geniex.emulator.power import PowerMeter, meter_linear
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LinearEmulator(Emulator):
 
     def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
         """The exact power of the linear circuit."""
-        return linear_power(self.crossbar, conductances)
+        return meter_linear(self.crossbar, conductances)
 
     def response(self, array: LinearArray) -> Tensor:
         """The effective conductances A (..., rows, cols) [S]."""

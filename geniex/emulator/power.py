@@ -33,21 +33,21 @@ class PowerMeter:
     """Workspace per tile and voltage vector, in numbers."""
 
 
-def ideal_power(conductances: Tensor) -> PowerMeter:
+def meter_ideal(conductances: Tensor) -> PowerMeter:
     """The meter of tiles (..., rows, cols) [S] without wires: sum_ij V_i^2 G_ij."""
     by_row = conductances.sum(-1, keepdim=True)
     return PowerMeter(lambda v: shared_matmul(v.square(), by_row)[..., 0], True, 2)
 
 
-def linear_power(crossbar: Crossbar, conductances: Tensor) -> PowerMeter:
+def meter_linear(crossbar: Crossbar, conductances: Tensor) -> PowerMeter:
     """The meter of the linear circuit: V^T Y V with the drivers' admittances Y.
 
     The cells are at their small-signal conductance.
     """
-    return _quadratic(driver_admittances(crossbar, conductances))
+    return _quadratic(compute_driver_admittances(crossbar, conductances))
 
 
-def circuit_power(crossbar: Crossbar, tol: float | None, conductances: Tensor) -> PowerMeter:
+def meter_circuit(crossbar: Crossbar, tol: float | None, conductances: Tensor) -> PowerMeter:
     """The meter of the exact circuit: sum_i V_i I_i with the currents I_i of the word lines, solved to ``tol``."""
 
     def read(voltages: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def circuit_power(crossbar: Crossbar, tol: float | None, conductances: Tensor) -
     return PowerMeter(read, True, 8 * conductances.shape[-1] * conductances.shape[-2])
 
 
-def power_by_gain(crossbar: Crossbar, conductances: Tensor, currents: Currents, floats_per_read: int) -> PowerMeter:
+def meter_by_gain(crossbar: Crossbar, conductances: Tensor, currents: Currents, floats_per_read: int) -> PowerMeter:
     """The meter of a circuit of which the column ``currents`` alone are known, and its linear circuit.
 
     By Kirchhoff's law the sum of the column currents is that of the drivers' currents. Let r be this sum over that of
@@ -69,7 +69,7 @@ def power_by_gain(crossbar: Crossbar, conductances: Tensor, currents: Currents, 
     of the exact circuit for every shipped preset up to 64 x 64, and within 0.03 % where all drivers have one voltage,
     as with 1-bit streams. (The ideal power is up to 20 % off at the nominal 64 x 64, and 300 % where wires dominate.)
     """
-    admittances, by_row = driver_admittances(crossbar, conductances), conductances.sum(-1, keepdim=True)
+    admittances, by_row = compute_driver_admittances(crossbar, conductances), conductances.sum(-1, keepdim=True)
     linear, drawn = _quadratic(admittances), admittances.sum(-1, keepdim=True)
 
     def read(voltages: Tensor) -> Tensor:
@@ -81,13 +81,13 @@ def power_by_gain(crossbar: Crossbar, conductances: Tensor, currents: Currents, 
     return PowerMeter(read, False, linear.floats_per_read + conductances.shape[-1] + floats_per_read)
 
 
-def estimated_power(conductances: Tensor, currents: Currents, floats_per_read: int) -> PowerMeter:
+def estimate_power(conductances: Tensor, currents: Currents, floats_per_read: int) -> PowerMeter:
     """The meter of tiles of which no circuit is known.
 
     It takes the ideal power times the sum of the ``currents`` over that of the ideal ones, which is 4 % off at the
     nominal 64 x 64 and 30 % where wires dominate.
     """
-    ideal, by_row = ideal_power(conductances), conductances.sum(-1, keepdim=True)
+    ideal, by_row = meter_ideal(conductances), conductances.sum(-1, keepdim=True)
 
     def read(voltages: Tensor) -> Tensor:
         total = shared_matmul(voltages, by_row)[..., 0]
@@ -97,7 +97,7 @@ def estimated_power(conductances: Tensor, currents: Currents, floats_per_read: i
     return PowerMeter(read, False, conductances.shape[-1] + floats_per_read)
 
 
-def driver_admittances(crossbar: Crossbar, conductances: Tensor) -> Tensor:
+def compute_driver_admittances(crossbar: Crossbar, conductances: Tensor) -> Tensor:
     """Admittances Y (..., rows, rows) [S], symmetric, with which driver k delivers the current sum_i V_i Y_ik.
 
     The cells ``conductances`` (..., rows, cols) [S] are at their small-signal conductance. Y is solved for directly, to

@@ -1,6 +1,6 @@
 """Jobs in this process, in worker processes or on a Ray cluster, and the store of their results."""
 
-from geniex.jobs.run import EXECUTORS, Executor, check_workers, job_threads, run_jobs
+from geniex.jobs.run import EXECUTORS, Executor, check_workers, run_jobs, use_job_threads
 from geniex.jobs.store import ResultStore, digest
 from geniex.jobs.worker import Failure
 
@@ -11,6 +11,6 @@ __all__ = [
     "ResultStore",
     "check_workers",
     "digest",
-    "job_threads",
     "run_jobs",
+    "use_job_threads",
 ]

@@ -35,7 +35,7 @@ def run_in_processes(
         InputError: the task cannot be pickled.
         JobError: workers die whatever job they are given.
     """
-    pickled, queue, deaths, more = pickled_task(task, workers), iter(items), 0, True
+    pickled, queue, deaths, more = pickle_task(task, workers), iter(items), 0, True
     while more:
         suspects: list[_Item] = []
         more = yield from _run_pool(pickled, queue, workers, recycle, suspects)
@@ -50,7 +50,7 @@ def run_in_processes(
             yield item, answer
 
 
-def pickled_task(task: object, workers: int | None) -> bytes:
+def pickle_task(task: object, workers: int | None) -> bytes:
     """The pickled task; raises ``InputError`` for ``workers`` if it cannot be sent to another process."""
     try:
         return pickle.dumps(task)

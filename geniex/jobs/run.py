@@ -71,7 +71,7 @@ def check_workers(workers: int | None, executor: Executor) -> None:
         raise InputError("executor", repr(executor), f"it must be one of {', '.join(EXECUTORS)}")
 
 
-def job_threads(workers: int | None, executor: Executor = "local") -> AbstractContextManager[None]:
+def use_job_threads(workers: int | None, executor: Executor = "local") -> AbstractContextManager[None]:
     """A context that computes on as many threads as the jobs of ``run_jobs`` do.
 
     The order in which threads add changes the last bits. Work that a caller shares with its jobs belongs into this
@@ -84,6 +84,6 @@ def _run_here(
     task: Callable[[_Item], _Answer], items: Iterable[_Item], workers: int | None
 ) -> Iterator[tuple[_Item, _Answer | Failure]]:
     for item in items:
-        with job_threads(workers):
+        with use_job_threads(workers):
             answer = task(item)
         yield item, answer

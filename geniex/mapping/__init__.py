@@ -2,7 +2,7 @@
 
 from geniex.mapping.architecture import OFFSETS, AdcRange, Architecture, Offset
 from geniex.mapping.layout.compacted import CompactedTiles, compact
-from geniex.mapping.layout.convolution import ConvGeometry, im2col, kernel_weight, kernels
+from geniex.mapping.layout.convolution import ConvGeometry, from_kernels, im2col, to_kernels
 from geniex.mapping.layout.grid import Location, TileLayout
 from geniex.mapping.layout.grouped import (
     LAYOUTS,
@@ -42,11 +42,11 @@ __all__ = [
     "check_layout",
     "check_size",
     "compact",
+    "from_kernels",
     "im2col",
-    "kernel_weight",
-    "kernels",
     "lay_out",
     "pack",
     "register_layout",
+    "to_kernels",
     "unrolls",
 ]

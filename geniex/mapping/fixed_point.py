@@ -10,7 +10,7 @@ from torch import Tensor
 from geniex.mapping.architecture import Architecture
 
 
-def straight_through(value: Tensor, exact: Tensor) -> Tensor:
+def pass_straight_through(value: Tensor, exact: Tensor) -> Tensor:
     """``value`` in the forward pass, with the gradient of ``exact`` in the backward pass (the identity's)."""
     if not exact.requires_grad:
         return value
@@ -28,25 +28,25 @@ def clip(x: Tensor, low: float, high: float = math.inf) -> Tensor:
     return torch.where((x < low) | (x > high), x.detach().clamp(low, high), x)
 
 
-def signed_parts(integers: Tensor) -> Tensor:
+def split_signs(integers: Tensor) -> Tensor:
     """Magnitudes (2, *integers.shape) of the positive and the negative part; 0 counts as positive."""
     zero, negative = torch.zeros_like(integers), integers < 0
     return torch.stack([torch.where(negative, zero, integers), torch.where(negative, -integers, zero)])
 
 
-def largest_frac_bits(largest: float, bits: int) -> int:
+def choose_frac_bits(largest: float, bits: int) -> int:
     """The largest number of fraction bits at which ``largest`` fits ``bits`` (sign included) without clipping.
 
-    >>> largest_frac_bits(1.0, 8)
+    >>> choose_frac_bits(1.0, 8)
     6
     """
-    return fitting_frac_bits(largest, 2 ** (bits - 1) - 1)
+    return fit_frac_bits(largest, 2 ** (bits - 1) - 1)
 
 
-def fitting_frac_bits(largest: float, top: int) -> int:
+def fit_frac_bits(largest: float, top: int) -> int:
     """The largest number of fraction bits at which ``largest`` is an integer of at most ``top``.
 
-    >>> fitting_frac_bits(1.0, 255)
+    >>> fit_frac_bits(1.0, 255)
     7
     """
     top = max(top, 1)
@@ -55,7 +55,7 @@ def fitting_frac_bits(largest: float, top: int) -> int:
     return math.floor(math.log2(top / largest))
 
 
-def gain(largest: Tensor, top: int, frac_bits: int) -> Tensor:
+def choose_gain(largest: Tensor, top: int, frac_bits: int) -> Tensor:
     """The real gains by which each of ``largest`` becomes the integer ``top`` at ``frac_bits``; 1 where it is 0.
 
     Gains are float32, so that the product of two gains and the quotient of a number by a gain lose nothing in float64.
@@ -67,17 +67,17 @@ def gain(largest: Tensor, top: int, frac_bits: int) -> Tensor:
     return torch.where(above > 0, above, torch.ones_like(above))
 
 
-def weight_integers(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
+def to_weight_integers(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
     """Integers (float64) of ``weight``, clipped to ``architecture.weight_range``."""
     return _integers(weight, architecture.weight_bits, architecture.weight_range, frac_bits, architecture.rounding)
 
 
-def weight_magnitudes(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
+def to_weight_magnitudes(weight: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
     """Integer magnitudes (2, *weight.shape) of the positive and the negative part, float64."""
-    return signed_parts(weight_integers(weight, architecture, frac_bits))
+    return split_signs(to_weight_integers(weight, architecture, frac_bits))
 
 
-def input_integers(x: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
+def to_input_integers(x: Tensor, architecture: Architecture, frac_bits: int) -> Tensor:
     """Integers (float64) of the inputs ``x``, clipped to ``architecture.input_range``."""
     return _integers(x, architecture.input_bits, architecture.input_range, frac_bits, architecture.rounding)
 
@@ -87,9 +87,9 @@ def _integers(x: Tensor, bits: int, ends: tuple[int, int], frac_bits: int, round
     exact = x.double() * 2.0**frac_bits
     number, symmetric = exact.detach(), ends[0] == -ends[1]
     if symmetric and bits == 1:
-        return straight_through(torch.where(number < 0, -1.0, 1.0).double(), clip(exact, *ends))
+        return pass_straight_through(torch.where(number < 0, -1.0, 1.0).double(), clip(exact, *ends))
     if rounding == "nearest":
         rounded = number.round()
     else:
         rounded = number.trunc() if symmetric else number.floor()
-    return straight_through(rounded.clamp(*ends), clip(exact, *ends))
+    return pass_straight_through(rounded.clamp(*ends), clip(exact, *ends))

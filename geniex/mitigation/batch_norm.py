@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.mitigation.forward_calls import Call, Reached, evaluated, forward_calls, run_until_reached
+from geniex.mitigation.forward_calls import Call, Reached, evaluate_only, record_calls, run_until_reached
 from geniex.mitigation.sums import PairedSums
-from geniex.simulator.observe_inputs import Calibration, hooked
+from geniex.simulator.observe_inputs import Calibration, add_hooks
 
 _Norm = nn.modules.batchnorm._BatchNorm
 
@@ -38,7 +38,7 @@ def refit_batch_norm(model: nn.Module, data: Calibration) -> nn.Module:
     norms = _batch_norms(refitted)
     if not norms:
         raise InputError("model", "no batch norm with running statistics", "convert the network before folding them")
-    with evaluated(refitted):
+    with evaluate_only(refitted):
         calls, counts, seen = _first_pass(refitted, norms, data)
         if len(calls) > 1 or max(counts[0].values(), default=0) > 1:
             for name in dict.fromkeys(name for count in counts for name in count):
@@ -111,8 +111,8 @@ def _first_pass(
 
         return hook
 
-    with hooked([(model, "pre", begin), *((norm, "pre", watch(name)) for name, norm in norms.items())]):
-        forward_calls(model, data, calls)
+    with add_hooks([(model, "pre", begin), *((norm, "pre", watch(name)) for name, norm in norms.items())]):
+        record_calls(model, data, calls)
     return calls, counts, seen
 
 
@@ -128,7 +128,7 @@ def _moments(model: nn.Module, norm: _Norm, calls: list[Call], counts: list[int]
                 raise Reached
 
         if count:
-            with hooked([(norm, "pre", hook)]):
+            with add_hooks([(norm, "pre", hook)]):
                 run_until_reached(model, call)
     return moments
 

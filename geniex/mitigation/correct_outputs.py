@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.mitigation.forward_calls import Call, Reached, evaluated, forward_calls, run_until_reached
-from geniex.mitigation.reference import SAME_LAYERS, comparable
-from geniex.mitigation.remap.observe import hooked
+from geniex.mitigation.forward_calls import Call, Reached, evaluate_only, record_calls, run_until_reached
+from geniex.mitigation.reference import SAME_LAYERS, make_comparable
+from geniex.mitigation.remap.observe import add_hooks
 from geniex.mitigation.sums import PairedSums
-from geniex.simulator import CrossbarLayer, before_variation, crossbar_layers
-from geniex.simulator.exchange import check_converted
+from geniex.simulator import CrossbarLayer, find_crossbar_layers, undo_variation
 from geniex.simulator.observe_inputs import Calibration
-from geniex.simulator.observe_inputs import hooked as hooked_before
+from geniex.simulator.observe_inputs import add_hooks as hooked_before
+from geniex.simulator.transforms import check_converted
 
 Correction = Literal["gains_and_offsets", "gains", "one_factor"]
 """The kind of correction of a layer's outputs; see ``correct_outputs``."""
@@ -77,10 +77,10 @@ def correct_outputs(
     if reference is None:
         right = _before(model)
     else:
-        right = comparable(reference, model)
+        right = make_comparable(reference, model)
     corrected = copy.deepcopy(model)
-    with evaluated(right, corrected):
-        seen = _first_pass(right, crossbar_layers(model), data)
+    with evaluate_only(right, corrected):
+        seen = _first_pass(right, find_crossbar_layers(model), data)
         fitting = _Fitting(corrected, right, mode)
         if len(seen.calls) == 1 and max(seen.counts[0].values()) == 1:
             fitting.all_at_once(seen.calls[0], seen.outputs)
@@ -88,7 +88,7 @@ def correct_outputs(
             fitting.check_calls(seen.calls, seen.counts)
             for name in seen.called:
                 fitting.one_layer(name, seen.calls, [count[name] for count in seen.counts])
-    uncalled = ", ".join(repr(name) for name in crossbar_layers(model) if name not in seen.called)
+    uncalled = ", ".join(repr(name) for name in find_crossbar_layers(model) if name not in seen.called)
     if uncalled:
         warnings.warn(f"not called on the data, so that outputs stay uncorrected: layers {uncalled}", stacklevel=3)
     return corrected
@@ -98,14 +98,14 @@ def _check(model: nn.Module, mode: object) -> None:
     if mode not in get_args(Correction):
         raise InputError("mode", repr(mode), f"modes are {', '.join(map(repr, get_args(Correction)))}")
     check_converted(model)
-    for name, layer in crossbar_layers(model).items():
+    for name, layer in find_crossbar_layers(model).items():
         if layer.output_gain is not None:
             raise InputError("model", f"layer {name!r}, corrected before", "correct the model that had no gains yet")
 
 
 def _before(model: nn.Module) -> nn.Module:
     try:
-        return before_variation(model)
+        return undo_variation(model)
     except InputError as error:
         allowed = f"{error.allowed}: give reference=, a model whose outputs are right, such as the float one"
         raise InputError(error.name, error.value, allowed) from error
@@ -147,9 +147,9 @@ def _first_pass(right: nn.Module, names: Iterable[str], data: Calibration) -> _S
 
     with (
         hooked_before([(right, "pre", begin)]),
-        hooked((right.get_submodule(name), watch(name)) for name in names),
+        add_hooks((right.get_submodule(name), watch(name)) for name in names),
     ):
-        forward_calls(right, data, seen.calls)
+        record_calls(right, data, seen.calls)
     if not seen.called:
         raise InputError("data", type(data).__name__, "no crossbar layer is called on it")
     return seen
@@ -160,7 +160,7 @@ class _Fitting:
 
     def __init__(self, model: nn.Module, right: nn.Module, mode: Correction) -> None:
         self.model, self.right, self.mode = model, right, mode
-        self.layers = crossbar_layers(model)
+        self.layers = find_crossbar_layers(model)
         self.dtypes: dict[str, torch.dtype] = {}
         """Dtypes of the outputs of each layer that is called."""
 
@@ -178,7 +178,7 @@ class _Fitting:
 
             return hook
 
-        with hooked((layer, fit(name)) for name, layer in self.layers.items()):
+        with add_hooks((layer, fit(name)) for name, layer in self.layers.items()):
             run_until_reached(self.model, call)
         for name in outputs:
             raise self._other_calls(name)
@@ -199,7 +199,7 @@ class _Fitting:
             def watch(name: str, found: Counter[str] = found) -> Callable[..., None]:
                 return lambda *_: found.update([name])
 
-            with hooked((layer, watch(name)) for name, layer in self.layers.items()):
+            with add_hooks((layer, watch(name)) for name, layer in self.layers.items()):
                 run_until_reached(self.model, call)
             for name in self.layers:
                 if found[name] != count[name]:
@@ -214,7 +214,7 @@ class _Fitting:
             if len(outputs) == count:
                 raise Reached
 
-        with hooked([(self.right.get_submodule(name), hook)]):
+        with add_hooks([(self.right.get_submodule(name), hook)]):
             run_until_reached(self.right, call)
         return outputs
 
@@ -229,7 +229,7 @@ class _Fitting:
                 raise Reached
             return right.to(output)  # the layer's own next run sees it as if it were corrected already
 
-        with hooked([(self.layers[name], hook)]):
+        with add_hooks([(self.layers[name], hook)]):
             run_until_reached(self.model, call)
 
     def _add(self, sums: PairedSums, name: str, output: Tensor, wanted: Tensor) -> None:

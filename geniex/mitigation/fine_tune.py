@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from geniex.config import check_number, check_positive_int
 from geniex.errors import InputError
-from geniex.simulator import CrossbarMatrix, crossbar_matrices
-from geniex.simulator.arguments import Arguments, logits_of
-from geniex.simulator.batches import LabelledData, labelled_batches
+from geniex.simulator import CrossbarMatrix, find_crossbar_matrices
+from geniex.simulator.arguments import Arguments, find_logits
+from geniex.simulator.batches import LabelledData, read_labelled_batches
 from geniex.simulator.matrix import Gradients
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +44,7 @@ def fine_tune(
         converted: the model that ``convert(..., trainable=True)`` made; a parameter that needs no gradient stays as it
             is.
         loader: batches of (inputs, labels), or of mappings with "labels", repeated until all steps are done; a single
-            batch is allowed. ``labelled_batches`` has the rules.
+            batch is allowed. ``read_labelled_batches`` has the rules.
         steps: number of optimiser steps.
         learning_rate: learning rate of the first step; it falls to 0.
         weight_decay: decoupled weight decay of AdamW.
@@ -61,7 +61,9 @@ def fine_tune(
     check_number("weight_decay", weight_decay, low=0.0)
     if gradients not in get_args(Gradients):
         raise InputError("gradients", repr(gradients), f"it must be one of {', '.join(get_args(Gradients))}")
-    matrices = [m for m in crossbar_matrices(converted).values() if m.weight is not None and m.weight.requires_grad]
+    matrices = [
+        m for m in find_crossbar_matrices(converted).values() if m.weight is not None and m.weight.requires_grad
+    ]
     if not matrices:
         raise InputError("converted", "no trainable weight on crossbars", "convert the model with trainable=True")
     optimizer = torch.optim.AdamW(
@@ -71,7 +73,7 @@ def fine_tune(
     losses: list[float] = []
     with _gradients(matrices, gradients), torch.enable_grad():
         for _, (inputs, labels) in zip(range(steps), _repeated(loader, converted), strict=False):
-            value = loss(logits_of(inputs.run(converted)), labels)
+            value = loss(find_logits(inputs.run(converted)), labels)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -99,4 +101,4 @@ def _gradients(matrices: list[CrossbarMatrix], gradients: Gradients) -> Iterator
 def _repeated(loader: LabelledData, model: nn.Module) -> Iterator[tuple[Arguments, Tensor]]:
     """The loader's batches, repeated endlessly."""
     while True:
-        yield from labelled_batches(loader, model)
+        yield from read_labelled_batches(loader, model)

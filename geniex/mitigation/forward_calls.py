@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from geniex.errors import InputError
-from geniex.simulator.observe_inputs import Calibration, for_a_while, run_calibration
+from geniex.simulator.observe_inputs import Calibration, keep_for_a_while, run_calibration
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of one forward call, positional and by keyword."""
@@ -23,7 +23,7 @@ class Reached(Exception):  # it ends a pass and is no error
     """Ends a forward pass early, once a hook has seen all that it needs."""
 
 
-def forward_calls(model: nn.Module, data: Calibration, calls: list[Call] | None = None) -> list[Call]:
+def record_calls(model: nn.Module, data: Calibration, calls: list[Call] | None = None) -> list[Call]:
     """The calls that ``data`` makes to ``model``, which is run on them; ``calls`` is filled as they come.
 
     Raises:
@@ -35,7 +35,7 @@ def forward_calls(model: nn.Module, data: Calibration, calls: list[Call] | None 
         kept.append((args, kwargs))
 
     # This hook comes before the model's own, which change the arguments again whenever the call is repeated.
-    with for_a_while([model.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)]):
+    with keep_for_a_while([model.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)]):
         run_calibration(model, data, "data")
     if not kept:
         raise InputError("data", type(data).__name__, "it must give the model at least one batch of inputs")
@@ -50,7 +50,7 @@ def run_until_reached(model: Callable[..., Any], call: Call) -> None:
 
 
 @contextmanager
-def evaluated(*models: nn.Module) -> Iterator[None]:
+def evaluate_only(*models: nn.Module) -> Iterator[None]:
     """Put the models into evaluation mode temporarily, then restore the mode of each module."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:

@@ -6,7 +6,7 @@ from torch import nn
 
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, Packing
-from geniex.simulator import CrossbarLayer, CrossbarMatrix, LayerRule, crossbar_layers
+from geniex.simulator import CrossbarLayer, CrossbarMatrix, LayerRule, find_crossbar_layers
 from geniex.simulator.convert import prepare
 from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.rules import Rules
@@ -14,13 +14,16 @@ from geniex.simulator.rules import Rules
 SAME_LAYERS = "it must have the layers of the model that is corrected"
 
 
-def comparable(reference: object, model: nn.Module) -> nn.Module:
+def make_comparable(reference: object, model: nn.Module) -> nn.Module:
     """The reference in a form whose layers have the same names as those of ``model``."""
     if not isinstance(reference, nn.Module):
         raise InputError("reference", type(reference).__name__, "it must be a model whose outputs are right")
-    layers = crossbar_layers(model)
+    layers = find_crossbar_layers(model)
     if any(isinstance(module, CrossbarMatrix) for module in reference.modules()):
-        right, sizes = reference, {name: _size(layer.packing) for name, layer in crossbar_layers(reference).items()}
+        right, sizes = (
+            reference,
+            {name: _size(layer.packing) for name, layer in find_crossbar_layers(reference).items()},
+        )
     else:
         right, sizes = _as_converted(reference, model, layers)
     names = {name for name, _ in right.named_modules()}

@@ -68,7 +68,7 @@ class Arguments:
             yield self[start : start + size]
 
 
-def logits_of(output: Any) -> Tensor:
+def find_logits(output: Any) -> Tensor:
     """The logits in a model's ``output``: a tensor, or an object with one under "logits", as Hugging Face's outputs."""
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(found, Tensor):

@@ -16,7 +16,13 @@ from geniex.mapping import Architecture
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.periphery.converters import ConverterUse
 from geniex.simulator.plan import PlannedLayer
-from geniex.simulator.scales import InputStatistics, Quantisation, Scale, input_quantisation, weight_quantisation
+from geniex.simulator.scales import (
+    InputStatistics,
+    Quantisation,
+    Scale,
+    measure_input_quantisation,
+    measure_weight_quantisation,
+)
 
 _USE_VECTORS, _USE_COLUMNS = 16, 1 << 13
 """Fewest calibration vectors on which the use of a matrix's converters is looked at, and bit lines times vectors."""
@@ -30,7 +36,7 @@ _WIDE = 6
 """Bit width at which numbers that use their range have a far smaller error than ``_COARSE``."""
 
 
-def arithmetic_figures(
+def measure_arithmetic(
     layer: PlannedLayer, matrices: Sequence[CrossbarMatrix], seen: Sequence[InputStatistics] | None
 ) -> dict[str, Any]:
     """How well fixed point, ADCs and accumulators fit a layer's numbers, as fields of its report."""
@@ -43,13 +49,13 @@ def arithmetic_figures(
         lows.append(float(step.min()))
         highs.append(float(step.max()))
         scale = Scale(matrix.weight_frac_bits, matrix.weight_gain)
-        weights.add(block.numel(), weight_quantisation(block, arch, scale))
+        weights.add(block.numel(), measure_weight_quantisation(block, arch, scale))
     inputs, use = _Total(), None
     converting = (arch.adc_codes, arch.accumulator_bits) != (None, None)
     usable = seen is not None and all(one.count for one in seen)
     for one, matrix in zip(seen or (), matrices, strict=True) if usable else ():
         scale = Scale(matrix.input_frac_bits, matrix.input_gain)
-        inputs.add(one.count, input_quantisation(one.vectors, arch, scale))
+        inputs.add(one.count, measure_input_quantisation(one.vectors, arch, scale))
         if converting:
             # The last vectors of the sample: those that ADC ranges were chosen by come first.
             last = one.vectors[-max(_USE_VECTORS, _USE_COLUMNS // matrix.bit_lines) :]
@@ -70,7 +76,7 @@ def arithmetic_figures(
         "overflowed": None if use is None or arch.accumulator_bits is None else use.overflowed_share,
         "adc_error": None if use is None or arch.adc_codes is None else use.adc_error,
         "accumulator_error": None if use is None or arch.accumulator_bits is None else use.accumulator_error,
-        "cautions": (*empty, *cautions(arch, weight_fit, input_fit, use, step_ends[1])),
+        "cautions": (*empty, *list_cautions(arch, weight_fit, input_fit, use, step_ends[1])),
     }
 
 
@@ -95,7 +101,7 @@ class _Total:
         return Quantisation(math.sqrt(self.square / self.count), self.clipped / self.count, self.typical)
 
 
-def cautions(
+def list_cautions(
     arch: Architecture,
     weights: Quantisation,
     inputs: Quantisation | None,

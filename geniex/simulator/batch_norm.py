@@ -10,7 +10,7 @@ import torch.fx
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from geniex.simulator.transforms import has_hooks
+from geniex.simulator.replace import has_hooks
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -12,12 +12,12 @@ from torch.utils.data import Dataset, IterableDataset
 
 from geniex.errors import InputError
 from geniex.simulator.arguments import Arguments
-from geniex.simulator.transforms import unwrapped
+from geniex.simulator.replace import unwrap
 
 Data = Tensor | tuple[Any, ...] | Mapping[str, Any] | Arguments | Iterable[Any] | Callable[[nn.Module], object]
 """One batch, several batches, or a function that runs the model it is given; ``read_batches`` states the rules."""
 LabelledData = tuple[Any, ...] | Mapping[str, Any] | Iterable[Any]
-"""One batch with labels, or several such batches; ``labelled_batches`` states the rules."""
+"""One batch with labels, or several such batches; ``read_labelled_batches`` states the rules."""
 
 _TAKEN = (
     "it must be a tensor, a tuple or a mapping (one batch), a list, DataLoader or other iterable of such batches, or a"
@@ -66,7 +66,7 @@ def read_batches(data: Data, model: nn.Module | None, name: str = "calibration")
     return _batches(data, model, name, labelled=False)
 
 
-def labelled_batches(
+def read_labelled_batches(
     data: LabelledData, model: nn.Module | None, name: str = "loader"
 ) -> Iterator[tuple[Arguments, Tensor]]:
     """Each batch of ``data`` as a call of ``model``, and its labels as a tensor.
@@ -114,7 +114,7 @@ class _Signature(NamedTuple):
 
 def _signature(model: nn.Module | None) -> _Signature:
     try:
-        whole = None if model is None else inspect.signature(unwrapped(model).forward)
+        whole = None if model is None else inspect.signature(unwrap(model).forward)
     except (TypeError, ValueError):  # the signature is unknown, as for scripted modules
         whole = None
     if whole is None:

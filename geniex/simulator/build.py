@@ -65,7 +65,7 @@ def build(
         raise ConversionError(f"layer {layer.name!r}: {error}") from error
 
 
-def placeholder(inputs: int) -> InputStatistics:
+def make_placeholder(inputs: int) -> InputStatistics:
     """Statistics of a matrix of which only the number of inputs is known."""
     statistics = InputStatistics()
     statistics.add(torch.ones(1, inputs))

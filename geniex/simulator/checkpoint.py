@@ -19,26 +19,26 @@ from geniex.emulator import Emulator, IdealEmulator
 from geniex.emulator.base import move_copy
 from geniex.emulator.identity import (
     Identity,
-    class_name,
-    identity,
+    find_class,
+    identify,
+    identify_worker,
+    is_same_worker,
     make_emulator,
-    named_class,
-    same_worker,
-    worker_told,
+    name_class,
 )
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically, write_sealed_json
 from geniex.mapping import Architecture, Packing
-from geniex.simulator.build import placeholder
+from geniex.simulator.build import make_placeholder
 from geniex.simulator.convert import prepare
-from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_layers, crossbar_matrices
+from geniex.simulator.layers.crossbar import CrossbarLayer, find_crossbar_layers, find_crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.originals import copy_of
+from geniex.simulator.originals import copy_model
 from geniex.simulator.plan import PlannedLayer
+from geniex.simulator.replace import replace_modules
 from geniex.simulator.report import ConversionReport
 from geniex.simulator.rules import LayerRule, Rules
-from geniex.simulator.transforms import replaced
-from geniex.surrogate.checkpoint import checkpoint_paths
+from geniex.surrogate.checkpoint import find_checkpoint_paths
 
 FORMAT, SCHEMA_VERSION = "geniex-converted", 2
 
@@ -58,7 +58,7 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
         InputError: the model has nothing on crossbars, a ``CrossbarMatrix`` lies outside of crossbar layers, or the
             state holds something other than tensors.
     """
-    if not isinstance(model, nn.Module) or not crossbar_layers(model):
+    if not isinstance(model, nn.Module) or not find_crossbar_layers(model):
         allowed = "it has nothing on crossbars: it must be what convert returned, or hold crossbar layers"
         raise InputError("model", type(model).__name__, allowed)
     _check_matrices(model)
@@ -78,7 +78,7 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
         "emulators": [told for told, _ in emulators],
         "reports": {name: report.to_dict() for name, report in _reports(model).items()},
     }
-    weights_path, json_path = checkpoint_paths(path)
+    weights_path, json_path = find_checkpoint_paths(path)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(weights_path, data)
     write_sealed_json(json_path, head, indent=1)
@@ -101,10 +101,10 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
         FileFormatError: the files are damaged or of another format.
         ConversionError: ``model`` is another network, or ``emulator`` another emulator.
     """
-    head, tensors = _read(*checkpoint_paths(path))
+    head, tensors = _read(*find_checkpoint_paths(path))
     reports = {name: ConversionReport.from_dict(report) for name, report in head["reports"].items()}
     emulators = _Emulators(head["emulators"], tensors, emulator)
-    copied = copy_of(model)
+    copied = copy_model(model)
     made: dict[int, nn.Module] = {}
     for name, layers in _parts(head["layers"], reports).items():
         try:
@@ -113,7 +113,7 @@ def load_converted(path: str | Path, model: nn.Module, *, emulator: Emulator | N
             raise _another(path, str(error)) from error
         fold = name in reports and any(layer.where == "folded" for layer in reports[name].layers)
         made[id(part)] = _converted(path, name, part, layers, fold, emulators)
-    converted = replaced(copied, made)
+    converted = replace_modules(copied, made)
     _load(path, converted, tensors, head["aliases"])
     for name, parameter in converted.named_parameters():
         parameter.requires_grad_(name in head["trained"])
@@ -130,8 +130,8 @@ def _reports(model: nn.Module) -> dict[str, ConversionReport]:
 
 def _check_matrices(model: nn.Module) -> None:
     """Raise ``InputError`` for a matrix outside of crossbar layers, because no torch layer could tell what it is."""
-    known = {id(matrix) for layer in crossbar_layers(model).values() for matrix in layer.matrices}
-    for name, matrix in crossbar_matrices(model).items():
+    known = {id(matrix) for layer in find_crossbar_layers(model).values() for matrix in layer.matrices}
+    for name, matrix in find_crossbar_matrices(model).items():
         if id(matrix) not in known:
             allowed = "a CrossbarMatrix is saved as part of a layer: use CrossbarLinear, or save its state_dict"
             raise InputError("model", f"{name!r} on its own", allowed)
@@ -142,12 +142,12 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], list[Identity]]:
     layers: dict[str, Any] = {}
     emulators: list[Identity] = []
     known: dict[int, int] = {}
-    for name, layer in crossbar_layers(model).items():
+    for name, layer in find_crossbar_layers(model).items():
         matrices = [matrix for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix)]
         for matrix in matrices:
             if id(matrix.emulator) not in known:
                 known[id(matrix.emulator)] = len(emulators)
-                emulators.append(identity(matrix.emulator))
+                emulators.append(identify(matrix.emulator))
         layers[name] = {
             "class": type(layer).__name__,
             "weight": _shape(layer.packing),
@@ -205,7 +205,7 @@ def _converted(
             saved_as, is_here = (f"{kind} of {shape}" for kind, shape in (saved, here))
             raise _another(path, f"layer {where!r} was a {saved_as}, here it is a {is_here}")
         made[id(layer.module)] = _unprogrammed(layer, emulators, told)
-    return replaced(converted, made)
+    return replace_modules(converted, made)
 
 
 def _shape(packing: Packing) -> list[int]:
@@ -215,7 +215,7 @@ def _shape(packing: Packing) -> list[int]:
 
 def _weights_prefix(told: dict[str, Any]) -> str:
     """The prefix of an emulator's weights in the file: one for equal weights, and unlike any module's name."""
-    digest = worker_told(told).get("weights_sha256", "")
+    digest = identify_worker(told).get("weights_sha256", "")
     return f"#weights.{digest}."
 
 
@@ -267,9 +267,9 @@ class _Emulators:
 
     def _emulator(self, told: dict[str, Any]) -> Emulator:
         if self._given is None:
-            return make_emulator(told, {}, self._worker(worker_told(told)))
-        if not same_worker(told, self._given):
-            kind = worker_told(told)["type"]
+            return make_emulator(told, {}, self._worker(identify_worker(told)))
+        if not is_same_worker(told, self._given):
+            kind = identify_worker(told)["type"]
             raise ConversionError(f"emulator: the model was converted with {kind} of another circuit or weights")
         given = self._given.with_noise_seed()
         return _wrapped(told, given) or given
@@ -285,10 +285,10 @@ class _Emulators:
 
 def _wrapped(told: dict[str, Any], given: Emulator) -> Emulator | None:
     """``given`` within the wrappers that ``told`` has around an emulator of its class; None if there is none."""
-    if told["type"] == class_name(type(given)):
+    if told["type"] == name_class(type(given)):
         return given
     inner = _wrapped(told["emulator"], given) if "emulator" in told else None
-    return None if inner is None else named_class(told["type"]).from_settings(told, {}, inner)
+    return None if inner is None else find_class(told["type"]).from_settings(told, {}, inner)
 
 
 def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, Any]) -> CrossbarLayer:
@@ -297,7 +297,7 @@ def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, An
     # Without values no largest weight can set the binary point, which is loaded with the state.
     valueless = arch if arch.weight_frac_bits is not None else arch.replace(weight_frac_bits=0)
     module = copy.deepcopy(layer.module).to("meta")
-    inputs = [placeholder(inputs) for _, inputs in layer.packing.shapes]
+    inputs = [make_placeholder(inputs) for _, inputs in layer.packing.shapes]
     plan = dataclasses.replace(layer, module=module, architecture=valueless).placement
     options: dict[str, Any] = {"plan": plan, "trainable": told["trainable"], "checkpoint": told["checkpoint"]}
     built = layer.kind(module, valueless, IdealEmulator(), inputs=inputs, **options).eval()

@@ -17,8 +17,8 @@ from torch import Tensor
 from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator
 from geniex.mapping import Architecture, TileLayout
-from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, shift_add, signed_sum
-from geniex.simulator.periphery.adc import analog_counts
+from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, shift_add, sum_signed
+from geniex.simulator.periphery.adc import to_counts
 
 _EXACT = 2.0**53
 """Bound up to which float64 holds all whole numbers."""
@@ -62,7 +62,7 @@ def find_shortcuts(
     "ideal_before" needs. ``step`` is the ADC's step, and ``points`` are the binary points of the sums.
     """
     arch, response = layout.architecture, emulator.response(array)
-    counts, whole = linear_counts(None if response is None else layout.off_lines(response), codes, arch)
+    counts, whole = find_linear_counts(None if response is None else layout.off_lines(response), codes, arch)
     every = (True,) * layout.stack[0]
     tiles = collapse(Programmed(conductances, array, counts, None, False, every, whole), layout, step, points)
     return tiles if tiles.weights is not None else replace(tiles, live=_live(conductances, emulator, arch))
@@ -73,10 +73,10 @@ def collapse(tiles: Programmed, layout: TileLayout, step: Tensor | None, points:
     arch, counts = layout.architecture, tiles.counts
     if counts is None or not _transparent(counts, tiles.whole, step, arch):
         return tiles
-    weights = summed_weights(counts, layout)
+    weights = sum_weights(counts, layout)
     lossless = arch.accumulator_bits is None
     if tiles.whole:
-        largest = largest_sum(weights, arch)
+        largest = bound_sum(weights, arch)
         if largest * layout.stack[0] > _EXACT:
             return tiles
         lossless = _passes_on(largest, points, arch)
@@ -94,7 +94,7 @@ def multiply_collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, 
     parts = torch.stack([integers, -integers]).clamp(min=0) if arch.passes == 2 else integers[None]
     split = layout.split_inputs(parts)  # (passes, inputs, row_tiles, rows)
     totals = torch.einsum("pirk,rkz->pirz", split, weights.flatten(2)).unflatten(-1, weights.shape[2:])
-    return signed_sum(accumulate(totals, arch, points), layout)
+    return sum_signed(accumulate(totals, arch, points), layout)
 
 
 def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple[bool, ...]:
@@ -106,7 +106,7 @@ def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple
     return tuple((conductances[:, 0] != conductances[:, 1]).flatten(1).any(1).tolist())
 
 
-def linear_counts(response: Tensor | None, codes: Tensor | None, arch: Architecture) -> tuple[Tensor | None, bool]:
+def find_linear_counts(response: Tensor | None, codes: Tensor | None, arch: Architecture) -> tuple[Tensor | None, bool]:
     """Counts (row_tiles, converters, col_tiles, rows, cols) for level 1 on one word line, and whether they are whole.
 
     ``response`` (row_tiles, arrays, col_tiles, rows, cols) [S] has its bit lines in natural order. The counts are None
@@ -118,7 +118,7 @@ def linear_counts(response: Tensor | None, codes: Tensor | None, arch: Architect
     scheme = arch if arch.offset != "ideal_before" else arch.replace(offset="ideal_after")
     currents = response.movedim(-2, 0) * (arch.v_max / (2**arch.stream_bits - 1))
     level = torch.ones_like(currents[..., :1])
-    counts = analog_counts(currents, level, None, scheme).movedim(0, -2)
+    counts = to_counts(currents, level, None, scheme).movedim(0, -2)
     whole = _whole(counts)
     if arch.offset == "ideal_before" and not (whole and codes is not None and torch.equal(counts.round(), codes)):
         return None, False
@@ -146,14 +146,14 @@ def _transparent(counts: Tensor, whole: bool, adc_step: Tensor | None, arch: Arc
     return -low >= arch.adc_codes[0] and high <= arch.adc_codes[1]
 
 
-def summed_weights(counts: Tensor, layout: TileLayout) -> Tensor:
+def sum_weights(counts: Tensor, layout: TileLayout) -> Tensor:
     """Weights (row_tiles, rows, converters, col_tiles, outputs), float64: ``counts`` shifted and added over slices."""
     rows_as_inputs = counts.double().movedim(-2, 0)[None]
     one = rows_as_inputs.new_ones(1, 1)
     return shift_add(rows_as_inputs, one, layout)[0].movedim(0, 1)
 
 
-def largest_sum(weights: Tensor, arch: Architecture) -> float:
+def bound_sum(weights: Tensor, arch: Architecture) -> float:
     """The largest magnitude that a row tile's sum can have in one pass."""
     return float(weights.abs().sum(1).amax()) * max(map(abs, arch.input_range))
 

@@ -15,9 +15,9 @@ from geniex.simulator.batch_norm import fold_in_place
 from geniex.simulator.build import OwnEmulators, build, check_fit
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.memory.pass_memory import Call, first_call, pass_memory, without_values
+from geniex.simulator.memory.pass_memory import Call, copy_without_values, measure_pass_memory, record_first_call
 from geniex.simulator.observe_inputs import Calibration, observe_inputs
-from geniex.simulator.originals import copy_of
+from geniex.simulator.originals import copy_model
 from geniex.simulator.plan import (
     DigitalLayer,
     PlannedLayer,
@@ -26,10 +26,10 @@ from geniex.simulator.plan import (
     plan_layers,
     split_attention,
 )
-from geniex.simulator.report import ConversionReport, LayerReport, built_report, digital_report, folded_report
+from geniex.simulator.replace import replace_modules
+from geniex.simulator.report import ConversionReport, LayerReport, report_built, report_digital, report_folded
 from geniex.simulator.rules import PerLayer, Rules
 from geniex.simulator.scales import InputStatistics
-from geniex.simulator.transforms import replaced
 
 _MOST_REASONS = 8
 """Layers that an error lists."""
@@ -83,7 +83,7 @@ def convert(
         dtype: of conductances, voltages and currents, float32 or float64; None means the weights', at least
             float32.
         trainable: keep the weights on crossbars as parameters, so that an optimiser can be given ``.parameters()``;
-            ``CrossbarMatrix`` states the gradients, ``digital_copy`` is the way back. Parameters that need no gradient
+            ``CrossbarMatrix`` states the gradients, ``to_digital`` is the way back. Parameters that need no gradient
             in the model need none here. Without it nothing does, so that a forward pass keeps no graph unless an input
             asks for one.
         checkpoint: whether a backward pass computes intermediate values once more, so that a forward pass keeps little
@@ -100,7 +100,7 @@ def convert(
     converted, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
     calls, seen = list[Call](), dict[int, list[InputStatistics]]()
     if calibration is not None:
-        with first_call(converted) as calls:
+        with record_first_call(converted) as calls:
             plan, seen = observe_inputs(converted, plan, calibration)
         plan = drop_uncalled(plan, set(seen))
     if not allow_empty:
@@ -109,19 +109,19 @@ def convert(
     made, reports = dict[int, nn.Module](), list[LayerReport]()
     for layer in plan:
         if isinstance(layer, DigitalLayer):
-            reports.append(digital_report(layer))
+            reports.append(report_digital(layer))
             continue
         built = build(layer, emulators, seen.get(id(layer.module)), **options)
         keep_frozen(layer.module, built)
         made[id(layer.module)] = built
-        reports.append(built_report(layer, built, seen.get(id(layer.module))))
-    converted = replaced(converted, made)
+        reports.append(report_built(layer, built, seen.get(id(layer.module))))
+    converted = replace_modules(converted, made)
     if not trainable:
         converted.requires_grad_(False)
     memory = None
     if calls:
-        bare = without_values(converted)
-        memory = pass_memory(lambda: bare, calls[0])
+        bare = copy_without_values(converted)
+        memory = measure_pass_memory(lambda: bare, calls[0])
     report = ConversionReport((*reports, *folded), emulator.description, memory=memory)
     converted.conversion = report  # type: ignore[assignment]
     if report.cautions:
@@ -135,12 +135,12 @@ def prepare(
     model: nn.Module, rules: Rules, fold: bool, *, trainable: bool = False
 ) -> tuple[nn.Module, list[PlannedLayer | DigitalLayer], list[LayerReport]]:
     """A copy of ``model`` in the form that is converted, what happens to each of its layers, and what is folded."""
-    plain = copy_of(model)
+    plain = copy_model(model)
     if trainable:
         check_trainable(plain, rules)
     if fold or not trainable:
         make_weights_plain(plain)
-    folded = [folded_report(norm, conv) for norm, conv in (fold_in_place(plain) if fold else {}).items()]
+    folded = [report_folded(norm, conv) for norm, conv in (fold_in_place(plain) if fold else {}).items()]
     plain = split_attention(plain, rules)
     return plain, plan_layers(plain, rules), folded
 

@@ -19,12 +19,12 @@ from geniex.emulator import map_tensors
 from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator.batches import Data
-from geniex.simulator.exchange import check_converted
-from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_layers
+from geniex.simulator.layers.crossbar import CrossbarLayer, find_crossbar_layers
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.observe_inputs import hooked, run_calibration
-from geniex.simulator.periphery.adc import stream_voltages
-from geniex.simulator.report import reads_per_vector
+from geniex.simulator.observe_inputs import add_hooks, run_calibration
+from geniex.simulator.periphery.adc import to_voltages
+from geniex.simulator.report import count_reads_per_vector
+from geniex.simulator.transforms import check_converted
 from geniex.workspace import workspace_bytes
 
 _WORKSPACE_BYTES = 64 << 20
@@ -161,9 +161,9 @@ def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_v
         check_positive_int("energy_vectors", energy_vectors)
     if any(not m.emulator.deterministic for m in model.modules() if isinstance(m, CrossbarMatrix)):
         model = copy.deepcopy(model)  # a read would advance the noise
-    layers = crossbar_layers(model)
+    layers = find_crossbar_layers(model)
     tallies = {name: _Tally(layer, energy_vectors) for name, layer in layers.items()}
-    with hooked((layers[name], "pre", tally.take) for name, tally in tallies.items()):
+    with add_hooks((layers[name], "pre", tally.take) for name, tally in tallies.items()):
         count = run_calibration(model, images, "images")
     if not count:
         raise InputError("images", f"a {type(images).__name__}", "it must be batches: their images are counted")
@@ -189,15 +189,15 @@ class _Tally:
             chosen = torch.randperm(len(fields), generator=self._generator)[:most].to(fields.device)
             share, fields = most / len(fields), fields[chosen]
         for matrix, part in zip(self.matrices, self.layer.packing.split(fields), strict=True):
-            power, exact = total_power(matrix, part)
+            power, exact = sum_power(matrix, part)
             self.power, self.exact = self.power + power / share, self.exact and exact
 
     def row(self, name: str, images: int, read_time: float) -> LayerCosts:
         """The layer's costs for one image."""
         arch, vectors = self.matrices[0].architecture, -(-self.vectors // images)
         tiles = [math.prod(m.layout.stack) for m in self.matrices]
-        reads = [reads_per_vector(arch, non_negative=m.non_negative) for m in self.matrices]
-        per_read = [conversions_per_read(m) for m in self.matrices]
+        reads = [count_reads_per_vector(arch, non_negative=m.non_negative) for m in self.matrices]
+        per_read = [count_conversions(m) for m in self.matrices]
         return LayerCosts(
             name,
             type(self.layer).__name__,
@@ -211,7 +211,7 @@ class _Tally:
         )
 
 
-def conversions_per_read(matrix: CrossbarMatrix) -> int:
+def count_conversions(matrix: CrossbarMatrix) -> int:
     """The ADC conversions when all arrays of a ``matrix`` are read once; 0 where values stay analog.
 
     Each bit line that holds a slice of an output is converted once, or each pair of bit lines that shares a signed ADC
@@ -225,7 +225,7 @@ def conversions_per_read(matrix: CrossbarMatrix) -> int:
     return (1 if shared else arch.arrays) * (matrix.layout.tile_outputs * arch.slices + bias)
 
 
-def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
+def sum_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
     """The sum of the powers [W] of all reads that ``vectors`` (count, inputs) cause, and whether it is exact.
 
     The sum times the time of a read is the energy of the reads. Read noise is left out.
@@ -241,7 +241,7 @@ def total_power(matrix: CrossbarMatrix, vectors: Tensor) -> tuple[float, bool]:
         size = max(1, workspace_bytes(_WORKSPACE_BYTES) // (floats * tiles.example.element_size()))
         for some in integers.split(size):
             levels, _ = reader.levels(some, tiles.example.dtype)
-            total += float(meter.read(stream_voltages(levels[:, :, at], arch)).double().sum())
+            total += float(meter.read(to_voltages(levels[:, :, at], arch)).double().sum())
         exact = exact and meter.exact
     return total, exact
 

@@ -15,24 +15,24 @@ from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator
 from geniex.mapping import Architecture, Layout
 from geniex.simulator.batches import Data
-from geniex.simulator.build import OwnEmulators, build, check_fit, placeholder
+from geniex.simulator.build import OwnEmulators, build, check_fit, make_placeholder
 from geniex.simulator.convert import drop_uncalled, prepare
-from geniex.simulator.layers.crossbar import crossbar_matrices
+from geniex.simulator.layers.crossbar import find_crossbar_matrices
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.memory.pass_memory import Call, first_call, pass_memory, without_values
+from geniex.simulator.memory.pass_memory import Call, copy_without_values, measure_pass_memory, record_first_call
 from geniex.simulator.memory.sampled import SizedEmulator
-from geniex.simulator.observe_inputs import count_vectors, hooked
+from geniex.simulator.observe_inputs import add_hooks, count_vectors
 from geniex.simulator.plan import DigitalLayer, PlannedLayer
+from geniex.simulator.replace import replace_modules
 from geniex.simulator.report import (
     ConversionReport,
     LayerReport,
-    digital_report,
-    planned_report,
-    programmed_bytes,
-    reads_per_vector,
+    count_programmed_bytes,
+    count_reads_per_vector,
+    report_digital,
+    report_planned,
 )
 from geniex.simulator.rules import PerLayer, Rules
-from geniex.simulator.transforms import replaced
 
 _PROBED_TILES = 4
 
@@ -72,21 +72,21 @@ def dry_run(
     copied, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold)
     vectors, examples, calls, unsigned = dict[int, int](), 0, list[Call](), set[int]()
     if example is not None:
-        with first_call(copied) as calls, _unsigned(plan) as unsigned:
+        with record_first_call(copied) as calls, _unsigned(plan) as unsigned:
             plan, vectors, examples = count_vectors(copied, plan, example)
         plan = drop_uncalled(plan, set(vectors))
     probes, seconds, reports = _Probes(emulator, dtype), 0.0, list[LayerReport]()
     for layer in plan:
         if isinstance(layer, DigitalLayer):
-            reports.append(digital_report(layer))
+            reports.append(report_digital(layer))
             continue
         probe = probes.of(layer.architecture)
-        report = planned_report(layer)
+        report = report_planned(layer)
         arrays = report.arrays
         costs: dict[str, Any] = {"bytes": round(arrays * probe.bytes_per_array)}
         if example is not None:
             costs["vectors"] = -(-vectors[id(layer.module)] // examples)
-            costs["array_reads"] = costs["vectors"] * reads_per_vector(layer.architecture) * arrays
+            costs["array_reads"] = costs["vectors"] * count_reads_per_vector(layer.architecture) * arrays
         seconds += arrays * probe.seconds_per_array
         reports.append(replace(report, **costs))
     memory = None
@@ -94,7 +94,7 @@ def dry_run(
     if example is not None and not by_values:  # the shapes alone do not tell which tiles are left out
         shapes = _Shapes(copied, plan, emulator, unsigned, probes.made)
         options: dict[str, Any] = {"dtype": dtype, "trainable": trainable, "checkpoint": checkpoint}
-        memory = pass_memory(lambda: shapes.converted(**options), next(iter(calls), None))
+        memory = measure_pass_memory(lambda: shapes.converted(**options), next(iter(calls), None))
     return ConversionReport((*reports, *folded), emulator.description, seconds, memory)
 
 
@@ -108,7 +108,7 @@ def _unsigned(plan: Sequence[PlannedLayer | DigitalLayer]) -> Iterator[set[int]]
         signed[id(module)] = signed.get(id(module), False) or not has_values(x) or bool((x < 0).any())
 
     unsigned: set[int] = set()
-    with hooked((layer.module, "pre", watch) for layer in plan if isinstance(layer, PlannedLayer)):
+    with add_hooks((layer.module, "pre", watch) for layer in plan if isinstance(layer, PlannedLayer)):
         yield unsigned
     unsigned.update(key for key, negative in signed.items() if not negative)
 
@@ -125,7 +125,7 @@ class _Shapes:
         probes: Mapping[Architecture, _Probe],
     ) -> None:
         copies: dict[int, Any] = {}
-        self.model, self.emulator, self.probes = without_values(model, copies), emulator, probes
+        self.model, self.emulator, self.probes = copy_without_values(model, copies), emulator, probes
         self.layers = [
             (_without_scale(replace(layer, module=copies[id(layer.module)])), id(layer.module) in unsigned)
             for layer in plan
@@ -136,12 +136,12 @@ class _Shapes:
         """The converted model on the meta device; its programmed arrays have the sizes of one."""
         emulators, made = OwnEmulators(SizedEmulator(self.emulator)), dict[int, nn.Module]()
         for layer, unsigned in self.layers:
-            inputs = placeholder(1)
+            inputs = make_placeholder(1)
             if not unsigned:
                 inputs.add(-torch.ones(1, 1))
             made[id(layer.module)] = build(layer, emulators, inputs, trainable=trainable, **options)
-        model = replaced(self.model, made)
-        for matrix in crossbar_matrices(model).values():
+        model = replace_modules(self.model, made)
+        for matrix in find_crossbar_matrices(model).values():
             self._shorten(matrix)
         return model.requires_grad_(trainable)
 
@@ -187,12 +187,15 @@ class _Probes:
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(arch.outputs_per_tile, _PROBED_TILES * arch.tile[0], generator=generator)
         weight, emulator = weight.to(self.dtype), self.emulators.own(arch, weight.device)
-        inputs = placeholder(weight.shape[1])
+        inputs = make_placeholder(weight.shape[1])
         for _ in range(2):  # the first warms up
             start = time.perf_counter()
             matrix = CrossbarMatrix(weight, arch, emulator, inputs=inputs)
             seconds = time.perf_counter() - start
         arrays = arch.arrays * _PROBED_TILES
         return _Probe(
-            programmed_bytes(matrix) / arrays, seconds / arrays, matrix.tiles.weights is not None, matrix.tiles.lossless
+            count_programmed_bytes(matrix) / arrays,
+            seconds / arrays,
+            matrix.tiles.weights is not None,
+            matrix.tiles.lossless,
         )

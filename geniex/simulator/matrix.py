@@ -16,27 +16,34 @@ from geniex.emulator import Emulator, map_tensors
 from geniex.emulator.base import check_emulator, move_copy_once
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, Location, TileLayout
-from geniex.mapping.fixed_point import straight_through
-from geniex.mapping.slicing import tile_levels
+from geniex.mapping.fixed_point import pass_straight_through
+from geniex.mapping.slicing import to_tile_levels
 from geniex.simulator.collapse import Programmed, collapse, find_shortcuts
 from geniex.simulator.matrix_state import MatrixState, move_once, read_state, write_state
 from geniex.simulator.modes import check_mode, refuse_script
 from geniex.simulator.periphery.accumulator import BinaryPoints
-from geniex.simulator.periphery.adc import calibrated_step, stream_voltages
+from geniex.simulator.periphery.adc import choose_step, to_voltages
 from geniex.simulator.periphery.converters import (
     PROBE_VECTORS,
     ConverterUse,
-    binary_points,
-    calibration_vectors,
-    converter_use,
+    choose_binary_points,
+    choose_calibration_vectors,
+    choose_step_before_calibration,
     count_ends,
-    step_of_weights,
+    measure_converter_use,
 )
-from geniex.simulator.periphery.dac import whole_inputs
+from geniex.simulator.periphery.dac import quantise_inputs
 from geniex.simulator.read import Reader, Reads
 from geniex.simulator.recompute import program_lean
-from geniex.simulator.scales import FullScale, InputStatistics, check_vectors, check_weight, input_scale, weight_scale
-from geniex.simulator.weights import WeightWatch, weight_ends
+from geniex.simulator.scales import (
+    FullScale,
+    InputStatistics,
+    check_vectors,
+    check_weight,
+    choose_input_scale,
+    choose_weight_scale,
+)
+from geniex.simulator.weights import WeightWatch, find_weight_ends
 
 Gradients = Literal["emulator", "ideal"]
 
@@ -120,21 +127,21 @@ class CrossbarMatrix(nn.Module):
         layout = layout or TileLayout(architecture, inputs=weight.shape[1], outputs=weight.shape[0])
         self.layout = layout.map_indices(lambda index: index if weight.is_meta else index.to(weight.device))
         with torch.no_grad():
-            self.weight_frac_bits, weight_gain = weight_scale(architecture, weight, weight_full_scale)
-            self.input_frac_bits, input_gain = input_scale(architecture, inputs)
+            self.weight_frac_bits, weight_gain = choose_weight_scale(architecture, weight, weight_full_scale)
+            self.input_frac_bits, input_gain = choose_input_scale(architecture, inputs)
             self.non_negative = isinstance(inputs, InputStatistics) and inputs.non_negative
             """Whether inputs are taken to have no sign, whatever they are."""
             self.register_buffer("weight_gain", weight_gain)
             self.register_buffer("input_gain", None if input_gain is None else input_gain.to(weight.device))
             dtype = dtype or torch.promote_types(weight.dtype, torch.float32)
-            codes = tile_levels(weight.detach(), self.layout, self.weight_frac_bits, weight_gain, dtype)
+            codes = to_tile_levels(weight.detach(), self.layout, self.weight_frac_bits, weight_gain, dtype)
             conductances = self._conductances(codes)
         self.register_buffer("codes", codes if architecture.offset == "ideal_before" else None)
         self.register_buffer("conductances", conductances)
         self.register_buffer("target_conductances", None, persistent=False)
-        self.register_buffer("adc_step", step_of_weights(conductances, self.layout))
+        self.register_buffer("adc_step", choose_step_before_calibration(conductances, self.layout))
         bits = self.weight_frac_bits + self.input_frac_bits
-        self.points = binary_points(bits, conductances, self.layout, grows=self.weight is not None)
+        self.points = choose_binary_points(bits, conductances, self.layout, grows=self.weight is not None)
         with torch.no_grad():
             self.tiles = self._programmed(conductances, self.codes)
         self._calibrate(inputs)
@@ -214,14 +221,14 @@ class CrossbarMatrix(nn.Module):
         if not (low.isfinite().all() and high.isfinite().all()):
             allowed = "its currents are NaN or infinite on the calibration inputs: it does not stand for these tiles"
             raise InputError("emulator", self.emulator.description, allowed)
-        self.adc_step = calibrated_step(low, high, arch)
+        self.adc_step = choose_step(low, high, arch)
         if arch.adc_range == "auto" and bool((self.adc_step == 1).all()):
             self.adc_step = None  # codes of one count are read faster where no step is kept
             self.tiles = collapse(tiles, self.layout, None, self.points)
 
     def converter_use(self, vectors: Tensor) -> ConverterUse:
         """How input ``vectors`` (count, inputs) use the ADCs and accumulators: what clips, what overflows."""
-        return converter_use(*self._apart(vectors))
+        return measure_converter_use(*self._apart(vectors))
 
     @property
     def bit_lines(self) -> int:
@@ -257,7 +264,7 @@ class CrossbarMatrix(nn.Module):
                     value = self._product(flat)
                 finite = torch.where(flat.isfinite(), flat, 0.0)  # the derivatives do not depend on the value
                 exact = self.layout.multiply_exactly(finite.to(value), self._masked(self.weight).to(value))
-                product = straight_through(value, exact)
+                product = pass_straight_through(value, exact)
             else:
                 product = self._product(flat)
         if nan:
@@ -268,7 +275,7 @@ class CrossbarMatrix(nn.Module):
         """Every voltage and current that inputs (count, inputs) cause, to look inside; keep ``count`` small."""
         tiles, codes = self._current()
         levels, _ = self._reader(codes).levels(self._integers(x), tiles.example.dtype)
-        voltages = stream_voltages(levels, self.architecture)
+        voltages = to_voltages(levels, self.architecture)
         return Reads(voltages, shared_matmul(voltages, tiles.example), self.emulator.read(tiles.array, voltages))
 
     def extra_repr(self) -> str:
@@ -282,7 +289,7 @@ class CrossbarMatrix(nn.Module):
             raise InputError("matrix", "its weight is on crossbars alone", "it must be trainable")
         with torch.no_grad():
             gain = None if self.weight_gain is None else self.weight_gain.to(self.weight.device)
-            ends = weight_ends(self.architecture, self.weight_frac_bits, gain, self.weight.dtype)
+            ends = find_weight_ends(self.architecture, self.weight_frac_bits, gain, self.weight.dtype)
             self.weight.copy_(self.weight.clamp(*ends))
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -313,7 +320,7 @@ class CrossbarMatrix(nn.Module):
         """Tiles with another ``weight``, and its levels where they are read."""
         check_weight(weight)
         scale = (self.weight_frac_bits, self.weight_gain)
-        codes = tile_levels(self._masked(weight), self.layout, *scale, self.conductances.dtype)
+        codes = to_tile_levels(self._masked(weight), self.layout, *scale, self.conductances.dtype)
         kept = None if self.codes is None else codes
         return self._programmed(self._conductances(codes), kept), kept
 
@@ -325,7 +332,9 @@ class CrossbarMatrix(nn.Module):
         return self.layout.onto_lines(window.to_conductance(codes, 2**self.architecture.slice_bits))
 
     def _integers(self, x: Tensor) -> Tensor:
-        return whole_inputs(x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative)
+        return quantise_inputs(
+            x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative
+        )
 
     def _reader(self, codes: Tensor | None) -> Reader:
         again = self.emulator.deterministic if self.checkpoint is None else self.checkpoint
@@ -366,7 +375,7 @@ class CrossbarMatrix(nn.Module):
             probe = inputs.vectors[:PROBE_VECTORS]
             if self.adc_step is None and (linear or not self.converter_use(probe).clipped):
                 return
-        self.calibrate_adc(calibration_vectors(inputs, arch, self.bit_lines))
+        self.calibrate_adc(choose_calibration_vectors(inputs, arch, self.bit_lines))
 
     def get_extra_state(self) -> Tensor:
         """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing.

@@ -46,7 +46,7 @@ def observe_inputs(
 
         return watch
 
-    with hooked((layer.module, "pre", watched(layer)) for layer in _on_crossbars(plan)):
+    with add_hooks((layer.module, "pre", watched(layer)) for layer in _on_crossbars(plan)):
         run_calibration(model, calibration)
     return _with_sizes(plan, sized), seen
 
@@ -70,7 +70,7 @@ def count_vectors(
 
         return watch
 
-    with hooked((layer.module, "post", watched(layer)) for layer in _on_crossbars(plan)):
+    with add_hooks((layer.module, "post", watched(layer)) for layer in _on_crossbars(plan)):
         examples = run_calibration(model, example, "example")
     if not examples:
         raise InputError("example", f"a {type(example).__name__}", "it must be batches: their examples are counted")
@@ -124,12 +124,12 @@ def _add(seen: list[InputStatistics], packing: Packing, fields: Tensor, generato
         statistics.add(part[torch.cat([drawn, extremes])])
 
 
-def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> AbstractContextManager[None]:
+def add_hooks(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> AbstractContextManager[None]:
     """A context with hooks that take keywords: "pre" sees a module's final input, "post" its first output.
 
     A module's other pre-hooks run before "pre", and its other forward hooks run after "post".
     """
-    return for_a_while(
+    return keep_for_a_while(
         module.register_forward_pre_hook(hook, with_kwargs=True)
         if kind == "pre"
         else module.register_forward_hook(hook, with_kwargs=True, prepend=True)
@@ -138,7 +138,7 @@ def hooked(hooks: Iterable[tuple[nn.Module, str, Callable[..., None]]]) -> Abstr
 
 
 @contextmanager
-def for_a_while(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+def keep_for_a_while(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     """A context for registered hooks, which are removed at its end."""
     registered = list(handles)
     try:

@@ -16,13 +16,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 from geniex.errors import ConversionError
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
-from geniex.simulator.transforms import outside_hooks, without_wrappers
+from geniex.simulator.replace import find_outside_hooks, remove_wrappers
 
 _DERIVING = (prune.BasePruningMethod, WeightNorm, SpectralNorm)
 """torch's forward pre-hooks that compute a tensor of their module from others."""
 
 
-def copy_of(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode, without the wrappers of parallel and compiled modules.
 
     Hooks that belong to none of its modules are shared with the original, as functions are.
@@ -32,7 +32,7 @@ def copy_of(model: nn.Module) -> nn.Module:
             copied.
     """
     _check(model)
-    memo: dict[int, Any] = {id(hook): hook for hook in outside_hooks(model)}
+    memo: dict[int, Any] = {id(hook): hook for hook in find_outside_hooks(model)}
     for module in model.modules():
         for value in (*vars(module).values(), *module._buffers.values(), *module._parameters.values()):
             # deepcopy refuses tensors with a graph and tensors that are not strided.
@@ -44,10 +44,10 @@ def copy_of(model: nn.Module) -> nn.Module:
             copied = copy.deepcopy(model, memo)
     except Exception as error:  # the model's attributes may raise anything
         raise ConversionError(f"model: it cannot be copied: {type(error).__name__}: {error}") from error
-    return without_wrappers(copied).eval()
+    return remove_wrappers(copied).eval()
 
 
-def derived_tensors(module: nn.Module) -> dict[str, str]:
+def find_derived_tensors(module: nn.Module) -> dict[str, str]:
     """The names of tensors that torch computes from others, each with the call that makes it a parameter again."""
     found: dict[str, str] = {}
     for hook in module._forward_pre_hooks.values():
@@ -65,7 +65,7 @@ def derived_tensors(module: nn.Module) -> dict[str, str]:
 @torch.no_grad()
 def make_plain(module: nn.Module) -> None:
     """Replace derived tensors by parameters with their values, and drop the tensors that they were computed from."""
-    names = derived_tensors(module)
+    names = find_derived_tensors(module)
     hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _DERIVING)]
     for hook in hooks:  # the attribute may be stale, for example after load_state_dict
         hook(module, ())
@@ -94,7 +94,7 @@ def _remove(hook: Any, module: nn.Module) -> None:
         prune.remove(module, hook._tensor_name)
 
 
-def ties(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
+def find_ties(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
     """The (module, parameter) names of all places of each parameter that is trained in more than one place."""
     places: dict[int, list[tuple[str, str]]] = {}
     for module_name, module in model.named_modules():
@@ -113,8 +113,8 @@ def _check(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, (CrossbarLayer, CrossbarMatrix)):
             raise ConversionError(
-                f"model: layer {name!r} is on crossbars already: convert the model as it was before; digital_copy gives"
-                " it back where it was converted with trainable=True, emulated_by puts its arrays on another emulator"
+                f"model: layer {name!r} is on crossbars already: convert the original model; to_digital gives it back"
+                " if it was converted with trainable=True; to change the emulator only, use replace_emulator"
             )
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
             kind = type(module).__name__

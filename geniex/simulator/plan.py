@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Packing, lay_out, pack, unrolls
 from geniex.simulator.layers.attention import ATTENDING, PROJECTIONS, leave_fast_path, project_attention
-from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_kind, registered_kind
-from geniex.simulator.originals import derived_tensors, make_plain, ties
+from geniex.simulator.layers.crossbar import CrossbarLayer, find_crossbar_kind, find_registered_kind
+from geniex.simulator.originals import find_derived_tensors, find_ties, make_plain
+from geniex.simulator.replace import find_kept_aside, replace_modules
 from geniex.simulator.rules import Choice, Rules
 from geniex.simulator.scales import FullScale
-from geniex.simulator.transforms import kept_aside, replaced
 
 _NO_PRODUCT = (
     nn.modules.batchnorm._NormBase,
@@ -128,7 +128,7 @@ def split_attention(model: nn.Module, rules: Rules) -> nn.Module:
         attention = project_attention(module)
         if attention is not None:
             # torch reads out_proj's weight without calling it: hooks of out_proj never ran, and are not carried over.
-            model = replaced(model, {id(module): attention})
+            model = replace_modules(model, {id(module): attention})
     return model
 
 
@@ -139,12 +139,12 @@ def check_trainable(model: nn.Module, rules: Rules) -> None:
     other tensors.
     """
     for name, module in model.named_modules():
-        for tensor, remedy in derived_tensors(module).items() if _goes(name, module, rules) else ():
+        for tensor, remedy in find_derived_tensors(module).items() if _goes(name, module, rules) else ():
             raise ConversionError(
                 f"layer {name!r}: its {tensor} is computed from other tensors, which trainable=True would not train:"
                 f" make it a parameter before with {remedy}, or keep the layer digital by a rule"
             )
-    for places in ties(model):
+    for places in find_ties(model):
         on_crossbars = [name for name, _ in places if _goes(name, model.get_submodule(name), rules)]
         if on_crossbars:
             both = " and ".join(f"{name}.{parameter}".lstrip(".") for name, parameter in places)
@@ -158,7 +158,7 @@ def check_trainable(model: nn.Module, rules: Rules) -> None:
 def make_weights_plain(model: nn.Module) -> None:
     """Make the effective weights of layers that have a crossbar form plain parameters, in place."""
     for module in list(model.modules()):
-        if derived_tensors(module) and (crossbar_kind(module) or isinstance(module, nn.MultiheadAttention)):
+        if find_derived_tensors(module) and (find_crossbar_kind(module) or isinstance(module, nn.MultiheadAttention)):
             make_plain(module)
 
 
@@ -166,7 +166,7 @@ def _goes(name: str, module: nn.Module, rules: Rules) -> bool:
     """Whether the rules put a module on crossbars, judged by its name and its kind."""
     if isinstance(module, nn.MultiheadAttention):
         return _wanted(name, rules)
-    return crossbar_kind(module) is not None and rules.choice(name).architecture is not None
+    return find_crossbar_kind(module) is not None and rules.choice(name).architecture is not None
 
 
 def _wanted(attention: str, rules: Rules) -> bool:
@@ -179,7 +179,7 @@ def _plan(model: nn.Module, rules: Rules) -> Iterator[PlannedLayer | DigitalLaye
     for name, module in model.named_modules():
         if name.startswith(closed):
             continue
-        kind = crossbar_kind(module)
+        kind = find_crossbar_kind(module)
         why = _digital_form(module, kind)
         if kind is None and why is None and next(module.parameters(recurse=False), None) is None:
             continue
@@ -202,7 +202,7 @@ def _unregistered(model: nn.Module) -> Iterator[DigitalLayer]:
     """Modules with parameters that are kept in lists and the like, which torch does not register as submodules."""
     seen = {id(module) for module in model.modules()}
     for owner, module in model.named_modules():
-        for name, aside in kept_aside(module):
+        for name, aside in find_kept_aside(module):
             new = {id(m) for m in aside.modules()} - seen
             if new and any(True for _ in aside.parameters()):
                 reason = "no submodule: keep it in an nn.ModuleList or nn.ModuleDict"
@@ -253,7 +253,7 @@ def _digital_form(module: nn.Module, kind: type[CrossbarLayer] | None) -> str | 
 def _reason(module: nn.Module) -> str:
     if isinstance(module, _NO_PRODUCT):
         return "no matrix product"
-    base = nn.MultiheadAttention if isinstance(module, nn.MultiheadAttention) else registered_kind(module)
+    base = nn.MultiheadAttention if isinstance(module, nn.MultiheadAttention) else find_registered_kind(module)
     if base is not None:
         return f"computes otherwise than {base.__name__}"
     if any(True for _ in module.children()):

@@ -16,9 +16,9 @@ from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator, map_tensors
 from geniex.mapping import TileLayout
 from geniex.simulator.collapse import Programmed, multiply_collapsed
-from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, shift_add, signed_sum
-from geniex.simulator.periphery.adc import analog_counts, digitised, stream_voltages
-from geniex.simulator.periphery.dac import stream_reads
+from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, shift_add, sum_signed
+from geniex.simulator.periphery.adc import digitise, to_counts, to_voltages
+from geniex.simulator.periphery.dac import split_into_reads
 from geniex.workspace import workspace_bytes
 
 _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
@@ -68,7 +68,7 @@ class Reader:
 
     def levels(self, integers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Stream levels (reads, inputs, row_tiles, 1, 1, rows) and each read's place value (passes, reads)."""
-        levels, place = stream_reads(
+        levels, place = split_into_reads(
             integers,
             self.layout.architecture,
             non_negative=self.non_negative,
@@ -82,8 +82,8 @@ class Reader:
         if tiles.counts is not None:
             return shared_matmul(levels, tiles.counts[at])
         array = map_tensors(tiles.array, lambda tensor: tensor[at])
-        currents = self.layout.off_lines(self.emulator.read(array, stream_voltages(levels, arch)))
-        return analog_counts(currents, levels, None if self.codes is None else self.codes[at], arch)
+        currents = self.layout.off_lines(self.emulator.read(array, to_voltages(levels, arch)))
+        return to_counts(currents, levels, None if self.codes is None else self.codes[at], arch)
 
     def row_tiles(self, count: int, live: Sequence[bool] | None = None) -> list[slice]:
         """All row tiles, or those that are ``live`` and what lies in between, in runs of at most ``count``."""
@@ -135,5 +135,5 @@ class Reader:
         """What some row tiles add to the product (inputs, col_tiles, outputs)."""
         arch = self.layout.architecture
         step = self.step if self.step is None or len(self.step) == 1 else self.step[at]
-        counts = digitised(self.analog(levels, tiles, at), step, arch)
-        return signed_sum(accumulate(shift_add(counts, place, self.layout), arch, self.points), self.layout, at)
+        counts = digitise(self.analog(levels, tiles, at), step, arch)
+        return sum_signed(accumulate(shift_add(counts, place, self.layout), arch, self.points), self.layout, at)

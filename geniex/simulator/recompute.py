@@ -30,7 +30,7 @@ class _Programming(torch.autograd.Function):
         ctx.save_for_backward(conductances)
         ctx.set_materialize_grads(False)
         made.append(program(conductances))
-        return tuple(tensors_of(made[0]))
+        return tuple(collect_tensors(made[0]))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -38,7 +38,7 @@ class _Programming(torch.autograd.Function):
         (conductances,) = ctx.saved_tensors
         with torch.enable_grad():
             again = conductances.detach().requires_grad_()
-            outputs = tensors_of(ctx.program(again))
+            outputs = collect_tensors(ctx.program(again))
         felt = [(out, c) for out, c in zip(outputs, cotangents, strict=True) if c is not None and out.requires_grad]
         if not felt:
             return None, None, None
@@ -46,7 +46,7 @@ class _Programming(torch.autograd.Function):
         return None, None, torch.autograd.grad(outs, again, given)[0]
 
 
-def tensors_of(array: Any) -> list[Tensor]:
+def collect_tensors(array: Any) -> list[Tensor]:
     """The tensors of a programmed array, in the order in which ``map_tensors`` comes to them."""
     found: list[Tensor] = []
 

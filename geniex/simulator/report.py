@@ -14,7 +14,7 @@ from geniex.circuit.checks import has_values
 from geniex.emulator import map_tensors
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
-from geniex.simulator.arithmetic_figures import arithmetic_figures
+from geniex.simulator.arithmetic_figures import measure_arithmetic
 from geniex.simulator.layers.crossbar import CrossbarLayer
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.memory.pass_memory import Later, PassMemory
@@ -103,7 +103,7 @@ class ConversionReport:
     program_seconds: float | None = None
     """Time that programming will take, estimated by a dry run; a conversion's own report holds no timing."""
     memory: Later | None = field(default=None, compare=False, repr=False)
-    """Of a pass, as ``pass_memory`` tells it."""
+    """The memory that ``measure_pass_memory`` finds for a pass."""
 
     @property
     def pass_memory(self) -> PassMemory | None:
@@ -210,17 +210,17 @@ class ConversionReport:
         return "\n".join([*(line.rstrip() for line in lines), *told])
 
 
-def digital_report(layer: DigitalLayer) -> LayerReport:
+def report_digital(layer: DigitalLayer) -> LayerReport:
     """The report of a layer that stayed digital."""
     return LayerReport(layer.name, type(layer.module).__name__, "digital", layer.reason)
 
 
-def folded_report(norm: str, conv: str) -> LayerReport:
+def report_folded(norm: str, conv: str) -> LayerReport:
     """The report of a batch norm that is part of a convolution now."""
     return LayerReport(norm, "BatchNorm", "folded", f"into {conv}")
 
 
-def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
+def report_planned(layer: PlannedLayer, **costs: Any) -> LayerReport:
     """The report of a layer that goes onto crossbars."""
     arrays = layer.architecture.arrays
     if layer.unsized:
@@ -241,21 +241,21 @@ def planned_report(layer: PlannedLayer, **costs: Any) -> LayerReport:
     )
 
 
-def built_report(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[InputStatistics] | None) -> LayerReport:
+def report_built(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[InputStatistics] | None) -> LayerReport:
     """The report of a layer that is on crossbars, with what calibration has ``seen`` of each matrix's inputs."""
     matrices = [m for m in built.matrices if isinstance(m, CrossbarMatrix)]
     weight_bits, input_bits = zip(*((m.weight_frac_bits, m.input_frac_bits) for m in matrices), strict=True)
-    return planned_report(
+    return report_planned(
         layer,
-        bytes=programmed_bytes(built),
+        bytes=count_programmed_bytes(built),
         weight_frac_bits=(min(weight_bits), max(weight_bits)),
         input_frac_bits=(min(input_bits), max(input_bits)),
-        histogram=conductance_histogram(matrices),
-        **arithmetic_figures(layer, matrices, seen),
+        histogram=count_conductances(matrices),
+        **measure_arithmetic(layer, matrices, seen),
     )
 
 
-def reads_per_vector(architecture: Architecture, *, non_negative: bool = False) -> int:
+def count_reads_per_vector(architecture: Architecture, *, non_negative: bool = False) -> int:
     """Streams of all passes: how often an array is read for one input vector, at most.
 
     Inputs that are known to be ``non_negative`` need no second pass and no stream for a sign.
@@ -265,7 +265,7 @@ def reads_per_vector(architecture: Architecture, *, non_negative: bool = False) 
     return architecture.streams - (architecture.streaming == "twos_complement" and architecture.streams > 1)
 
 
-def programmed_bytes(module: nn.Module) -> int:
+def count_programmed_bytes(module: nn.Module) -> int:
     """Memory of all programmed arrays in ``module``, what they share counted once."""
     sizes: dict[int, int] = {}
 
@@ -282,7 +282,7 @@ def programmed_bytes(module: nn.Module) -> int:
     return sum(sizes.values())
 
 
-def conductance_histogram(matrices: Sequence[CrossbarMatrix]) -> Histogram | None:
+def count_conductances(matrices: Sequence[CrossbarMatrix]) -> Histogram | None:
     """Of the cells of all arrays of a layer's matrices; None where tensors have no values."""
     arch = matrices[0].architecture
     edges = _edges(arch.window, 2**arch.slice_bits)

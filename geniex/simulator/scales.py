@@ -12,7 +12,7 @@ from geniex.circuit.checks import has_values
 from geniex.config import check_number
 from geniex.errors import InputError
 from geniex.mapping import Architecture
-from geniex.mapping.fixed_point import fitting_frac_bits, gain, input_integers, weight_integers
+from geniex.mapping.fixed_point import choose_gain, fit_frac_bits, to_input_integers, to_weight_integers
 
 _OCTAVES = 10
 """Octaves below the largest magnitude in which the range of least squared error is sought."""
@@ -111,7 +111,7 @@ class InputStatistics:
         return all_keys[best], rows[best]
 
 
-def input_scale(architecture: Architecture, inputs: InputStatistics | float | None) -> Scale:
+def choose_input_scale(architecture: Architecture, inputs: InputStatistics | float | None) -> Scale:
     """The scale of a matrix's inputs, from their calibration statistics or from their largest magnitude."""
     frac_bits, top = architecture.input_frac_bits, architecture.input_range[1]
     real = architecture.input_scale == "tensor"
@@ -133,7 +133,7 @@ def input_scale(architecture: Architecture, inputs: InputStatistics | float | No
     return candidates[errors.index(min(errors))]
 
 
-def weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullScale | None = None) -> Scale:
+def choose_weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullScale | None = None) -> Scale:
     """The scale of ``weight`` (outputs, inputs), from its largest magnitudes or from ``full_scale`` in their place."""
     frac_bits, top = architecture.weight_frac_bits, architecture.weight_range[1]
     magnitude = weight.detach().abs()
@@ -142,27 +142,29 @@ def weight_scale(architecture: Architecture, weight: Tensor, full_scale: FullSca
         if frac_bits is None:
             if given is None and not has_values(weight):
                 raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
-            frac_bits = fitting_frac_bits(float(magnitude.max() if given is None else given), top)
+            frac_bits = fit_frac_bits(float(magnitude.max() if given is None else given), top)
         return Scale(frac_bits, None)
     if frac_bits is None:
         frac_bits = max(top, 1).bit_length()
     largest = magnitude.amax() if architecture.weight_scale == "tensor" else magnitude.amax(1)
-    return Scale(frac_bits, gain(largest if given is None else given.to(largest).expand_as(largest), top, frac_bits))
+    return Scale(
+        frac_bits, choose_gain(largest if given is None else given.to(largest).expand_as(largest), top, frac_bits)
+    )
 
 
-def weight_quantisation(weight: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
+def measure_weight_quantisation(weight: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
     """The fixed-point errors of ``weight`` (outputs, inputs)."""
     gain = 1.0 if scale.gain is None else scale.gain.to(weight.device).double().reshape(-1, 1)
     scaled = weight.detach().double() / gain
-    integers = weight_integers(scaled, architecture, scale.frac_bits)
+    integers = to_weight_integers(scaled, architecture, scale.frac_bits)
     return _quantisation(scaled, integers, gain, scale.frac_bits, architecture.weight_range)
 
 
-def input_quantisation(vectors: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
+def measure_input_quantisation(vectors: Tensor, architecture: Architecture, scale: Scale) -> Quantisation:
     """The fixed-point errors of the inputs ``vectors`` (count, inputs)."""
     gain = 1.0 if scale.gain is None else scale.gain.to(vectors.device).double()
     scaled = vectors.detach().double() / gain
-    integers = input_integers(scaled, architecture, scale.frac_bits)
+    integers = to_input_integers(scaled, architecture, scale.frac_bits)
     return _quantisation(scaled.T, integers.T, gain, scale.frac_bits, architecture.input_range)
 
 
@@ -223,9 +225,9 @@ def _scale(architecture: Architecture, largest: float, frac_bits: int | None) ->
     """The scale at which ``largest`` is the largest integer or, if a power of two, the finest at which it fits."""
     top = architecture.input_range[1]
     if architecture.input_scale == "power_of_two":
-        return Scale(fitting_frac_bits(largest, top), None)
+        return Scale(fit_frac_bits(largest, top), None)
     assert frac_bits is not None
-    return Scale(frac_bits, gain(torch.tensor(largest), top, frac_bits))
+    return Scale(frac_bits, choose_gain(torch.tensor(largest), top, frac_bits))
 
 
 def _ranges(architecture: Architecture, inputs: InputStatistics | float) -> list[float]:
@@ -249,5 +251,5 @@ def _ranges(architecture: Architecture, inputs: InputStatistics | float) -> list
 
 def _squared_error(values: Tensor, architecture: Architecture, scale: Scale) -> float:
     factor = 1.0 if scale.gain is None else scale.gain.double()
-    integers = input_integers(values / factor, architecture, scale.frac_bits)
+    integers = to_input_integers(values / factor, architecture, scale.frac_bits)
     return float((integers * 2.0**-scale.frac_bits * factor - values).square().mean())

@@ -1,160 +1,203 @@
-"""Modules that take the places of others: layers on crossbars, and models inside of torch's wrappers.
+"""Other models made from a converted one, and the weights that its conductances represent.
 
-Hooks, sizes and references from elsewhere belong to a layer's place in a model, not to its computation, and go to the
-module that takes the place.
+A converted model can be read by another emulator, varied as devices are, arranged anew on its tiles, or made digital
+again. Each of these functions returns a copy and leaves the model as it is.
 """
 
 from __future__ import annotations
 
-import sys
-from collections import OrderedDict
-from functools import partial
-from types import MethodType
+import copy
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+import torch
+from torch import Tensor, nn
 
-_BEFORE = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_pre_hooks")
-_AFTER = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks")
-"""Names of torch's dictionaries of hooks by number; the numbers are unique among all modules."""
-_INTERNAL = frozenset(vars(nn.Module()))
-"""Attributes that every module has."""
+from geniex.config import check_seed
+from geniex.emulator import Emulator, IdealEmulator
+from geniex.errors import InputError
+from geniex.mapping import Arrangement
+from geniex.mapping.slicing import slice_weights
+from geniex.simulator.build import OwnEmulators, check_fit
+from geniex.simulator.layers.attention import PROJECTIONS, ProjectedAttention
+from geniex.simulator.layers.crossbar import find_crossbar_layers, find_crossbar_matrices
+from geniex.simulator.matrix import CrossbarMatrix
+from geniex.simulator.replace import take_place
+from geniex.variation import NoisyEmulator, Variations, derive_seed, vary_tiles
 
 
-def take_place(old: nn.Module, new: nn.Module) -> None:
-    """Give ``new`` the hooks of ``old``, whose place in a model it takes, and sizes of ``old`` such as ``in_features``.
+def check_converted(model: nn.Module) -> None:
+    """Raise ``InputError`` unless ``model`` has a matrix on crossbars."""
+    if not isinstance(model, nn.Module) or not find_crossbar_matrices(model):
+        raise InputError("model", type(model).__name__, "it has nothing on crossbars: it must be what convert returned")
 
-    Hooks run in the order in which they were registered. The hooks of ``new`` itself stay next to it.
+
+def replace_emulator(model: nn.Module, emulator: Emulator) -> nn.Module:
+    """A copy of a converted ``model`` whose programmed arrays are read by ``emulator``.
+
+    Arrangements, scales and ADC ranges stay; the original is untouched.
     """
-    for name in (*_BEFORE, *_AFTER):
-        hooks = getattr(old, name)
-        if hooks:
-            own = getattr(new, name)
-            setattr(new, name, OrderedDict({**hooks, **own} if name in _BEFORE else {**own, **hooks}))
-    if old._is_full_backward_hook is not None:
-        new._is_full_backward_hook = old._is_full_backward_hook
-    for name, value in vars(old).items():
-        if name not in _INTERNAL and not name.startswith("_") and _plain(value) and not hasattr(new, name):
-            setattr(new, name, value)
+    check_converted(model)
+    copied, own = copy.deepcopy(model), OwnEmulators(emulator)
+    for matrix in find_crossbar_matrices(copied).values():
+        check_fit(emulator, matrix.architecture)
+        matrix.set_emulator(own.own(matrix.architecture, matrix.conductances.device))
+        matrix.reprogram()
+    return copied
 
 
-def without_hooks(module: nn.Module) -> nn.Module:
-    """``module`` itself, with all its hooks removed."""
-    for name in (*_BEFORE, *_AFTER):
-        setattr(module, name, OrderedDict())
-    module._is_full_backward_hook = None
-    return module
+def replace_by_ideal(model: nn.Module) -> nn.Module:
+    """A copy of a converted ``model`` on ideal crossbars: the same conductances, no wires, linear cells."""
+    return replace_emulator(model, IdealEmulator())
 
 
-def has_hooks(module: nn.Module, *, before: bool = True) -> bool:
-    """Whether ``module`` has hooks of the forward or the backward pass; without ``before``, pre-hooks do not count."""
-    names = (*_BEFORE, *_AFTER) if before else _AFTER
-    return any(getattr(module, name) for name in names)
+def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
+    """A copy of a converted ``model`` whose arrays are programmed with varied conductances.
 
+    The original is untouched. Each tile's draws depend only on ``seed``, the layer's name and the tile's index. Read
+    noise begins anew, including noise that the model had before: each matrix has a generator that goes on from read to
+    read. The copy cannot be trained, because a weight that is programmed again would lose its variation. Calibrated ADC
+    ranges stay. Each matrix of the copy keeps its conductances from before the first variation as
+    ``target_conductances``; see ``undo_variation``.
 
-def outside_hooks(model: nn.Module) -> list[Any]:
-    """The hooks in ``model`` that belong to none of its modules: a copy of the model calls them, not copies of them.
-
-    A recorder whose method is a hook goes on recording, for example. A hook that is a method of a module in ``model``
-    becomes a method of the copied module.
+    >>> from geniex import Architecture, IdealEmulator, convert
+    >>> from geniex.variation import StuckCells
+    >>> arch = Architecture(input_frac_bits=13)
+    >>> model = convert(nn.Linear(3, 2), arch, IdealEmulator())
+    >>> stuck = vary(model, Variations((StuckCells(off=0.0, on=1.0),)))  # W+ and W- alike: nothing but the bias is left
+    >>> torch.equal(stuck(torch.rand(3)), stuck(torch.zeros(3)))
+    True
     """
-    inside = {id(module) for module in model.modules()}
-    hooks = [hook for m in model.modules() for name in (*_BEFORE, *_AFTER) for hook in getattr(m, name).values()]
-    return [hook for hook in hooks if not _belongs(hook, inside)]
+    check_seed(seed)
+    if not isinstance(variations, Variations):
+        raise InputError("variations", type(variations).__name__, "it must be Variations((...,))")
+    copied = copy.deepcopy(model)
+    matrices = find_crossbar_matrices(copied)
+    if not matrices:
+        raise InputError("model", type(model).__name__, "it has nothing on crossbars: it must be what convert returned")
+    for layer in find_crossbar_layers(copied).values():
+        layer._torch_layer = ()
+    for name, matrix in matrices.items():
+        _fix(matrix)
+        varied = vary_tiles(matrix.conductances, matrix.architecture.window, variations, seed, name)
+        emulator = matrix.emulator.with_noise_seed(derive_seed(seed, "reads", name, "before"))
+        if variations.read_noise is not None:
+            noise = variations.read_noise
+            emulator = NoisyEmulator(emulator, noise, derive_seed(seed, "reads", name))
+        matrix.set_emulator(emulator.bind(matrix.architecture))
+        changed = matrix.varied or not torch.equal(varied, matrix.conductances)
+        target = matrix.target_conductances if matrix.varied else matrix.conductances
+        matrix.program(varied)
+        if changed:
+            matrix.varied, matrix.target_conductances = True, target
+    return copied
 
 
-def exchange_references(module: nn.Module, made: dict[int, nn.Module]) -> None:
-    """Exchange modules for those in ``made``, by id, wherever ``module`` refers to them other than as submodules."""
-    for name, value in vars(module).items():
-        if name not in _INTERNAL:
-            vars(module)[name] = _exchanged(value, made)
+def undo_variation(model: nn.Module) -> nn.Module:
+    """A copy of a converted ``model`` on ideal crossbars with the conductances from before ``vary``.
 
+    Crossbars that were never varied keep their present conductances.
 
-def kept_aside(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that ``module`` keeps in lists, tuples and dictionaries instead of as submodules, by name."""
-    found: list[tuple[str, nn.Module]] = []
-
-    def look(value: Any, name: str) -> None:
-        if isinstance(value, nn.Module):
-            found.append((name, value))
-        elif isinstance(value, (list, tuple)):
-            for k, item in enumerate(value):
-                look(item, f"{name}[{k}]")
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                look(item, f"{name}[{key!r}]")
-
-    for name, value in vars(module).items():
-        if name not in _INTERNAL:
-            look(value, name)
-    return found
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, or ``model`` itself."""
-    while True:
-        if is_compiled(model):
-            model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, (DataParallel, DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
-
-
-def without_wrappers(model: nn.Module) -> nn.Module:
-    """``model``, changed in place, with every wrapper at any depth replaced by the module inside of it."""
-    made = {id(module): unwrapped(module) for module in model.modules() if unwrapped(module) is not module}
-    return replaced(model, made) if made else model
-
-
-def replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    """``model`` with modules exchanged for those in ``made``, by id, also where one is used twice.
-
-    A module that takes another's place gets its hooks.
+    Raises:
+        InputError: the model was varied, and its earlier conductances are not known, because it was saved and loaded
+            or other conductances were programmed since.
     """
-    for module in list(model.modules()):
-        if id(module) in made:
-            take_place(module, made[id(module)])
-    if id(model) in made:
-        return replaced(made[id(model)], {key: new for key, new in made.items() if key != id(model)})
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and id(child) in made:
-                parent._modules[name] = made[id(child)]
-        exchange_references(parent, made)
-    return model
+    check_converted(model)
+    for name, matrix in find_crossbar_matrices(model).items():
+        if matrix.varied and matrix.target_conductances is None:
+            allowed = "its conductances before variation are not known, as it was loaded or programmed since"
+            raise InputError("model", f"varied matrix {name!r}", allowed)
+    ideal = replace_by_ideal(model)
+    for matrix in find_crossbar_matrices(ideal).values():
+        if matrix.target_conductances is not None:
+            matrix.program(matrix.target_conductances)
+            matrix.varied = False
+    return ideal
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether ``model`` is what ``torch.compile`` returned."""
-    # Importing the compiler takes seconds; whoever has a compiled module has imported it already.
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    return compiler is not None and isinstance(model, compiler.OptimizedModule)
+def read_arrangements(model: nn.Module) -> dict[str, Arrangement]:
+    """The arrangement of every matrix of a converted ``model``, by name."""
+    check_converted(model)
+    return {name: matrix.layout.arrangement for name, matrix in find_crossbar_matrices(model).items()}
 
 
-def _exchanged(value: Any, made: dict[int, nn.Module]) -> Any:
-    if isinstance(value, nn.Module):
-        return made.get(id(value), value)
-    if isinstance(value, MethodType) and id(value.__self__) in made:
-        return getattr(made[id(value.__self__)], value.__name__)
-    if isinstance(value, list):
-        value[:] = [_exchanged(item, made) for item in value]
-    elif isinstance(value, dict):
-        value.update({key: _exchanged(item, made) for key, item in value.items()})
-    elif type(value) is tuple:
-        return tuple(_exchanged(item, made) for item in value)
-    return value
+def arrange(model: nn.Module, places: Mapping[str, Arrangement]) -> nn.Module:
+    """A copy of a converted ``model`` whose matrices have the arrangements of ``places``, by name.
+
+    Matrices that are not named stay as they are. ADC ranges that were calibrated by tile or column cannot be moved this
+    way: use ``CrossbarMatrix.arrange`` with the inputs that they need.
+    """
+    check_converted(model)
+    copied = copy.deepcopy(model)
+    matrices = find_crossbar_matrices(copied)
+    for name, arrangement in places.items():
+        if name not in matrices:
+            raise InputError("places", repr(name), f"matrices are {', '.join(map(repr, matrices))}")
+        if matrices[name].layout.arrangement != arrangement:
+            matrices[name].arrange(arrangement)
+    return copied
 
 
-def _belongs(hook: Any, inside: set[int]) -> bool:
-    """Whether a hook is one of the modules ``inside`` (by id), a method of one, or a function with one bound to it."""
-    if isinstance(hook, partial):
-        return any(_belongs(part, inside) for part in (hook.func, *hook.args, *hook.keywords.values()))
-    return id(hook) in inside or id(getattr(hook, "__self__", None)) in inside
+def to_digital(converted: nn.Module) -> nn.Module:
+    """A fully digital copy, in evaluation mode, of a model that was converted with ``trainable=True``.
+
+    Its layers are torch's, and attention has its weights under torch's names again. Folded batch norms stay folded.
+    The weights are the trained ones, before rounding.
+
+    Raises:
+        InputError: a layer's weights are on crossbars alone, because it was not converted with ``trainable=True``.
+    """
+    layers: dict[int, Any] = {}
+    for name, layer in find_crossbar_layers(converted).items():
+        if not layer.trainable:
+            allowed = "its weights are on crossbars alone: convert the model with trainable=True"
+            raise InputError("converted", f"layer {name!r}", allowed)
+        layers[id(layer)] = layer.digital()
+        take_place(layer, layers[id(layer)])
+    # deepcopy takes the modules in its memo for copied already.
+    memo = dict(layers)
+    for module in converted.modules():
+        if isinstance(module, ProjectedAttention):
+            parts: list[Any] = [getattr(module, name) for name in PROJECTIONS]
+            memo[id(module)] = module.joined(*(layers.get(id(p)) or copy.deepcopy(p) for p in parts))
+            take_place(module, memo[id(module)])
+    copied = copy.deepcopy(converted, memo)
+    vars(copied).pop("conversion", None)
+    return copied
 
 
-def _plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+def read_weight(matrix: CrossbarMatrix) -> Tensor:
+    """The weight (outputs, inputs), float64, that the conductances of ``matrix`` represent on ideal crossbars."""
+    layout, parts = matrix.layout, matrix.layout.join_weights(read_integers(matrix))  # (arrays, outputs, inputs)
+    whole = parts[0] - parts[1] if len(parts) == 2 else parts[0]
+    weight = whole * 2.0**-matrix.weight_frac_bits
+    return (
+        weight if matrix.weight_gain is None else weight * layout.by_output(matrix.weight_gain).double().reshape(-1, 1)
+    )
+
+
+def read_integers(matrix: CrossbarMatrix) -> Tensor:
+    """The integers, float64, that the cells represent on ideal crossbars, at the places of the cells.
+
+    Their shape is (row_tiles, arrays, col_tiles, rows, outputs per tile), in the order of the arrangement. They are not
+    whole numbers where conductances were measured or varied.
+    """
+    arch, layout, window = matrix.architecture, matrix.layout, matrix.architecture.window
+    with torch.no_grad():
+        programmed = matrix._current()[0].example  # a trainable matrix programs its present weight
+    cells = layout.off_lines(programmed).double()
+    level_0 = cells[..., -1:] if arch.offset == "reference_column" else window.g_off
+    levels = (cells - level_0) / window.step(2**arch.slice_bits)
+    slices = layout.slices_of(levels)  # (row_tiles, arrays, col_tiles, rows, outputs per tile, slices)
+    if arch.bias_cols:
+        slices = slices - layout.bias_of(levels)[..., None, :]
+    return slices @ slice_weights(arch, slices)
+
+
+def _fix(matrix: CrossbarMatrix) -> None:
+    """Drop the weight of a trainable matrix, which keeps its conductances only."""
+    if matrix.weight is None:
+        return
+    with torch.no_grad():
+        matrix(matrix.weight.new_zeros(1, matrix.layout.inputs))  # a read programs the weight as it is now
+    matrix.weight = None

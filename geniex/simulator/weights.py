@@ -25,7 +25,7 @@ class WeightWatch:
         return weight.device.type == "cpu" and has_values(weight) and not torch.equal(weight, self.programmed)
 
 
-def weight_ends(
+def find_weight_ends(
     architecture: Architecture, frac_bits: int, gain: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """The lowest and the highest weight in ``dtype`` that fixed point holds, () or (outputs, 1) with ``gain``."""

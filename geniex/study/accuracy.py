@@ -15,16 +15,16 @@ from geniex.circuit import Crossbar, non_ideality_factor
 from geniex.emulator import SurrogateEmulator
 from geniex.emulator.base import move_copy
 from geniex.errors import InputError
-from geniex.jobs import Executor, ResultStore, check_workers, digest, job_threads
+from geniex.jobs import Executor, ResultStore, check_workers, digest, use_job_threads
 from geniex.mapping import Architecture
-from geniex.simulator import crossbar_layers
+from geniex.simulator import find_crossbar_layers
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import Data, LabelledData, is_function, read_batches
 from geniex.simulator.convert import ConversionReport, PerLayer
-from geniex.simulator.observe_inputs import hooked
+from geniex.simulator.observe_inputs import add_hooks
 from geniex.study.logits import gather_images
-from geniex.study.stages import STAGES, Logits, Part, Progress, StageTask, seeded, stage_logits
-from geniex.study.statistics import logit_error, wilson_interval
+from geniex.study.stages import STAGES, Logits, Part, Progress, StageTask, compute_stage_logits, seed_by_names
+from geniex.study.statistics import measure_logit_error, wilson_interval
 from geniex.surrogate import Surrogate
 
 _NF_VECTORS = 24
@@ -134,7 +134,7 @@ def predict_accuracy(
 
     Args:
         model: a classifier; its matrix-product layers are put onto crossbars.
-        loader: batches of (images, labels), or of mappings with "labels", or one such batch; ``labelled_batches``
+        loader: batches of (images, labels), or of mappings with "labels", or one such batch; ``read_labelled_batches``
             has the rules.
         crossbar: the circuit of one tile.
         architecture: the digital side; its tile must be the crossbar's.
@@ -175,7 +175,7 @@ def predict_accuracy(
             raise InputError("calibration", "a function", allowed)
     trained = _emulators(surrogates, crossbar, architecture, images.device)
     task = StageTask(model, crossbar, architecture, trained, circuit_tol, per_layer, calibration)
-    with job_threads(workers, executor):
+    with use_job_threads(workers, executor):
         on_circuit = task.network("circuit", warn=True)
         # Weights and settings do not identify the operations between layers; the first image's logits do.
         seen_first = task(Part("float", 0, next(iter(images[:1])))).values
@@ -191,7 +191,7 @@ def predict_accuracy(
         shared = digest(model.state_dict(), *calibration, told, repr(per_layer), repr(model), seen_first)  # type: ignore[misc]
         own = {name: (e.surrogate.state_dict(), configuration["surrogates"][name]) for name, e in trained.items()}
         keys = {name: digest(shared, name, *own.get(name, ())) for name in stages}
-    found = stage_logits(
+    found = compute_stage_logits(
         task,
         stages,
         keys,
@@ -201,7 +201,7 @@ def predict_accuracy(
         executor=executor,
         progress=progress,
     )
-    with job_threads(workers, executor), seeded("layers"):
+    with use_job_threads(workers, executor), seed_by_names("layers"):
         layers = _layer_figures(on_circuit, images[:2])
     return Prediction(
         stages=tuple(_stage(name, found, labels) for name in stages),
@@ -262,7 +262,7 @@ def _stage(name: str, found: dict[str, Logits], labels: Tensor) -> Stage:
     same, labels = own[: len(truth)].double(), labels[: len(truth)]
     agreeing = int((same.argmax(-1) == truth.argmax(-1)).sum())
     agreement_low, agreement_high = wilson_interval(agreeing, len(truth))
-    error, error_low, error_high = logit_error(same, truth)
+    error, error_low, error_high = measure_logit_error(same, truth)
     return replace(
         result,
         agreement=agreeing / len(truth),
@@ -292,7 +292,7 @@ def _layer_figures(network: nn.Module, images: Examples) -> tuple[LayerFigures, 
 
         return hook
 
-    with hooked((layer, "pre", watch(name)) for name, layer in crossbar_layers(network).items()):
+    with add_hooks((layer, "pre", watch(name)) for name, layer in find_crossbar_layers(network).items()):
         for part in images:
             part.run(network)
     return tuple(figures)

@@ -21,7 +21,7 @@ CALIBRATION_TOL = 1e-6
 """Relative tolerance of the solutions that the affine model is fitted on, far below the model's own error."""
 
 
-def distance_conductance(small_signal: Tensor, wires: Wires) -> Tensor:
+def compute_distance_conductance(small_signal: Tensor, wires: Wires) -> Tensor:
     """The distance-based (DMR) transfer matrix (..., rows, cols) [S] of cells ``small_signal`` (..., rows, cols) [S].
 
     Cell (i, j) is in series with its own path from the driver to the sense node,
@@ -32,7 +32,7 @@ def distance_conductance(small_signal: Tensor, wires: Wires) -> Tensor:
     are floats, or tensors that broadcast against the leading dimensions.
 
     >>> cells = torch.full((2, 2), 1e-3, dtype=torch.float64)
-    >>> distance_conductance(cells, Wires(100.0, 50.0, 10.0, 20.0)) * 1e6
+    >>> compute_distance_conductance(cells, Wires(100.0, 50.0, 10.0, 20.0)) * 1e6
     tensor([[854.7009, 847.4576],
             [869.5652, 862.0690]], dtype=torch.float64)
     """

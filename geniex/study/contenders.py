@@ -12,7 +12,7 @@ from torch import Tensor
 from geniex.circuit import shared_matmul
 from geniex.circuit.transfer_matrix import effective_conductance
 from geniex.errors import CheckpointError
-from geniex.study.analytic import calibrate_affine, distance_conductance
+from geniex.study.analytic import calibrate_affine, compute_distance_conductance
 from geniex.surrogate import Surrogate
 from geniex.sweep import SweepFile, TileCircuits
 
@@ -56,7 +56,7 @@ def read_blocks(sweep: SweepFile, tiles: Tensor) -> Iterator[Block]:
             yield Block(sweep, wanted, g[at, None], v[at], currents[at], _selected(sweep.circuits(start, stop), at))
 
 
-def analytic_models(calibration: int) -> dict[str, Model]:
+def make_analytic_models(calibration: int) -> dict[str, Model]:
     """The models without training, by name; "alpha-beta" is left out if ``calibration`` (exact solutions) is 0."""
     models: dict[str, Model] = {"ideal": _ideal, "linear": _linear, "DMR": _distance}
     if calibration:
@@ -64,7 +64,7 @@ def analytic_models(calibration: int) -> dict[str, Model]:
     return models
 
 
-def surrogate_models(named: Mapping[str, Surrogate]) -> dict[str, Model]:
+def make_surrogate_models(named: Mapping[str, Surrogate]) -> dict[str, Model]:
     """The surrogates as models whose errors name the surrogate."""
     return {name: _Named(name, surrogate) for name, surrogate in named.items()}
 
@@ -78,12 +78,12 @@ class _Named:
 
     def __call__(self, block: Block) -> Tensor:
         try:
-            return surrogate_currents(self.surrogate, block)
+            return read_surrogate_currents(self.surrogate, block)
         except CheckpointError as error:
             raise CheckpointError(f"surrogate {self.name}: {error}") from None
 
 
-def surrogate_currents(surrogate: Surrogate, block: Block) -> Tensor:
+def read_surrogate_currents(surrogate: Surrogate, block: Block) -> Tensor:
     """Currents (tiles, vectors, cols) [A] of a surrogate bound to each tile's own circuit."""
     sweep = block.sweep
     if not sweep.spans_circuits:
@@ -103,7 +103,7 @@ def _linear(block: Block) -> Tensor:
 
 def _distance(block: Block) -> Tensor:
     small_signal = block.circuits.cell.small_signal(block.conductances)
-    return shared_matmul(block.voltages, distance_conductance(small_signal, block.circuits.wires))
+    return shared_matmul(block.voltages, compute_distance_conductance(small_signal, block.circuits.wires))
 
 
 def _affine(block: Block, solutions: int) -> Tensor:

@@ -18,7 +18,7 @@ img { max-width: 100%; margin: 1rem 0 } pre { background: #f5f5f5; padding: 1rem
 """
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def make_html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table; its cells are plain text, which is escaped."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
@@ -44,7 +44,7 @@ def write_page(
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
-def markdown_page(
+def make_markdown_page(
     title: str, notes: Sequence[str], tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]]
 ) -> str:
     """The title, (header, rows) tables and notes as Markdown."""

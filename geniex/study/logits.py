@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.simulator.arguments import Arguments, Examples, logits_of
-from geniex.simulator.batches import LabelledData, labelled_batches
+from geniex.simulator.arguments import Arguments, Examples, find_logits
+from geniex.simulator.batches import LabelledData, read_labelled_batches
 
 
 def gather_images(loader: LabelledData, model: nn.Module | None = None) -> tuple[Examples, Tensor]:
     """All images of a loader and their labels (count,).
 
-    ``labelled_batches`` defines how the loader is read for ``model``.
+    ``read_labelled_batches`` defines how the loader is read for ``model``.
 
     Raises:
-        InputError: ``labelled_batches`` refuses the loader, there is no image, or not each image has one label.
+        InputError: ``read_labelled_batches`` refuses the loader, there is no image, or not each image has one label.
     """
-    inputs, labels = map(list, zip(*labelled_batches(loader, model, "loader"), strict=True))
+    inputs, labels = map(list, zip(*read_labelled_batches(loader, model, "loader"), strict=True))
     for given, told in zip(inputs, labels, strict=True):
         if told.shape != (len(given),):
             shape = f"a batch of {len(given)} images and labels {tuple(told.shape)}"
@@ -32,9 +32,9 @@ def gather_images(loader: LabelledData, model: nn.Module | None = None) -> tuple
     return images, torch.cat(labels)
 
 
-def logits_of_part(part: Arguments, network: Callable[..., Any]) -> Tensor:
+def compute_logits_of_part(part: Arguments, network: Callable[..., Any]) -> Tensor:
     """The logits (images, classes) that ``network`` gives for some images."""
-    logits = logits_of(part.run(network))
+    logits = find_logits(part.run(network))
     if logits.dim() != 2 or len(logits) != len(part):
         allowed = "it must give logits (images, classes)"
         raise InputError("model", f"an output {tuple(logits.shape)} for {len(part)} images", allowed)

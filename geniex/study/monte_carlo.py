@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from geniex import __version__
 from geniex.config import check_positive_int, check_seed
-from geniex.emulator.identity import identity
+from geniex.emulator.identity import identify
 from geniex.errors import InputError, JobError
 from geniex.jobs import Executor, Failure, ResultStore, check_workers, digest, run_jobs
-from geniex.simulator import crossbar_matrices, vary
+from geniex.simulator import find_crossbar_matrices, vary
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import LabelledData
-from geniex.study.logits import gather_images, logits_of_part
+from geniex.study.logits import compute_logits_of_part, gather_images
 from geniex.study.statistics import mean_interval
 from geniex.variation import Variations, derive_seed
 
@@ -53,7 +53,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, loader: LabelledData, batch: int = 50, model: nn.Module | None = None) -> Accuracy:
-        """The accuracy on all images of a loader, whose batches ``labelled_batches`` reads as calls of ``model``."""
+        """The accuracy on all images of a loader; ``read_labelled_batches`` reads its batches as calls of ``model``."""
         return cls(*gather_images(loader, model), batch)
 
     def __call__(self, model: nn.Module) -> float:
@@ -61,7 +61,10 @@ class Accuracy:
         right, done = 0, 0
         for part in self.images.split(self.batch):
             labels = self.labels[done : done + len(part)]
-            right, done = right + int((logits_of_part(part, model).argmax(-1) == labels).sum()), done + len(part)
+            right, done = (
+                right + int((compute_logits_of_part(part, model).argmax(-1) == labels).sum()),
+                done + len(part),
+            )
         return right / len(self.labels)
 
     def split(self) -> list[Accuracy]:
@@ -248,7 +251,7 @@ def _figures(
 def _shares(task: _Task, runs: int, workers: int | None) -> int:
     """Number of jobs that share a run, so that all workers are busy; 1 where reads are noisy."""
     noise = task.variations.read_noise
-    matrices = crossbar_matrices(task.model).values()
+    matrices = find_crossbar_matrices(task.model).values()
     noisy = (noise is not None and not noise.off) or not all(m.emulator.deterministic for m in matrices)
     return 1 if noisy or not runs else min(len(task.parts), math.ceil((workers or 1) / runs))
 
@@ -263,8 +266,8 @@ def _row(name: str, nominal: float, values: list[float], bounds: tuple[float, fl
 def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) -> str:
     """The digest that identifies a study."""
     circuits = {
-        name: [identity(matrix.emulator)[0], matrix.architecture.to_dict()]
-        for name, matrix in crossbar_matrices(model).items()
+        name: [identify(matrix.emulator)[0], matrix.architecture.to_dict()]
+        for name, matrix in find_crossbar_matrices(model).items()
     }
     head = [__version__, seed, variations.to_dict(), repr(model), circuits, _described(metric)]
     return digest(dict(model.state_dict()), head)

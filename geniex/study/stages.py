@@ -21,7 +21,7 @@ from geniex.mapping import Architecture
 from geniex.simulator import convert
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.convert import PerLayer
-from geniex.study.logits import logits_of_part
+from geniex.study.logits import compute_logits_of_part
 from geniex.variation import derive_seed
 
 Progress = Callable[[str, int, int], None]
@@ -54,7 +54,7 @@ class Part:
 
 
 @contextmanager
-def seeded(*names: str | int) -> Iterator[None]:
+def seed_by_names(*names: str | int) -> Iterator[None]:
     """Seed torch by ``names``, so that a network that draws random numbers draws the same ones in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(0, *names))
@@ -85,9 +85,9 @@ class StageTask:
     def __call__(self, part: Part) -> Logits:
         """The logits of a part, with the seconds that they took; building the network is not counted."""
         network = self.network(part.stage)
-        with seeded("images", part.first):
+        with seed_by_names("images", part.first):
             began = time.perf_counter()
-            values = logits_of_part(part.images, network)
+            values = compute_logits_of_part(part.images, network)
             if values.device.type == "cuda":
                 torch.cuda.synchronize(values.device)
             return Logits(values, time.perf_counter() - began)
@@ -99,7 +99,7 @@ class StageTask:
         """
         if stage not in self._networks:
             self._networks = {name: built for name, built in self._networks.items() if name == "circuit"}
-            with seeded("network"), nullcontext() if warn else warnings.catch_warnings():
+            with seed_by_names("network"), nullcontext() if warn else warnings.catch_warnings():
                 if not warn:
                     warnings.simplefilter("ignore", ConversionWarning)
                 self._networks[stage] = self._built(stage)
@@ -121,7 +121,7 @@ class StageTask:
         return convert(self.model, arch, emulator, per_layer=self.per_layer, calibration=self.calibration, dtype=dtype)
 
 
-def stage_logits(
+def compute_stage_logits(
     task: StageTask,
     stages: Mapping[str, Examples],
     keys: Mapping[str, str],

@@ -40,21 +40,21 @@ class CurrentErrors:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures by name, JSON-ready; None for a figure that is not finite."""
-        return {name: finite(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: to_finite(value) for name, value in dataclasses.asdict(self).items()}
 
 
-def nf_error(ideal: Tensor, exact: Tensor, predicted: Tensor) -> Tensor:
+def compute_nf_error(ideal: Tensor, exact: Tensor, predicted: Tensor) -> Tensor:
     """The NF of ``predicted`` minus the NF of ``exact`` currents, a fraction in their shape; NaN where I_ideal = 0."""
     return non_ideality_factor(ideal, predicted) - non_ideality_factor(ideal, exact)
 
 
-def current_errors(ideal: Tensor, exact: Tensor, predicted: Tensor) -> CurrentErrors:
+def measure_current_errors(ideal: Tensor, exact: Tensor, predicted: Tensor) -> CurrentErrors:
     """The errors of ``predicted`` currents (..., cols) [A] against ``exact`` ones; ``ideal`` ones define the NF."""
-    return summarised(nf_error(ideal, exact, predicted), relative_error(exact, predicted))
+    return summarise(compute_nf_error(ideal, exact, predicted), relative_error(exact, predicted))
 
 
-def summarised(nf: Tensor, relative: Tensor) -> CurrentErrors:
-    """The figures from ``nf_error`` and ``relative_error`` of at least one column, both of any shape."""
+def summarise(nf: Tensor, relative: Tensor) -> CurrentErrors:
+    """The figures from ``compute_nf_error`` and ``relative_error`` of at least one column, both of any shape."""
     ordered = relative.flatten().sort().values
     return CurrentErrors(
         nf_rmse_pp=100 * nf.square().nanmean().sqrt().item(),
@@ -104,7 +104,7 @@ def bootstrap_ratio(above: Tensor, below: Tensor, draws: int = 2000, seed: int =
     return min(low, own), max(high, own)
 
 
-def logit_error(found: Tensor, truth: Tensor) -> tuple[float, float, float]:
+def measure_logit_error(found: Tensor, truth: Tensor) -> tuple[float, float, float]:
     """The relative error of logits against ``truth``, both (images, classes), and the ends of its 95 % interval.
 
     The error is the RMS of the difference over the RMS of ``truth``. The interval is a percentile bootstrap over the
@@ -192,6 +192,6 @@ def student_quantile(freedom: int, coverage: float = 0.95) -> float:
     return float(stdtrit(freedom, (1 + coverage) / 2))
 
 
-def finite(value: float) -> float | None:
+def to_finite(value: float) -> float | None:
     """The value for JSON; None for infinities and NaN."""
     return value if math.isfinite(value) else None

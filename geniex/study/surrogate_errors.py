@@ -14,8 +14,8 @@ from geniex.circuit import non_ideality_factor, shared_matmul
 from geniex.circuit.metrics import relative_error
 from geniex.errors import InputError
 from geniex.study.breakdown import BREAKDOWNS, NO_BIN
-from geniex.study.contenders import Block, Model, analytic_models, read_blocks, surrogate_models
-from geniex.study.statistics import CurrentErrors, nf_error, summarised
+from geniex.study.contenders import Block, Model, make_analytic_models, make_surrogate_models, read_blocks
+from geniex.study.statistics import CurrentErrors, compute_nf_error, summarise
 from geniex.surrogate import Surrogate, load_surrogate, split_tiles
 from geniex.sweep import SweepFile, SweepIndex, TileCircuits, open_sweep
 
@@ -164,7 +164,7 @@ def compare(
     chosen = [(file, torch.arange(file.tiles)) for file in files]
     if held_out:
         chosen = [(_only(files), _held_out_tiles(_only(files), named))]
-    models = analytic_models(calibration) | surrogate_models(named)
+    models = make_analytic_models(calibration) | make_surrogate_models(named)
     found = []
     for file, tiles in chosen:
         for block in read_blocks(file, tiles):
@@ -214,7 +214,9 @@ def _measured(block: Block, models: Mapping[str, Model]) -> _Measured:
     errors = {}
     for name, model in models.items():
         predicted = model(block)
-        errors[name] = _Errors(nf_error(ideal, block.currents, predicted), relative_error(block.currents, predicted))
+        errors[name] = _Errors(
+            compute_nf_error(ideal, block.currents, predicted), relative_error(block.currents, predicted)
+        )
     bins = {by: breakdown.bins(block) for by, breakdown in BREAKDOWNS.items()}
     exact = non_ideality_factor(ideal, block.currents)
     return _Measured(block.sweep, block.tiles, block.circuits, exact, bins, errors)
@@ -227,8 +229,8 @@ def _row(model: str, found: Sequence[_Measured], seen: bool) -> EvaluationRow:
         of = torch.cat([part.bins[by].flatten() for part in found])
         for k in of.unique().tolist():
             if k != NO_BIN:
-                bins.append(BinErrors(by, breakdown.labels[k], summarised(nf[of == k], relative[of == k])))
-    return EvaluationRow(model, summarised(nf, relative), seen, tuple(bins), _worst(model, found))
+                bins.append(BinErrors(by, breakdown.labels[k], summarise(nf[of == k], relative[of == k])))
+    return EvaluationRow(model, summarise(nf, relative), seen, tuple(bins), _worst(model, found))
 
 
 def _worst(model: str, found: Sequence[_Measured]) -> WorstCircuit | None:

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from geniex.surrogate.base import Surrogate, SurrogateArray, register_surrogate
-from geniex.surrogate.checkpoint import load_surrogate, save_surrogate, shipped_surrogates
+from geniex.surrogate.checkpoint import list_shipped_surrogates, load_surrogate, save_surrogate
 from geniex.surrogate.emulator import SurrogateEmulator
 from geniex.surrogate.mlp.network import GeniexMLP, MLPArray
 from geniex.surrogate.mlp.scalers import Scalers
@@ -33,11 +33,11 @@ __all__ = [
     "TrainConfig",
     "calibrate_on_circuit",
     "calibrate_on_sweep",
+    "list_shipped_surrogates",
     "load_surrogate",
     "physics_member",
     "register_surrogate",
     "save_surrogate",
-    "shipped_surrogates",
     "split_tiles",
     "train_surrogate",
 ]

@@ -16,8 +16,8 @@ from torch import Tensor
 from geniex.cells import Cell
 from geniex.circuit import Crossbar
 from geniex.emulator.base import Emulator
-from geniex.emulator.identity import named_class, register_emulator, registered_emulators
-from geniex.emulator.power import PowerMeter, power_by_gain
+from geniex.emulator.identity import find_class, list_registered_emulators, register_emulator
+from geniex.emulator.power import PowerMeter, meter_by_gain
 from geniex.errors import CheckpointError, ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.sweep.circuits import TileCircuits
@@ -86,7 +86,7 @@ class Surrogate(Emulator):
 
     def power_meter(self, conductances: Tensor, currents: Callable[[Tensor], Tensor]) -> PowerMeter:
         """The power of the crossbar's linear circuit, raised by the gain of the ``currents``."""
-        return power_by_gain(self.crossbar, conductances, currents, self.floats_per_read)
+        return meter_by_gain(self.crossbar, conductances, currents, self.floats_per_read)
 
     def settings(self) -> dict[str, Any]:
         """The circuit, the drive, and the options."""
@@ -161,7 +161,7 @@ class Surrogate(Emulator):
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` unless this surrogate was trained for exactly this circuit and drive."""
-        asked, trained = circuit_values(crossbar), circuit_values(self.crossbar)
+        asked, trained = read_circuit_values(crossbar), read_circuit_values(self.crossbar)
         if window is not None:
             asked |= {"r_on": window.r_on, "on_off": window.on_off}
             trained |= {"r_on": self.window.r_on, "on_off": self.window.on_off}
@@ -192,17 +192,17 @@ def register_surrogate(kind: type[_S]) -> type[_S]:
     return register_emulator(kind)
 
 
-def surrogate_class(name: object) -> type[Surrogate]:
+def find_surrogate_class(name: object) -> type[Surrogate]:
     """The surrogate class that checkpoints call ``name``.
 
     Raises:
         CheckpointError: no surrogate class has that name.
     """
     with suppress(ConversionError):
-        kind = named_class(name)
+        kind = find_class(name)
         if issubclass(kind, Surrogate):
             return kind
-    own = (kind.__name__ for kind in registered_emulators() if issubclass(kind, Surrogate))
+    own = (kind.__name__ for kind in list_registered_emulators() if issubclass(kind, Surrogate))
     known = ", ".join(sorted(["GeniexMLP", "PhysicsSurrogate", *own]))
     raise CheckpointError(
         f"a surrogate of class {str(name).rpartition('.')[2]!r}: known are {known}; import the module of one of your"
@@ -214,7 +214,7 @@ def _short(value: object) -> object:
     return value.short if isinstance(value, Cell) else value
 
 
-def circuit_values(crossbar: Crossbar) -> dict[str, Any]:
+def read_circuit_values(crossbar: Crossbar) -> dict[str, Any]:
     """The numbers and the cell that define a crossbar's circuit, by name."""
     wires = crossbar.wires
     return {

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from geniex import __version__
 from geniex.circuit import Crossbar
-from geniex.emulator.identity import class_name
+from geniex.emulator.identity import name_class
 from geniex.errors import CheckpointError, InputError
 from geniex.files import parse_json, read_head, write_atomically, write_sealed_json
 from geniex.mapping import ConductanceWindow
 from geniex.shipped import models_dir, shipped_names
-from geniex.surrogate.base import Surrogate, surrogate_class
+from geniex.surrogate.base import Surrogate, find_surrogate_class
 
 FORMAT = "geniex-surrogate"
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
     files of two different surrogates never pass for one. float32 weights that are all exact in float16 are stored as
     float16, in half the space, and load as float32 without any change.
     """
-    weights_path, json_path = checkpoint_paths(path)
+    weights_path, json_path = find_checkpoint_paths(path)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in surrogate.state_dict().items()}
     singles = [t for t in tensors.values() if t.dtype is torch.float32]
@@ -43,7 +43,7 @@ def save_surrogate(surrogate: Surrogate, path: str | Path) -> Path:
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "geniex_version": __version__,
-        "type": class_name(type(surrogate)),
+        "type": name_class(type(surrogate)),
         "crossbar": surrogate.crossbar.to_dict(),
         "window": surrogate.window.to_dict(),
         "v_max": surrogate.v_max,
@@ -94,14 +94,14 @@ def load_surrogate(name_or_path: Surrogate | str | Path) -> Surrogate:
     return surrogate.eval().requires_grad_(False)
 
 
-def shipped_surrogates() -> list[str]:
+def list_shipped_surrogates() -> list[str]:
     """Names of the shipped surrogates that ``load_surrogate`` takes, sorted."""
     weights = {name.removesuffix(".safetensors") for name in shipped_names(".safetensors")}
     described = {name.removesuffix(".json") for name in shipped_names(".json")}
     return [name for name in sorted(weights & described) if _is_surrogate(models_dir() / f"{name}.json")]
 
 
-def checkpoint_paths(path: str | Path) -> tuple[Path, Path]:
+def find_checkpoint_paths(path: str | Path) -> tuple[Path, Path]:
     """Paths of the weights and of the JSON of a checkpoint, which is named by either file or without suffix."""
     stem = str(path).removesuffix(".safetensors").removesuffix(".json")
     return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
@@ -112,12 +112,12 @@ def _recast(tensor: Tensor, of: torch.dtype, to: torch.dtype, wanted: bool) -> T
 
 
 def _find(name_or_path: str | Path) -> tuple[Path, Path]:
-    here = checkpoint_paths(name_or_path)
+    here = find_checkpoint_paths(name_or_path)
     if any(path.exists() for path in here):
         return here
-    shipped = shipped_surrogates()
+    shipped = list_shipped_surrogates()
     if str(name_or_path) in shipped:
-        return checkpoint_paths(models_dir() / str(name_or_path))
+        return find_checkpoint_paths(models_dir() / str(name_or_path))
     raise InputError("surrogate", repr(str(name_or_path)), f"no such file; shipped are {', '.join(shipped) or 'none'}")
 
 
@@ -135,7 +135,7 @@ def _read_head(path: Path) -> dict[str, Any]:
 def _built(head: dict[str, Any], path: Path) -> Surrogate:
     """The untrained surrogate that a checkpoint's JSON describes."""
     try:
-        kind = surrogate_class(head["type"])
+        kind = find_surrogate_class(head["type"])
         crossbar = Crossbar.from_dict(head["crossbar"])
         window = ConductanceWindow.from_dict(head["window"])
         with torch.device("meta"):  # draws no initial weights, so that loading leaves the random state alone

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from geniex.mapping import Architecture, ConvGeometry, TileLayout, im2col
-from geniex.mapping.fixed_point import input_integers, largest_frac_bits, weight_magnitudes
-from geniex.mapping.slicing import slice_digits, stream_digits
+from geniex.mapping.fixed_point import choose_frac_bits, to_input_integers, to_weight_magnitudes
+from geniex.mapping.slicing import to_digits, to_stream_levels
 from geniex.networks import load_images, load_network
 from geniex.sweep.strategies import Codes
 
@@ -57,11 +57,11 @@ def network_levels(rng: np.random.Generator, rows: int, bits: int, place: Place 
         layer = int(rng.integers(len(_layers())))
         place = Place(layer, int(rng.integers(-(-_layers()[layer].weight.shape[1] // rows))))
     inputs, arch = _layers()[place.layer].inputs, Architecture(stream_bits=bits)
-    frac_bits = largest_frac_bits(inputs.max().item(), arch.input_bits)
+    frac_bits = choose_frac_bits(inputs.max().item(), arch.input_bits)
     streams = np.zeros((1, rows), dtype=np.int64)
     for _ in range(_ATTEMPTS):
         own = inputs[rng.integers(len(inputs)), place.row_tile * rows :][:rows]
-        digits = stream_digits(input_integers(own, arch, frac_bits), arch, passes=1)[0]
+        digits = to_stream_levels(to_input_integers(own, arch, frac_bits), arch, passes=1)[0]
         digits = digits[digits.any(-1)]
         if len(digits):
             streams = nn.functional.pad(digits, (0, rows - len(own))).long().numpy()
@@ -75,9 +75,9 @@ def _tiles(layer: int, rows: int, cols: int, bits: int) -> Codes:
     weight = _layers()[layer].weight
     # Where the slices of a whole word do not fit side by side on a tile, the word gets fewer bits.
     arch = Architecture(tile=(rows, cols), slice_bits=bits, weight_bits=min(_WORD_BITS, 1 + bits * cols))
-    magnitudes = weight_magnitudes(weight, arch, largest_frac_bits(weight.abs().max().item(), arch.weight_bits))
+    magnitudes = to_weight_magnitudes(weight, arch, choose_frac_bits(weight.abs().max().item(), arch.weight_bits))
     layout = TileLayout(arch, inputs=weight.shape[1], outputs=weight.shape[0])
-    return layout.place(slice_digits(magnitudes, bits, arch.slices)).flatten(1, 2).long().numpy()
+    return layout.place(to_digits(magnitudes, bits, arch.slices)).flatten(1, 2).long().numpy()
 
 
 @cache

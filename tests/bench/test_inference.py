@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from geniex.bench.inference import _prepared, bench_inference
-from geniex.bench.inference_cases import WORKLOADS, Case, Layer, few_vectors, products
-from geniex.bench.inference_models import CIRCUIT, EMULATORS, LOSSLESS, MLP, contender
+from geniex.bench.inference_cases import WORKLOADS, Case, Layer, keep_few_vectors, observe_products
+from geniex.bench.inference_models import CIRCUIT, EMULATORS, LOSSLESS, MLP, make_contender
 from geniex.bench.inference_report import InferenceReport, InferenceRow, InferenceSettings
-from geniex.bench.roofline import Limits, TileWork, Work, collapsed_work, product_work, tile_work
+from geniex.bench.roofline import Limits, TileWork, Work, count_collapsed_work, count_product_work, count_tile_work
 from geniex.bench.surrogate_report import FAST, IDEAL, LINEAR, PHYSICS
 from geniex.bench.timing import Timing
 from geniex.cli.main import main
@@ -57,7 +57,7 @@ def report() -> InferenceReport:
 )
 def test_tile_vectors_are_those_counted_by_hand(changes: dict, tiles: int, reads: int) -> None:
     case = dataclasses.replace(CONV, **changes)
-    (found,) = products(case.workload.module(0), case.workload.draw(1, case.signed, 0))
+    (found,) = observe_products(case.workload.module(0), case.workload.draw(1, case.signed, 0))
     assert found == (576, 64, 256, case.signed)
     assert found.tiles(case.architecture()) == tiles
     assert found.tile_vectors(case.architecture()) == tiles * reads * 256
@@ -68,8 +68,8 @@ def test_tile_vectors_are_those_counted_by_hand(changes: dict, tiles: int, reads
 def test_tile_vectors_are_those_that_the_simulator_reads(signed: bool, slice_bits: int, stream_bits: int) -> None:
     case = Case(CONV_LAYER, 2, 8, 9, slice_bits, stream_bits, signed)
     module, x = case.workload.module(0), case.workload.draw(2, signed, 0)
-    (found,) = products(module, x)
-    layer, vectors = few_vectors(module, x, found.vectors)
+    (found,) = observe_products(module, x)
+    layer, vectors = keep_few_vectors(module, x, found.vectors)
     converted = convert(layer, case.architecture(), IdealEmulator(), calibration=vectors)
     (matrix,) = (m for m in converted.modules() if isinstance(m, CrossbarMatrix))
     with torch.no_grad():
@@ -79,14 +79,14 @@ def test_tile_vectors_are_those_that_the_simulator_reads(signed: bool, slice_bit
 
 def test_few_vectors_give_the_first_outputs_of_the_layer() -> None:
     module, x = CONV_LAYER.module(0), CONV_LAYER.draw(1, True, 0)
-    linear, vectors = few_vectors(module, x, 7)
+    linear, vectors = keep_few_vectors(module, x, 7)
     with torch.no_grad():
         torch.testing.assert_close(linear(vectors), module(x)[0].flatten(1).T[:7])
 
 
 def test_resnet18_has_the_products_of_cifars_resnet18() -> None:
     workload = WORKLOADS["resnet18"]
-    found = products(workload.module(0), workload.draw(1, False, 0))
+    found = observe_products(workload.module(0), workload.draw(1, False, 0))
     assert len(found) == 21
     # The multiply-adds that are known for it, and its weights without norms and bias.
     assert sum(p.inputs * p.outputs * p.vectors for p in found) == 555_422_720
@@ -163,7 +163,7 @@ def test_a_gpu_is_as_far_off_as_a_cpu(report: InferenceReport) -> None:
 def test_shipped_networks_have_an_error_only_at_the_bits_they_know() -> None:
     for slices, known in (((4, 4), True), ((2, 1), False)):
         case = Case(LINEAR_LAYER, 4, 16, 16, *slices, signed=True)
-        mine = contender(MLP, case, LINEAR_LAYER.module(0), LINEAR_LAYER.draw(4, True, 0))
+        mine = make_contender(MLP, case, LINEAR_LAYER.module(0), LINEAR_LAYER.draw(4, True, 0))
         assert mine.trained == known
         assert bool(mine.note) != known
 
@@ -191,14 +191,14 @@ def test_work_of_a_tile_is_that_of_its_products() -> None:
     architecture, like = case.architecture(), torch.empty(0)
     n, col_tiles = 16, 3
     plain = TileWork(2 * n * n, 4 * n * n)
-    mlp = contender(MLP, case, LINEAR_LAYER.module(0), LINEAR_LAYER.draw(4, True, 0)).emulator
+    mlp = make_contender(MLP, case, LINEAR_LAYER.module(0), LINEAR_LAYER.draw(4, True, 0)).emulator
     assert isinstance(mlp, SurrogateEmulator)
-    assert tile_work(IdealEmulator(), architecture, col_tiles, like) == plain
-    assert tile_work(LinearEmulator(mlp.crossbar), architecture, col_tiles, like) == plain
+    assert count_tile_work(IdealEmulator(), architecture, col_tiles, like) == plain
+    assert count_tile_work(LinearEmulator(mlp.crossbar), architecture, col_tiles, like) == plain
     hidden = mlp.surrogate.hidden.out_features
     # The voltages' half of the hidden layer is shared by the arrays that the same inputs drive.
     flops = 2 * n * n + 2 * hidden * n + 2 * n * hidden / (2 * col_tiles)
-    assert tile_work(mlp, architecture, col_tiles, like) == pytest.approx((flops, 4 * (n * n + hidden)))
+    assert count_tile_work(mlp, architecture, col_tiles, like) == pytest.approx((flops, 4 * (n * n + hidden)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,17 +220,17 @@ class TwoProductsEmulator(IdealEmulator):
 
 def test_work_is_of_all_products_and_of_what_is_read_of_an_array() -> None:
     architecture = Case(LINEAR_LAYER, 4, 16, 16, 4, 4, signed=True).architecture()
-    found = tile_work(TwoProductsEmulator(), architecture, 3, torch.empty(0, dtype=torch.float64))
+    found = count_tile_work(TwoProductsEmulator(), architecture, 3, torch.empty(0, dtype=torch.float64))
     assert found == (2 * 2 * 16 * 16, 2 * 8 * 16 * 16)
 
 
 def test_least_work_of_a_product_and_its_limit() -> None:
-    (found,) = products(CONV.workload.module(0), CONV.workload.draw(1, True, 0))
-    work = product_work(found, CONV.architecture(), TileWork(8192.0, 16384.0), 4)
+    (found,) = observe_products(CONV.workload.module(0), CONV.workload.draw(1, True, 0))
+    work = count_product_work(found, CONV.architecture(), TileWork(8192.0, 16384.0), 4)
     assert work.flops == 147456 * 8192
     drives, currents = 256 * 8 * 9 * 64, 147456 * 64
     assert work.bytes == 72 * 16384 + 4 * (drives + currents)
-    collapsed = collapsed_work(found, 4)
+    collapsed = count_collapsed_work(found, 4)
     assert collapsed == (2 * 576 * 64 * 256, 4 * (576 * 64 + 256 * (576 + 64)))
     limits = Limits(1, 100.0, 10.0)
     assert Work(1000.0, 10.0).seconds(limits) == 10.0

@@ -15,7 +15,7 @@ from geniex.bench.memory import MemoryMeter
 from geniex.bench.solver import _solution, bench_solver
 from geniex.bench.solver_models import Native
 from geniex.bench.solver_report import SolverReport, SolverSettings
-from geniex.bench.timing import growth, interleaved
+from geniex.bench.timing import fit_growth, time_in_turns
 from geniex.cli.main import main
 from geniex.errors import ConvergenceError
 
@@ -35,7 +35,7 @@ TINY = SolverSettings(
 def test_contenders_take_turns() -> None:
     turns: list[str] = []
     actions = {name: (lambda name=name: turns.append(name) or name) for name in "ab"}
-    timings = interleaved(actions, repeats=2, patience=10)
+    timings = time_in_turns(actions, repeats=2, patience=10)
     assert turns == list("ababab")
     assert [len(timings[name].seconds) for name in "ab"] == [2, 2]
     assert timings["a"].result == "a"
@@ -46,14 +46,14 @@ def test_a_slow_contender_keeps_its_only_run_and_a_failing_one_its_reason() -> N
         raise ConvergenceError("no way")
 
     actions: dict[str, Callable[[], object]] = {"slow": lambda: torch.rand(1000).sum(), "failing": fail}
-    timings = interleaved(actions, repeats=3, patience=0.0)
+    timings = time_in_turns(actions, repeats=3, patience=0.0)
     assert len(timings["slow"].seconds) == 1
     assert (timings["failing"].median, timings["failing"].failure) == (None, "no way")
 
 
 def test_growth_is_the_exponent_of_a_power_law() -> None:
     sizes = [32, 64, 128, 256]
-    assert growth(sizes, [3e-6 * n**2.5 for n in sizes]) == pytest.approx(2.5)
+    assert fit_growth(sizes, [3e-6 * n**2.5 for n in sizes]) == pytest.approx(2.5)
 
 
 @pytest.fixture(scope="module")

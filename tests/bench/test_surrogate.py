@@ -10,9 +10,9 @@ import torch
 
 import geniex
 from geniex.bench.memory import MemoryMeter
-from geniex.bench.pareto import pareto_front, pareto_table
+from geniex.bench.pareto import find_pareto_front, make_pareto_table
 from geniex.bench.surrogate import bench_surrogate
-from geniex.bench.surrogate_models import Concatenated, contenders, draw_task
+from geniex.bench.surrogate_models import Concatenated, draw_task, make_contenders
 from geniex.bench.surrogate_report import (
     CIRCUIT,
     CONCATENATED,
@@ -23,11 +23,11 @@ from geniex.bench.surrogate_report import (
     SurrogateReport,
     SurrogateRow,
     SurrogateSettings,
-    amortised_reads,
+    count_amortised_reads,
 )
 from geniex.bench.timing import Timing
 from geniex.cli.main import main
-from geniex.study.statistics import current_errors
+from geniex.study.statistics import measure_current_errors
 from geniex.surrogate import GeniexMLP, load_surrogate, save_surrogate
 
 TINY = SurrogateSettings(
@@ -67,7 +67,7 @@ def test_the_concatenated_network_is_the_factored_one(generator: torch.Generator
 def test_every_model_gives_the_currents_of_every_tile_and_vector() -> None:
     task = draw_task(6, 4, TINY)
     ideal = torch.einsum("vi,tij->vtj", task.voltages[:, 0], task.conductances)
-    models, notes = contenders(task, TINY)
+    models, notes = make_contenders(task, TINY)
     assert notes == []
     with torch.no_grad():
         for contender in models:
@@ -97,7 +97,7 @@ def test_rows_have_a_cost_and_an_error_each(report: SurrogateReport) -> None:
         ("ideal", ideal),
         ("linear", torch.einsum("vi,tij->vtj", v[:, 0], task.crossbar.effective_conductance(g))),
     ):
-        expected = current_errors(ideal, exact, predicted)
+        expected = measure_current_errors(ideal, exact, predicted)
         # Reads are in float32, whose rounding is 1e-7 of a current.
         assert rows[name].nf_rmse_pp == pytest.approx(expected.nf_rmse_pp, rel=1e-4, abs=1e-4)
         assert rows[name].relative_p999 == pytest.approx(expected.relative_p999, rel=1e-4)
@@ -132,7 +132,7 @@ def test_a_given_network_takes_the_place_of_random_weights_and_others_are_noted(
     for name, mlp in (("wrong", wrong), ("right", right)):
         save_surrogate(mlp, tmp_path / name)
     given = dataclasses.replace(TINY, surrogates=(str(tmp_path / "wrong.json"), str(tmp_path / "right")))
-    models, notes = contenders(task, given)
+    models, notes = make_contenders(task, given)
     assert [(m.name, m.trained) for m in models if m.name in (FACTORED, CONCATENATED)] == [
         (FACTORED, True),
         (CONCATENATED, True),
@@ -164,10 +164,10 @@ def test_a_surrogate_of_any_circuit_takes_part_under_its_own_name(monkeypatch: p
 
 def test_programming_pays_off_where_reads_are_cheaper_than_the_circuit() -> None:
     # 10 ms to program; a read saves 1 ms, so that ten reads break even.
-    assert amortised_reads(10e-3, 1e-3, 2e-3) == 10
-    assert amortised_reads(10.5e-3, 1e-3, 2e-3) == 11
-    assert amortised_reads(1e-3, 2e-3, 1e-3) is None
-    assert amortised_reads(None, 2e-3, 1e-3) is None
+    assert count_amortised_reads(10e-3, 1e-3, 2e-3) == 10
+    assert count_amortised_reads(10.5e-3, 1e-3, 2e-3) == 11
+    assert count_amortised_reads(1e-3, 2e-3, 1e-3) is None
+    assert count_amortised_reads(None, 2e-3, 1e-3) is None
 
 
 def _row(model: str, microseconds: float, nf_rmse_pp: float | None = None, p999: float | None = None) -> SurrogateRow:
@@ -182,11 +182,11 @@ def _report(*rows: SurrogateRow) -> SurrogateReport:
 
 def test_front_leaves_out_what_another_beats() -> None:
     points = {"slow": (3.0, 2.0), "cheap": (1.0, 9.0), "good": (2.0, 1.0), "exact": (9.0, 0.0), "same cost": (1.0, 9.5)}
-    assert pareto_front(points) == ["cheap", "good", "exact"]
+    assert find_pareto_front(points) == ["cheap", "good", "exact"]
 
 
 def test_pareto_table_marks_the_front_and_leaves_out_models_without_error() -> None:
-    table = pareto_table(_report(_row(IDEAL, 0.1, 12.0, 0.25), _row("worse", 0.2, 13.0), _row(FACTORED, 1.2)))
+    table = make_pareto_table(_report(_row(IDEAL, 0.1, 12.0, 0.25), _row("worse", 0.2, 13.0), _row(FACTORED, 1.2)))
     lines = [line for line in table.splitlines() if line.startswith("| 64x64")]
     assert lines == [
         f"| 64x64 | 4-bit | **{IDEAL}** | 0.1 | - | - | 12 | 25 % |",
@@ -199,7 +199,7 @@ def test_pareto_table_is_worded_as_the_shipped_one() -> None:
     machine = {"processor": "AMD EPYC", "versions": {"torch": "2.14.1"}}
     shipped = (Path(geniex.__file__).parents[1] / "models" / "pareto.md").read_text().splitlines()
     row = _row(IDEAL, 0.1, 12.0, 0.25)
-    assert pareto_table(SurrogateReport(settings, machine, (), (row,))).splitlines()[:6] == shipped[:6]
+    assert make_pareto_table(SurrogateReport(settings, machine, (), (row,))).splitlines()[:6] == shipped[:6]
 
 
 def _grow(mebibytes: int):

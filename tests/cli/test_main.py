@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from geniex.cli import main as command
-from geniex.cli._tables import report_console
+from geniex.cli._tables import make_report_console
 from geniex.errors import InputError
 
 
@@ -163,5 +163,5 @@ def test_options_may_be_spelled_with_dashes_and_switches_stand_alone(given: list
 
 
 def test_reports_in_a_pipe_are_not_cut_to_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    report_console().print("x" * 150)
+    make_report_console().print("x" * 150)
     assert capsys.readouterr().out.splitlines() == ["x" * 150]

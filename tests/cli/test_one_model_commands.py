@@ -15,7 +15,7 @@ from grid_cases import write_images
 
 from geniex.cli.main import main
 from geniex.networks import load_images, load_network
-from geniex.simulator import arrangements, crossbar_matrices, load_converted
+from geniex.simulator import find_crossbar_matrices, load_converted, read_arrangements
 from geniex.study.grid import run_study
 
 NETWORK = Path(__file__).parents[1] / "study" / "recorded" / "cnn-0"
@@ -68,7 +68,7 @@ def test_remap_reports_before_and_after_and_saves_the_model(
     model = load_converted(out / "model", load_network(NETWORK))
     assert share(model, root) == after["accuracy"]
     moved = [
-        int((places.outputs != torch.arange(len(places.outputs))).sum()) for places in arrangements(model).values()
+        int((places.outputs != torch.arange(len(places.outputs))).sum()) for places in read_arrangements(model).values()
     ]
     assert moved == [row["moved"] for row in report["places"]]
     assert sum(moved) > 0
@@ -102,7 +102,7 @@ def test_finetune_reports_before_and_after_and_saves_the_model(
     model = load_converted(out / "model", load_network(NETWORK))
     assert share(model, root) == after["accuracy"]
     before_weights = dict(load_network(NETWORK).named_parameters())
-    trained = {name: matrix for name, matrix in crossbar_matrices(model).items() if matrix.weight is not None}
+    trained = {name: matrix for name, matrix in find_crossbar_matrices(model).items() if matrix.weight is not None}
     assert trained
     assert not any(
         torch.equal(matrix.weight, weight) for matrix in trained.values() for weight in before_weights.values()

@@ -16,8 +16,8 @@ sys.path.append(str(Path(__file__).parents[1] / "study"))
 from grid_cases import BASE, write_images, write_network
 
 from geniex.cli.main import main
-from geniex.study.configs import shipped_studies, study_path
-from geniex.study.grid import StudySpec, planned
+from geniex.study.configs import find_study, list_shipped_studies
+from geniex.study.grid import StudySpec, plan_study
 from geniex.sweep.loading import YamlLoader
 
 
@@ -151,18 +151,18 @@ FEWER_THAN = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", shipped_studies())
+@pytest.mark.parametrize("name", list_shipped_studies())
 def test_shipped_studies_are_found_valid_as_they_are(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From anywhere; networks, circuits and surrogates go together. Fewer images than theirs are enough for that."""
     monkeypatch.chdir(root)
-    plan = planned(StudySpec.of(name, FEW | FEWER_THAN.get(name, {})), data_root=root)
+    plan = plan_study(StudySpec.of(name, FEW | FEWER_THAN.get(name, {})), data_root=root)
     assert len(plan.points) >= 3
     assert any(plan.baseline(point) for point in plan.points) == bool(plan.spec.baseline)
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_studies() if name != "sparse-xbar.yaml"])
+@pytest.mark.parametrize("name", [name for name in list_shipped_studies() if name != "sparse-xbar.yaml"])
 def test_for_cifar_data_and_network_alone_change(name: str) -> None:
-    changed = yaml.load(study_path(name).read_text(), Loader=YamlLoader) | {
+    changed = yaml.load(find_study(name).read_text(), Loader=YamlLoader) | {
         "data": "cifar100",
         "network": "r20-0",
     }

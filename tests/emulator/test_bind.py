@@ -23,10 +23,10 @@ from geniex.emulator import (
     SurrogateEmulator,
 )
 from geniex.emulator.base import move_copy, move_copy_once
-from geniex.emulator.identity import identity
+from geniex.emulator.identity import identify
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
-from geniex.simulator import CrossbarLinear, CrossbarMatrix, convert, crossbar_matrices, dry_run, emulated_by
+from geniex.simulator import CrossbarLinear, CrossbarMatrix, convert, dry_run, find_crossbar_matrices, replace_emulator
 from geniex.surrogate import GeniexMLP
 from geniex.variation import NoisyEmulator, ReadNoise
 
@@ -128,7 +128,7 @@ class TestBinding:
 
         shared = make()
         first = currents(shared)
-        told = identity(shared)[0]
+        told = identify(shared)[0]
         matrices, before = [], []
         for architecture in make.architectures:
             matrices.append(matrix(architecture, shared))
@@ -139,7 +139,7 @@ class TestBinding:
             assert torch.equal(expected[1], got[1])
         assert torch.equal(first, own[0])
         assert torch.equal(currents(shared), own[1])
-        assert identity(shared)[0] == told
+        assert identify(shared)[0] == told
 
     def test_what_is_bound_stays_itself(self, make: Any) -> None:
         emulator = make()
@@ -179,7 +179,7 @@ class TestBinding:
         arch = ARCH.replace(adc_bits=8, adc_range="calibrated")
         converted = convert(network, arch, emulator, calibration=inputs())
         reads(converted)
-        reads(emulated_by(convert(network, ARCH, IdealEmulator(), calibration=inputs()), emulator))
+        reads(replace_emulator(convert(network, ARCH, IdealEmulator(), calibration=inputs()), emulator))
         dry_run(network, ARCH, emulator)
         assert torch.equal(currents(emulator), expected[1])
 
@@ -187,7 +187,7 @@ class TestBinding:
         network = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
         converted = convert(network, ARCH, make(), calibration=inputs())
         for model in (converted, converted.to(torch.float64), converted.to("cpu")):
-            emulators = [m.emulator for m in crossbar_matrices(model).values()]
+            emulators = [m.emulator for m in find_crossbar_matrices(model).values()]
             assert len({id(emulator) for emulator in emulators}) == 1
 
 
@@ -287,7 +287,7 @@ def test_calibrating_an_adc_leaves_the_noise_of_reads_at_its_beginning() -> None
     arch = ARCH.replace(adc_bits=8, adc_range="calibrated")
     converted = convert(nn.Linear(8, 3), arch, noisy, calibration=inputs())
     before = reads(converted)
-    next(iter(crossbar_matrices(converted).values())).emulator.restart()  # type: ignore[attr-defined]
+    next(iter(find_crossbar_matrices(converted).values())).emulator.restart()  # type: ignore[attr-defined]
     assert torch.equal(reads(converted), before)
 
 

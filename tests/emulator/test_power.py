@@ -12,7 +12,7 @@ from torch import Tensor
 from geniex.cells import LinearCell, SinhCell
 from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, StoredEmulator
-from geniex.emulator.power import PowerMeter, driver_admittances
+from geniex.emulator.power import PowerMeter, compute_driver_admittances
 from geniex.mapping import ConductanceWindow
 from geniex.preset import presets
 from geniex.surrogate import Surrogate
@@ -56,7 +56,7 @@ def test_a_linear_emulators_power_is_the_exact_circuits() -> None:
 def test_admittances_are_those_of_a_passive_network() -> None:
     _, cells = tiles(7, 5)
     crossbar = Crossbar(7, 5, cell=LinearCell(), **UNEQUAL)
-    found = driver_admittances(crossbar, cells[None])
+    found = compute_driver_admittances(crossbar, cells[None])
     assert found.shape == (1, 2, 7, 7)
     torch.testing.assert_close(found, found.mT, rtol=1e-10, atol=1e-20)
     assert (torch.linalg.eigvalsh(found) > 0).all()

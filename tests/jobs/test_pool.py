@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from geniex.errors import InputError, JobError
-from geniex.jobs import Failure, job_threads, run_jobs
+from geniex.jobs import Failure, run_jobs, use_job_threads
 
 ITEMS = [torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in range(6)]
 
@@ -66,7 +66,7 @@ def test_one_worker_computes_on_one_thread_here_too() -> None:
         assert [seen.threads for _, seen in run_jobs(task, ITEMS[:1])] == [2]
         assert [seen.threads for _, seen in run_jobs(task, ITEMS[:1], workers=1)] == [1]
         for options, threads in ((None, "local"), 2), ((2, "local"), 1), ((None, "ray"), 1):
-            with job_threads(*options):  # type: ignore[arg-type]
+            with use_job_threads(*options):  # type: ignore[arg-type]
                 assert torch.get_num_threads() == threads
         assert torch.get_num_threads() == 2
     finally:

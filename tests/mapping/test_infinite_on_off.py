@@ -15,7 +15,7 @@ from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator, Surr
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.mapping.architecture import OFFSETS
-from geniex.simulator import convert, crossbar_matrices, load_converted, save_converted, vary
+from geniex.simulator import convert, find_crossbar_matrices, load_converted, save_converted, vary
 from geniex.study.grid import run_study
 from geniex.sweep import SweepConfig, SweepFile, load_sweep, run_sweep
 from geniex.variation import ConductanceSpread, Drift, RangeSpread, Variations
@@ -108,7 +108,7 @@ def test_a_layer_is_the_product_on_ideal_tiles_and_the_circuit_on_the_others(
 
 def test_programmed_cells_report_and_files(model: nn.Module, x: Tensor, tmp_path: Path) -> None:
     converted = convert(model, Architecture(tile=(8, 16), window=INFINITE), CircuitEmulator(SINH), calibration=x)
-    cells = torch.cat([part.flatten() for m in crossbar_matrices(converted).values() for part in m.conductances])
+    cells = torch.cat([part.flatten() for m in find_crossbar_matrices(converted).values() for part in m.conductances])
     assert cells.min() == 0
     counts = sum(torch.tensor(layer.histogram.counts) for layer in converted.conversion.layers if layer.histogram)
     assert counts[0] == (cells == 0).sum()

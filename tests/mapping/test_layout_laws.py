@@ -20,9 +20,9 @@ from geniex.mapping import (
     Packing,
     TileLayout,
     check_layout,
-    kernels,
     lay_out,
     register_layout,
+    to_kernels,
 )
 
 ARCH = Architecture(tile=(8, 13), weight_bits=5, slice_bits=2, stream_bits=2)
@@ -55,7 +55,7 @@ def laid(kind: str, layout: str) -> tuple[nn.Module, LayerLayout, list[Tensor]]:
     """A layer, its layout, and what is programmed for each of its matrices."""
     made = layer(kind)
     geometry = None if kind == "linear" else ConvGeometry.of(made)  # type: ignore[arg-type]
-    weight = made.weight[None] if geometry is None else kernels(made)  # type: ignore[index, arg-type]
+    weight = made.weight[None] if geometry is None else to_kernels(made)  # type: ignore[index, arg-type]
     found = lay_out(weight, ARCH, layout, geometry, MAP)  # type: ignore[arg-type]
     return made, found, found.packing.blocks(weight)  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, TileLayout
-from geniex.mapping.layout.placement import inverse
+from geniex.mapping.layout.placement import invert
 
 ORDERS = ("outputs", "inputs", "lines")
 SCHEMES = [
@@ -177,8 +177,8 @@ def test_bit_lines_lie_in_the_order_given(case: Case) -> None:
 
 def test_an_order_given_back_by_its_inverse_is_none() -> None:
     order = torch.tensor([2, 0, 3, 1])
-    assert inverse(order).tolist() == [1, 3, 0, 2]
-    assert torch.equal(order[inverse(order)], torch.arange(4))
+    assert invert(order).tolist() == [1, 3, 0, 2]
+    assert torch.equal(order[invert(order)], torch.arange(4))
 
 
 @pytest.mark.parametrize("name", ORDERS)

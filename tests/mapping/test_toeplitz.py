@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.mapping import Architecture, Arrangement, ToeplitzTiles, Unrolling, kernels
+from geniex.mapping import Architecture, Arrangement, ToeplitzTiles, Unrolling, to_kernels
 
 ARCH = Architecture(tile=(8, 6), weight_bits=5, slice_bits=4)
 """One slice a weight: six outputs on a tile."""
@@ -47,7 +47,7 @@ def tiles_of(unrolling: Unrolling) -> ToeplitzTiles:
 
 def placed(conv: Any, unrolling: Unrolling) -> Tensor:
     """The weights on the tiles (tiles, 1, 1, rows, outputs), signs and all."""
-    (weight,) = unrolling.blocks(kernels(conv).detach())
+    (weight,) = unrolling.blocks(to_kernels(conv).detach())
     tiles = tiles_of(unrolling)
     levels = tiles.levels(weight, lambda part: part[None, ..., None], None)
     assert levels.shape == (len(tiles.row_of), 1, 1, *ARCH.tile)
@@ -73,9 +73,9 @@ def test_the_matrix_is_the_convolution(kind: type[nn.Module], options: dict[str,
     (joined,) = {tuple(unrolling.join([expected]).shape)}
     assert joined == (len(maps), unrolling.positions, 8)
     # The digital product, by which "ideal" gradients go, is the same one.
-    (weight,) = unrolling.blocks(kernels(conv).detach())
+    (weight,) = unrolling.blocks(to_kernels(conv).detach())
     assert torch.equal(tiles_of(unrolling).multiply_exactly(unrolling.vectors(maps), weight), expected)
-    assert torch.equal(unrolling.unblock([weight]), kernels(conv).detach())
+    assert torch.equal(unrolling.unblock([weight]), to_kernels(conv).detach())
 
 
 @pytest.mark.parametrize(("kind", "options", "size"), CASES, ids=str)

@@ -15,7 +15,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.mapping import OFFSETS, Architecture
 from geniex.mitigation import Batch, Pruned
-from geniex.simulator import CrossbarLayer, CrossbarMatrix, convert, crossbar_layers
+from geniex.simulator import CrossbarLayer, CrossbarMatrix, convert, find_crossbar_layers
 
 SCHEMES = [
     {"weight_scheme": weights, "offset": offset}
@@ -163,7 +163,7 @@ def matrices(layer: Any) -> list[CrossbarMatrix]:
 def scattered(model: nn.Module, seed: int = 5) -> Any:
     """The model with gains and offsets on every layer's outputs."""
     generator = torch.Generator().manual_seed(seed)
-    for layer in crossbar_layers(model).values():
+    for layer in find_crossbar_layers(model).values():
         outputs = layer.packing.groups * layer.packing.outputs
         layer.output_gain = 0.5 + torch.rand(outputs, generator=generator)
         layer.bias = nn.Parameter(torch.rand(outputs, generator=generator) - 0.5)
@@ -177,7 +177,7 @@ def float_network(name: str, model: nn.Module) -> Any:
     Its layers have the names of the converted model's.
     """
     plain = copy.deepcopy(network(name)).double()
-    for at, layer in crossbar_layers(model).items():
+    for at, layer in find_crossbar_layers(model).items():
         module, bits = plain.get_submodule(at), matrices(layer)[0].weight_frac_bits
         top = 2 ** (matrices(layer)[0].architecture.weight_bits - 1) - 1
         module.weight.copy_(torch.round(module.weight * 2.0**bits).clamp(-top, top) * 2.0**-bits)

@@ -13,9 +13,14 @@ from torch import Tensor
 
 from geniex.emulator import LinearEmulator
 from geniex.mapping import Architecture, Arrangement, TileLayout
-from geniex.mitigation.remap.assignment import assigned, expected_change
-from geniex.mitigation.remap.orders import nearness
-from geniex.mitigation.remap.position_effects import at_places, has_own_ranges, place_effects, range_vectors
+from geniex.mitigation.remap.assignment import assign, expect_change
+from geniex.mitigation.remap.orders import count_nearer
+from geniex.mitigation.remap.position_effects import (
+    has_own_ranges,
+    measure_place_effects,
+    read_at_places,
+    sample_range_vectors,
+)
 from geniex.simulator import CrossbarMatrix, InputStatistics
 
 TILES = Architecture(tile=(4, 6), weight_bits=5, slice_bits=2, stream_bits=2, input_bits=5)
@@ -23,7 +28,7 @@ TILES = Architecture(tile=(4, 6), weight_bits=5, slice_bits=2, stream_bits=2, in
 
 
 def near_of(outputs: int) -> Tensor:
-    return nearness(TileLayout(TILES, inputs=4, outputs=outputs))
+    return count_nearer(TileLayout(TILES, inputs=4, outputs=outputs))
 
 
 def effects_of(outputs: int, images: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -48,7 +53,7 @@ def least_by_hand(effects: Tensor) -> float:
 def test_the_expected_change_is_a_mean_over_images_of_a_sum_over_outputs(outputs: int) -> None:
     effects = effects_of(outputs, 5, outputs)
     for order in itertools.islice(itertools.permutations(range(outputs)), 0, None, 7):
-        given = expected_change(effects, near_of(outputs), torch.tensor(order))
+        given = expect_change(effects, near_of(outputs), torch.tensor(order))
         assert given == pytest.approx(change_by_hand(effects, order), rel=1e-12)
 
 
@@ -60,7 +65,7 @@ def test_least_of_all_orders_where_no_image_feels_two_outputs(outputs: int, seed
     drawn = effects_of(outputs, 3, seed)
     for output in range(outputs):
         effects[3 * output : 3 * output + 3, output] = drawn[:, output]
-    order = assigned(effects, near_of(outputs))
+    order = assign(effects, near_of(outputs))
     assert sorted(order.tolist()) == list(range(outputs))
     assert change_by_hand(effects, order) == pytest.approx(least_by_hand(effects), abs=1e-9)
 
@@ -70,7 +75,7 @@ def test_least_of_all_orders_where_no_image_feels_two_outputs(outputs: int, seed
 def test_no_exchange_of_two_outputs_is_expected_to_cost_less(outputs: int, seed: int) -> None:
     """Images feel several outputs: the sum of costs is not all, and the worst orders are left far behind."""
     effects = effects_of(outputs, 4, seed)
-    order = assigned(effects, near_of(outputs)).tolist()
+    order = assign(effects, near_of(outputs)).tolist()
     found = change_by_hand(effects, order)
     for a, b in itertools.combinations(range(outputs), 2):
         other = list(order)
@@ -88,7 +93,7 @@ def test_products_of_outputs_are_made_use_of() -> None:
     effects[:, 2:, 0] = 0.05  # for the others it is a little worse to be near
     alone = (effects + effects.square() / 2).mean(0)[:, 0]
     assert alone.argsort()[:2].tolist() == [0, 2]
-    order = assigned(effects, near_of(6)).tolist()
+    order = assign(effects, near_of(6)).tolist()
     assert {order[0], order[3]} == {0, 1}, "two places are nearest"
     assert change_by_hand(effects, order) == pytest.approx(least_by_hand(effects), abs=1e-12)
     assert change_by_hand(effects, order) == pytest.approx(-0.18, abs=1e-7)
@@ -102,15 +107,15 @@ def test_more_than_two_outputs_are_exchanged_at_once(stay: float, back: float) -
         cost = torch.zeros(3, dtype=torch.float64)
         cost[output], cost[output - 1] = stay, back
         effects[2 * output, output], effects[2 * output + 1, output] = cost.sqrt(), -cost.sqrt()
-    assert assigned(effects, near_of(3)).tolist() == [2, 0, 1]
+    assert assign(effects, near_of(3)).tolist() == [2, 0, 1]
 
 
 def test_one_place_and_one_output() -> None:
-    assert assigned(torch.ones(3, 1, 1, dtype=torch.float64), near_of(1)).tolist() == [0]
+    assert assign(torch.ones(3, 1, 1, dtype=torch.float64), near_of(1)).tolist() == [0]
 
 
 def test_nothing_to_gain_keeps_every_output_at_home() -> None:
-    assert assigned(torch.zeros(4, 6, 3, dtype=torch.float64), near_of(6)).tolist() == list(range(6))
+    assert assign(torch.zeros(4, 6, 3, dtype=torch.float64), near_of(6)).tolist() == list(range(6))
 
 
 # What places do
@@ -137,7 +142,7 @@ def test_outputs_move_around_their_tiles_together(start: list[int] | None, sampl
         made.arrange(Arrangement.of(outputs=start))
     home = made.layout.arrangement
     now = {output: place for place, output in enumerate(start or range(10))}
-    found = list(at_places(made, FIELDS, samples))
+    found = list(read_at_places(made, FIELDS, samples))
     count = min(samples, 7)
     assert len(found) == count
     for k, (near, given) in enumerate(found):
@@ -156,7 +161,7 @@ def test_outputs_move_around_their_tiles_together(start: list[int] | None, sampl
 
 def effects_by_hand(made: CrossbarMatrix, samples: int, reference: Tensor | None) -> np.ndarray[Any, Any]:
     """(images, outputs, nearness) by one read at a time, on the line that ``numpy.polyfit`` puts through them."""
-    reads = [(near.tolist(), given.double().numpy()) for near, given in at_places(made, FIELDS, samples)]
+    reads = [(near.tolist(), given.double().numpy()) for near, given in read_at_places(made, FIELDS, samples)]
     base = reads[0][1] if reference is None else reference.double().numpy()
     out = np.zeros((5, made.layout.outputs, min(7, made.layout.outputs)))
     for image, output in itertools.product(range(5), range(made.layout.outputs)):
@@ -173,7 +178,7 @@ def test_effects_are_gradients_times_changes_on_a_straight_line(samples: int, gi
     made = matrix(outputs=7)  # one full tile, so that each output is read at different places
     gradients = GRADIENTS[..., :7]
     reference = matrix("ideal", outputs=7)(FIELDS) if given else None
-    effects = place_effects(made, FIELDS, gradients, samples, reference)
+    effects = measure_place_effects(made, FIELDS, gradients, samples, reference)
     assert effects.shape == (5, 7, 7)
     assert effects.dtype == torch.float64
     expected = effects_by_hand(made, samples, reference)
@@ -183,21 +188,21 @@ def test_effects_are_gradients_times_changes_on_a_straight_line(samples: int, gi
 
 def test_effects_on_a_last_tile_of_fewer_outputs() -> None:
     made = matrix()
-    effects, expected = place_effects(made, FIELDS, GRADIENTS, 7), effects_by_hand(made, 7, None)
+    effects, expected = measure_place_effects(made, FIELDS, GRADIENTS, 7), effects_by_hand(made, 7, None)
     np.testing.assert_allclose(effects, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
 
 def test_one_sample_tells_nothing_of_places() -> None:
-    effects = place_effects(matrix(), FIELDS, GRADIENTS, 1, matrix("ideal")(FIELDS))
+    effects = measure_place_effects(matrix(), FIELDS, GRADIENTS, 1, matrix("ideal")(FIELDS))
     assert effects.shape == (5, 10, 7)
     assert effects.abs().sum() > 0
     assert torch.equal(effects, effects[..., :1].expand(-1, -1, 7))
-    assert not place_effects(matrix(), FIELDS, GRADIENTS, 1).any()
+    assert not measure_place_effects(matrix(), FIELDS, GRADIENTS, 1).any()
 
 
 @pytest.mark.parametrize("emulator", ["ideal", "read"])
 def test_places_do_nothing_on_ideal_crossbars(emulator: str) -> None:
-    assert not place_effects(matrix(emulator), FIELDS, GRADIENTS, 4).any()
+    assert not measure_place_effects(matrix(emulator), FIELDS, GRADIENTS, 4).any()
 
 
 def test_the_law_of_the_effects_is_the_change_that_a_small_move_makes() -> None:
@@ -205,7 +210,7 @@ def test_the_law_of_the_effects_is_the_change_that_a_small_move_makes() -> None:
     made = CrossbarMatrix(torch.rand(3, 8) + 0.5, ARCH, LinearEmulator(WIRED), inputs=1.0)
     fields, gradients = torch.rand(2, 1, 8), torch.zeros(2, 1, 3)
     gradients[..., 1] = torch.tensor([[1.0], [-3.0]])
-    d = place_effects(made, fields, gradients, 2)
+    d = measure_place_effects(made, fields, gradients, 2)
     before = made(fields)
     made.arrange(Arrangement.of(outputs=[1, 2, 0]))  # as the read with all of them moved on by two
     change = (made(fields) - before)[:, 0, 1].double()
@@ -217,8 +222,8 @@ def test_the_law_of_the_effects_is_the_change_that_a_small_move_makes() -> None:
 def test_ranges_are_chosen_by_some_vectors_from_all_over(count: int, step: int) -> None:
     vectors = torch.arange(2.0 * count).reshape(count, 2)
     for fields in (vectors, vectors[None], vectors[:, None]):
-        assert torch.equal(range_vectors(fields), vectors[::step])
-    assert len(range_vectors(vectors)) <= 64
+        assert torch.equal(sample_range_vectors(fields), vectors[::step])
+    assert len(sample_range_vectors(vectors)) <= 64
 
 
 @pytest.mark.parametrize(
@@ -230,7 +235,7 @@ def test_ranges_of_tiles_and_columns_go_with_their_outputs(adc_range: str, granu
     own = adc_range == "calibrated" and granularity != "layer"
     assert has_own_ranges(made) == own
     step = made.adc_step
-    reads = list(at_places(made, FIELDS, 3))
+    reads = list(read_at_places(made, FIELDS, 3))
     assert made.adc_step is step, "the matrix itself stays as it is"
     for near, given in reads[1:]:
         probe = matrix(adc_bits=9, adc_range=adc_range, adc_granularity=granularity)

@@ -28,8 +28,15 @@ from geniex.emulator import LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import Correction, Remapping, correct_outputs, refit_batch_norm, remap
-from geniex.mitigation.remap.observe import hooked
-from geniex.simulator import CrossbarLayer, convert, crossbar_layers, crossbar_matrices, on_ideal, vary
+from geniex.mitigation.remap.observe import add_hooks
+from geniex.simulator import (
+    CrossbarLayer,
+    convert,
+    find_crossbar_layers,
+    find_crossbar_matrices,
+    replace_by_ideal,
+    vary,
+)
 from geniex.variation import ConductanceSpread, Variations
 
 MODES = get_args(Correction)
@@ -49,7 +56,7 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, list[Tensor]]:
 
         return hook
 
-    with hooked((layer, kept(name)) for name, layer in crossbar_layers(model).items()):
+    with add_hooks((layer, kept(name)) for name, layer in find_crossbar_layers(model).items()):
         model(images)
     return seen
 
@@ -63,7 +70,7 @@ def own_outputs(model: nn.Module, at: str, wanted: list[Tensor], images: Tensor)
         seen.append(layer.output_vectors(y).double().clone())
         return wanted[len(seen) - 1].to(y) if len(wanted) > 1 else y
 
-    with hooked([(crossbar_layers(model)[at], called)]):
+    with add_hooks([(find_crossbar_layers(model)[at], called)]):
         model(images)
     return torch.cat(seen)
 
@@ -79,14 +86,14 @@ def test_gains_and_offsets_are_least_squares_of_each_output(name: str, mode: Cor
     data = batch(name, 20)
     model = converted(name, "linear", CLEAR)
     fitted = correct_outputs(model, data.images, mode=mode)
-    wanted = outputs(on_ideal(model), data.images)
-    for at, layer in crossbar_layers(fitted).items():
+    wanted = outputs(replace_by_ideal(model), data.images)
+    for at, layer in find_crossbar_layers(fitted).items():
         assert layer.output_gain is not None
         # The model as far as it was corrected when this layer's turn came.
         uncorrected = copy.deepcopy(fitted)
-        natural = crossbar_layers(model)[at]
-        crossbar_layers(uncorrected)[at].output_gain = None
-        crossbar_layers(uncorrected)[at].bias = copy.deepcopy(natural.bias)
+        natural = find_crossbar_layers(model)[at]
+        find_crossbar_layers(uncorrected)[at].output_gain = None
+        find_crossbar_layers(uncorrected)[at].bias = copy.deepcopy(natural.bias)
         given = own_outputs(uncorrected, at, wanted[at], data.images) - bias_of(natural)
         target = torch.cat(wanted[at]) - bias_of(natural)
         gains, offsets = layer.output_gain.double(), bias_of(layer) - bias_of(natural)
@@ -115,7 +122,7 @@ def test_errors_fall(name: str) -> None:
     data = batch(name, 20)
     model = converted(name, "linear", CLEAR)
     with torch.no_grad():
-        wanted, before = on_ideal(model)(data.images), model(data.images)
+        wanted, before = replace_by_ideal(model)(data.images), model(data.images)
         errors = [(correct_outputs(model, data.images, mode=m)(data.images) - wanted).norm() for m in MODES]
         assert errors[0] < errors[1] < (before - wanted).norm() > errors[2]
         assert errors[0] < (0.8 if name == "repeated" else 0.6) * (before - wanted).norm()
@@ -127,7 +134,7 @@ def test_ideal_crossbars_need_no_correction(name: str, mode: Correction) -> None
     data = batch(name)
     model = converted(name, "ideal")
     fitted = correct_outputs(model, data.images, mode=mode)
-    for one, other in zip(*(crossbar_layers(m).values() for m in (model, fitted)), strict=True):
+    for one, other in zip(*(find_crossbar_layers(m).values() for m in (model, fitted)), strict=True):
         assert torch.equal(other.output_gain, torch.ones_like(other.output_gain))  # type: ignore[arg-type]
         assert torch.equal(other.bias, bias_of(one).float().expand_as(other.bias))  # type: ignore[arg-type]
     assert torch.equal(fitted(data.images), model(data.images))
@@ -141,12 +148,12 @@ def test_an_output_that_does_not_vary_gets_an_offset_alone() -> None:
         layer.weight[1] = 0
     images = torch.rand(1, 8).repeat(6, 1)
     model = convert(nn.Sequential(layer), CLEAR, LinearEmulator(WIRED), calibration=images)
-    found = crossbar_layers(correct_outputs(model, images))["0"]
+    found = find_crossbar_layers(correct_outputs(model, images))["0"]
     assert torch.equal(found.output_gain, torch.ones(3))  # type: ignore[arg-type]
-    lost = (on_ideal(model)(images) - model(images))[0].detach()
+    lost = (replace_by_ideal(model)(images) - model(images))[0].detach()
     torch.testing.assert_close(found.bias.detach() - layer.bias.detach(), lost, rtol=1e-4, atol=1e-6)  # type: ignore[union-attr]
     assert lost.abs().max() > 1e-4
-    scaled = crossbar_layers(correct_outputs(model, images, mode="gains"))["0"]
+    scaled = find_crossbar_layers(correct_outputs(model, images, mode="gains"))["0"]
     assert scaled.output_gain is not None
     assert scaled.output_gain[1] == 1
     assert scaled.output_gain[0] != 1
@@ -185,7 +192,7 @@ def test_the_original_is_untouched_and_the_copy_its_own(trainable: bool) -> None
             assert torch.equal(model(data.images), before)
         assert model.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-        assert all(layer.output_gain is None for layer in crossbar_layers(model).values())
+        assert all(layer.output_gain is None for layer in find_crossbar_layers(model).values())
     assert all(p.requires_grad == trainable for p in model.parameters())
 
 
@@ -197,11 +204,11 @@ def test_remapped_models_are_corrected_and_corrected_ones_remapped(way: str) -> 
     moved = remap(model, told, data).model
     fitted = correct_outputs(moved, data.images)
     with torch.no_grad():
-        wanted = on_ideal(model)(data.images)
+        wanted = replace_by_ideal(model)(data.images)
         assert (fitted(data.images) - wanted).norm() < (moved(data.images) - wanted).norm()
-    for one, other in zip(*(crossbar_matrices(m).values() for m in (moved, fitted)), strict=True):
+    for one, other in zip(*(find_crossbar_matrices(m).values() for m in (moved, fitted)), strict=True):
         assert one.layout.arrangement == other.layout.arrangement
-    ideal = on_ideal(fitted)
+    ideal = replace_by_ideal(fitted)
     again = remap(ideal, told, data).model
     assert torch.equal(again(data.images), ideal(data.images)), "the law holds with gains"
 
@@ -211,7 +218,7 @@ def test_varied_crossbars_are_fitted_to_what_was_asked_for_without_wires() -> No
     model = vary(plain, Variations((ConductanceSpread(0.3),)))
     with torch.no_grad():
         found = correct_outputs(model, data.images)(data.images)
-        wanted = on_ideal(plain)(data.images)
+        wanted = replace_by_ideal(plain)(data.images)
         assert (found - wanted).norm() < (model(data.images) - wanted).norm()
 
 
@@ -402,7 +409,7 @@ def test_remapped_and_calibrated_models_keep_to_one_device(way: str, emulator: s
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for made in (model, correct_outputs(model, data.images), refit_batch_norm(model, data.images)):
         fake = onto_fake_cuda(made, mode)
-        assert any(m.layout.arrangement.natural is False for m in crossbar_matrices(fake).values())
+        assert any(m.layout.arrangement.natural is False for m in find_crossbar_matrices(fake).values())
         with mode:
             out = fake(torch.empty(3, 2, 6, 6, device="cuda"))
         assert (out.shape, out.device.type, out.dtype) == ((3, 4), "cuda", torch.float32)
@@ -412,7 +419,7 @@ def test_gains_move_with_the_model() -> None:
     data = batch("mlp")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake = onto_fake_cuda(scattered(converted("mlp")), mode)
-    for layer in crossbar_layers(fake).values():
+    for layer in find_crossbar_layers(fake).values():
         assert layer.output_gain.device.type == layer.bias.device.type == "cuda"  # type: ignore[union-attr]
-    assert Arrangement() == crossbar_matrices(fake)["0.matrices.0"].layout.arrangement
+    assert Arrangement() == find_crossbar_matrices(fake)["0.matrices.0"].layout.arrangement
     assert data.images.device.type == "cpu"

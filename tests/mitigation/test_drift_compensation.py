@@ -21,13 +21,13 @@ from geniex.mitigation import Correction, correct_outputs, refit_batch_norm, rem
 from geniex.networks import find_images, load_images, load_network
 from geniex.preset import presets
 from geniex.simulator import (
-    before_variation,
     convert,
-    crossbar_layers,
-    crossbar_matrices,
+    find_crossbar_layers,
+    find_crossbar_matrices,
     load_converted,
-    on_ideal,
+    replace_by_ideal,
     save_converted,
+    undo_variation,
     vary,
 )
 from geniex.variation import ConductanceSpread, Drift, ReadNoise, Variations, pcm
@@ -44,7 +44,7 @@ MODES: tuple[Correction, ...] = get_args(Correction)
 
 
 def gains(model: nn.Module) -> Tensor:
-    found = [layer.output_gain for layer in crossbar_layers(model).values()]
+    found = [layer.output_gain for layer in find_crossbar_layers(model).values()]
     return torch.cat([gain.double() for gain in found if gain is not None])
 
 
@@ -68,7 +68,7 @@ def test_a_uniform_decay_is_undone_by_its_inverse(name: str, mode: Correction) -
         torch.testing.assert_close(fitted(data.images), model(data.images), rtol=1e-4, atol=1e-5)
     if mode == "one_factor":
         torch.testing.assert_close(gains(fitted), torch.full_like(gains(fitted), 1 / DECAY), rtol=1e-6, atol=0.0)
-    for one, other in zip(*(crossbar_layers(m).values() for m in (model, fitted)), strict=True):
+    for one, other in zip(*(find_crossbar_layers(m).values() for m in (model, fitted)), strict=True):
         bias = torch.zeros(()) if one.bias is None else one.bias
         assert other.bias is not None
         torch.testing.assert_close(other.bias, bias.expand_as(other.bias), rtol=1e-4, atol=1e-5)
@@ -79,7 +79,7 @@ def test_one_factor_is_least_squares_over_the_whole_layer() -> None:
     x, linear = torch.rand(30, 8), nn.Linear(8, 2, bias=False)
     model: Any = convert(nn.Sequential(linear), EXACT, IdealEmulator(), calibration=x, dtype=torch.float64)
     right, aged = copy.deepcopy(model), copy.deepcopy(model)
-    matrix = crossbar_matrices(aged)["0.matrices.0"]
+    matrix = find_crossbar_matrices(aged)["0.matrices.0"]
     left = torch.tensor([0.3, 0.6, 0.6, 0.6], dtype=torch.float64).repeat_interleave(2)  # two slices an output
     shape = matrix.conductances.shape
     scale = torch.ones(shape[-1], dtype=torch.float64)
@@ -105,9 +105,9 @@ def test_an_input_that_is_always_on_becomes_an_offset() -> None:
         fitted = correct_outputs(
             convert(nn.Sequential(without), EXACT, IdealEmulator(), calibration=x, dtype=torch.float64), x, model
         )
-        layer = crossbar_layers(fitted)["0"]
+        layer = find_crossbar_layers(fitted)["0"]
         assert layer.bias is not None
-        step = 2.0 ** -crossbar_matrices(model)["0.matrices.0"].weight_frac_bits
+        step = 2.0 ** -find_crossbar_matrices(model)["0.matrices.0"].weight_frac_bits
         held = (linear.weight[:, -1] / step).round() * step
         torch.testing.assert_close(layer.bias - linear.bias, held, rtol=0.0, atol=8 * step)
         torch.testing.assert_close(gains(fitted), torch.ones(3, dtype=torch.float64), rtol=0.0, atol=0.1)
@@ -122,26 +122,26 @@ def test_the_default_is_what_was_asked_for_before_the_first_variation() -> None:
     data, model = batch("mlp", 20), converted("mlp", "linear")
     once = vary(model, Variations((ConductanceSpread(0.1),)), seed=3)
     for aged in (vary(model, DRIFT), vary(once, DRIFT), vary(vary(once, DRIFT), Variations((), ReadNoise(0.01)))):
-        before = before_variation(aged)
-        assert torch.equal(before(data.images), on_ideal(model)(data.images))
-        assert not any(matrix.varied for matrix in crossbar_matrices(before).values())
-    for matrix, was in zip(*(crossbar_matrices(m).values() for m in (once, model)), strict=True):
+        before = undo_variation(aged)
+        assert torch.equal(before(data.images), replace_by_ideal(model)(data.images))
+        assert not any(matrix.varied for matrix in find_crossbar_matrices(before).values())
+    for matrix, was in zip(*(find_crossbar_matrices(m).values() for m in (once, model)), strict=True):
         assert torch.equal(matrix.target_conductances, was.conductances)  # type: ignore[arg-type]
         assert not torch.equal(matrix.conductances, was.conductances)
 
 
 def test_read_noise_alone_varies_no_conductance() -> None:
     noisy = vary(converted("mlp"), Variations((), ReadNoise(0.01)))
-    assert not any(matrix.varied for matrix in crossbar_matrices(noisy).values())
-    assert all(matrix.target_conductances is None for matrix in crossbar_matrices(noisy).values())
+    assert not any(matrix.varied for matrix in find_crossbar_matrices(noisy).values())
+    assert all(matrix.target_conductances is None for matrix in find_crossbar_matrices(noisy).values())
 
 
 def test_targets_move_with_their_weights_and_with_the_model() -> None:
     data, model = batch("mlp", 20), converted("mlp", "linear")
     moved = remap(vary(model, DRIFT), "random", data).model
-    assert torch.equal(before_variation(moved)(data.images), on_ideal(model)(data.images))
+    assert torch.equal(undo_variation(moved)(data.images), replace_by_ideal(model)(data.images))
     wide = vary(model, DRIFT).double()
-    assert all(m.target_conductances.dtype == torch.float64 for m in crossbar_matrices(wide).values())  # type: ignore[union-attr]
+    assert all(m.target_conductances.dtype == torch.float64 for m in find_crossbar_matrices(wide).values())  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -151,7 +151,7 @@ def test_references_may_be_converted_or_float(name: str, mode: Correction) -> No
     data, model = batch(name, 20), converted(name, "linear", FLOAT)
     aged = vary(model, DRIFT)
     fitted = correct_outputs(aged, data.images, mode=mode)
-    for reference in (on_ideal(model), network(name)):
+    for reference in (replace_by_ideal(model), network(name)):
         other = correct_outputs(aged, data.images, reference, mode=mode)
         torch.testing.assert_close(gains(other), gains(fitted), rtol=0.01, atol=0.01)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in reference.modules())
@@ -170,7 +170,7 @@ def test_attention_of_the_reference_is_taken_apart() -> None:
     x = torch.rand(6, 5, 8)
     model = convert(net, FLOAT, IdealEmulator(), calibration=x)
     fitted = correct_outputs(vary(model, DRIFT), x, net, mode="one_factor")
-    assert set(crossbar_layers(fitted)) >= {"self_attn.q_proj", "self_attn.out_proj", "linear1", "linear2"}
+    assert set(find_crossbar_layers(fitted)) >= {"self_attn.q_proj", "self_attn.out_proj", "linear1", "linear2"}
     torch.testing.assert_close(gains(fitted), torch.full_like(gains(fitted), 1 / DECAY), rtol=0.03, atol=0.0)
     with torch.no_grad():
         torch.testing.assert_close(fitted(x), model(x), rtol=0.0, atol=0.05)
@@ -193,7 +193,7 @@ def test_a_loaded_model_asks_for_its_reference(tmp_path: Path) -> None:
     aged = vary(model, DRIFT)
     loaded = load_converted(save_converted(aged, tmp_path / "aged"), network("mlp"))
     said = r"^model: got varied matrix '0.matrices.0'; its conductances before variation are not known.*give reference="
-    for unknown in (loaded, vary(loaded, DRIFT), on_ideal(loaded)):
+    for unknown in (loaded, vary(loaded, DRIFT), replace_by_ideal(loaded)):
         with pytest.raises(InputError, match=said):
             correct_outputs(unknown, data.images)
     with_it, wanted = (correct_outputs(m, data.images, network("mlp")) for m in (loaded, aged))
@@ -202,7 +202,7 @@ def test_a_loaded_model_asks_for_its_reference(tmp_path: Path) -> None:
     assert torch.equal(gains(correct_outputs(plain, data.images)), gains(correct_outputs(model, data.images)))
     # So does one that was programmed since, and one that took over another's state.
     programmed = copy.deepcopy(aged)
-    for matrix in crossbar_matrices(programmed).values():
+    for matrix in find_crossbar_matrices(programmed).values():
         matrix.program(matrix.conductances)
     taken = converted("mlp", "linear", EXACT)
     taken.load_state_dict(aged.state_dict())
@@ -306,7 +306,7 @@ def test_layers_that_are_not_called_are_told() -> None:
         model(images)
         model(images, second=True)
 
-    assert all(layer.output_gain is not None for layer in crossbar_layers(correct_outputs(model, both)).values())
+    assert all(layer.output_gain is not None for layer in find_crossbar_layers(correct_outputs(model, both)).values())
     with pytest.raises(InputError, match=r"^data: got a function that runs a part of the model"):
         correct_outputs(model, lambda model: model.first(images))
 
@@ -360,7 +360,7 @@ def test_drift_is_a_power_law_of_the_time_since_programming() -> None:
     model = ideal("mlp")
     for seconds in (20.0, 3600.0, YEAR):
         aged = vary(model, Variations((Drift(seconds, nu=0.06),)))
-        for was, now in zip(*(crossbar_matrices(m).values() for m in (model, aged)), strict=True):
+        for was, now in zip(*(find_crossbar_matrices(m).values() for m in (model, aged)), strict=True):
             left = math.pow(seconds / 20.0, -0.06)
             torch.testing.assert_close(now.conductances, was.conductances * left, rtol=1e-12, atol=0.0)
 

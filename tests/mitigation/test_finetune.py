@@ -16,7 +16,7 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.mitigation import fine_tune
 from geniex.networks import load_images
-from geniex.simulator import convert, crossbar_layers, crossbar_matrices, digital_copy
+from geniex.simulator import convert, find_crossbar_layers, find_crossbar_matrices, to_digital
 
 ARCH = Architecture(
     tile=(32, 32), window=ConductanceWindow(20e3, 10.0), weight_bits=8, input_bits=8, slice_bits=4, stream_bits=4
@@ -80,7 +80,7 @@ def test_recovers_at_least_half_of_what_wires_cost(network: nn.Module, digits: D
     assert accuracy(converted, digits) - before >= (whole - before) / 2
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
     assert told == [(k + 1, 40, loss) for k, loss in enumerate(losses)]
-    assert {m.gradients for m in crossbar_matrices(converted).values()} == {"emulator"}
+    assert {m.gradients for m in find_crossbar_matrices(converted).values()} == {"emulator"}
 
 
 def test_gradients_reach_every_weight_and_bias_through_a_surrogate(network: nn.Module, digits: Digits) -> None:
@@ -98,9 +98,9 @@ def test_gradients_reach_every_weight_and_bias_through_a_surrogate(network: nn.M
 
 def test_weights_stay_in_the_scale_that_they_were_given(network: nn.Module, digits: Digits) -> None:
     converted = convert(network, ARCH, LinearEmulator(HARSH), calibration=digits.images, trainable=True)
-    scales = [m.weight_frac_bits for m in crossbar_matrices(converted).values()]
+    scales = [m.weight_frac_bits for m in find_crossbar_matrices(converted).values()]
     fine_tune(converted, digits, steps=20, learning_rate=0.3)
-    for matrix, bits in zip(crossbar_matrices(converted).values(), scales, strict=True):
+    for matrix, bits in zip(find_crossbar_matrices(converted).values(), scales, strict=True):
         assert matrix.weight_frac_bits == bits
         assert matrix.weight.abs().max() == 127 * 2.0**-bits, "such steps reach the end"
 
@@ -108,9 +108,9 @@ def test_weights_stay_in_the_scale_that_they_were_given(network: nn.Module, digi
 def test_the_digital_copy_is_what_the_crossbars_learnt(network: nn.Module, digits: Digits) -> None:
     converted = convert(network, ARCH, IdealEmulator(), calibration=digits.images, trainable=True)
     fine_tune(converted, digits, steps=5, learning_rate=3e-3)
-    back = digital_copy(converted)
+    back = to_digital(converted)
     assert not torch.equal(back[1].weight, network[1].weight)
-    assert torch.equal(back[1].weight, crossbar_layers(converted)["1"].matrix.weight)
+    assert torch.equal(back[1].weight, find_crossbar_layers(converted)["1"].matrix.weight)
     # Half a last bit in each of 64 inputs and weights.
     assert (back(digits.tests) - converted(digits.tests)).abs().max() < 0.05 * back(digits.tests).abs().max()
 

@@ -13,8 +13,8 @@ from mitigation_cases import ARCH, EMULATORS, NETWORKS, batch, converted, networ
 from torch import Tensor, nn
 
 from geniex.mapping import im2col
-from geniex.mitigation.remap.propagate import Folds, foldable, next_order
-from geniex.simulator import convert, crossbar_layers
+from geniex.mitigation.remap.propagate import Folds, expand_order, find_foldable
+from geniex.simulator import convert, find_crossbar_layers
 
 FIXED = ARCH.replace(weight_frac_bits=4, input_frac_bits=4)
 Way = Callable[[Any, Tensor], Any]
@@ -35,7 +35,7 @@ class Made(nn.Module):
 
 def folds(model: nn.Module, **options: Any) -> dict[str, tuple[str, ...]]:
     """Consumers by producer."""
-    found = foldable(convert(model, FIXED, EMULATORS["ideal"], **options))
+    found = find_foldable(convert(model, FIXED, EMULATORS["ideal"], **options))
     assert all(isinstance(value, Folds) for value in found.values())
     return {name: value.consumers for name, value in found.items()}
 
@@ -51,13 +51,13 @@ def moved(plain: nn.Module, producer: str, consumers: Sequence[str], norms: Sequ
     first.register_forward_hook(lambda layer, args, y: y.index_select(at, order))
     for name in norms:
         norm = other.get_submodule(name)
-        features = next_order(order, norm.num_features)
+        features = expand_order(order, norm.num_features)
         for kept in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
             kept.copy_(kept[features])
     for name in consumers:
         layer = other.get_submodule(name)
         rows = layer.weight.flatten(1)
-        layer.weight.copy_(rows[:, next_order(order, rows.shape[1])].reshape(layer.weight.shape))
+        layer.weight.copy_(rows[:, expand_order(order, rows.shape[1])].reshape(layer.weight.shape))
     return other
 
 
@@ -82,14 +82,14 @@ WHOLE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_fold_where_nothing_needs_the_order_and_nowhere_else(name: str) -> None:
-    found = {producer: value.consumers for producer, value in foldable(converted(name)).items()}
+    found = {producer: value.consumers for producer, value in find_foldable(converted(name)).items()}
     assert found == {producer: consumers for producer, (consumers, _) in WHOLE[name].items()}
     images = batch(name).images
     for producer, (consumers, norms) in WHOLE[name].items():
         plain = network(name)
         assert compute_alike(plain, moved(plain, producer, consumers, norms), images), producer
         assert not compute_alike(plain, moved(plain, producer, (), norms), images), producer
-    for producer in crossbar_layers(converted(name)).keys() - WHOLE[name].keys():
+    for producer in find_crossbar_layers(converted(name)).keys() - WHOLE[name].keys():
         plain = network(name)
         assert not compute_alike(plain, moved(plain, producer, (), ()), images), producer
 
@@ -99,12 +99,12 @@ def test_the_order_of_inputs_is_that_of_a_field_whose_channels_are_in_order(size
     order = torch.tensor([2, 0, 3, 1])
     maps = torch.rand(1, 4, *size)
     conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(size)](4, 1, size)
-    geometry = crossbar_layers(nn.Sequential(convert(conv, FIXED, EMULATORS["ideal"])))["0"].geometry
+    geometry = find_crossbar_layers(nn.Sequential(convert(conv, FIXED, EMULATORS["ideal"])))["0"].geometry
     field, wanted = (im2col(x, geometry)[0][0, 0] for x in (maps, maps[:, order]))  # type: ignore[arg-type]
-    found = next_order(order, field.numel())
+    found = expand_order(order, field.numel())
     assert torch.equal(field[found], wanted)
     assert torch.equal(maps.flatten(1)[0, found], maps[:, order].flatten(1)[0])
-    assert next_order(order, 8).tolist() == [4, 5, 0, 1, 6, 7, 2, 3]
+    assert expand_order(order, 8).tolist() == [4, 5, 0, 1, 6, 7, 2, 3]
 
 
 def conv(inputs: int = 2, outputs: int = 4, kernel: int = 1, **options: Any) -> nn.Conv2d:

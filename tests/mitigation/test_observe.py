@@ -14,8 +14,8 @@ from torch.nn import functional
 from geniex.errors import InputError
 from geniex.mapping import im2col
 from geniex.mitigation import Batch, remap
-from geniex.mitigation.remap.observe import hooked, losses, mean_loss, observe
-from geniex.simulator import convert, crossbar_layers
+from geniex.mitigation.remap.observe import add_hooks, compute_losses, compute_mean_loss, observe
+from geniex.simulator import convert, find_crossbar_layers
 
 
 def vectors(x: Tensor, images: int) -> Tensor:
@@ -39,8 +39,8 @@ def test_inputs_outputs_and_gradients_are_those_of_the_float_network(name: str, 
 
         return hook
 
-    layers = crossbar_layers(model)
-    with hooked((plain.get_submodule(layer), kept(layer)) for layer in layers):
+    layers = find_crossbar_layers(model)
+    with add_hooks((plain.get_submodule(layer), kept(layer)) for layer in layers):
         functional.cross_entropy(plain(data.images.double()), data.labels, reduction="sum").backward()
     found = observe(model, data)
     assert list(found) == list(layers)
@@ -171,8 +171,8 @@ def test_losses_are_cross_entropies_of_any_number_of_images() -> None:
     with torch.no_grad():
         logits = model(data.images).double()
     expected = logits.logsumexp(1) - logits[torch.arange(70), data.labels]
-    torch.testing.assert_close(losses(model, data).double(), expected, rtol=1e-5, atol=1e-6)
-    assert mean_loss(model, data) == pytest.approx(float(expected.mean()), rel=1e-5)
+    torch.testing.assert_close(compute_losses(model, data).double(), expected, rtol=1e-5, atol=1e-6)
+    assert compute_mean_loss(model, data) == pytest.approx(float(expected.mean()), rel=1e-5)
 
 
 def test_parts_of_a_batch() -> None:
@@ -234,7 +234,9 @@ def test_models_of_several_inputs_are_remapped_by_data_in_any_form() -> None:
     for data in (x, scale, labels), mapping, ((x, scale), labels), halves, [[(x, scale), labels]]:
         batch = Batch.of(data, model)
         assert len(batch.images) == 8
-        assert mean_loss(model, batch) == pytest.approx(float(functional.cross_entropy(before, labels)), rel=1e-6)
+        assert compute_mean_loss(model, batch) == pytest.approx(
+            float(functional.cross_entropy(before, labels)), rel=1e-6
+        )
         remapped = remap(model, "srs_taylor", data).model
         found.append(remapped.layer.matrix.layout.arrangement.outputs.tolist())
     assert found == found[:1] * len(found)

@@ -13,7 +13,7 @@ from torch import Tensor
 from geniex.emulator import IdealEmulator, LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement, TileLayout
-from geniex.mitigation.remap.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
+from geniex.mitigation.remap.orders import Bits, Rows, check_order, count_nearer, order_lines, order_rows, rank
 from geniex.simulator import CrossbarMatrix
 
 SMALL = Architecture(tile=(4, 6), weight_bits=5, slice_bits=2, stream_bits=2, input_bits=5)
@@ -27,9 +27,9 @@ def small(weight: Tensor, **options: Any) -> CrossbarMatrix:
 @pytest.mark.parametrize("outputs", [1, 2, 3, 4, 6, 7, 8])
 def test_the_best_go_nearest_the_drivers_tile_by_tile(outputs: int) -> None:
     layout = TileLayout(SMALL, inputs=5, outputs=outputs)
-    assert nearness(layout).tolist() == [k % 3 for k in range(outputs)]
+    assert count_nearer(layout).tolist() == [k % 3 for k in range(outputs)]
     scores = torch.rand(outputs, generator=torch.Generator().manual_seed(outputs), dtype=torch.float64)
-    order = ranked(scores, layout).tolist()
+    order = rank(scores, layout).tolist()
     assert sorted(order) == list(range(outputs))
     # All first places, then all second ones: none of the later ones has a higher score.
     filled = [order[place] for near in range(3) for place in range(near, outputs, 3)]
@@ -39,14 +39,14 @@ def test_the_best_go_nearest_the_drivers_tile_by_tile(outputs: int) -> None:
 def test_places_are_filled_across_tiles() -> None:
     layout = TileLayout(SMALL, inputs=5, outputs=7)
     # Places 0, 3 and 6 are the nearest, 1 and 4 come next, 2 and 5 last.
-    assert ranked(torch.tensor([7.0, 6, 5, 4, 3, 2, 1]), layout).tolist() == [0, 3, 5, 1, 4, 6, 2]
-    assert ranked(torch.tensor([1.0, 2, 3, 4, 5, 6, 7]), layout).tolist() == [6, 3, 1, 5, 2, 0, 4]
+    assert rank(torch.tensor([7.0, 6, 5, 4, 3, 2, 1]), layout).tolist() == [0, 3, 5, 1, 4, 6, 2]
+    assert rank(torch.tensor([1.0, 2, 3, 4, 5, 6, 7]), layout).tolist() == [6, 3, 1, 5, 2, 0, 4]
 
 
 def test_equal_scores_keep_their_order() -> None:
     layout = TileLayout(SMALL, inputs=5, outputs=7)
-    assert ranked(torch.zeros(7), layout).tolist() == [0, 3, 5, 1, 4, 6, 2]
-    assert ranked(torch.tensor([0.0, 1, 0]), TileLayout(SMALL, inputs=5, outputs=3)).tolist() == [1, 0, 2]
+    assert rank(torch.zeros(7), layout).tolist() == [0, 3, 5, 1, 4, 6, 2]
+    assert rank(torch.tensor([0.0, 1, 0]), TileLayout(SMALL, inputs=5, outputs=3)).tolist() == [1, 0, 2]
 
 
 def word_line_sums(matrix: CrossbarMatrix) -> list[float]:
@@ -71,7 +71,7 @@ def test_word_lines_with_the_most_conductance_go_nearest_the_sense_side(
     sums = word_line_sums(matrix)
     if start:
         matrix.arrange(Arrangement.of(inputs=torch.arange(inputs).flip(0), outputs=torch.arange(9).roll(2)))
-    order = row_order(matrix, "mdm")
+    order = order_rows(matrix, "mdm")
     assert order is not None
     assert sorted(order.tolist()) == list(range(inputs))
     # The last word line of every tile is filled first, then the last but one; a short last tile ends sooner.
@@ -80,7 +80,7 @@ def test_word_lines_with_the_most_conductance_go_nearest_the_sense_side(
         assert sums[before] >= sums[after] * (1 - 1e-9)
     assert max(sums) > 1.01 * min(sums)
     matrix.arrange(Arrangement.of(inputs=order))
-    assert torch.equal(row_order(matrix, "mdm"), order), "it does not depend on where things are"  # type: ignore[arg-type]
+    assert torch.equal(order_rows(matrix, "mdm"), order), "it does not depend on where things are"  # type: ignore[arg-type]
 
 
 def test_the_content_of_a_word_line_is_its_weights_magnitudes() -> None:
@@ -93,13 +93,13 @@ def test_the_content_of_a_word_line_is_its_weights_magnitudes() -> None:
     step, floor = SMALL.window.step(4), float(sums[0])
     assert ((sums - floor) / step).round().tolist() == levels
     # The most at the sense side of the first tile, the least on the second tile's line.
-    assert row_order(matrix, "mdm").tolist() == [2, 4, 3, 1, 0]  # type: ignore[union-attr]
+    assert order_rows(matrix, "mdm").tolist() == [2, 4, 3, 1, 0]  # type: ignore[union-attr]
 
 
 def test_natural_orders_are_none() -> None:
     matrix = small(torch.rand(4, 5))
-    assert row_order(matrix, "natural") is None
-    assert line_order(matrix, "natural") is None
+    assert order_rows(matrix, "natural") is None
+    assert order_lines(matrix, "natural") is None
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_natural_orders_are_none() -> None:
 )
 def test_slices_side_by_side_or_apart(bits: Bits, expected: list[int]) -> None:
     """An output's most significant slice is its first bit line."""
-    assert line_order(small(torch.rand(4, 5)), bits).tolist() == expected  # type: ignore[union-attr]
+    assert order_lines(small(torch.rand(4, 5)), bits).tolist() == expected  # type: ignore[union-attr]
 
 
 def test_three_slices() -> None:
     matrix = small(torch.rand(2, 5), weight_bits=7)
     assert matrix.architecture.slices == 3
-    assert line_order(matrix, "reversed").tolist() == [2, 1, 0, 5, 4, 3]  # type: ignore[union-attr]
-    assert line_order(matrix, "msb_near").tolist() == [0, 3, 1, 4, 2, 5]  # type: ignore[union-attr]
-    assert line_order(matrix, "lsb_near").tolist() == [2, 5, 1, 4, 0, 3]  # type: ignore[union-attr]
+    assert order_lines(matrix, "reversed").tolist() == [2, 1, 0, 5, 4, 3]  # type: ignore[union-attr]
+    assert order_lines(matrix, "msb_near").tolist() == [0, 3, 1, 4, 2, 5]  # type: ignore[union-attr]
+    assert order_lines(matrix, "lsb_near").tolist() == [2, 5, 1, 4, 0, 3]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("bits", ["reversed", "msb_near", "lsb_near", "dense_near"])
@@ -126,7 +126,7 @@ def test_spare_bias_and_reference_columns_stay(bits: Bits, scheme: dict[str, str
     matrix = CrossbarMatrix(torch.randn(9, 10), arch, IdealEmulator(), inputs=1.0)
     used = arch.outputs_per_tile * arch.slices
     assert used < 17
-    order = line_order(matrix, bits)
+    order = order_lines(matrix, bits)
     assert order is not None
     assert sorted(order[:used].tolist()) == list(range(used))
     assert order[used:].tolist() == list(range(used, 17))
@@ -151,7 +151,7 @@ def test_dense_bit_lines_go_nearest_the_drivers(outputs: list[int] | None, start
     if start is not None:
         matrix.arrange(start)
     order = None if outputs is None else torch.tensor(outputs)
-    lines = line_order(matrix, "dense_near", order)
+    lines = order_lines(matrix, "dense_near", order)
     matrix.arrange(Arrangement(order, None, lines))
     sums = lines_by_hand(matrix)
     assert bool((sums.diff() <= 1e-12).all())
@@ -161,7 +161,7 @@ def test_dense_bit_lines_go_nearest_the_drivers(outputs: list[int] | None, start
 
 def test_equally_dense_lines_keep_their_order() -> None:
     matrix = small(torch.zeros(4, 5), weight_frac_bits=3)
-    assert line_order(matrix, "dense_near").tolist() == list(range(6))  # type: ignore[union-attr]
+    assert order_lines(matrix, "dense_near").tolist() == list(range(6))  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("emulator", ["linear", "physics"])
@@ -169,9 +169,9 @@ def test_what_is_programmed_decides_not_what_was(emulator: str) -> None:
     """Measured cells, and the weight of a trainable matrix as it is now."""
     weight = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     matrix = CrossbarMatrix(weight, ARCH, EMULATORS[emulator], inputs=1.0)
-    before = row_order(matrix, "mdm"), line_order(matrix, "dense_near")
+    before = order_rows(matrix, "mdm"), order_lines(matrix, "dense_near")
     matrix.program(matrix.conductances.flip(3).flip(4))
-    after = row_order(matrix, "mdm"), line_order(matrix, "dense_near")
+    after = order_rows(matrix, "mdm"), order_lines(matrix, "dense_near")
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # type: ignore[arg-type]
 
 

@@ -15,15 +15,15 @@ from geniex.emulator import IdealEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import REMAPPINGS, Remapping, prune, remap
-from geniex.mitigation.remap.rearrange import column_content, column_order
+from geniex.mitigation.remap.rearrange import sort_columns, sum_columns
 from geniex.simulator import (
-    arranged,
-    arrangements,
+    arrange,
     convert,
-    crossbar_layers,
-    crossbar_matrices,
+    find_crossbar_layers,
+    find_crossbar_matrices,
     load_converted,
-    on_ideal,
+    read_arrangements,
+    replace_by_ideal,
     save_converted,
 )
 
@@ -58,10 +58,10 @@ def test_content_is_the_sum_of_integers_on_each_row_of_tiles(scheme: dict) -> No
     wanted = np.abs(np.round(net[0].weight.detach().double().numpy() / gain * 2.0**matrix.weight_frac_bits))
     wanted = wanted.clip(0, max(-low, high))
     wanted = np.stack([wanted[:, k : k + 8].sum(1) for k in (0, 8, 16)])
-    np.testing.assert_allclose(column_content(matrix).numpy(), wanted, atol=1e-2)
+    np.testing.assert_allclose(sum_columns(matrix).numpy(), wanted, atol=1e-2)
     # Where things lie is of no consequence.
     matrix.arrange(Arrangement.of(outputs=torch.stack([torch.randperm(9) for _ in range(3)]), lines=torch.randperm(25)))
-    np.testing.assert_allclose(column_content(matrix).numpy(), wanted, atol=1e-2)
+    np.testing.assert_allclose(sum_columns(matrix).numpy(), wanted, atol=1e-2)
 
 
 @pytest.mark.parametrize("direction", ["descending", "ascending"])
@@ -156,15 +156,15 @@ def test_orders_of_rows_are_kept_told_and_put_back(tmp_path: Path) -> None:
     model = converted("vgg")
     done = remap(model, "rearrange_row_tile", batch("vgg")).model
     images = batch("vgg").images
-    again = arranged(model, {n: Arrangement.of(**a.to_dict()) for n, a in arrangements(done).items()})
+    again = arrange(model, {n: Arrangement.of(**a.to_dict()) for n, a in read_arrangements(done).items()})
     assert torch.equal(again(images), done(images))
     from mitigation_cases import network
 
     save_converted(done, tmp_path / "net")
     loaded = load_converted(tmp_path / "net", network("vgg"))
     assert torch.equal(loaded(images), done(images))
-    assert arrangements(loaded) == arrangements(done)
-    assert torch.equal(on_ideal(done)(images), on_ideal(model)(images))
+    assert read_arrangements(loaded) == read_arrangements(done)
+    assert torch.equal(replace_by_ideal(done)(images), replace_by_ideal(model)(images))
 
 
 def test_unrolled_convolutions_stay() -> None:
@@ -175,14 +175,14 @@ def test_unrolled_convolutions_stay() -> None:
     assert torch.equal(done.model(images), model(images))
     assert [layer.moved > 0 for layer in done.layers] == [False, True]
     with pytest.raises(InputError, match="unrolled"):
-        column_order(matrices(crossbar_layers(model)["0"])[0])
+        sort_columns(matrices(find_crossbar_layers(model)["0"])[0])
 
 
 def test_wrong_choices_are_told() -> None:
-    matrix = next(iter(crossbar_matrices(converted("mlp")).values()))
+    matrix = next(iter(find_crossbar_matrices(converted("mlp")).values()))
     for name, wrong in (("direction", "up"), ("granularity", "tile")):
         with pytest.raises(InputError, match=name):
-            column_order(matrix, **{name: wrong})
+            sort_columns(matrix, **{name: wrong})
         with pytest.raises(InputError, match=name):
             Remapping(method="rearrange", **{name: wrong})
     with pytest.raises(InputError, match="rows"):

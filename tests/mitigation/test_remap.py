@@ -24,9 +24,9 @@ from geniex.emulator import LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
 from geniex.mitigation import REMAPPINGS, Remapped, RemappedLayer, Remapping, remap, sensitivity
-from geniex.mitigation.remap.propagate import next_order
+from geniex.mitigation.remap.propagate import expand_order
 from geniex.mitigation.remap.sensitivity import OF_ERRORS
-from geniex.simulator import convert, crossbar_layers, crossbar_matrices, on_ideal
+from geniex.simulator import convert, find_crossbar_layers, find_crossbar_matrices, replace_by_ideal
 
 WIDE = Crossbar(32, 14, r_wire=20.0)
 COMBINED = {
@@ -38,12 +38,14 @@ EVERY = {**REMAPPINGS, **COMBINED}
 
 
 def places(model: nn.Module) -> list[Arrangement]:
-    return [matrix.layout.arrangement for matrix in crossbar_matrices(model).values()]
+    return [matrix.layout.arrangement for matrix in find_crossbar_matrices(model).values()]
 
 
 def outputs_of(model: nn.Module) -> dict[str, list[int]]:
     """The order of each layer's only matrix; the natural one is none."""
-    orders = {name: matrices(layer)[0].layout.arrangement.outputs for name, layer in crossbar_layers(model).items()}
+    orders = {
+        name: matrices(layer)[0].layout.arrangement.outputs for name, layer in find_crossbar_layers(model).items()
+    }
     return {name: order.tolist() for name, order in orders.items() if order is not None}
 
 
@@ -100,7 +102,7 @@ def test_unrolled_convolutions_keep_their_outputs_and_inputs() -> None:
     model = convert(network("vgg"), ARCH, EMULATORS["linear"], calibration=images, layout="toeplitz")
     found = remap(model, COMBINED["all orders"], data)
     for layer in found.layers[:2]:
-        arrangement = matrices(crossbar_layers(found.model)[layer.name])[0].layout.arrangement
+        arrangement = matrices(find_crossbar_layers(found.model)[layer.name])[0].layout.arrangement
         assert arrangement.outputs is None
         assert arrangement.inputs is None
         assert arrangement.lines is not None
@@ -116,7 +118,7 @@ def test_the_original_is_untouched_and_the_copy_is_its_own(way: str) -> None:
     data = batch("vgg", 6)
     model = converted("vgg")
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    emulators = [matrix.emulator for matrix in crossbar_matrices(model).values()]
+    emulators = [matrix.emulator for matrix in find_crossbar_matrices(model).values()]
     with torch.no_grad():
         before = model(data.images)
         remapped = remap(model, way if way in REMAPPINGS else COMBINED[way], data)
@@ -124,7 +126,7 @@ def test_the_original_is_untouched_and_the_copy_is_its_own(way: str) -> None:
         assert places(model) == [Arrangement()] * 4
         assert model.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-        assert [matrix.emulator for matrix in crossbar_matrices(model).values()] == emulators
+        assert [matrix.emulator for matrix in find_crossbar_matrices(model).values()] == emulators
         assert torch.equal(model(data.images), before)
         assert torch.equal(after, before) == (way == "none")
         for p in remapped.model.parameters():
@@ -140,7 +142,7 @@ def test_cells_are_where_the_arrangement_has_them(way: str, emulator: str) -> No
     model = converted("mlp", emulator)
     found = remap(model, EVERY[way], data).model
     changed = False
-    for before, after in zip(*(crossbar_matrices(m).values() for m in (model, found)), strict=True):
+    for before, after in zip(*(find_crossbar_matrices(m).values() for m in (model, found)), strict=True):
         assert before.conductances.shape == after.conductances.shape
         changed = changed or not torch.equal(before.conductances, after.conductances)
         slices = before.architecture.slices
@@ -193,7 +195,7 @@ def test_srs_ranks_by_the_clean_networks_scores_and_by_errors_on_crossbars(measu
     data = batch("mlp", 20)
     model = converted("mlp")
     found = outputs_of(remap(model, Remapping(method="srs", measure=measure, seed=2), data).model)
-    judged = model if measure in OF_ERRORS else on_ideal(model)
+    judged = model if measure in OF_ERRORS else replace_by_ideal(model)
     scores = sensitivity(judged, measure, data, arrays=model, seed=2)
     assert list(found) == ["0", "2", "4"]
     for name, order in found.items():
@@ -211,15 +213,15 @@ def test_drs_ranks_on_the_crossbars_with_the_layers_before_mapped() -> None:
         # The layers before it are in their places; by hand, from the natural ones.
         so_far: Any = converted("mlp", arch=ARCH.replace(adc_bits=None))
         for k, before in enumerate(["0", "2", "4"][: done + 1]):
-            inputs = None if k == 0 else next_order(torch.tensor(found[["0", "2", "4"][k - 1]]), [9, 17, 8][k])
+            inputs = None if k == 0 else expand_order(torch.tensor(found[["0", "2", "4"][k - 1]]), [9, 17, 8][k])
             outputs = None if before == name else torch.tensor(found[before])
-            matrices(crossbar_layers(so_far)[before])[0].arrange(Arrangement(outputs, inputs))
+            matrices(find_crossbar_layers(so_far)[before])[0].arrange(Arrangement(outputs, inputs))
         # The layer itself is not wired in the new order yet when it is ranked.
-        matrices(crossbar_layers(so_far)[name])[0].arrange(Arrangement())
+        matrices(find_crossbar_layers(so_far)[name])[0].arrange(Arrangement())
         scores = sensitivity(so_far, "leave_one_out", data, layers=(name,))[name]
         ranking = [float(scores[k]) for k in filled(found[name])]
         assert ranking == sorted(ranking, reverse=True), name
-        clean = sensitivity(on_ideal(model), "leave_one_out", data, layers=(name,))[name]
+        clean = sensitivity(replace_by_ideal(model), "leave_one_out", data, layers=(name,))[name]
         differs = differs or not torch.equal(clean.argsort(), scores.argsort())
     assert differs, "the crossbars must matter to the ranking"
 
@@ -227,7 +229,7 @@ def test_drs_ranks_on_the_crossbars_with_the_layers_before_mapped() -> None:
 def test_each_group_is_ranked_on_its_own_tiles() -> None:
     data = batch("grouped", 10)
     model = converted("grouped", layout="dense")
-    scores = sensitivity(on_ideal(model), "l1", data)
+    scores = sensitivity(replace_by_ideal(model), "l1", data)
     found = remap(model, "l1", data)
     first = 0
     for matrix in matrices(found.model[0]):
@@ -244,7 +246,7 @@ def test_each_group_is_ranked_on_its_own_tiles() -> None:
 def test_bit_lines_lie_by_the_conductance_that_they_have_in_the_end(way: str) -> None:
     """Whichever outputs have come onto them."""
     found = remap(converted("vgg"), EVERY[way], batch("vgg", 6)).model
-    for matrix in crossbar_matrices(found).values():
+    for matrix in find_crossbar_matrices(found).values():
         sums = matrix.conductances.double().sum((0, 1, 2, 3))
         assert bool((sums.diff() <= 1e-12).all())
         assert sums[0] > 1.01 * sums[-1]
@@ -268,7 +270,7 @@ def test_outputs_of_several_matrices_have_no_one_order_to_fold() -> None:
 def test_consumers_are_wired_in_their_producers_order() -> None:
     data = batch("vgg", 8)
     found = remap(converted("vgg"), "random", data)
-    layers = {name: matrices(layer)[0].layout.arrangement for name, layer in crossbar_layers(found.model).items()}
+    layers = {name: matrices(layer)[0].layout.arrangement for name, layer in find_crossbar_layers(found.model).items()}
     sizes = {"4": 20, "8": 36, "11": 8}
     for producer, consumer in (("0", "4"), ("4", "8"), ("8", "11")):
         order = layers[producer].outputs
@@ -293,7 +295,7 @@ def test_consumers_are_wired_in_their_producers_order() -> None:
 def test_what_may_not_be_folded_is_undone_at_the_outputs() -> None:
     data = batch("resnet", 8)
     found = remap(converted("resnet"), "random", data)
-    layers = {name: matrices(layer)[0].layout.arrangement for name, layer in crossbar_layers(found.model).items()}
+    layers = {name: matrices(layer)[0].layout.arrangement for name, layer in find_crossbar_layers(found.model).items()}
     assert {name for name, arrangement in layers.items() if arrangement.inputs is not None} == {
         "first.conv2",
         "second.conv2",

@@ -27,7 +27,7 @@ from geniex.mapping import Arrangement
 from geniex.mitigation import Batch, sensitivity
 from geniex.mitigation.remap.observe import observe
 from geniex.mitigation.remap.sensitivity import MEASURES
-from geniex.simulator import convert, crossbar_layers, on_ideal
+from geniex.simulator import convert, find_crossbar_layers, replace_by_ideal
 
 LONG = 70
 """More images than are observed at once."""
@@ -50,7 +50,7 @@ def test_taylor_is_that_of_the_float_network(name: str, gains: bool) -> None:
     plain, data = float_network(name, model), batch(name, LONG)
     mean_loss(plain, data).backward()
     scores = sensitivity(model, "taylor", data)
-    assert list(scores) == list(crossbar_layers(model))
+    assert list(scores) == list(find_crossbar_layers(model))
     for layer, given in scores.items():
         weight = plain.get_submodule(layer).weight
         assert given.dtype == torch.float64
@@ -106,8 +106,8 @@ def moved_around(matrix: Any, places: int) -> list[Any]:
 @torch.no_grad()
 def errors_by_place(model: nn.Module, layer: str, fields: Tensor, places: int) -> list[Tensor]:
     """Errors (places, vectors, outputs) of each matrix."""
-    crossbars, found = crossbar_layers(model)[layer], []
-    ideal = crossbar_layers(on_ideal(model))[layer]
+    crossbars, found = find_crossbar_layers(model)[layer], []
+    ideal = find_crossbar_layers(replace_by_ideal(model))[layer]
     for k, matrix in enumerate(matrices(crossbars)):
         seen = crossbars.packing.split(fields)[k]
         found.append(torch.stack([m(seen) - matrices(ideal)[k](seen) for m in moved_around(matrix, places)]).double())
@@ -124,7 +124,7 @@ def test_gradient_variance_is_mean_square_gradient_times_variance_of_the_error(n
     seen = observe(model, data)
     for layer, given in scores.items():
         errors = torch.cat(errors_by_place(model, layer, seen[layer].inputs.flatten(0, 1), 4), -1)
-        gain = crossbar_layers(model)[layer].output_gain
+        gain = find_crossbar_layers(model)[layer].output_gain
         errors = errors if gain is None else errors * gain.double()
         gradient = seen[layer].gradients.double().square().mean((0, 1))
         variance = errors.flatten(0, 1).var(0, unbiased=False)
@@ -134,7 +134,7 @@ def test_gradient_variance_is_mean_square_gradient_times_variance_of_the_error(n
 
 def test_gradient_variance_takes_errors_of_the_arrays_and_gradients_of_the_model() -> None:
     model, data = converted("mlp", "linear", FINE), batch("mlp")
-    clean = on_ideal(model)
+    clean = replace_by_ideal(model)
     assert not sensitivity(clean, "gradient_variance", data)["0"].any(), "ideal crossbars do not err"
     mixed, own = (sensitivity(m, "gradient_variance", data, arrays=model)["0"] for m in (clean, model))
     inputs = observe(clean, data)["0"].inputs.flatten(0, 1)
@@ -153,11 +153,11 @@ def test_displacement_is_the_slope_of_the_expected_loss_over_the_places(name: st
     model = converted(name, "linear", arch)
     model = scattered(model) if gains else model
     data = batch(name)
-    clean = on_ideal(model)
+    clean = replace_by_ideal(model)
     scores, seen = sensitivity(clean, "displacement", data, arrays=model), observe(clean, data)
     for layer, given in scores.items():
         slopes, first = [], 0
-        gain = crossbar_layers(model)[layer].output_gain
+        gain = find_crossbar_layers(model)[layer].output_gain
         for errors in errors_by_place(model, layer, seen[layer].inputs, 4):
             places, outputs = len(errors), errors.shape[-1]
             gradients = seen[layer].gradients[..., first : first + outputs].double()
@@ -182,7 +182,7 @@ def test_displacement_is_the_slope_of_the_expected_loss_over_the_places(name: st
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_model_on_ideal_crossbars_scores_as_its_clean_copy(measure: str) -> None:
     model, data = converted("grouped", "ideal"), batch("grouped")
-    one, other = sensitivity(model, measure, data), sensitivity(on_ideal(converted("grouped")), measure, data)
+    one, other = sensitivity(model, measure, data), sensitivity(replace_by_ideal(converted("grouped")), measure, data)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -202,7 +202,7 @@ def test_random_scores_come_from_the_seed_and_the_layers_name_alone() -> None:
     whole = sensitivity(model, "random", data, seed=3)
     assert {name: len(scores) for name, scores in whole.items()} == {"0": 5, "4": 9, "8": 8, "11": 4}
     assert all(bool(((scores >= 0) & (scores < 1)).all()) for scores in whole.values())
-    alone = sensitivity(on_ideal(model), "random", batch("vgg", 7), seed=3, layers=("8", "4"))
+    alone = sensitivity(replace_by_ideal(model), "random", batch("vgg", 7), seed=3, layers=("8", "4"))
     assert list(alone) == ["8", "4"]
     assert all(torch.equal(alone[name], whole[name]) for name in alone)
     assert not torch.equal(sensitivity(model, "random", data, seed=4)["0"], whole["0"])
@@ -211,7 +211,7 @@ def test_random_scores_come_from_the_seed_and_the_layers_name_alone() -> None:
 
 def test_a_measure_of_ones_own() -> None:
     model, data = converted("mlp"), batch("mlp")
-    clean = on_ideal(model)
+    clean = replace_by_ideal(model)
     told: list[Any] = []
 
     def measure(*args: Any) -> dict[str, Tensor]:

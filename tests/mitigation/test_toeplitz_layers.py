@@ -10,7 +10,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import IdealEmulator, LinearEmulator
 from geniex.mapping import Architecture
 from geniex.mitigation import REMAPPINGS, correct_outputs, remap
-from geniex.simulator import convert, emulated_by
+from geniex.simulator import convert, replace_emulator
 
 ARCH = Architecture(tile=(8, 14), weight_bits=10, input_bits=10, slice_bits=3, stream_bits=3, adc_bits=None)
 WIRED = LinearEmulator(Crossbar(8, 14, r_wire=300.0, r_source=300.0))
@@ -38,11 +38,11 @@ def test_remappings_leave_unrolled_layers_where_they_are(name: str) -> None:
     model, x = network()
     exact = ARCH.replace(accumulator_bits=None)
     ideal = convert(model, exact, IdealEmulator(), calibration=x, layout="toeplitz")
-    remapped = remap(emulated_by(ideal, WIRED), REMAPPINGS[name], (x, torch.randint(0, 3, (12,)))).model
+    remapped = remap(replace_emulator(ideal, WIRED), REMAPPINGS[name], (x, torch.randint(0, 3, (12,)))).model
     matrix = remapped[0].matrix  # type: ignore[index, union-attr]
     places = matrix.layout.arrangement
     assert places.inputs is None
     assert places.outputs is None
     assert (places.lines is not None) == (name == "mdm")  # the order of bits is any tile's
     assert torch.equal(matrix.layout.off_lines(matrix.conductances), ideal[0].matrix.conductances)  # type: ignore[index, union-attr]
-    assert torch.equal(emulated_by(remapped, IdealEmulator())(x), ideal(x))
+    assert torch.equal(replace_emulator(remapped, IdealEmulator())(x), ideal(x))

@@ -22,7 +22,7 @@ from geniex.simulator import (
     CrossbarMatrix,
     InputStatistics,
     convert,
-    crossbar_matrices,
+    find_crossbar_matrices,
 )
 
 SCHEMES = [
@@ -295,10 +295,10 @@ def test_each_matrix_of_a_grouped_convolution_has_places_of_its_own(layout: Any,
     conv = (nn.ConvTranspose2d if transposed else nn.Conv2d)(6, 6, (1, 2), groups=3)
     images = torch.rand(2, 6, 4, 4)
     ideal, wired = (convert(conv, ARCH, EMULATORS[e], calibration=images, layout=layout) for e in ("ideal", "linear"))
-    assert len(crossbar_matrices(ideal)) == (3 if layout == "dense" else 2)
+    assert len(find_crossbar_matrices(ideal)) == (3 if layout == "dense" else 2)
     before, lossy = ideal(images), wired(images)
     for model in (ideal, wired):
-        for k, matrix in enumerate(crossbar_matrices(model).values()):
+        for k, matrix in enumerate(find_crossbar_matrices(model).values()):
             matrix.arrange(shuffled_for(matrix, seed=k))
     assert torch.equal(ideal(images), before)
     assert not torch.equal(wired(images), lossy)
@@ -363,7 +363,7 @@ def test_arranged_layers_keep_to_one_device_under_fake_cuda(
     with FakeTensorMode(), torch.device("cuda"):
         conv = CrossbarConv(nn.Conv2d(3, 3, (1, 2), groups=3), arch, EMULATORS[emulator], layout="dense", **options)
         head = CrossbarLinear(nn.Linear(12, 5), arch, EMULATORS[emulator], **options)
-        for matrix in crossbar_matrices(nn.Sequential(conv, head)).values():
+        for matrix in find_crossbar_matrices(nn.Sequential(conv, head)).values():
             matrix.arrange(reversed_places(matrix))
         head.matrix.arrange(reversed_places(head.matrix))  # from places on the device
         out = head(conv(torch.empty(4, 3, 2, 3)).flatten(1))

@@ -10,7 +10,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import IdealEmulator, LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Arrangement
-from geniex.simulator import arranged, arrangements, convert
+from geniex.simulator import arrange, convert, read_arrangements
 
 ARCH = Architecture(tile=(8, 8), weight_bits=6, input_bits=6, slice_bits=5, stream_bits=5)
 FIRST, SECOND = "0.matrices.0", "2.matrices.0"
@@ -33,26 +33,26 @@ def x() -> torch.Tensor:
 
 def test_what_was_put_on_is_what_is_taken_off(network: nn.Module, x: torch.Tensor) -> None:
     base = convert(network, ARCH, IdealEmulator(), calibration=x)
-    natural = arrangements(base)
-    moved = arranged(base, PLACES)
-    assert arrangements(moved) == PLACES
-    assert arrangements(base) == natural == {FIRST: Arrangement(), SECOND: Arrangement()}
+    natural = read_arrangements(base)
+    moved = arrange(base, PLACES)
+    assert read_arrangements(moved) == PLACES
+    assert read_arrangements(base) == natural == {FIRST: Arrangement(), SECOND: Arrangement()}
     assert torch.equal(moved(x), base(x))
-    assert arrangements(arranged(moved, natural)) == natural
+    assert read_arrangements(arrange(moved, natural)) == natural
 
 
 def test_arrays_move_with_their_weights(network: nn.Module, x: torch.Tensor) -> None:
     emulator = LinearEmulator(Crossbar(8, 8, r_wire=20.0))
     base = convert(network, ARCH, emulator, calibration=x)
-    moved = arranged(base, PLACES)
+    moved = arrange(base, PLACES)
     assert not torch.equal(moved(x), base(x))
-    back = arranged(moved, arrangements(base))
+    back = arrange(moved, read_arrangements(base))
     assert torch.equal(back(x), base(x))
 
 
 def test_matrices_that_are_not_named_stay(network: nn.Module, x: torch.Tensor) -> None:
     base = convert(network, ARCH, IdealEmulator(), calibration=x)
-    assert arrangements(arranged(base, {SECOND: PLACES[SECOND]})) == {
+    assert read_arrangements(arrange(base, {SECOND: PLACES[SECOND]})) == {
         FIRST: Arrangement(),
         SECOND: PLACES[SECOND],
     }
@@ -60,7 +60,7 @@ def test_matrices_that_are_not_named_stay(network: nn.Module, x: torch.Tensor) -
 
 def test_trainable_models_can_be_arranged(network: nn.Module, x: torch.Tensor) -> None:
     base = convert(network, ARCH, IdealEmulator(), calibration=x, trainable=True)
-    moved = arranged(base, PLACES)
+    moved = arrange(base, PLACES)
     assert torch.equal(moved(x), base(x))
     moved(x).sum().backward()
     base(x).sum().backward()
@@ -70,7 +70,7 @@ def test_trainable_models_can_be_arranged(network: nn.Module, x: torch.Tensor) -
 def test_unknown_names_and_unconverted_models_are_told(network: nn.Module, x: torch.Tensor) -> None:
     base = convert(network, ARCH, IdealEmulator(), calibration=x)
     with pytest.raises(InputError, match=r"places: got '1'; matrices are '0\.matrices\.0', '2\.matrices\.0'"):
-        arranged(base, {"1": Arrangement()})
-    for call in (arrangements, lambda model: arranged(model, {})):
+        arrange(base, {"1": Arrangement()})
+    for call in (read_arrangements, lambda model: arrange(model, {})):
         with pytest.raises(InputError, match="nothing on crossbars"):
             call(network)

@@ -16,7 +16,7 @@ from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator import convert, dry_run
 from geniex.simulator.arguments import Arguments, Examples
-from geniex.simulator.batches import labelled_batches
+from geniex.simulator.batches import read_labelled_batches
 from geniex.simulator.observe_inputs import run_calibration
 
 ARCH = Architecture(tile=(16, 16), weight_bits=20, input_bits=20, adc_bits=None, accumulator_bits=None)
@@ -183,14 +183,14 @@ def test_what_cannot_be_understood_is_refused(kind: type[Spy], data: Any, said: 
 )
 def test_labels_are_what_follows_the_arguments(kind: Callable[..., Any], data: Any, args: tuple[Any, ...]) -> None:
     model = kind(One()) if kind is nn.DataParallel else kind()
-    ((inputs, labels),) = labelled_batches(data, model)
+    ((inputs, labels),) = read_labelled_batches(data, model)
     assert same(inputs.args, args)
     assert torch.equal(labels, Y)
 
 
 def test_labels_in_mappings_and_beside_them() -> None:
     for data in {"x": A, "labels": Y}, ({"x": A}, Y), [({"x": A}, Y)], [{"x": A}, Y], [UserDict(x=A, labels=Y)]:
-        ((inputs, labels),) = labelled_batches(data, One())
+        ((inputs, labels),) = read_labelled_batches(data, One())
         assert same(inputs.kwargs, {"x": A})
         assert torch.equal(labels, Y)
 
@@ -198,7 +198,7 @@ def test_labels_in_mappings_and_beside_them() -> None:
 @pytest.mark.parametrize("data", [A, [(A,)], {"x": A}, [{"x": A}], lambda model: model(A), generated(A)])
 def test_data_without_labels_are_refused_where_labels_are_needed(data: Any) -> None:
     with pytest.raises(InputError, match=r"loader: got .*; it must be one batch with labels"):
-        list(labelled_batches(data, One()))
+        list(read_labelled_batches(data, One()))
 
 
 def test_examples_are_joined_where_they_have_one_shape() -> None:

@@ -18,12 +18,12 @@ from geniex.simulator import (
     CrossbarMatrix,
     LayerRule,
     convert,
-    crossbar_matrices,
-    digital_copy,
     dry_run,
+    find_crossbar_matrices,
     load_converted,
-    programmed_weight,
+    read_weight,
     save_converted,
+    to_digital,
     vary,
 )
 from geniex.variation import StuckCells, Variations
@@ -81,11 +81,11 @@ def test_integers_are_the_same(way: str, scheme: dict, emulator: IdealEmulator) 
     net = sparse_network(way)
     plain, compacted = (convert(net, arch, emulator, calibration=IMAGES, layout=at) for at in ("dense", "compacted"))
     assert torch.equal(compacted(IMAGES), plain(IMAGES))
-    for name, matrix in crossbar_matrices(compacted).items():
-        other = crossbar_matrices(plain)[name]
+    for name, matrix in find_crossbar_matrices(compacted).items():
+        other = find_crossbar_matrices(plain)[name]
         assert isinstance(matrix.layout, CompactedTiles)
         # float32 conductances do not hold level 0 exactly.
-        torch.testing.assert_close(programmed_weight(matrix), programmed_weight(other), rtol=0, atol=1e-8)
+        torch.testing.assert_close(read_weight(matrix), read_weight(other), rtol=0, atol=1e-8)
         x = torch.rand(5, matrix.layout.inputs) - 0.5
         assert torch.equal(matrix(x), other(x))
 
@@ -184,8 +184,8 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         again = load_converted(tmp_path / "net", net)
         assert torch.equal(again(IMAGES), compacted(IMAGES))
         assert again.conversion == compacted.conversion
-        for name, matrix in crossbar_matrices(compacted).items():
-            assert torch.equal(crossbar_matrices(again)[name].layout.inputs_of, matrix.layout.inputs_of)
+        for name, matrix in find_crossbar_matrices(compacted).items():
+            assert torch.equal(find_crossbar_matrices(again)[name].layout.inputs_of, matrix.layout.inputs_of)
 
 
 def test_weights_that_are_left_out_stay_zero_in_training() -> None:
@@ -193,11 +193,11 @@ def test_weights_that_are_left_out_stay_zero_in_training() -> None:
     compacted = convert(net, ARCH, IdealEmulator(), calibration=IMAGES, layout="compacted", trainable=True)
     optimizer = torch.optim.SGD(compacted.parameters(), lr=0.1)
     compacted(IMAGES).square().sum().backward()
-    for matrix in crossbar_matrices(compacted).values():
+    for matrix in find_crossbar_matrices(compacted).values():
         assert not matrix.weight.grad[~matrix.layout.held].any()
         assert matrix.weight.grad[matrix.layout.held].any()
     optimizer.step()
-    back = digital_copy(compacted)
+    back = to_digital(compacted)
     for before, after in zip(net.parameters(), back.parameters(), strict=True):
         if before.dim() > 1:
             assert not after.flatten(1)[~compacted_held(compacted, before)].any()
@@ -206,16 +206,16 @@ def test_weights_that_are_left_out_stay_zero_in_training() -> None:
 def test_ideal_gradients_do_not_reach_what_is_left_out() -> None:
     net = sparse_network("columns")
     compacted = convert(net, ARCH, IdealEmulator(), calibration=IMAGES, layout="compacted", trainable=True)
-    for matrix in crossbar_matrices(compacted).values():
+    for matrix in find_crossbar_matrices(compacted).values():
         matrix.gradients = "ideal"
     compacted(IMAGES).square().sum().backward()
-    for matrix in crossbar_matrices(compacted).values():
+    for matrix in find_crossbar_matrices(compacted).values():
         assert not matrix.weight.grad[~matrix.layout.held].any()
         assert matrix.weight.grad[matrix.layout.held].any()
 
 
 def compacted_held(model: Any, weight: Tensor) -> Tensor:
-    found = {m.layout.held.shape: m.layout.held for m in crossbar_matrices(model).values()}
+    found = {m.layout.held.shape: m.layout.held for m in find_crossbar_matrices(model).values()}
     return found[weight.flatten(1).shape]
 
 
@@ -226,8 +226,8 @@ def test_gradients_are_those_of_the_uncompacted_one() -> None:
         model = convert(net, ARCH, ReadIdeal(), calibration=IMAGES, layout=layout, trainable=True)
         images = IMAGES.clone().requires_grad_()
         model(images).square().sum().backward()
-        masks = [m.layout.held if layout == "compacted" else 1 for m in crossbar_matrices(model).values()]
-        grads.append((images.grad, [m.weight.grad for m in crossbar_matrices(model).values()], masks))
+        masks = [m.layout.held if layout == "compacted" else 1 for m in find_crossbar_matrices(model).values()]
+        grads.append((images.grad, [m.weight.grad for m in find_crossbar_matrices(model).values()], masks))
     (a, weights_a, _), (b, weights_b, masks) = grads
     torch.testing.assert_close(a, b)
     for one, other, mask in zip(weights_a, weights_b, masks, strict=True):
@@ -281,7 +281,7 @@ def test_one_bit_weights_are_refused() -> None:
 def test_it_is_a_layers_own_choice() -> None:
     net = sparse_network("columns")
     model = convert(net, ARCH, IdealEmulator(), calibration=IMAGES, per_layer={"3": LayerRule(layout="compacted")})
-    kinds = {name: isinstance(m.layout, CompactedTiles) for name, m in crossbar_matrices(model).items()}
+    kinds = {name: isinstance(m.layout, CompactedTiles) for name, m in find_crossbar_matrices(model).items()}
     assert [name for name, compacted in kinds.items() if compacted] == ["3.matrices.0"]
 
 

@@ -14,7 +14,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
-from geniex.simulator import CrossbarConv, CrossbarLinear, convert, crossbar_layers
+from geniex.simulator import CrossbarConv, CrossbarLinear, convert, find_crossbar_layers
 from geniex.surrogate import GeniexMLP
 
 ARCH = Architecture(tile=(32, 32), weight_bits=20, input_bits=20, adc_bits=None, accumulator_bits=None)
@@ -44,7 +44,7 @@ def test_the_original_is_untouched_and_every_layer_is_accounted_for() -> None:
         ("1", "BatchNorm2d", "digital"),
         ("4", "Linear", "crossbar"),
     ]
-    assert list(crossbar_layers(converted)) == ["0", "4"]
+    assert list(find_crossbar_layers(converted)) == ["0", "4"]
     assert report.arrays == 2 * (1 * 1 + 2 * 2)
     assert "no matrix product" in str(report)
     assert torch.allclose(converted(x), model.eval()(x), atol=1e-3)
@@ -128,7 +128,7 @@ def test_what_stays_digital_is_told_with_its_reason() -> None:
         "read": "never called on the inputs given",
         "unused": "never called on the inputs given",
     }
-    assert list(crossbar_layers(converted)) == ["named"]
+    assert list(find_crossbar_layers(converted)) == ["named"]
     blind = convert(model, ARCH.replace(input_frac_bits=12), IdealEmulator())
     with pytest.raises(AttributeError, match="reads it: keep this layer digital by a rule"):
         blind(x)
@@ -156,7 +156,7 @@ def test_a_model_of_several_inputs_is_calibrated_by_a_function() -> None:
     model, x, y = nn.Bilinear(4, 4, 4), torch.randn(3, 4), torch.randn(3, 4)
     both = nn.ModuleDict({"bilinear": model, "linear": nn.Linear(4, 2)})
     converted = convert(both, ARCH, IdealEmulator(), calibration=lambda m: m["linear"](input=m["bilinear"](x, y)))
-    assert list(crossbar_layers(converted)) == ["linear"]
+    assert list(find_crossbar_layers(converted)) == ["linear"]
     inputs = model(x, y)
     assert torch.allclose(converted["linear"](inputs), both["linear"](inputs), atol=1e-3)
 

@@ -16,7 +16,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator, LinearEmulator, SurrogateEmulator
 from geniex.errors import InputError
 from geniex.mapping import OFFSETS, Architecture
-from geniex.simulator import Costs, convert, costs, crossbar_matrices, dry_run, vary
+from geniex.simulator import Costs, convert, costs, dry_run, find_crossbar_matrices, vary
 from geniex.variation import ReadNoise, Variations
 from geniex.workspace import workspace_limit
 
@@ -137,7 +137,7 @@ def test_the_sparse_layout_reads_more_arrays_once() -> None:
     assert many.grid_arrays == 2 * -(-50 // 16) * -(-100 // 9)
     assert many.arrays < many.grid_arrays
     # By hand, tile by tile: outputs of a tile that exist, two slices each.
-    (matrix,) = crossbar_matrices(on(IdealEmulator(), layout="toeplitz")[0]).values()  # type: ignore[index]
+    (matrix,) = find_crossbar_matrices(on(IdealEmulator(), layout="toeplitz")[0]).values()  # type: ignore[index]
     outputs = sum(min(9, 100 - 9 * int(c)) for c in matrix.layout.col_of)
     assert many.adc_conversions == 2 * outputs * 2
     assert sparse.layer("3").array_reads == dense.layer("3").array_reads
@@ -157,7 +157,7 @@ def test_a_linear_emulators_energy_is_the_exact_circuits(layout: Any) -> None:
     found = costs(model, x, read_time=20e-9)
     assert found.exact_energy
     if layout == "toeplitz":
-        (matrix,) = crossbar_matrices(model[0]).values()  # type: ignore[index]
+        (matrix,) = find_crossbar_matrices(model[0]).values()  # type: ignore[index]
         drives = matrix.reads(model[0].matrix_inputs(x)).voltages  # type: ignore[index, operator]
         expected = [float(linear.operating_point(drives, matrix.conductances).power.sum())]
     else:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geniex.emulator import IdealEmulator
 from geniex.mapping import Architecture
-from geniex.simulator import convert, crossbar_layers
+from geniex.simulator import convert, find_crossbar_layers
 from geniex.simulator.layers.attention import ProjectedAttention, project_attention
 
 ARCH = Architecture(tile=(32, 32), weight_bits=20, input_bits=20, adc_bits=None, accumulator_bits=None)
@@ -84,11 +84,11 @@ def test_all_four_projections_go_onto_crossbars() -> None:
 
     converted = convert(model, ARCH, IdealEmulator(), calibration=run)
     names = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
-    assert list(crossbar_layers(converted)) == names
+    assert list(find_crossbar_layers(converted)) == names
     assert torch.allclose(run(converted), run(model), atol=1e-4)
     coarse = ARCH.replace(weight_bits=4)
     some = convert(model, ARCH, IdealEmulator(), calibration=run, per_layer={"*": None, "*.v_proj": coarse})
-    assert list(crossbar_layers(some)) == ["attention.v_proj"]
+    assert list(find_crossbar_layers(some)) == ["attention.v_proj"]
     assert not torch.allclose(run(some), run(model), atol=1e-4)
     kept = convert(model, ARCH, IdealEmulator(), calibration=run, per_layer={"attention": None}, allow_empty=True)
     assert type(kept["attention"]) is nn.MultiheadAttention  # type: ignore[index]
@@ -109,7 +109,9 @@ def test_transformer_encoders_do_not_bypass_their_layers(per_layer: dict[str, No
 
     with torch.no_grad():
         converted = convert(model, ARCH, IdealEmulator(), calibration=run, per_layer=per_layer)
-        assert len(crossbar_layers(converted)) == 2 * (6 if not per_layer else 2 if "*.self_attn" in per_layer else 4)
+        assert len(find_crossbar_layers(converted)) == 2 * (
+            6 if not per_layer else 2 if "*.self_attn" in per_layer else 4
+        )
         assert torch.allclose(run(converted)[~PADDING], run(model)[~PADDING], atol=1e-3)
         coarse = convert(model, ARCH.replace(weight_bits=3), IdealEmulator(), calibration=run, per_layer=per_layer)
         assert not torch.allclose(run(coarse)[~PADDING], run(model)[~PADDING], atol=1e-3)
@@ -124,5 +126,5 @@ def test_a_decoder_attends_to_memory() -> None:
         return m(x, memory, tgt_mask=BOOL_MASK, tgt_is_causal=True)
 
     converted = convert(model, ARCH, IdealEmulator(), calibration=run)
-    assert len(crossbar_layers(converted)) == 10
+    assert len(find_crossbar_layers(converted)) == 10
     assert torch.allclose(run(converted), run(model), atol=1e-3)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, Emulator, IdealEmulator
 from geniex.errors import InputError
-from geniex.mapping import OFFSETS, Architecture, ConvGeometry, GroupPacking, im2col, kernels
+from geniex.mapping import OFFSETS, Architecture, ConvGeometry, GroupPacking, im2col, to_kernels
 from geniex.simulator import LayerRule, convert
 
 ARCH = Architecture(tile=(32, 32), weight_bits=20, input_bits=20, adc_bits=None, accumulator_bits=None)
@@ -68,7 +68,7 @@ def test_fields_times_kernels_is_the_convolution(kind: type[nn.Module], options:
     layer, x = case(kind, options)
     fields, size = im2col(x, ConvGeometry.of(layer))
     grouped = fields.unflatten(-1, (layer.groups, -1))
-    out = torch.einsum("bpgi,goi->bgop", grouped, kernels(layer)).flatten(1, 2).unflatten(2, size)
+    out = torch.einsum("bpgi,goi->bgop", grouped, to_kernels(layer)).flatten(1, 2).unflatten(2, size)
     if layer.bias is not None:
         out = out + layer.bias.reshape(-1, *[1] * len(size))
     torch.testing.assert_close(out, layer(x))

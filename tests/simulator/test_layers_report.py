@@ -13,7 +13,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import IdealEmulator, LinearEmulator
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
-from geniex.simulator import ConversionReport, LayerRule, convert, crossbar_matrices, dry_run
+from geniex.simulator import ConversionReport, LayerRule, convert, dry_run, find_crossbar_matrices
 
 ARCH = Architecture(tile=(32, 32), weight_bits=9, input_bits=8, slice_bits=4, stream_bits=4)
 
@@ -104,7 +104,7 @@ def test_histograms_count_every_cell() -> None:
     for name in ("0", "4"):
         histogram = report.histogram(name)
         counts = torch.zeros(16, dtype=torch.int64)
-        for matrix in crossbar_matrices(converted[int(name)]).values():  # type: ignore[index]
+        for matrix in find_crossbar_matrices(converted[int(name)]).values():  # type: ignore[index]
             counts += torch.bincount(window.to_code(matrix.conductances, 16).flatten(), minlength=16)
         assert list(histogram.counts) == counts.tolist()
         centres = torch.tensor(histogram.edges).unfold(0, 2, 1).mean(1)

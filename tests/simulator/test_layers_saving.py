@@ -16,7 +16,7 @@ from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.mapping import Architecture
 from geniex.simulator import (
     convert,
-    crossbar_matrices,
+    find_crossbar_matrices,
     load_converted,
     save_converted,
 )
@@ -99,7 +99,7 @@ def test_a_loaded_model_computes_the_same(
     assert loaded.conversion == saved.conversion
     assert loaded.head is loaded.again
     assert type(loaded.attention.k_proj) is nn.Linear
-    kept, now = crossbar_matrices(saved), crossbar_matrices(loaded)
+    kept, now = find_crossbar_matrices(saved), find_crossbar_matrices(loaded)
     assert {k: m.layout for k, m in kept.items()} == {k: m.layout for k, m in now.items()}
     assert {k: m.architecture for k, m in kept.items()} == {k: m.architecture for k, m in now.items()}
     assert torch.equal(load_converted(path, shell(), emulator=EMULATORS[name]())(x), saved(x))
@@ -107,7 +107,7 @@ def test_a_loaded_model_computes_the_same(
 
 def test_conductances_put_there_by_hand_are_kept(model: nn.Module, x: Tensor, tmp_path: Path) -> None:
     saved = convert(model, ARCH, LinearEmulator(CROSSBAR), calibration=x)
-    for matrix in crossbar_matrices(saved).values():
+    for matrix in find_crossbar_matrices(saved).values():
         matrix.program(matrix.conductances * 0.9)
     assert torch.equal(load_converted(save_converted(saved, tmp_path / "m"), model)(x), saved(x))
 
@@ -174,13 +174,13 @@ def test_a_surrogates_weights_move_with_the_model(model: nn.Module, x: Tensor) -
     one, other = (convert(model, ARCH, emulator, calibration=x) for _ in range(2))
     expected = other(x)
     one.to("meta")
-    for matrix in crossbar_matrices(one).values():
+    for matrix in find_crossbar_matrices(one).values():
         surrogate = matrix.emulator.surrogate  # type: ignore[attr-defined]
         assert {p.device.type for p in surrogate.parameters()} == {"meta"}
     assert torch.equal(other(x), expected)
     assert next(emulator.surrogate.parameters()).device.type == "cpu"
     half = copy.deepcopy(other).half()
-    assert {p.dtype for p in crossbar_matrices(half)["head.matrices.0"].emulator.surrogate.parameters()} == {
+    assert {p.dtype for p in find_crossbar_matrices(half)["head.matrices.0"].emulator.surrogate.parameters()} == {
         torch.float32
     }
     double = copy.deepcopy(other).double()

@@ -11,7 +11,7 @@ from torch import nn
 
 from geniex.emulator import IdealEmulator
 from geniex.mapping import Architecture
-from geniex.simulator import convert, crossbar_layers, dry_run
+from geniex.simulator import convert, dry_run, find_crossbar_layers
 
 ARCH = Architecture(
     tile=(128, 128), weight_bits=16, input_bits=16, slice_bits=8, stream_bits=8, adc_bits=None, accumulator_bits=None
@@ -52,7 +52,7 @@ def test_classifiers_compute_what_they_did(make: Callable[[], nn.Module], layers
     with torch.no_grad():
         converted = convert(model, ARCH, IdealEmulator(), calibration=x, fold=fold)
         expected, got = model(x), converted(x)
-    assert len(crossbar_layers(converted)) == layers
+    assert len(find_crossbar_layers(converted)) == layers
     assert (got - expected).norm() < 2e-3 * expected.norm()
 
 

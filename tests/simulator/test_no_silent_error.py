@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from geniex import Architecture, IdealEmulator, convert
 from geniex.errors import ConversionWarning, GeniexError
 from geniex.mapping import OFFSETS
-from geniex.simulator import CrossbarLayer, CrossbarMatrix, crossbar_layers
+from geniex.simulator import CrossbarLayer, CrossbarMatrix, find_crossbar_layers
 
 EXAMPLES = int(os.environ.get("GENIEX_SILENT_EXAMPLES", "300"))
 
@@ -144,12 +144,12 @@ def test_no_layer_is_wrong_without_a_word(made: tuple[nn.Module, Tensor], arch: 
     assert bool(caught) == bool(converted.conversion.cautions)  # type: ignore[union-attr]
     assert all(issubclass(w.category, ConversionWarning) for w in caught)
     calls: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, layer in crossbar_layers(converted).items():
+    for name, layer in find_crossbar_layers(converted).items():
         layer.register_forward_hook(lambda _, args, out, name=name: calls.__setitem__(name, (args[0], out)))
     with torch.no_grad():
         converted(x)
     assume(calls)
-    for name, layer in crossbar_layers(converted).items():
+    for name, layer in find_crossbar_layers(converted).items():
         check_layer(name, model.get_submodule(name), layer, *calls[name], told)
 
 

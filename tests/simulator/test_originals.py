@@ -19,12 +19,12 @@ from geniex.errors import ConversionError, InputError
 from geniex.mapping import Architecture
 from geniex.simulator import (
     convert,
-    crossbar_layers,
-    digital_copy,
     dry_run,
+    find_crossbar_layers,
     fold_batch_norm,
     load_converted,
     save_converted,
+    to_digital,
 )
 from geniex.study.accuracy import predict_accuracy
 
@@ -166,7 +166,7 @@ def test_attention_with_derived_weights() -> None:
     x = torch.rand(2, 4, 8)
     converted = on_ideal(model, (x, x, x))
     assert torch.allclose(converted(x, x, x)[0], model(x, x, x)[0], atol=1e-5)
-    assert len(crossbar_layers(converted)) == 4
+    assert len(find_crossbar_layers(converted)) == 4
 
 
 def test_a_pruned_model_is_loaded_by_the_model_as_it_was(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_hooks_run_on_crossbar_layers_in_their_order(make: Callable[[], nn.Seque
     assert torch.equal(loaded(inputs), converted(inputs))
     trained = on_ideal(model, inputs, trainable=True)
     assert_same(trained, model, inputs)
-    assert torch.allclose(digital_copy(trained)(inputs), model(inputs))
+    assert torch.allclose(to_digital(trained)(inputs), model(inputs))
 
 
 def test_a_hook_is_given_the_crossbar_layer_and_backward_hooks_run_too() -> None:
@@ -344,7 +344,7 @@ def test_hooks_of_attention_stay_and_those_that_torch_never_runs_do_not() -> Non
     converted = on_ideal(model, x)
     assert_same(converted, model, x)
     trained = on_ideal(model, x, trainable=True)
-    assert torch.allclose(digital_copy(trained)(x), model(x), atol=1e-6)
+    assert torch.allclose(to_digital(trained)(x), model(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -557,7 +557,7 @@ def test_a_converted_model_is_not_converted_again() -> None:
             on_ideal(again)
         with pytest.raises(ConversionError, match="on crossbars already"):
             dry_run(again, ARCH, IdealEmulator())
-    back = digital_copy(on_ideal(network(), trainable=True))
+    back = to_digital(on_ideal(network(), trainable=True))
     assert_same(on_ideal(back), network(), X)
 
 
@@ -638,7 +638,7 @@ def test_weights_that_no_cell_can_hold_stay_digital(weight: Tensor, reason: str)
     model = with_weight(weight)
     converted = on_ideal(model, lambda m: m[2](torch.rand(2, 6)))
     assert reason in converted.conversion.layer("0").reason
-    assert list(crossbar_layers(converted)) == ["2"]
+    assert list(find_crossbar_layers(converted)) == ["2"]
     with pytest.raises(ConversionError, match=rf"per_layer\['0'\]: Linear cannot run on crossbars: {reason}"):
         on_ideal(model, lambda m: m[2](torch.rand(2, 6)), per_layer={"0": ARCH})
 
@@ -711,7 +711,7 @@ def test_wrapped_models_are_converted_inside() -> None:
     wrapped = nn.DataParallel(model)
     wrapped.register_forward_hook(shifted, with_kwargs=True)
     converted = on_ideal(wrapped)
-    assert list(crossbar_layers(converted)) == ["0", "2"]
+    assert list(find_crossbar_layers(converted)) == ["0", "2"]
     assert_same(converted, wrapped, X)
     around = nn.Sequential(nn.DataParallel(nn.Linear(5, 5)), nn.Linear(5, 2))
     assert_same(on_ideal(around), around, X)
@@ -729,7 +729,7 @@ def test_compiled_models_are_converted_inside() -> None:
     in_place(X)
     for given in compiled, inner, in_place:
         converted = on_ideal(given)
-        assert len(crossbar_layers(converted)) == 2
+        assert len(find_crossbar_layers(converted)) == 2
         wanted = given(X)
         assert (converted(X) - wanted).abs().max() < 1e-5 * wanted.abs().max()
     again = torch.compile(on_ideal(model), backend="eager")

@@ -21,8 +21,8 @@ from geniex.simulator import (
     CrossbarLinear,
     CrossbarMatrix,
     convert,
-    crossbar_layers,
-    crossbar_matrices,
+    find_crossbar_layers,
+    find_crossbar_matrices,
     load_converted,
     save_converted,
     vary,
@@ -96,7 +96,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 def wrapped(model: nn.Module) -> list[Any]:
     """The settings of all emulators from the outermost on, and which matrices share one."""
-    matrices = crossbar_matrices(model).values()
+    matrices = find_crossbar_matrices(model).values()
     chains = []
     for matrix in matrices:
         chain, emulator = [], matrix.emulator
@@ -142,7 +142,7 @@ def test_noise_of_a_varied_model_is_each_matrix_own(network: nn.Module, x: Tenso
         assert wrapped(loaded) == wrapped(varied)
         # Of many emulators around one network the weights are there once, in memory too.
         assert path.with_suffix(".safetensors").stat().st_size < 40_000
-        workers = {id(m.emulator.worker) for m in crossbar_matrices(loaded).values()}
+        workers = {id(m.emulator.worker) for m in find_crossbar_matrices(loaded).values()}
         assert len(workers) == 1
 
 
@@ -150,17 +150,17 @@ def test_outputs_that_were_corrected_and_how_a_layer_is_trained_are_kept(
     network: nn.Module, x: Tensor, tmp_path: Path
 ) -> None:
     saved = convert(network, ARCH, LinearEmulator(CROSSBAR), calibration=x, trainable=True, checkpoint=True)
-    for layer in crossbar_layers(saved).values():
+    for layer in find_crossbar_layers(saved).values():
         outputs = layer.packing.groups * layer.packing.outputs
         layer.output_gain = torch.linspace(0.5, 2.0, outputs)
         layer.bias = None
-    for matrix in crossbar_matrices(saved).values():
+    for matrix in find_crossbar_matrices(saved).values():
         matrix.gradients = "ideal"
     saved.norm.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
     matrix.weight.requires_grad_(False)  # type: ignore[union-attr]
     loaded = load_converted(save_converted(saved, tmp_path / "m"), network)
     assert same(reads(loaded, x), reads(saved, x))
-    assert all(m.checkpoint and m.gradients == "ideal" for m in crossbar_matrices(loaded).values())
+    assert all(m.checkpoint and m.gradients == "ideal" for m in find_crossbar_matrices(loaded).values())
     grads = []
     for model in (saved, loaded):
         model(x).square().sum().backward()

@@ -24,13 +24,13 @@ from geniex.simulator import (
     CrossbarMatrix,
     LayerRule,
     convert,
-    crossbar_matrices,
-    digital_copy,
     dry_run,
-    emulated_by,
+    find_crossbar_matrices,
     load_converted,
-    programmed_weight,
+    read_weight,
+    replace_emulator,
     save_converted,
+    to_digital,
     vary,
 )
 from geniex.variation import StuckCells, Variations
@@ -157,7 +157,7 @@ def test_every_tile_is_read_as_a_matrix_alone_would_be(scheme: dict[str, Any]) -
     emulator = LinearEmulator(Crossbar(12, 11, r_wire=30.0))
     arch = ARCH.replace(adc_bits=6, adc_range="full_scale", accumulator_bits=14, accumulator_frac_bits=4, **scheme)
     converted = on(layer, arch, x, emulator=emulator)
-    whole, inputs = programmed_weight(on(layer, arch, x).matrix), converted.matrix_inputs(x)
+    whole, inputs = read_weight(on(layer, arch, x).matrix), converted.matrix_inputs(x)
     per_tile, expected = arch.outputs_per_tile, torch.zeros(2, len(whole), dtype=torch.float64)
     for r, c in zip(converted.matrix.layout.row_of, converted.matrix.layout.col_of, strict=True):
         ins, outs = slice(12 * int(r), 12 * (int(r) + 1)), slice(per_tile * int(c), per_tile * (int(c) + 1))
@@ -235,7 +235,7 @@ def test_gradients_are_torchs(kind: Any, gradients: Any) -> None:
 def test_training_moves_the_kernel_and_comes_back_as_one() -> None:
     layer, x = case(nn.Conv2d, {"padding": 1, "groups": 2})
     converted = convert(layer, EXACT, IdealEmulator(), calibration=x, layout="toeplitz", trainable=True)
-    assert torch.equal(digital_copy(converted).weight, layer.weight)
+    assert torch.equal(to_digital(converted).weight, layer.weight)
     optimiser = torch.optim.SGD(converted.parameters(), lr=1e-4)
     before = converted(x).square().mean().item()
     for _ in range(3):
@@ -243,7 +243,7 @@ def test_training_moves_the_kernel_and_comes_back_as_one() -> None:
         converted(x).square().mean().backward()
         optimiser.step()
     assert converted(x).square().mean().item() < before
-    digital = digital_copy(converted)
+    digital = to_digital(converted)
     assert isinstance(digital, nn.Conv2d)
     assert not torch.equal(digital.weight, layer.weight)
     again = on(digital, EXACT, x, "dense")
@@ -264,8 +264,8 @@ def test_a_loaded_model_computes_the_same(trainable: bool, tmp_path: Path) -> No
     loaded = load_converted(path, shell)
     assert torch.equal(loaded(x), saved(x))
     assert loaded.conversion == saved.conversion
-    assert {k: m.layout for k, m in crossbar_matrices(loaded).items()} == {
-        k: m.layout for k, m in crossbar_matrices(saved).items()
+    assert {k: m.layout for k, m in find_crossbar_matrices(loaded).items()} == {
+        k: m.layout for k, m in find_crossbar_matrices(saved).items()
     }
     told = json.loads(path.read_text())["layers"]
     assert (told["0"]["layout"], told["0"]["map_size"]) == ("toeplitz", [6, 6])
@@ -277,14 +277,14 @@ def test_a_loaded_model_computes_the_same(trainable: bool, tmp_path: Path) -> No
 def test_other_physics_and_devices_reach_every_tile() -> None:
     layer, x = case(nn.Conv2d, {"padding": 1})
     ideal = on(layer, EXACT, x)
-    wired = emulated_by(ideal, LinearEmulator(Crossbar(12, 11, r_wire=20.0)))
+    wired = replace_emulator(ideal, LinearEmulator(Crossbar(12, 11, r_wire=20.0)))
     assert not torch.equal(wired(x), ideal(x))
-    assert torch.equal(emulated_by(wired, IdealEmulator())(x), ideal(x))
+    assert torch.equal(replace_emulator(wired, IdealEmulator())(x), ideal(x))
     stuck = vary(ideal, Variations((StuckCells(off=0.0, on=1.0),)))
     assert torch.equal(stuck(x), stuck(torch.zeros_like(x)))
     # What the conductances stand for is the whole matrix.
-    (matrix,) = crossbar_matrices(ideal).values()
-    whole = programmed_weight(matrix)
+    (matrix,) = find_crossbar_matrices(ideal).values()
+    whole = read_weight(matrix)
     got = ideal.matrix_inputs(x).double() @ whole.T
     expected = F.conv2d(x, layer.weight, padding=1).flatten(2).transpose(1, 2).flatten(1)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)

@@ -19,10 +19,10 @@ from geniex.simulator import (
     CrossbarConv,
     CrossbarMatrix,
     convert,
-    digital_copy,
     fold_batch_norm,
     load_converted,
     save_converted,
+    to_digital,
 )
 from geniex.workspace import workspace_limit
 
@@ -152,7 +152,7 @@ def test_every_layer_has_gradients_and_a_way_back(fold: bool) -> None:
     torch.manual_seed(0)
     model, images = Grouped().eval(), torch.rand(2, 2, 8, 8)
     converted = convert(model, ARCH, IdealEmulator(), calibration=images, trainable=True, fold=fold)
-    before = digital_copy(converted)
+    before = to_digital(converted)
     original = fold_batch_norm(model) if fold else model
     assert list(before.state_dict()) == list(original.state_dict())
     for name, value in original.state_dict().items():
@@ -165,7 +165,7 @@ def test_every_layer_has_gradients_and_a_way_back(fold: bool) -> None:
         assert parameter.grad.abs().sum() > 0 or name == "attention.k_proj.bias", name
         assert torch.isfinite(parameter.grad).all()
     torch.optim.SGD(converted.parameters(), lr=0.01).step()
-    after = digital_copy(converted)
+    after = to_digital(converted)
     assert all(not torch.equal(a, b) for a, b in zip(after.parameters(), before.parameters(), strict=True))
     # What the crossbars hold is what the copy holds: put onto crossbars again, it is the same.
     again = convert(model, ARCH, IdealEmulator(), calibration=images, trainable=True, fold=fold)
@@ -185,7 +185,7 @@ def test_zeros_between_groups_are_not_trained() -> None:
     with torch.no_grad():
         weight.add_((~within).float())
     assert torch.equal(converted(images), before)
-    assert torch.equal(digital_copy(converted).weight, conv.weight)
+    assert torch.equal(to_digital(converted).weight, conv.weight)
     converted(images).sum().backward()
     assert torch.equal(weight.grad != 0, within)
 
@@ -199,7 +199,7 @@ def test_a_saved_model_stays_trainable(tmp_path: Any) -> None:
             parameter.mul_(0.9)
     loaded = load_converted(save_converted(converted, tmp_path / "tuned"), model)
     assert torch.equal(loaded(images), converted(images))
-    saved, there = converted.state_dict(), digital_copy(loaded).state_dict()
+    saved, there = converted.state_dict(), to_digital(loaded).state_dict()
     assert {name for name, _ in loaded.named_parameters()} == {name for name, _ in converted.named_parameters()}
     assert torch.equal(there["out.weight"], saved["out.matrices.0.weight"])
 
@@ -207,7 +207,7 @@ def test_a_saved_model_stays_trainable(tmp_path: Any) -> None:
 def test_weights_on_crossbars_alone_have_no_way_back() -> None:
     converted = convert(nn.Sequential(nn.Linear(4, 3)), ARCH, IdealEmulator(), calibration=torch.rand(2, 4))
     with pytest.raises(InputError, match=r"layer '0'.*trainable=True"):
-        digital_copy(converted)
+        to_digital(converted)
     with pytest.raises(InputError, match="trainable"):
         converted[0].matrix.clip_weight()
 

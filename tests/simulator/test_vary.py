@@ -13,7 +13,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture, ConductanceWindow
-from geniex.simulator import convert, crossbar_matrices, digital_copy, load_converted, save_converted, vary
+from geniex.simulator import convert, find_crossbar_matrices, load_converted, save_converted, to_digital, vary
 from geniex.variation import (
     ConductanceSpread,
     Drift,
@@ -42,7 +42,7 @@ def model(network: nn.Module) -> nn.Module:
 
 
 def programmed(model: nn.Module) -> dict[str, Tensor]:
-    return {name: matrix.conductances for name, matrix in crossbar_matrices(model).items()}
+    return {name: matrix.conductances for name, matrix in find_crossbar_matrices(model).items()}
 
 
 def test_a_tile_does_not_depend_on_the_others(model: nn.Module) -> None:
@@ -96,7 +96,7 @@ def test_a_step_added_leaves_the_others_draws(generator: torch.Generator) -> Non
 def test_the_emulator_reads_what_was_varied(model: nn.Module) -> None:
     """The varied conductances put on by hand give the same outputs, to the bit."""
     varied, by_hand = vary(model, VARIATIONS, 5), copy.deepcopy(model)
-    for name, matrix in crossbar_matrices(by_hand).items():
+    for name, matrix in find_crossbar_matrices(by_hand).items():
         matrix.program(programmed(varied)[name])
     x = torch.rand(7, 20)
     assert torch.equal(varied(x), by_hand(x))
@@ -119,14 +119,14 @@ def test_read_noise_is_each_matrix_own_and_repeats(model: nn.Module) -> None:
     assert not torch.equal(first, other)
     twice = vary(vary(model, noisy, 5), Variations(), 7)
     assert not torch.equal(twice(x), first)
-    seeds = {m.emulator.seed for m in crossbar_matrices(twice).values()}  # type: ignore[attr-defined]
-    assert len(seeds) == len(crossbar_matrices(twice))
+    seeds = {m.emulator.seed for m in find_crossbar_matrices(twice).values()}  # type: ignore[attr-defined]
+    assert len(seeds) == len(find_crossbar_matrices(twice))
 
 
 def test_trainable_models_are_varied_as_they_are_now(network: nn.Module) -> None:
     trainable = convert(network, ARCH, IdealEmulator(), trainable=True)
     with torch.no_grad():
-        for matrix in crossbar_matrices(trainable).values():
+        for matrix in find_crossbar_matrices(trainable).values():
             matrix.weight.mul_(0.5)  # type: ignore[union-attr]
     varied = vary(trainable, VARIATIONS, 5)
     x = torch.rand(4, 20)
@@ -138,7 +138,7 @@ def test_trainable_models_are_varied_as_they_are_now(network: nn.Module) -> None
         assert torch.equal(programmed(varied)[name], expected)
     assert torch.equal(varied(x), before)  # with gradients on, too
     with pytest.raises(InputError, match="trainable"):
-        digital_copy(varied)
+        to_digital(varied)
 
 
 def test_varied_models_are_saved_with_their_cells(network: nn.Module, model: nn.Module, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from geniex.study.grid import PointSettings, Study, StudyPlan, StudySpec
 from geniex.study.grid.job import Job
 from geniex.study.grid.plan import PlannedPoint, PlannedRun
-from geniex.study.grid.table import Results, tabulated
+from geniex.study.grid.table import Results, tabulate
 
 IMAGES = 200
 NETWORKS = ["net-0", "net-1", "net-2"]
@@ -27,7 +27,7 @@ class MadeUp:
 
     @property
     def study(self) -> Study:
-        return tabulated(self.plan, Results(self.found, self.errors), "cpu")
+        return tabulate(self.plan, Results(self.found, self.errors), "cpu")
 
     def right(self, key: str) -> np.ndarray:
         return np.array([c == "1" for c in self.found[key]["right"]], dtype=float)

@@ -19,7 +19,7 @@ from geniex.errors import CheckpointError, ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.simulator import convert
 from geniex.study.accuracy import _emulators, predict_accuracy
-from geniex.study.html import html_table, markdown_page, write_page
+from geniex.study.html import make_html_table, make_markdown_page, write_page
 from geniex.study.statistics import bootstrap_ratio, wilson_interval
 from geniex.surrogate import GeniexMLP
 
@@ -281,14 +281,15 @@ def test_page_holds_what_it_is_given_and_escapes_it(tmp_path: Path) -> None:
     figure = tmp_path / "figure.png"
     figure.write_bytes(b"\x89PNG")
     page = tmp_path / "page.html"
-    write_page(page, "a < b", ["note"], [html_table(["x"], [["<1>"]])], [figure], {"key": 1})
+    write_page(page, "a < b", ["note"], [make_html_table(["x"], [["<1>"]])], [figure], {"key": 1})
     text = page.read_text()
     assert "a &lt; b" in text
     assert "&lt;1&gt;" in text
     assert "data:image/png;base64,iVBORw==" in text
     assert "&quot;key&quot;: 1" in text
     assert (
-        markdown_page("t", ["n"], [(["a", "b"], [["1", "2"]])]) == "# t\n\n| a | b |\n| --- | --: |\n| 1 | 2 |\n\nn\n"
+        make_markdown_page("t", ["n"], [(["a", "b"], [["1", "2"]])])
+        == "# t\n\n| a | b |\n| --- | --: |\n| 1 | 2 |\n\nn\n"
     )
 
 

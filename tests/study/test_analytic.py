@@ -6,7 +6,7 @@ import torch
 
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.circuit import Crossbar, Wires, shared_matmul
-from geniex.study.analytic import calibrate_affine, distance_conductance, fit_affine
+from geniex.study.analytic import calibrate_affine, compute_distance_conductance, fit_affine
 
 WIRES = Wires(700.0, 300.0, 11.0, 7.0)
 
@@ -18,7 +18,7 @@ def random_tiles(generator: torch.Generator, *shape: int) -> torch.Tensor:
 def test_distance_puts_each_cell_in_series_with_its_own_path(generator: torch.Generator) -> None:
     g = random_tiles(generator, 5, 3)
     g[2, 1] = 0
-    found = distance_conductance(g, WIRES)
+    found = compute_distance_conductance(g, WIRES)
     for i in range(5):
         for j in range(3):
             path = 700 + 11 * j + 7 * (5 - 1 - i) + 300
@@ -32,13 +32,15 @@ def test_distance_is_exact_where_no_other_cell_loads_the_lines(generator: torch.
     for place in ((0, 0), (3, 5), (1, 4)):
         g = torch.zeros(4, 6, dtype=torch.float64)
         g[place] = 1e-4
-        torch.testing.assert_close(distance_conductance(g, WIRES), crossbar.effective_conductance(g), rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            compute_distance_conductance(g, WIRES), crossbar.effective_conductance(g), rtol=1e-9, atol=0
+        )
 
 
 def test_distance_underrates_the_drop_of_loaded_lines(generator: torch.Generator) -> None:
     g = random_tiles(generator, 6, 6) + 1e-6
     exact = Crossbar(6, 6, cell=LinearCell()).effective_conductance(g)
-    found = distance_conductance(g, Crossbar(6, 6).wires)
+    found = compute_distance_conductance(g, Crossbar(6, 6).wires)
     assert found.sum() > exact.sum()
     assert (found < g).all()
 
@@ -46,9 +48,9 @@ def test_distance_underrates_the_drop_of_loaded_lines(generator: torch.Generator
 def test_distance_takes_each_tiles_own_wires(generator: torch.Generator) -> None:
     g = random_tiles(generator, 2, 1, 3, 4)
     scalars = [torch.tensor([[a], [b]], dtype=torch.float64) for a, b in ((1, 5), (2, 6), (3, 7), (4, 8))]
-    found = distance_conductance(g, Wires(*scalars))
+    found = compute_distance_conductance(g, Wires(*scalars))
     for k, wires in enumerate((Wires(1.0, 2.0, 3.0, 4.0), Wires(5.0, 6.0, 7.0, 8.0))):
-        torch.testing.assert_close(found[k, 0], distance_conductance(g[k, 0], wires))
+        torch.testing.assert_close(found[k, 0], compute_distance_conductance(g[k, 0], wires))
 
 
 def test_affine_fit_is_numpys_least_squares_line_in_the_nf(generator: torch.Generator) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from geniex.errors import InputError
 from geniex.study.grid import StudySpec
-from geniex.study.grid.comparisons import Change, paired_difference, recovered_columns, recovered_names
-from geniex.study.grid.pictures import study_pictures
-from geniex.study.grid.report import notes, summary_tables
+from geniex.study.grid.comparisons import Change, compare_pairs, make_recovered_columns, name_recovered_columns
+from geniex.study.grid.pictures import draw_pictures
+from geniex.study.grid.report import tabulate_summary, write_notes
 from geniex.study.grid.table import Row
 from geniex.study.statistics import bootstrap_mean, mean_interval
 
@@ -35,8 +35,8 @@ CHANGES = {
 
 
 def test_the_share_and_its_interval_are_of_a_ratio_of_means() -> None:
-    found = recovered_columns("recovered", CHANGES)
-    assert list(found) == recovered_names("recovered")
+    found = make_recovered_columns("recovered", CHANGES)
+    assert list(found) == name_recovered_columns("recovered")
     back, lost = np.array([0.10, 0.02, 0.09]), np.array([0.20, 0.10, 0.10])
     ratio = back.sum() / lost.sum()
     assert found["recovered"] == pytest.approx(ratio)
@@ -47,7 +47,7 @@ def test_the_share_and_its_interval_are_of_a_ratio_of_means() -> None:
 
 
 def test_one_network_has_the_interval_of_its_images() -> None:
-    found = recovered_columns("recovered", {("a", 0): CHANGES["a", 0]})
+    found = make_recovered_columns("recovered", {("a", 0): CHANGES["a", 0]})
     assert found["recovered"] == pytest.approx(0.5)
     ends = (found["recovered_images_low"], found["recovered_images_high"])
     assert (found["recovered_low"], found["recovered_high"]) == ends
@@ -64,10 +64,10 @@ def test_one_network_has_the_interval_of_its_images() -> None:
 
 
 def test_where_nothing_is_lost_nothing_can_be_recovered() -> None:
-    found = recovered_columns("recovered", {("a", 0): Change(right(60), right(50), right(50))})
+    found = make_recovered_columns("recovered", {("a", 0): Change(right(60), right(50), right(50))})
     assert set(found.values()) == {None}
     one_loses_nothing = CHANGES | {("d", 0): Change(right(60), right(50), right(50))}
-    found = recovered_columns("recovered", one_loses_nothing)
+    found = make_recovered_columns("recovered", one_loses_nothing)
     assert found["recovered"] == pytest.approx((0.10 + 0.02 + 0.09 + 0.10) / 0.40)
     assert (found["recovered_low"], found["recovered_high"]) == (None, None)
 
@@ -80,7 +80,7 @@ def test_every_share_lies_in_its_own_intervals(data: st.DataObject) -> None:
         (name, 0): Change(right(data.draw(count), 40), right(data.draw(count), 40), right(40, 40))
         for name in data.draw(st.sampled_from(["a", "ab", "abc"]))
     }
-    found = recovered_columns("x", changes)
+    found = make_recovered_columns("x", changes)
     for low, high in (("x_images_low", "x_images_high"), ("x_low", "x_high")):
         if found[low] is not None:
             assert found[low] <= found["x"] <= found[high]
@@ -88,7 +88,7 @@ def test_every_share_lies_in_its_own_intervals(data: st.DataObject) -> None:
 
 def test_differences_are_paired_by_image() -> None:
     pairs = {key: (change.own, change.before) for key, change in CHANGES.items()}
-    found = paired_difference(pairs)
+    found = compare_pairs(pairs)
     assert found["difference"] == pytest.approx(np.mean([0.10, 0.02, 0.09]))
     # 21 of 300 images differ, all one way: the interval is that of a share of 7 %, not of two shares of 80 %.
     assert (found["low"], found["high"]) == pytest.approx((0.0433, 0.1), abs=0.01)
@@ -100,7 +100,7 @@ def test_differences_are_paired_by_image() -> None:
 
 def test_no_difference_over_networks_leaves_what_accuracies_can_make() -> None:
     pairs = {(name, 0): (right(100), right(count)) for name, count in (("a", 2), ("b", 90), ("c", 95))}
-    found, before = paired_difference(pairs), (2 + 90 + 95) / 300
+    found, before = compare_pairs(pairs), (2 + 90 + 95) / 300
     assert found["networks_low"] == pytest.approx(-before)
     assert found["difference"] <= found["networks_high"] == pytest.approx(1 - before)
 
@@ -138,10 +138,10 @@ def test_studies_that_vary_mitigation_say_what_each_recovers() -> None:
     ]
     assert study.summary[1]["float_recovered"] == pytest.approx(0.1 / 0.25)
     assert [row["recovered"] for row in study.rows[3:6]] == [pytest.approx(0.5)] * 3
-    header, rows = summary_tables(study)["Summary"]
+    header, rows = tabulate_summary(study)["Summary"]
     assert rows[1][header.index("recovered, %")].startswith("50 (")
-    assert any(note.startswith("Recovered: the share") for note in notes(study))
-    assert "recovered" in dict(study_pictures(study.summary))
+    assert any(note.startswith("Recovered: the share") for note in write_notes(study))
+    assert "recovered" in dict(draw_pictures(study.summary))
     assert "recovered" not in made_up({"grid": {"tile": [16, 32]}}).study.summary[0]
 
 
@@ -210,4 +210,4 @@ def test_layers_agree_on_the_order_of_remappings_over_points_alike_in_all_else()
     first = stats.kendalltau([0.1, 0.3, 0.2], [0.2, 0.4, 0.5]).statistic
     assert [row["order_agreement"] for row in rows] == pytest.approx([first] * 3 + [1.0] * 3)
     assert (rows[1]["mitigation"], rows[1]["tile"], rows[1]["training"]) == ("srs", 16, "fashion-cnn")
-    assert any("The lowest agreement is 0.33" in note for note in notes(made.study))
+    assert any("The lowest agreement is 0.33" in note for note in write_notes(made.study))

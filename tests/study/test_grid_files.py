@@ -10,15 +10,15 @@ import pytest
 from made_up_study import AXES, NETWORKS, made_up
 
 from geniex.errors import InputError
-from geniex.study.grid import read_table, study_pictures
-from geniex.study.grid.files import axes_of, csv_text, parquet_bytes
+from geniex.study.grid import draw_pictures, read_table
+from geniex.study.grid.files import find_axes, to_csv, to_parquet
 from geniex.study.grid.pictures import save_pictures
 
 
 def test_csv_comes_back_as_it_was() -> None:
     study = made_up({"network": NETWORKS, "grid": AXES, "baseline": {"mitigation": "none"}}).study
     for rows in (study.rows, study.summary):
-        back = list(csv.DictReader(io.StringIO(csv_text(rows))))
+        back = list(csv.DictReader(io.StringIO(to_csv(rows))))
         assert len(back) == len(rows)
         for read, row in zip(back, rows, strict=True):
             assert list(read) == list(row)
@@ -33,7 +33,7 @@ def test_parquet_comes_back_as_it_was() -> None:
     made = made_up({"network": NETWORKS, "grid": AXES | {"fold": [True, False]}})
     del made.found["point/1/net-0/0"]
     rows = made.study.rows
-    back = parquet.read_table(io.BytesIO(parquet_bytes(rows))).to_pylist()
+    back = parquet.read_table(io.BytesIO(to_parquet(rows))).to_pylist()
     words = [row | {"tile": str(row["tile"]), "fold": str(row["fold"])} for row in rows]
     assert back == words
     assert isinstance(back[0]["accuracy"], float)
@@ -45,8 +45,8 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     made = made_up({"network": NETWORKS, "grid": AXES | {"fold": [True, False]}, "baseline": {"mitigation": "none"}})
     del made.found["point/1/net-0/0"]
     rows = made.study.rows if name == "table" else made.study.summary
-    (tmp_path / "t.csv").write_text(csv_text(rows))
-    (tmp_path / "t.parquet").write_bytes(parquet_bytes(rows))
+    (tmp_path / "t.csv").write_text(to_csv(rows))
+    (tmp_path / "t.parquet").write_bytes(to_parquet(rows))
     words = [row | {"fold": str(row["fold"])} for row in rows]
     assert read_table(tmp_path / "t.csv") == words
     assert [type(value) for value in read_table(tmp_path / "t.csv")[0].values()] == [type(v) for v in words[0].values()]
@@ -64,17 +64,17 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
 
 def test_a_summary_read_again_has_the_same_axes_and_pictures(tmp_path: Path) -> None:
     study = made_up({"network": NETWORKS, "grid": AXES}).study
-    (tmp_path / "summary.csv").write_text(csv_text(study.summary))
+    (tmp_path / "summary.csv").write_text(to_csv(study.summary))
     again = read_table(tmp_path / "summary.csv")
-    assert axes_of(again) == list(study.axes)
-    assert [name for name, _ in study_pictures(again)] == [name for name, _ in study_pictures(study.summary)]
+    assert find_axes(again) == list(study.axes)
+    assert [name for name, _ in draw_pictures(again)] == [name for name, _ in draw_pictures(study.summary)]
     with pytest.raises(InputError, match=r"it must be that of a summary.csv"):
-        axes_of(study.rows)
+        find_axes(study.rows)
 
 
 def test_accuracies_and_logit_errors_are_drawn_at_their_values() -> None:
     made = made_up({"grid": {"tile": [16, 32, 64]}})
-    pictures = dict(study_pictures(made.study.summary))
+    pictures = dict(draw_pictures(made.study.summary))
     for name, column, ideal in (
         ("accuracy-tile", "accuracy", "ideal_accuracy"),
         ("logit-error-tile", "logit_error", "ideal_logit_error"),
@@ -89,7 +89,7 @@ def test_a_point_without_a_logit_error_is_not_drawn_there() -> None:
     made = made_up({"grid": {"tile": [16, 32]}})
     for found in made.found.values():
         found["logit_error"] = [None, None, None]
-    assert [name for name, _ in study_pictures(made.study.summary) if "tile" in name] == ["accuracy-tile"]
+    assert [name for name, _ in draw_pictures(made.study.summary) if "tile" in name] == ["accuracy-tile"]
 
 
 def test_axes_in_step_share_a_picture_and_words_tell_lines_apart(tmp_path: Path) -> None:

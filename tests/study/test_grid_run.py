@@ -31,9 +31,9 @@ from geniex.mitigation import (
 )
 from geniex.networks import ImageSet, load_images, load_network, save_network
 from geniex.networks.train import AugmentedBatches, FitConfig
-from geniex.simulator import LayerRule, arranged, arrangements, convert, costs, emulated_by, vary
-from geniex.study.grid import Study, StudySpec, planned, run_study
-from geniex.study.grid.layer_errors import layer_errors
+from geniex.simulator import LayerRule, arrange, convert, costs, read_arrangements, replace_emulator, vary
+from geniex.study.grid import Study, StudySpec, plan_study, run_study
+from geniex.study.grid.layer_errors import measure_layer_errors
 from geniex.study.grid.table import Row
 from geniex.study.statistics import wilson_interval
 from geniex.variation import StuckCells, Variations, derive_seed
@@ -153,7 +153,7 @@ def test_fine_tuning_moves_weights_on_the_crossbars(root: Path) -> None:
     mapped = remap(hand.converted("cnn-0"), REMAPPINGS["rearrange"], hand.calibration).model
     for row, like in zip(study.rows[1:], (None, mapped), strict=True):
         model = hand.converted("cnn-0", trainable=True)
-        model = model if like is None else arranged(model, arrangements(like))
+        model = model if like is None else arrange(model, read_arrangements(like))
         training = load_images("fashion-mnist", train=True, root=root)
         batches = AugmentedBatches(training, FitConfig(batch=50, seed=0))
         fine_tune(model, batches, steps=8, gradients="ideal")
@@ -191,7 +191,7 @@ def test_another_emulator_checks_the_same_arrays(root: Path) -> None:
     for row, model in zip(study.rows, (plain, correct_outputs(plain, hand.calibration.images)), strict=True):
         with torch.no_grad():
             own = model(hand.images[:12]).argmax(-1)
-            told = emulated_by(model, CircuitEmulator(CROSSBAR))(hand.images[:12]).argmax(-1)
+            told = replace_emulator(model, CircuitEmulator(CROSSBAR))(hand.images[:12]).argmax(-1)
         assert row["check_accuracy"] == pytest.approx(float((told == hand.labels[:12]).double().mean()))
         assert row["check_agreement"] == pytest.approx(float((told == own).double().mean()))
     assert study.summary[1]["check_accuracy"] == study.rows[1]["check_accuracy"]
@@ -226,7 +226,7 @@ def test_the_circuit_checks_the_layers_of_the_first_network(root: Path) -> None:
     study = run(root, given(root, "cnn-0", "cnn-1", emulator="linear", circuit_positions=2))
     hand = ByHand(root)
     model = hand.converted("cnn-0", emulator=LinearEmulator(CROSSBAR))
-    wanted = layer_errors(model, model, CROSSBAR, hand.calibration.first(32), positions=2)
+    wanted = measure_layer_errors(model, model, CROSSBAR, hand.calibration.first(32), positions=2)
     assert {row["training"] for row in study.layers} == {str(root / "cnn-0")}
     assert [(row["layer"], row["emulator"], row["circuit"]) for row in study.layers] == [
         (error.layer, error.emulator, error.circuit) for error in wanted
@@ -326,7 +326,7 @@ def test_a_kept_result_that_is_damaged_is_done_again(root: Path, tmp_path: Path,
 
 def test_a_result_of_another_job_under_its_name_is_not_taken(root: Path, tmp_path: Path) -> None:
     run(root, given(root), tmp_path)
-    first, other = planned(StudySpec.of(given(root)), data_root=root).jobs[:2]
+    first, other = plan_study(StudySpec.of(given(root)), data_root=root).jobs[:2]
     kept = {path.name: path for path in (tmp_path / "kept").iterdir()}
     (mine,) = (path for name, path in kept.items() if first.key[:24] in name)
     (theirs,) = (path for name, path in kept.items() if other.key[:24] in name)
@@ -369,7 +369,7 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(
 ) -> None:
     from geniex.study.grid import job as module
 
-    real = module.emulator_of
+    real = module.make_emulator_of
 
     def broken(settings: Any) -> Any:
         if settings.architecture.window.on_off == 10 and settings.emulator != "ideal":

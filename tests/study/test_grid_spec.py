@@ -12,7 +12,7 @@ import yaml
 from geniex.cells import LinearCell, OneTransistorOneResistor, SinhCell
 from geniex.errors import InputError
 from geniex.preset import presets
-from geniex.study.configs import shipped_studies, study_path
+from geniex.study.configs import find_study, list_shipped_studies
 from geniex.study.grid import PointSettings, StudySpec
 from geniex.study.grid.groups import EmulatorCheck, FineTuning, Pruning
 from geniex.study.grid.settings import AFTERWARDS
@@ -296,20 +296,20 @@ def test_what_is_offered_in_place_of_an_unknown_study_runs() -> None:
     with pytest.raises(InputError) as error:
         StudySpec.of("nope.yaml")
     offered = error.value.allowed.partition("shipped are ")[2].split(", ")
-    assert offered == shipped_studies() == sorted(STUDIES)
+    assert offered == list_shipped_studies() == sorted(STUDIES)
     for name in offered:
         assert StudySpec.of(name).points()
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_ask_for_what_there_is(name: str) -> None:
-    assert name in shipped_studies()
+    assert name in list_shipped_studies()
     spec = StudySpec.of(name)
     points = [PointSettings.of(point.settings) for point in spec.points()]
     assert len(points) >= (20 if name != "fine-tuning.yaml" else 3)
     assert bool(spec.baseline) == (name in DESIGN_SPACES and name != "geniex-precision-slices.yaml")
     assert spec.about
-    text = study_path(name).read_text()
+    text = find_study(name).read_text()
     assert f"geniex study {name}" in text
     assert "cifar10" in text
 
@@ -341,7 +341,7 @@ def test_each_design_space_has_both_surrogates_side_by_side(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_studies_say_what_their_converters_are_and_why(name: str) -> None:
     """Their tables must not follow what the defaults become."""
-    text = study_path(name).read_text()
+    text = find_study(name).read_text()
     asked = yaml.safe_load(text)["architecture"]
     if name == "fine-tuning.yaml":
         assert (asked["adc_range"], asked["accumulator_bits"]) == ("calibrated", None)

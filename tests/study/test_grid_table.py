@@ -14,9 +14,9 @@ from scipy.special import expit, logit
 
 from geniex.errors import InputError, MissingDependencyError
 from geniex.study.grid import write_study
-from geniex.study.grid.files import parquet_bytes
-from geniex.study.grid.pictures import save_pictures, study_pictures
-from geniex.study.grid.report import notes, summary_tables
+from geniex.study.grid.files import to_parquet
+from geniex.study.grid.pictures import draw_pictures, save_pictures
+from geniex.study.grid.report import tabulate_summary, write_notes
 
 
 def by_scipy(values: list[float]) -> tuple[float, float]:
@@ -111,7 +111,7 @@ def test_logit_errors_have_intervals_over_trainings_draws_or_their_own_over_imag
         assert told == tuple(alone.found["point/1/fashion-cnn/0"]["logit_error"])
     alone.found["point/1/fashion-cnn/0"]["logit_error"] = [None, None, None]  # currents were no numbers
     assert alone.study.summary[1]["logit_error"] is None
-    assert "-" in summary_tables(alone.study)["Summary"][1][1]
+    assert "-" in tabulate_summary(alone.study)["Summary"][1][1]
 
 
 def test_draws_of_one_network_are_intervals_over_draws_and_of_several_no_repeats() -> None:
@@ -181,7 +181,7 @@ def test_accuracy_leads_and_a_ruined_design_is_not_praised() -> None:
     """By loss from ideal tiles alone the ruined point, -2 points, was the best one."""
     study = ruined().study
     assert study.summary[1]["drop"] < 0 < study.summary[0]["drop"]
-    told = notes(study)
+    told = write_notes(study)
     best, worst = (next(line for line in told if line.startswith(what)) for what in ("Most", "Least"))
     assert "(tile 8)" in best
     assert "(tile 16)" in worst
@@ -191,7 +191,7 @@ def test_accuracy_leads_and_a_ruined_design_is_not_praised() -> None:
     (warning,) = [line for line in told if line.startswith("Warning")]
     assert "in 1 of 2 points even ideal tiles are near chance (10.00 %; ! in the tables)" in warning
     assert "tile 16 (8.00 %)" in warning
-    header, rows = summary_tables(study)["Summary"]
+    header, rows = tabulate_summary(study)["Summary"]
     assert [row[header.index("ideal, %")] for row in rows][1] == "8.00 !"
 
 
@@ -202,7 +202,7 @@ def test_each_curve_has_the_ideal_tiles_that_are_its_own() -> None:
     for k, row in enumerate(made.study.summary):
         share = shares[row["architecture.adc_bits"]][k // 2]
         made.found[f"ideal/{k}/fashion-cnn/0"]["right"] = ("1" * round(share * IMAGES)).ljust(IMAGES, "0")
-    ax = dict(study_pictures(made.study.summary))["accuracy-tile"]
+    ax = dict(draw_pictures(made.study.summary))["accuracy-tile"]
     lines = [line for line in ax.get_lines() if len(line.get_xdata())]
     curves = {line.get_color(): line.get_label() for line in lines if line.get_linestyle() == "-"}
     assert sorted(curves.values()) == ["10", "4"]
@@ -218,17 +218,17 @@ def test_curves_with_the_same_ideal_tiles_share_one_line() -> None:
     made = made_up({"grid": {"tile": [8, 16], "window.on_off": [2, 6]}})
     for k in range(4):
         made.found[f"ideal/{k}/fashion-cnn/0"]["right"] = made.found["ideal/0/fashion-cnn/0"]["right"]
-    ax = dict(study_pictures(made.study.summary))["accuracy-tile"]
+    ax = dict(draw_pictures(made.study.summary))["accuracy-tile"]
     assert [line.get_label() for line in ax.get_lines() if line.get_linestyle() == ":"] == ["ideal tiles"]
 
 
 def test_sound_ideal_tiles_are_not_warned_of() -> None:
-    assert not [line for line in notes(made_up({"grid": {"tile": [8, 16]}}).study) if line.startswith("Warning")]
+    assert not [line for line in write_notes(made_up({"grid": {"tile": [8, 16]}}).study) if line.startswith("Warning")]
 
 
 def test_clipped_conversions_unused_codes_and_overflows_are_columns() -> None:
     made = made_up({"grid": {"tile": [8, 16]}, "network": NETWORKS})
-    assert not {"ADC clips, %", "overflows, %"} & set(summary_tables(made.study)["Summary"][0])
+    assert not {"ADC clips, %", "overflows, %"} & set(tabulate_summary(made.study)["Summary"][0])
     for k in (0, 1):
         for n, name in enumerate(NETWORKS):
             made.found[f"point/{k}/{name}/0"] |= {
@@ -240,10 +240,10 @@ def test_clipped_conversions_unused_codes_and_overflows_are_columns() -> None:
     assert [row["adc_clipped"] for row in study.rows] == pytest.approx([0.0, 0.01, 0.02, 0.01, 0.02, 0.03])
     assert [row["adc_clipped"] for row in study.summary] == pytest.approx([0.01, 0.02])
     assert [row["adc_codes_used"] for row in study.summary] == [0.5, 0.5]
-    header, rows = summary_tables(study)["Summary"]
+    header, rows = tabulate_summary(study)["Summary"]
     assert [row[header.index("ADC clips, %")] for row in rows] == ["1.00", "2.00"]
     assert "overflows, %" not in header
-    assert any("shares of ADC conversions that clip" in note for note in notes(study))
+    assert any("shares of ADC conversions that clip" in note for note in write_notes(study))
 
 
 def test_one_run_has_the_intervals_of_its_images() -> None:
@@ -283,7 +283,7 @@ def test_what_failed_is_left_out_of_means_and_told() -> None:
     row = next(row for row in study.rows if row["training"] == "net-1" and row["tile"] == "32x8")
     assert row["drop"] is None
     assert row["accuracy"] is not None
-    assert any("1 of 12 runs have no result" in note and "it broke" in note for note in notes(study))
+    assert any("1 of 12 runs have no result" in note and "it broke" in note for note in write_notes(study))
     for name in NETWORKS[1:]:
         del made.found[f"point/1/{name}/0"]
     assert made.study.summary[1]["accuracy"] is None
@@ -301,7 +301,7 @@ def test_without_pyarrow_the_rest_is_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     study = made_up({"grid": AXES}).study
     with pytest.raises(MissingDependencyError):
-        parquet_bytes(study.rows)
+        to_parquet(study.rows)
     (missing,) = write_study(study, tmp_path)
     assert missing.startswith("no Parquet: pyarrow not found")
     assert "pip install 'geniex-crossbar[parquet]'" in missing
@@ -344,10 +344,10 @@ def test_columns_without_any_value_are_left_out() -> None:
     figures = ("arrays", "reads", "conversions", "energy, uJ", "s")
     shares = ("accuracy, %", "ideal, %", "below float", "below ideal")
     wanted = ("tile", *shares, "logit error, %", *figures)
-    assert summary_tables(made.study)["Summary"][0] == wanted
+    assert tabulate_summary(made.study)["Summary"][0] == wanted
     for found in made.found.values():
         found["static_energy"] = None
-    header, rows = summary_tables(made.study)["Summary"]
+    header, rows = tabulate_summary(made.study)["Summary"]
     assert header == tuple(name for name in wanted if name != "energy, uJ")
     assert all(len(row) == len(header) for row in rows)
 
@@ -358,7 +358,7 @@ def test_each_part_has_a_table_of_its_own_axes(tmp_path: Path) -> None:
         {"name": "bits", "grid": {"architecture.weight_bits": [4, 8]}},
     ]
     study = made_up({"parts": parts}).study
-    tables = summary_tables(study)
+    tables = tabulate_summary(study)
     assert list(tables) == ["sizes", "bits"]
     assert tables["sizes"][0][:2] == ("tile", "accuracy, %")
     assert tables["bits"][0][:2] == ("weight bits", "accuracy, %")

@@ -14,8 +14,8 @@ from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator, IdealEmulator, LinearEmulator
 from geniex.mapping import Architecture
 from geniex.mitigation import Batch, remap
-from geniex.simulator import convert, emulated_by, on_ideal
-from geniex.study.grid.layer_errors import LayerError, layer_errors, order_agreement
+from geniex.simulator import convert, replace_by_ideal, replace_emulator
+from geniex.study.grid.layer_errors import LayerError, compare_orders, measure_layer_errors
 
 CROSSBAR = Crossbar(8, 8, r_source=100.0, r_sink=50.0, r_wire=10.0)
 ARCH = Architecture(tile=(8, 8), weight_bits=6, input_bits=6, slice_bits=5, stream_bits=5, adc_range="full_scale")
@@ -36,7 +36,9 @@ def converted(batch: Batch) -> dict[str, nn.Module]:
 
 
 def errors(models: dict[str, nn.Module], batch: Batch, **options: Any) -> dict[str, tuple[LayerError, ...]]:
-    return {name: layer_errors(model, models["none"], CROSSBAR, batch, **options) for name, model in models.items()}
+    return {
+        name: measure_layer_errors(model, models["none"], CROSSBAR, batch, **options) for name, model in models.items()
+    }
 
 
 def test_errors_are_those_of_layers_on_each_model_of_the_crossbar(
@@ -65,7 +67,7 @@ def test_errors_are_those_of_layers_on_each_model_of_the_crossbar(
 
 def _clean(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """The first layer's ideal outputs and each image's loss gradient by them (vectors, outputs), by autograd alone."""
-    clean = on_ideal(model)
+    clean = replace_by_ideal(model)
     maps = clean[0](batch.images).detach().requires_grad_()
     loss = nn.functional.cross_entropy(clean[1:](maps), batch.labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, maps)
@@ -74,7 +76,7 @@ def _clean(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _on_circuit(model: nn.Module, batch: Batch) -> nn.Module:
     """The same arrays on the exact circuit."""
-    return emulated_by(copy.deepcopy(model).double(), CircuitEmulator(CROSSBAR, tol=1e-8))
+    return replace_emulator(copy.deepcopy(model).double(), CircuitEmulator(CROSSBAR, tol=1e-8))
 
 
 def test_the_same_inputs_are_sampled_for_all_remappings(converted: dict[str, nn.Module], batch: Batch) -> None:
@@ -87,7 +89,7 @@ def test_ideal_tiles_have_no_error_but_the_circuit_has(batch: Batch) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).eval()
     ideal = convert(network, ARCH, IdealEmulator(), calibration=batch.images)
-    (error,) = layer_errors(ideal, ideal, CROSSBAR, batch, positions=6)
+    (error,) = measure_layer_errors(ideal, ideal, CROSSBAR, batch, positions=6)
     assert error.emulator == 0
     assert error.circuit > 0.01
 
@@ -95,5 +97,5 @@ def test_ideal_tiles_have_no_error_but_the_circuit_has(batch: Batch) -> None:
 def test_the_agreement_of_two_orders_is_kendalls_tau() -> None:
     first, second = [0.3, 0.1, 0.4, 0.15, 0.2], [0.2, 0.12, 0.5, 0.3, 0.1]
     pairs = list(zip(first, second, strict=True))
-    assert order_agreement(pairs) == pytest.approx(stats.kendalltau(first, second).statistic)
-    assert order_agreement(pairs[:1]) is None
+    assert compare_orders(pairs) == pytest.approx(stats.kendalltau(first, second).statistic)
+    assert compare_orders(pairs[:1]) is None

@@ -16,7 +16,7 @@ from geniex.cli.main import main
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.study.analytic import calibrate_affine
-from geniex.study.statistics import current_errors
+from geniex.study.statistics import measure_current_errors
 from geniex.study.surrogate_errors import compare, evaluate_surrogates
 from geniex.surrogate import GeniexMLP, PhysicsSurrogate, save_surrogate, split_tiles
 from geniex.sweep import CircuitRanges, SweepConfig, SweepFile, SweepIndex, SweepSet, run_sweep, run_sweep_set
@@ -44,7 +44,7 @@ def test_errors_worked_out_by_hand():
     ideal = torch.tensor([[4e-6, 2e-6, 0.0]], dtype=torch.float64)
     exact = torch.tensor([[2e-6, 1e-6, 0.0]], dtype=torch.float64)
     predicted = torch.tensor([[2.2e-6, 1e-6, 1e-9]], dtype=torch.float64)
-    errors = current_errors(ideal, exact, predicted)
+    errors = measure_current_errors(ideal, exact, predicted)
     # NF differs by 0.05 and 0; the third column has none. The third error is against 1e-3 of 2e-6.
     assert errors.nf_rmse_pp == pytest.approx(100 * (0.05**2 / 2) ** 0.5)
     assert errors.relative_max == pytest.approx(0.5)
@@ -68,7 +68,7 @@ def test_rows_are_the_models_own_errors(sweep, trained_here):
     distance = torch.einsum("tvi,tij->tvj", v, 1 / (1 / g + torch.from_numpy(path)))
     affine = calibrate_affine(g[:, None], sweep.crossbar.cell, sweep.crossbar.wires, 0.25, 8).read(v)
     for row, predicted in zip(report.rows, (ideal, linear, distance, affine, ideal / 1.25), strict=True):
-        expected = current_errors(ideal, exact, predicted)
+        expected = measure_current_errors(ideal, exact, predicted)
         assert row.errors.columns == 30 * 2 * 3
         # The linear oracle is iterative, to 1e-12 of a current.
         assert row.errors.nf_rmse_pp == pytest.approx(expected.nf_rmse_pp, rel=1e-8)
@@ -90,7 +90,9 @@ def test_held_out_compares_only_the_checkpoints_test_tiles(sweep, trained_here):
     g, v, exact = (torch.stack(part) for part in zip(*(_one(sweep, int(t)) for t in tiles), strict=True))
     ideal = torch.einsum("tvi,tij->tvj", v, g)
     assert report.tiles == 3
-    assert report.rows[4].errors.nf_rmse_pp == pytest.approx(current_errors(ideal, exact, ideal / 1.25).nf_rmse_pp)
+    assert report.rows[4].errors.nf_rmse_pp == pytest.approx(
+        measure_current_errors(ideal, exact, ideal / 1.25).nf_rmse_pp
+    )
     assert not report.rows[4].seen
 
 
@@ -221,7 +223,7 @@ def test_every_tile_of_a_spanning_sweep_is_judged_by_its_own_circuit(spanning):
     rows = {row.model: row for row in report.rows}
     for name, predicted in (("ideal", ideal), ("linear", linear), ("universal", ideal / ratio)):
         assert rows[name].errors.nf_rmse_pp == pytest.approx(
-            current_errors(ideal, exact, predicted).nf_rmse_pp, rel=1e-8
+            measure_current_errors(ideal, exact, predicted).nf_rmse_pp, rel=1e-8
         )
     assert [bound[0] for bound in asked.info["bound"]] == [circuits.crossbar(k) for k in range(6)]
     assert asked.info["bound"][3][1].on_off == circuits.on_off[3].item()
@@ -236,7 +238,7 @@ def test_a_physics_surrogate_is_programmed_for_all_circuits_at_once(spanning):
     for k in range(6):
         window = ConductanceWindow(circuits.r_on[k].item(), circuits.on_off[k].item())
         one_by_one.append(physics.bound(circuits.crossbar(k), window, circuits.v_max[k].item())(v[k], g[k]))
-    expected = current_errors(torch.einsum("tvi,tij->tvj", v, g), exact, torch.stack(one_by_one))
+    expected = measure_current_errors(torch.einsum("tvi,tij->tvj", v, g), exact, torch.stack(one_by_one))
     rows = {row.model: row for row in evaluate_surrogates(spanning, {"physics": physics}).rows}
     assert rows["physics"].errors.nf_rmse_pp == pytest.approx(expected.nf_rmse_pp, rel=1e-6)
     assert rows["physics"].errors.nf_rmse_pp < 0.1 * rows["linear"].errors.nf_rmse_pp

@@ -18,10 +18,10 @@ from geniex.surrogate import (
     PhysicsSurrogate,
     Surrogate,
     checkpoint,
+    list_shipped_surrogates,
     load_surrogate,
     register_surrogate,
     save_surrogate,
-    shipped_surrogates,
 )
 
 
@@ -178,7 +178,7 @@ def test_no_class_takes_the_place_of_ours(name, untrained, saved):
 def test_unknown_name_lists_the_shipped_ones():
     with pytest.raises(InputError, match=r"'geniex-mlp-17'.*shipped are") as caught:
         load_surrogate("geniex-mlp-17")
-    assert all(name in str(caught.value) for name in shipped_surrogates())
+    assert all(name in str(caught.value) for name in list_shipped_surrogates())
 
 
 def test_shipped_name(untrained, tmp_path, monkeypatch):
@@ -187,12 +187,12 @@ def test_shipped_name(untrained, tmp_path, monkeypatch):
     (tmp_path / "cnn.safetensors").write_bytes(b"")
     monkeypatch.setattr("geniex.shipped.models_dir", lambda: tmp_path)
     monkeypatch.setattr(checkpoint, "models_dir", lambda: tmp_path)
-    assert shipped_surrogates() == ["toy"]
+    assert list_shipped_surrogates() == ["toy"]
     assert load_surrogate("toy").crossbar == untrained.crossbar
 
 
 def test_every_shipped_surrogate_loads_and_networks_are_better_than_the_ideal_product():
-    for name in shipped_surrogates():
+    for name in list_shipped_surrogates():
         surrogate = load_surrogate(name)
         if isinstance(surrogate, GeniexMLP):
             held_out = surrogate.info["held_out"]

@@ -17,7 +17,7 @@ from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
 from geniex.mapping.layout.grid import Digits, Location, TileLayout
 from geniex.mapping.layout.grouped import Packing, register_layout
-from geniex.mapping.layout.placement import Arrangement, inverse
+from geniex.mapping.layout.placement import Arrangement, invert
 
 Way = Literal["matrix", "columns", "rows"]
 WAYS: tuple[Way, ...] = ("matrix", "columns", "rows")
@@ -174,7 +174,7 @@ class CompactedTiles(TileLayout):
         slices, lines = self.architecture.slices, self.arrangement.lines
         first = int(has_output[found[0]].nonzero()[0, 0]) * slices
         places = range(first, first + slices)
-        cols = tuple(places) if lines is None else tuple(inverse(lines)[first : first + slices].tolist())
+        cols = tuple(places) if lines is None else tuple(invert(lines)[first : first + slices].tolist())
         return Location(found[0], 0, int(has_input[found[0]].nonzero()[0, 0]), cols)
 
     def to_numbers(self) -> list[int]:
@@ -198,7 +198,7 @@ class CompactedTiles(TileLayout):
         if order is None:
             return self.outputs_of
         row = self._row_of
-        ranks = inverse(order if order.dim() == 2 else order.expand(int(row.max()) + 1, -1))
+        ranks = invert(order if order.dim() == 2 else order.expand(int(row.max()) + 1, -1))
         # Places without an output stay behind all others of their row, whose tiles need not be neighbours.
         ranks = F.pad(ranks, (0, 1), value=self.outputs)[row[:, None], self.outputs_of]
         keys = (row[:, None] * (self.outputs + 1) + ranks).flatten()

@@ -90,7 +90,7 @@ def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
     Features are ordered as in ``conv.weight.flatten(1)``: by channel, then by kernel element, last dimension fastest.
     """
     dims = geometry.dims
-    x = padded_maps(x, geometry)
+    x = pad_maps(x, geometry)
     for dim, (k, stride, dilation) in enumerate(
         zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True), start=2
     ):
@@ -102,12 +102,12 @@ def im2col(x: Tensor, geometry: ConvGeometry) -> tuple[Tensor, tuple[int, ...]]:
     return x.permute(order).reshape(x.shape[0], math.prod(size), features), size
 
 
-def padded_maps(x: Tensor, geometry: ConvGeometry) -> Tensor:
+def pad_maps(x: Tensor, geometry: ConvGeometry) -> Tensor:
     """Maps (batch, channels, ...) with zeros inserted between their elements, and padded, as ``geometry`` says."""
     return F.pad(_spaced(x, geometry.spacing), geometry.padding, mode=geometry.padding_mode)
 
 
-def kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
+def to_kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
     """A convolution's weights as one matrix for each group (groups, outputs, inputs), for the fields of ``im2col``."""
     grouped = conv.weight.unflatten(0, (conv.groups, -1))
     if isinstance(conv, nn.modules.conv._ConvTransposeNd):
@@ -115,8 +115,8 @@ def kernels(conv: nn.modules.conv._ConvNd) -> Tensor:
     return grouped.flatten(2)
 
 
-def kernel_weight(conv: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
-    """A copy of ``matrices`` (groups, outputs, inputs), as ``kernels`` gives them, in the shape of ``conv.weight``."""
+def from_kernels(conv: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
+    """A copy of ``matrices`` (groups, outputs, inputs), which ``to_kernels`` gives, in the shape of ``conv.weight``."""
     grouped = matrices.unflatten(2, (conv.in_channels // conv.groups, *conv.kernel_size))
     if isinstance(conv, nn.modules.conv._ConvTransposeNd):
         grouped = grouped.flip(tuple(range(3, grouped.dim()))).transpose(1, 2)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
-from geniex.mapping.layout.placement import NATURAL, Arrangement, inverse
+from geniex.mapping.layout.placement import NATURAL, Arrangement, invert
 
 Digits = Callable[[Tensor], Tensor]
 """Function from weights (outputs, inputs) to the levels that store them (arrays, outputs, inputs, slices)."""
@@ -257,7 +257,7 @@ class TileLayout:
     def off_lines(self, columns: Tensor) -> Tensor:
         """Bit lines (..., cols), given in the order in which they lie on a tile, in natural order."""
         order = self.arrangement.lines
-        return columns if order is None else columns.index_select(-1, inverse(order))
+        return columns if order is None else columns.index_select(-1, invert(order))
 
     def locate(self, output: int, input: int) -> Location:
         """The location of the weight from ``input`` to ``output``, the same in each of the arrays."""
@@ -285,7 +285,7 @@ class TileLayout:
         ``at`` says which rows of tiles are given; None means all of them.
         """
         assert self.arrangement.outputs is not None
-        places = inverse(self.arrangement.outputs)[slice(None) if at is None else at]
+        places = invert(self.arrangement.outputs)[slice(None) if at is None else at]
         index = places.reshape(len(places), *[1] * (x.dim() - 2), -1)
         return x.gather(-1, index.expand(*x.shape[:-1], -1))
 
@@ -300,8 +300,8 @@ def _taken(x: Tensor, order: Tensor | None, dim: int) -> Tensor:
 
 
 def _back(x: Tensor, order: Tensor | None) -> Tensor:
-    return x if order is None else x.index_select(-1, inverse(order))
+    return x if order is None else x.index_select(-1, invert(order))
 
 
 def _place(index: int, order: Tensor | None) -> int:
-    return index if order is None else int(inverse(order)[index])
+    return index if order is None else int(invert(order)[index])

@@ -116,7 +116,7 @@ NATURAL = Arrangement()
 """The arrangement in which inputs, outputs and bit lines are all in natural order."""
 
 
-def inverse(order: Tensor) -> Tensor:
+def invert(order: Tensor) -> Tensor:
     """The permutation that undoes ``order`` along its last dimension: the place of each entry."""
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, places)

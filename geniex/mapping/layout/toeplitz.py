@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geniex.errors import InputError
 from geniex.mapping.architecture import Architecture
-from geniex.mapping.layout.convolution import ConvGeometry, kernels, padded_maps
+from geniex.mapping.layout.convolution import ConvGeometry, pad_maps, to_kernels
 from geniex.mapping.layout.grouped import Packing
 
 
@@ -51,7 +51,7 @@ class Unrolling(Packing):
         Raises:
             InputError: the convolution does not take maps of this size, or its weights have no 0.
         """
-        groups, outputs, inputs = kernels(conv).shape
+        groups, outputs, inputs = to_kernels(conv).shape
         return cls.of_kernels(ConvGeometry.of(conv), (groups, outputs, inputs), architecture, size)
 
     @classmethod
@@ -172,7 +172,7 @@ class Unrolling(Packing):
         if tuple(x.shape[2:]) != self.size:
             allowed = f"this convolution is unrolled for maps of {self.size}: convert it with such images, or densely"
             raise InputError("input", f"maps of {tuple(x.shape[2:])}", allowed)
-        x = padded_maps(x, self.geometry) if self.padded else x
+        x = pad_maps(x, self.geometry) if self.padded else x
         for dim, seen in enumerate(self._seen, start=2):
             x = _taken(x, dim, seen)
         return x.flatten(2).transpose(1, 2).flatten(1)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.mitigation.prune.channels import LAYERS, Space, channel_spaces, layer_inputs, layer_outputs
-from geniex.mitigation.prune.tiles import Criterion, Scope, magnitude
+from geniex.mitigation.prune.channels import LAYERS, Space, count_inputs, count_outputs, find_channel_spaces
+from geniex.mitigation.prune.tiles import Criterion, Scope, measure_magnitude
 from geniex.networks.widths import select_channels
-from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_kind
+from geniex.simulator.layers.crossbar import CrossbarLayer, find_crossbar_kind
 
 
 class Channels:
@@ -22,8 +22,8 @@ class Channels:
 
     def __init__(self, network: nn.Module, names: list[str]) -> None:
         self.network, self.names = network, names
-        self.spaces = channel_spaces(network)
-        self.weights = {name: matrix_of(network.get_submodule(name)) for name in self._layers()}
+        self.spaces = find_channel_spaces(network)
+        self.weights = {name: to_matrix(network.get_submodule(name)) for name in self._layers()}
         """Weights (groups, outputs, inputs) of all layers."""
         self.out_of, self.in_of = dict[str, int](), dict[str, int]()
         for k, space in enumerate(self.spaces):
@@ -45,7 +45,7 @@ class Channels:
         """
         found = [torch.stack(list(self._parts(self.spaces[k], criterion))).mean(0) for k in self.removable]
         filters = (self.weights[name].flatten(0, 1) for name in self.masked)
-        return found + [magnitude(rows, criterion, 1, rows.shape[1]).cpu() for rows in filters]
+        return found + [measure_magnitude(rows, criterion, 1, rows.shape[1]).cpu() for rows in filters]
 
     def left(self, kept: list[int]) -> dict[str, int]:
         """The number of weights of each named layer if the ``kept`` counts of channels and filters stay.
@@ -62,16 +62,16 @@ class Channels:
             index, space = chosen.nonzero().flatten(), self.spaces[k]
             for name in (*space.producers, *space.followers):
                 module = network.get_submodule(name)
-                select_channels(module, _spread(index, layer_outputs(module) // len(chosen)))
+                select_channels(module, _spread(index, count_outputs(module) // len(chosen)))
             for name in space.consumers:
                 module = network.get_submodule(name)
-                select_channels(module, inputs=_spread(index, layer_inputs(module) // len(chosen)))
+                select_channels(module, inputs=_spread(index, count_inputs(module) // len(chosen)))
         masks = {}
         for name, chosen in zip(self.masked, kept[len(self.removable) :], strict=True):
             module = network.get_submodule(name)
-            groups, outputs, inputs = matrix_of(module).shape
+            groups, outputs, inputs = to_matrix(module).shape
             rows = chosen.reshape(groups, outputs, 1).expand(groups, outputs, inputs)
-            masks[f"{name}.weight"] = like_weight(module, rows)
+            masks[f"{name}.weight"] = to_weight_shape(module, rows)
         return network, masks
 
     def _layers(self) -> Iterator[str]:
@@ -88,11 +88,11 @@ class Channels:
         """The channels' scores (channels,) from each matrix."""
         for name in space.producers:
             rows = self.weights[name].flatten(0, 1)
-            yield magnitude(rows, criterion, 1, rows.shape[1]).cpu()
+            yield measure_magnitude(rows, criterion, 1, rows.shape[1]).cpu()
         for name in space.consumers:
             weight = self.weights[name][0]
             parts = weight.reshape(len(weight), space.channels, -1)
-            yield magnitude(parts, criterion, (0, 2), len(weight) * parts.shape[2]).cpu()
+            yield measure_magnitude(parts, criterion, (0, 2), len(weight) * parts.shape[2]).cpu()
 
     def _counts(self, kept: list[int]) -> tuple[dict[int, int], dict[str, int]]:
         spaces, layers = kept[: len(self.removable)], kept[len(self.removable) :]
@@ -108,7 +108,7 @@ class Channels:
         return rows * cols
 
 
-def kept_channels(channels: Channels, sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
+def keep_channels(channels: Channels, sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
     """Which channels and filters stay, bool, in the order of ``Channels.scores``, to come nearest to the ``sparsity``.
 
     A removed channel takes weights from its producers and its consumers. The sparsity is therefore met by all layers
@@ -141,18 +141,18 @@ def kept_channels(channels: Channels, sparsity: float, criterion: Criterion, sco
     return kept(best)
 
 
-def matrix_of(module: nn.Module) -> Tensor:
+def to_matrix(module: nn.Module) -> Tensor:
     """A layer's weight as matrices (groups, outputs, inputs), as they are put on crossbars."""
     return _kind_of(module).weight_of(module).detach()
 
 
-def like_weight(module: nn.Module, matrices: Tensor) -> Tensor:
+def to_weight_shape(module: nn.Module, matrices: Tensor) -> Tensor:
     """Values for each weight (groups, outputs, inputs) in the shape of the layer's weight parameter."""
     return _kind_of(module).weight_to(module, matrices).contiguous()
 
 
 def _kind_of(module: nn.Module) -> type[CrossbarLayer]:
-    kind = crossbar_kind(module)
+    kind = find_crossbar_kind(module)
     assert kind is not None
     return kind
 

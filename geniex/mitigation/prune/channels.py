@@ -11,7 +11,7 @@ import torch.fx
 from torch import nn
 
 from geniex.errors import InputError
-from geniex.mitigation.remap.propagate import form_after
+from geniex.mitigation.remap.propagate import follow_form
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Torch layers that have a weight matrix."""
@@ -43,7 +43,7 @@ class Space:
         return not (self.outside or self.mixed) and bool(self.producers)
 
 
-def channel_spaces(network: nn.Module) -> list[Space]:
+def find_channel_spaces(network: nn.Module) -> list[Space]:
     """The channel spaces of ``network``, in the order of its layers.
 
     Each layer's outputs belong to one space and its inputs to one. Tracing (torch.fx) follows each layer's outputs.
@@ -56,7 +56,7 @@ def channel_spaces(network: nn.Module) -> list[Space]:
     return _Spaces(network).found()
 
 
-def layer_inputs(module: nn.Module) -> int:
+def count_inputs(module: nn.Module) -> int:
     """The number of input channels or features of a layer or a batch norm."""
     for name in ("in_features", "in_channels", "num_features"):
         if hasattr(module, name):
@@ -64,7 +64,7 @@ def layer_inputs(module: nn.Module) -> int:
     raise InputError("module", type(module).__name__, "it must be a layer or a batch norm")
 
 
-def layer_outputs(module: nn.Module) -> int:
+def count_outputs(module: nn.Module) -> int:
     """The number of output channels or features of a layer or a batch norm."""
     for name in ("out_features", "out_channels", "num_features"):
         if hasattr(module, name):
@@ -106,7 +106,7 @@ class _Spaces:
 
     def _add_layer(self, name: str, module: nn.Module) -> None:
         linear, groups = isinstance(module, nn.Linear), getattr(module, "groups", 1)
-        outputs, inputs = layer_outputs(module), layer_inputs(module)
+        outputs, inputs = count_outputs(module), count_inputs(module)
         out, into = f"out:{name}", f"in:{name}"
         if groups > 1 and groups == inputs == outputs:
             self.spaces[out] = Space(channels=outputs, followers=[name])
@@ -154,7 +154,7 @@ class _Spaces:
             return forms[0] if same and len(set(forms)) == 1 else None
         if len(inputs) != 1 or node.args[:1] != (inputs[0],):
             return None
-        return form_after(node, module, forms[0])  # type: ignore[arg-type]
+        return follow_form(node, module, forms[0])  # type: ignore[arg-type]
 
     def _call_layer(self, node: torch.fx.Node, name: str, module: nn.Module, key: str) -> None:
         form = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)  # type: ignore[arg-type]

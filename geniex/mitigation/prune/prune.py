@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from geniex.config import check_number, check_positive_int
 from geniex.errors import InputError
 from geniex.mapping import Architecture
-from geniex.mitigation.prune.channel_pruning import Channels, kept_channels, like_weight, matrix_of
+from geniex.mitigation.prune.channel_pruning import Channels, keep_channels, to_matrix, to_weight_shape
 from geniex.mitigation.prune.channels import LAYERS
-from geniex.mitigation.prune.tiles import Criterion, Scope, Segments, kept_pieces
+from geniex.mitigation.prune.tiles import Criterion, Scope, Segments, keep_pieces
 from geniex.networks import Constraint
 
 Method = Literal["cf", "xcs", "xrs"]
@@ -124,16 +124,16 @@ def prune(
     """
     extent = _checked(network, method, sparsity, tile, criterion, scope)
     names = list(_chosen(network, skip))
-    before = {name: matrix_of(network.get_submodule(name)).shape for name in names}
+    before = {name: to_matrix(network.get_submodule(name)).shape for name in names}
     masks: dict[str, Tensor] = {}
     if method == "cf":
         channels = Channels(network, names)
-        pruned, masks = channels.pruned(kept_channels(channels, sparsity, criterion, scope))
+        pruned, masks = channels.pruned(keep_channels(channels, sparsity, criterion, scope))
     else:
         pruned = copy.deepcopy(network)
-        segments = [Segments(matrix_of(network.get_submodule(name)), method, extent) for name in names]
-        for name, piece, kept in zip(names, segments, kept_pieces(segments, sparsity, criterion, scope), strict=True):
-            masks[f"{name}.weight"] = like_weight(network.get_submodule(name), piece.mask(kept))
+        segments = [Segments(to_matrix(network.get_submodule(name)), method, extent) for name in names]
+        for name, piece, kept in zip(names, segments, keep_pieces(segments, sparsity, criterion, scope), strict=True):
+            masks[f"{name}.weight"] = to_weight_shape(network.get_submodule(name), piece.mask(kept))
     Constraint(masks=masks).enforce(pruned)
     layers = tuple(_layer(name, before[name], pruned.get_submodule(name), masks) for name in names)
     return Pruned(pruned, masks, method, None if method == "cf" else extent, layers)
@@ -172,13 +172,13 @@ def _chosen(network: nn.Module, skip: Sequence[str]) -> Iterator[str]:
     if not names:
         raise InputError("network", type(network).__name__, "it has no linear layer or convolution left to prune")
     for name in names:
-        if not torch.isfinite(matrix_of(network.get_submodule(name))).all():
+        if not torch.isfinite(to_matrix(network.get_submodule(name))).all():
             raise InputError("network", f"NaN or infinity in {name!r}", "every weight must be finite")
     yield from names
 
 
 def _layer(name: str, before: Sequence[int], module: nn.Module, masks: dict[str, Tensor]) -> PrunedLayer:
-    matrix, mask = matrix_of(module), masks.get(f"{name}.weight")
+    matrix, mask = to_matrix(module), masks.get(f"{name}.weight")
     left = matrix.numel() if mask is None else int(mask.sum())
     (groups, outputs, inputs), after = before, matrix.shape
     return PrunedLayer(name, (groups, inputs, outputs), (after[0], after[2], after[1]), left)

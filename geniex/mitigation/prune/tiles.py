@@ -13,7 +13,9 @@ Criterion = Literal["l1", "l2"]
 Scope = Literal["layer", "global"]
 
 
-def magnitude(weights: Tensor, criterion: Criterion, dim: int | tuple[int, ...], count: Tensor | float) -> Tensor:
+def measure_magnitude(
+    weights: Tensor, criterion: Criterion, dim: int | tuple[int, ...], count: Tensor | float
+) -> Tensor:
     """The mean |w| ("l1") or the root mean square ("l2") of ``weights`` over ``dim``, for ``count`` weights.
 
     Dividing by the number of weights makes pieces at a matrix' edge, and layers of different sizes, comparable.
@@ -40,7 +42,7 @@ class Segments:
     def scores(self, criterion: Criterion) -> Tensor:
         """The magnitude of each piece, float64, in the order of ``sizes``."""
         cut = self._cut(self.weight)
-        return magnitude(cut, criterion, -1, self._sizes(cut)).flatten()
+        return measure_magnitude(cut, criterion, -1, self._sizes(cut)).flatten()
 
     def sizes(self) -> Tensor:
         """The number of weights in each piece, int64."""
@@ -64,7 +66,7 @@ class Segments:
         return along.expand(cut.shape[:-1])
 
 
-def kept_pieces(layers: Sequence[Segments], sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
+def keep_pieces(layers: Sequence[Segments], sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
     """Which pieces of each layer stay, bool: as many of the weakest are removed as come nearest to the ``sparsity``.
 
     ``scope`` "layer" meets the sparsity in each layer, "global" in all together. A layer keeps at least its strongest
@@ -74,16 +76,16 @@ def kept_pieces(layers: Sequence[Segments], sparsity: float, criterion: Criterio
     for score in scores:
         score[score.argmax()] = float("inf")
     if scope == "layer":
-        return [kept_of(*both, sparsity) for both in zip(scores, sizes, strict=True)]
-    return list(kept_of(torch.cat(scores), torch.cat(sizes), sparsity).split([len(score) for score in scores]))
+        return [keep_largest(*both, sparsity) for both in zip(scores, sizes, strict=True)]
+    return list(keep_largest(torch.cat(scores), torch.cat(sizes), sparsity).split([len(score) for score in scores]))
 
 
-def kept_of(scores: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
+def keep_largest(scores: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
     """A bool mask (count,), False for the lowest ``scores``, whose share of all ``sizes`` is nearest to ``sparsity``.
 
     Pieces with an infinite score stay. Among equal scores the first ones are removed first.
 
-    >>> kept_of(torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.tensor([1, 1, 1, 1]), 0.5).tolist()
+    >>> keep_largest(torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.tensor([1, 1, 1, 1]), 0.5).tolist()
     [True, False, False, True]
     """
     order = scores.argsort(stable=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from geniex.config import check_number
 from geniex.errors import InputError
-from geniex.mitigation.prune.channel_pruning import matrix_of
+from geniex.mitigation.prune.channel_pruning import to_matrix
 from geniex.mitigation.prune.channels import LAYERS
 from geniex.networks import Constraint
 
@@ -21,7 +21,7 @@ def weight_full_scales(network: nn.Module) -> dict[str, float]:
     ``LayerRule(weight_full_scale=scale)`` for each layer.
     """
     layers = {name: module for name, module in network.named_modules() if type(module) in LAYERS}
-    return {name: float(matrix_of(module).abs().max()) for name, module in layers.items()}
+    return {name: float(to_matrix(module).abs().max()) for name, module in layers.items()}
 
 
 def weight_cut(network: nn.Module, cut: float | Mapping[str, float]) -> Constraint:

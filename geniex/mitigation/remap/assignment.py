@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 
-def assigned(effects: Tensor, near: Tensor) -> Tensor:
+def assign(effects: Tensor, near: Tensor) -> Tensor:
     """The order of outputs (outputs,) with the least cost.
 
     ``effects`` is d (images, outputs, nearness), and ``near`` (outputs,) is the nearness of each place.
@@ -35,7 +35,7 @@ def assigned(effects: Tensor, near: Tensor) -> Tensor:
     return _swapped(order, at_places)
 
 
-def expected_change(effects: Tensor, near: Tensor, order: Tensor) -> float:
+def expect_change(effects: Tensor, near: Tensor, order: Tensor) -> float:
     """The mean over images of D + D^2 / 2 for the given ``order`` of outputs."""
     total = effects[:, order, near].sum(1)
     return float((total + total.square() / 2).mean())

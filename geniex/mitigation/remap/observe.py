@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geniex.errors import InputError
-from geniex.simulator import CrossbarLayer, crossbar_layers
-from geniex.simulator.arguments import Arguments, Examples, logits_of
-from geniex.simulator.batches import LabelledData, labelled_batches
-from geniex.simulator.observe_inputs import for_a_while
+from geniex.simulator import CrossbarLayer, find_crossbar_layers
+from geniex.simulator.arguments import Arguments, Examples, find_logits
+from geniex.simulator.batches import LabelledData, read_labelled_batches
+from geniex.simulator.observe_inputs import keep_for_a_while
 
 BATCH = 64
 """Number of images that are observed at once."""
@@ -41,16 +41,16 @@ class Batch:
         """All of ``calibration`` as one batch; a batch is returned as it is.
 
         Args:
-            calibration: (images, labels), a mapping with "labels", or a loader of such batches; ``labelled_batches``
-                has the rules.
+            calibration: (images, labels), a mapping with "labels", or a loader of such batches, by the rules of
+                ``read_labelled_batches``.
             model: the model whose ``forward`` names the arguments; None stands for a model that requires one argument.
 
         Raises:
-            InputError: ``labelled_batches`` refuses the data, or the batches do not fit into one.
+            InputError: ``read_labelled_batches`` refuses the data, or the batches do not fit into one.
         """
         if isinstance(calibration, Batch):
             return calibration
-        inputs, labels = map(list, zip(*labelled_batches(calibration, model, "calibration"), strict=True))
+        inputs, labels = map(list, zip(*read_labelled_batches(calibration, model, "calibration"), strict=True))
         groups = inputs if len(inputs) == 1 else list(Examples(inputs))
         if len(groups) != 1:
             allowed = "all batches must fit into one: give inputs of one shape, and pad sequences to one length"
@@ -61,7 +61,7 @@ class Batch:
 
     def run(self, model: nn.Module) -> Tensor:
         """The logits (count, classes) of ``model`` for these images."""
-        return logits_of(self.images.run(model) if isinstance(self.images, Arguments) else model(self.images))
+        return find_logits(self.images.run(model) if isinstance(self.images, Arguments) else model(self.images))
 
     def first(self, count: int) -> Batch:
         """A batch of the first images and labels, at most ``count``."""
@@ -91,15 +91,15 @@ def _shapes(images: object) -> str:
     return str(tuple(getattr(images, "shape", ())))
 
 
-def losses(model: nn.Module, batch: Batch) -> Tensor:
+def compute_losses(model: nn.Module, batch: Batch) -> Tensor:
     """The cross-entropy (images,) of a model's logits."""
     return functional.cross_entropy(batch.run(model), batch.labels, reduction="none")
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, batch: Batch) -> float:
+def compute_mean_loss(model: nn.Module, batch: Batch) -> float:
     """The mean cross-entropy over the batch."""
-    return float(torch.cat([losses(model, part) for part in batch.parts()]).mean())
+    return float(torch.cat([compute_losses(model, part) for part in batch.parts()]).mean())
 
 
 def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Observation]:
@@ -108,7 +108,7 @@ def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) 
     In evaluation mode an image's loss depends on that image alone. The gradient of the sum of all losses therefore
     holds every image's own gradient.
     """
-    layers = crossbar_layers(model)
+    layers = find_crossbar_layers(model)
     chosen = {name: layers[name] for name in (layers if names is None else names)}
     calls: dict[str, list[list[Tensor]]] = {name: [] for name in chosen}
 
@@ -123,14 +123,14 @@ def observe(model: nn.Module, batch: Batch, names: Iterable[str] | None = None) 
 
         return hook
 
-    with _frozen(model), hooked((layer, watch(name)) for name, layer in chosen.items()), torch.enable_grad():
-        total = losses(model, batch).sum()
+    with _frozen(model), add_hooks((layer, watch(name)) for name, layer in chosen.items()), torch.enable_grad():
+        total = compute_losses(model, batch).sum()
         if total.requires_grad:
             total.backward()
     return {name: _observation(chosen[name], seen, len(batch.images)) for name, seen in calls.items() if seen}
 
 
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> AbstractContextManager[None]:
+def add_hooks(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> AbstractContextManager[None]:
     """Temporary forward hooks on layers, which see a layer's own output before hooks that were registered earlier.
 
     The hooks find a layer's input in ``args[0]``, even if it was given by keyword.
@@ -139,7 +139,7 @@ def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> AbstractCon
     def by_position(hook: Callable[..., Any]) -> Callable[..., Any]:
         return lambda layer, args, kwargs, output: hook(layer, args or (kwargs["input"],), output)
 
-    return for_a_while(
+    return keep_for_a_while(
         module.register_forward_hook(by_position(hook), with_kwargs=True, prepend=True) for module, hook in hooks
     )
 

@@ -22,23 +22,23 @@ def check_order(name: str, value: object, kinds: object) -> None:
         raise InputError(name, repr(value), f"it must be one of {', '.join(get_args(kinds))}")
 
 
-def nearness(layout: TileLayout) -> Tensor:
+def count_nearer(layout: TileLayout) -> Tensor:
     """The number of outputs that lie nearer to the drivers on the same tile, for each place (outputs,)."""
     return torch.arange(layout.outputs) % layout.architecture.outputs_per_tile
 
 
-def ranked(scores: Tensor, layout: TileLayout) -> Tensor:
+def rank(scores: Tensor, layout: TileLayout) -> Tensor:
     """The order of outputs (outputs,) that puts the highest ``scores`` (outputs,) nearest the drivers.
 
     The places nearest the drivers of all column tiles are filled before the second ones. Equal scores keep their order.
     """
-    places = nearness(layout).argsort(stable=True)
+    places = count_nearer(layout).argsort(stable=True)
     order = torch.empty(layout.outputs, dtype=torch.int64)
     order[places] = scores.cpu().argsort(descending=True, stable=True)
     return order
 
 
-def row_order(matrix: CrossbarMatrix, rows: Rows) -> Tensor | None:
+def order_rows(matrix: CrossbarMatrix, rows: Rows) -> Tensor | None:
     """The order of inputs (inputs,): "mdm" puts the word lines with the most conductance nearest the sense side.
 
     Manhattan distance mapping (MDM, 2025) sorts rows by the Manhattan distance of their active cells to the rails. A
@@ -58,7 +58,7 @@ def row_order(matrix: CrossbarMatrix, rows: Rows) -> Tensor | None:
     return order
 
 
-def line_order(matrix: CrossbarMatrix, bits: Bits, outputs: Tensor | None = None) -> Tensor | None:
+def order_lines(matrix: CrossbarMatrix, bits: Bits, outputs: Tensor | None = None) -> Tensor | None:
     """The order of a tile's bit lines (cols,) for an order of ``outputs`` (outputs,); None is the natural order.
 
     "natural" puts each output's slices side by side, most significant first; "reversed" puts the least significant

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geniex.mapping import Arrangement
-from geniex.mitigation.remap.orders import nearness
+from geniex.mitigation.remap.orders import count_nearer
 from geniex.simulator import CrossbarLayer, CrossbarMatrix
 
 _RANGE_VECTORS = 64
@@ -31,26 +31,26 @@ def has_own_ranges(matrix: CrossbarMatrix) -> bool:
     return matrix.architecture.adc_range == "calibrated" and matrix.architecture.adc_granularity != "layer"
 
 
-def range_vectors(fields: Tensor) -> Tensor:
+def sample_range_vectors(fields: Tensor) -> Tensor:
     """Evenly spaced samples (count, inputs) of ``fields`` (..., inputs), by which ADC ranges are chosen."""
     vectors = fields.flatten(0, -2)
     return vectors[:: -(-len(vectors) // _RANGE_VECTORS)]
 
 
 @torch.no_grad()
-def at_places(matrix: CrossbarMatrix, fields: Tensor, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+def read_at_places(matrix: CrossbarMatrix, fields: Tensor, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The nearness of each output (outputs,) and its value there (..., outputs), for ``samples`` places of each.
 
     The first places are the present ones. ``fields`` (..., inputs) are the matrix' inputs. All outputs move together,
     so that each output is always read with all others beside it.
     """
     layout, device = matrix.layout, fields.device
-    near, per_tile = nearness(layout), min(layout.outputs, layout.architecture.outputs_per_tile)
+    near, per_tile = count_nearer(layout), min(layout.outputs, layout.architecture.outputs_per_tile)
     order = layout.arrangement.outputs
     order = torch.arange(layout.outputs) if order is None else order.cpu()
     probe, vectors = copy.deepcopy(matrix), None
     if has_own_ranges(matrix):
-        vectors = range_vectors(fields)
+        vectors = sample_range_vectors(fields)
     for k in range(min(samples, per_tile)):
         moved = _moved(order, per_tile, round(k * per_tile / min(samples, per_tile)))
         if k:
@@ -59,7 +59,7 @@ def at_places(matrix: CrossbarMatrix, fields: Tensor, samples: int) -> Iterator[
 
 
 @torch.no_grad()
-def place_effects(
+def measure_place_effects(
     matrix: CrossbarMatrix, fields: Tensor, gradients: Tensor, samples: int, reference: Tensor | None = None
 ) -> Tensor:
     """The change d (images, outputs, nearness) of each image's loss if an output lay at a given nearness.
@@ -76,7 +76,7 @@ def place_effects(
         reference: outputs (images, vectors, outputs) for which d is 0; None means the matrix' present outputs.
     """
     at, effects = [], []
-    for near, given in at_places(matrix, fields, samples):
+    for near, given in read_at_places(matrix, fields, samples):
         reference = given if reference is None else reference
         at.append(near)
         effects.append(((given - reference) * gradients).sum(1).double())

@@ -11,7 +11,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geniex.simulator import CrossbarConv, CrossbarLayer, CrossbarLinear, crossbar_layers
+from geniex.simulator import CrossbarConv, CrossbarLayer, CrossbarLinear, find_crossbar_layers
 
 _ELEMENTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Tanh),
@@ -52,7 +52,7 @@ class Folds:
     """Crossbar layers that have this output as their whole input."""
 
 
-def foldable(model: nn.Module) -> dict[str, Folds]:
+def find_foldable(model: nn.Module) -> dict[str, Folds]:
     """The crossbar layers of a converted ``model`` whose outputs may come in any order, with their consumers.
 
     Tracing (torch.fx) must show that all operations on an output treat channels alike (activations, batch norms,
@@ -61,7 +61,7 @@ def foldable(model: nn.Module) -> dict[str, Folds]:
     """
     graphs: dict[nn.Module, int] = {}
     found = dict(_foldable(model, "", graphs))
-    known, modules = crossbar_layers(model), dict(model.named_modules(remove_duplicate=False))
+    known, modules = find_crossbar_layers(model), dict(model.named_modules(remove_duplicate=False))
 
     def told(*names: str) -> bool:
         """Whether one graph alone calls each of these layers, so that it shows all their uses."""
@@ -70,7 +70,7 @@ def foldable(model: nn.Module) -> dict[str, Folds]:
     return {name: folds for name, folds in found.items() if told(name, *folds.consumers)}
 
 
-def next_order(order: Tensor, inputs: int) -> Tensor:
+def expand_order(order: Tensor, inputs: int) -> Tensor:
     """The order of a consumer's ``inputs`` (inputs,) for a producer's ``order`` of outputs (outputs,).
 
     Each output makes several consecutive inputs: a convolution's kernel elements, or a map's positions after
@@ -125,7 +125,7 @@ def _consumers(node: torch.fx.Node, form: int, modules: Mapping[str, nn.Module])
                 return None
             found.append(str(user.target))
             continue
-        after = form_after(user, module, form)
+        after = follow_form(user, module, form)
         below = None if after is None else _consumers(user, after, modules)
         if below is None:
             return None
@@ -133,7 +133,7 @@ def _consumers(node: torch.fx.Node, form: int, modules: Mapping[str, nn.Module])
     return found or None
 
 
-def form_after(user: torch.fx.Node, module: nn.Module | None, form: int) -> int | None:
+def follow_form(user: torch.fx.Node, module: nn.Module | None, form: int) -> int | None:
     """The form (see ``_VECTOR``) after an operation; None if the operation does not treat channels alike."""
     if user.op == "call_module":
         by_channel = _BY_CHANNEL[form] if form else (nn.BatchNorm1d,)

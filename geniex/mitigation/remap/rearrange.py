@@ -10,7 +10,7 @@ from torch import Tensor
 from geniex.errors import InputError
 from geniex.mitigation.remap.orders import check_order
 from geniex.simulator import CrossbarMatrix
-from geniex.simulator.exchange import programmed_integers
+from geniex.simulator.transforms import read_integers
 
 Direction = Literal["descending", "ascending"]
 Granularity = Literal["layer", "row_tile"]
@@ -24,18 +24,18 @@ def can_be_sorted(matrix: CrossbarMatrix) -> bool:
 
 
 @torch.no_grad()
-def column_content(matrix: CrossbarMatrix) -> Tensor:
+def sum_columns(matrix: CrossbarMatrix) -> Tensor:
     """The sum of |w| of each output on each row of tiles (rows of tiles, outputs), float64, in integer weight steps.
 
     The weights are those that are programmed, including measured and varied ones, and both W+ and W- count. A digital
     gain of an output does not count, because it does not change conductances.
     """
-    content = matrix.layout.by_row(programmed_integers(matrix).abs().sum((1, 3)))
+    content = matrix.layout.by_row(read_integers(matrix).abs().sum((1, 3)))
     # Errors of float32 conductances are smaller than this rounding: equal columns have equal sums wherever they lie.
     return (content * _FINENESS).round() / _FINENESS
 
 
-def column_order(
+def sort_columns(
     matrix: CrossbarMatrix, direction: Direction = "descending", granularity: Granularity = "layer"
 ) -> Tensor:
     """The order of outputs, (outputs,) or (rows of tiles, outputs), that sorts columns by their conductance.
@@ -58,6 +58,6 @@ def column_order(
     check_order("granularity", granularity, Granularity)
     if not can_be_sorted(matrix):
         raise InputError("matrix", "of an unrolled convolution", "its columns lie by position: convert it otherwise")
-    content = column_content(matrix)
+    content = sum_columns(matrix)
     sums = content.sum(0) if granularity == "layer" else content
     return sums.argsort(dim=-1, descending=direction == "descending", stable=True)

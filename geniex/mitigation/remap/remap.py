@@ -13,24 +13,24 @@ from torch import Tensor, nn
 from geniex.config import Config, check_positive_int, check_seed
 from geniex.errors import InputError
 from geniex.mapping import Arrangement
-from geniex.mitigation.remap.assignment import assigned, expected_change
-from geniex.mitigation.remap.observe import Batch, hooked, mean_loss, observe
-from geniex.mitigation.remap.orders import Bits, Rows, check_order, line_order, nearness, ranked, row_order
-from geniex.mitigation.remap.position_effects import has_own_ranges, has_places, range_vectors
-from geniex.mitigation.remap.propagate import foldable, next_order
-from geniex.mitigation.remap.rearrange import Direction, Granularity, can_be_sorted, column_order
+from geniex.mitigation.remap.assignment import assign, expect_change
+from geniex.mitigation.remap.observe import Batch, add_hooks, compute_mean_loss, observe
+from geniex.mitigation.remap.orders import Bits, Rows, check_order, count_nearer, order_lines, order_rows, rank
+from geniex.mitigation.remap.position_effects import has_own_ranges, has_places, sample_range_vectors
+from geniex.mitigation.remap.propagate import expand_order, find_foldable
+from geniex.mitigation.remap.rearrange import Direction, Granularity, can_be_sorted, sort_columns
 from geniex.mitigation.remap.sensitivity import (
     MEASURES,
     OF_ERRORS,
     Scores,
-    effects,
-    matrices_of,
+    find_matrices,
+    measure_effects,
     sensitivity,
     split_outputs,
 )
-from geniex.simulator import CrossbarMatrix, crossbar_layers, on_ideal
+from geniex.simulator import CrossbarMatrix, find_crossbar_layers, replace_by_ideal
 from geniex.simulator.batches import LabelledData
-from geniex.simulator.exchange import check_converted
+from geniex.simulator.transforms import check_converted
 
 Method = Literal["none", "srs", "drs", "assignment", "rearrange"]
 Progress = Callable[[str, int, int], None]
@@ -181,14 +181,14 @@ class _Remapper:
 
     def __init__(self, model: nn.Module, remapping: Remapping, batch: Batch, say: Progress) -> None:
         self.model, self.remapping, self.batch, self.say = copy.deepcopy(model), remapping, batch, say
-        self.layers = crossbar_layers(self.model)
+        self.layers = find_crossbar_layers(self.model)
         self.names = _called(self.model, batch)
         self.placed = [name for name in self.names if has_places(self.layers[name])]
         """The layers whose outputs can be ordered."""
         one = remapping.granularity == "layer" or remapping.method != "rearrange"
-        found = foldable(self.model) if remapping.fold and one else {}
+        found = find_foldable(self.model) if remapping.fold and one else {}
         self.folds = {name: folds for name, folds in found.items() if self._one_order(name, *folds.consumers)}
-        self.natural = {name: [m.layout.arrangement for m in matrices_of(x)] for name, x in self.layers.items()}
+        self.natural = {name: [m.layout.arrangement for m in find_matrices(x)] for name, x in self.layers.items()}
         self.from_before: dict[str, Tensor] = {}
         """Orders of inputs by layer, as the layers before them give their outputs."""
         self.expected: dict[str, float] = {}
@@ -206,7 +206,7 @@ class _Remapper:
             scores: Scores = {}
             if method == "srs":
                 # The effect of the crossbars' errors shows only on crossbars, and is taken before anything moves.
-                judged = self.model if self.remapping.measure in OF_ERRORS else on_ideal(self.model)
+                judged = self.model if self.remapping.measure in OF_ERRORS else replace_by_ideal(self.model)
                 scores = self._scores(judged, self.model, tuple(self.placed))
             for done, name in enumerate(self.names, start=1):
                 self._arrange(name, scores.get(name))
@@ -223,10 +223,10 @@ class _Remapper:
     def _rearrange(self) -> None:
         """Sort every layer by its conductances; a layer whose row tiles differ has no single order to pass on."""
         for done, name in enumerate(self.names, start=1):
-            matrices, told = matrices_of(self.layers[name]), self.remapping
+            matrices, told = find_matrices(self.layers[name]), self.remapping
             orders: list[Tensor | None] = [None] * len(matrices)
             if all(can_be_sorted(matrix) for matrix in matrices):
-                orders = [column_order(matrix, told.direction, told.granularity) for matrix in matrices]
+                orders = [sort_columns(matrix, told.direction, told.granularity) for matrix in matrices]
             self._put(name, self._arrangements(name, orders))
             self._pass_on(name)
             self.say(name, done, len(self.names))
@@ -237,25 +237,25 @@ class _Remapper:
 
     def _arrange(self, name: str, scores: Tensor | None) -> None:
         layer = self.layers[name]
-        orders: list[Tensor | None] = [None] * len(matrices_of(layer))
+        orders: list[Tensor | None] = [None] * len(find_matrices(layer))
         if scores is not None:
             parts = split_outputs(layer, scores)
-            orders = [ranked(part, m.layout) for part, m in zip(parts, matrices_of(layer), strict=True)]
+            orders = [rank(part, m.layout) for part, m in zip(parts, find_matrices(layer), strict=True)]
         self._put(name, self._arrangements(name, orders))
         self._pass_on(name)
 
     def _assign(self) -> None:
         """Assign each layer's outputs in turn; a change that raises the loss of the whole network is undone."""
         for name in self.names:
-            orders: list[Tensor | None] = [None] * len(matrices_of(self.layers[name]))
+            orders: list[Tensor | None] = [None] * len(find_matrices(self.layers[name]))
             self._put(name, self._arrangements(name, orders))
-        before, steps = mean_loss(self.model, self.batch), self.remapping.sweeps * len(self.placed)
+        before, steps = compute_mean_loss(self.model, self.batch), self.remapping.sweeps * len(self.placed)
         for done, name in enumerate(self.placed * self.remapping.sweeps, start=1):
             old = {layer: self._state(layer) for layer in (name, *self._followers(name))}
             orders, expected = self._best_orders(name)
             self._put(name, self._arrangements(name, orders))
             self._rewire_after(name)
-            after = mean_loss(self.model, self.batch)
+            after = compute_mean_loss(self.model, self.batch)
             if after <= before:
                 before, self.expected[name] = after, expected
             else:
@@ -265,17 +265,17 @@ class _Remapper:
 
     def _best_orders(self, name: str) -> tuple[list[Tensor | None], float]:
         layer = self.layers[name]
-        found: list[list[Tensor]] = [[] for _ in matrices_of(layer)]
+        found: list[list[Tensor]] = [[] for _ in find_matrices(layer)]
         for part in self.batch.parts():
             seen = observe(self.model, part, (name,))[name]
-            for k, effect in enumerate(effects(layer, layer, seen, self.remapping.places)):
+            for k, effect in enumerate(measure_effects(layer, layer, seen, self.remapping.places)):
                 found[k].append(effect)
         orders, expected = list[Tensor | None](), 0.0
-        for parts, matrix in zip(found, matrices_of(layer), strict=True):
-            near, whole = nearness(matrix.layout), torch.cat(parts)
-            own, order = matrix.layout.arrangement.outputs, assigned(whole, near)
+        for parts, matrix in zip(found, find_matrices(layer), strict=True):
+            near, whole = count_nearer(matrix.layout), torch.cat(parts)
+            own, order = matrix.layout.arrangement.outputs, assign(whole, near)
             now = torch.arange(len(near)) if own is None else own.cpu()
-            change = expected_change(whole, near, order) - expected_change(whole, near, now)
+            change = expect_change(whole, near, order) - expect_change(whole, near, now)
             orders.append(order if change < 0 else own)
             expected += min(change, 0.0)
         return orders, expected
@@ -283,15 +283,15 @@ class _Remapper:
     def _arrangements(self, name: str, orders: list[Tensor | None]) -> list[Arrangement]:
         """Arrangements with outputs in these ``orders``; word lines and bit lines follow the remapping's settings."""
         made, kind = [], self.remapping.rows if has_places(self.layers[name]) else "natural"
-        for matrix, order, natural in zip(matrices_of(self.layers[name]), orders, self.natural[name], strict=True):
-            outputs, rows = natural.outputs if order is None else order, row_order(matrix, kind)
-            lines = line_order(matrix, self.remapping.bits, outputs)
+        for matrix, order, natural in zip(find_matrices(self.layers[name]), orders, self.natural[name], strict=True):
+            outputs, rows = natural.outputs if order is None else order, order_rows(matrix, kind)
+            lines = order_lines(matrix, self.remapping.bits, outputs)
             inputs = rows if rows is not None else self.from_before.get(name, natural.inputs)
             made.append(Arrangement(outputs, inputs, natural.lines if lines is None else lines))
         return made
 
     def _put(self, name: str, arrangements: list[Arrangement]) -> None:
-        for k, (matrix, arrangement) in enumerate(zip(matrices_of(self.layers[name]), arrangements, strict=True)):
+        for k, (matrix, arrangement) in enumerate(zip(find_matrices(self.layers[name]), arrangements, strict=True)):
             if matrix.layout.arrangement != arrangement:
                 matrix.arrange(arrangement, self._vectors(name, k, matrix))
 
@@ -301,9 +301,12 @@ class _Remapper:
             return None
         seen: list[Tensor] = []
         layer = self.layers[name]
-        with torch.no_grad(), hooked([(layer, lambda layer, args, output: seen.append(layer.matrix_inputs(args[0])))]):
+        with (
+            torch.no_grad(),
+            add_hooks([(layer, lambda layer, args, output: seen.append(layer.matrix_inputs(args[0])))]),
+        ):
             self.batch.first(16).run(self.model)
-        return range_vectors(layer.packing.split(seen[0])[index])
+        return sample_range_vectors(layer.packing.split(seen[0])[index])
 
     def _pass_on(self, name: str) -> None:
         """Record the order of a layer's outputs for the layers after it."""
@@ -312,23 +315,23 @@ class _Remapper:
             if order is None:
                 self.from_before.pop(consumer, None)
             else:
-                self.from_before[consumer] = next_order(order, self.layers[consumer].packing.inputs)
+                self.from_before[consumer] = expand_order(order, self.layers[consumer].packing.inputs)
 
     def _rewire_after(self, name: str) -> None:
         """Wire the word lines of the layers after a layer in the order of its outputs."""
         self._pass_on(name)
         for consumer in self._followers(name):
-            outputs = [m.layout.arrangement.outputs for m in matrices_of(self.layers[consumer])]
+            outputs = [m.layout.arrangement.outputs for m in find_matrices(self.layers[consumer])]
             self._put(consumer, self._arrangements(consumer, outputs))
 
     def _state(self, name: str) -> list[tuple[Arrangement, Tensor | None]]:
         """The arrangement and the ADC step of each of a layer's matrices."""
-        return [(m.layout.arrangement, m.adc_step) for m in matrices_of(self.layers[name])]
+        return [(m.layout.arrangement, m.adc_step) for m in find_matrices(self.layers[name])]
 
     def _restore(self, states: dict[str, list[tuple[Arrangement, Tensor | None]]]) -> None:
         for name, state in states.items():
             self._put(name, [arrangement for arrangement, _ in state])
-            for matrix, (_, step) in zip(matrices_of(self.layers[name]), state, strict=True):
+            for matrix, (_, step) in zip(find_matrices(self.layers[name]), state, strict=True):
                 matrix.adc_step = step
 
     def _followers(self, name: str) -> tuple[str, ...]:
@@ -337,7 +340,7 @@ class _Remapper:
 
     def _order(self, name: str) -> Tensor | None:
         """The order of all outputs of a layer with one matrix; None is the natural order."""
-        return matrices_of(self.layers[name])[0].layout.arrangement.outputs
+        return find_matrices(self.layers[name])[0].layout.arrangement.outputs
 
     def _one_order(self, producer: str, *consumers: str) -> bool:
         """Whether the producer's outputs have one order and the consumers' word lines can be wired in this order."""
@@ -346,7 +349,7 @@ class _Remapper:
 
     def _report(self, name: str) -> RemappedLayer:
         layer, moved, outputs = self.layers[name], 0, 0
-        for matrix in matrices_of(layer):
+        for matrix in find_matrices(layer):
             order, outputs = matrix.layout.arrangement.outputs, outputs + matrix.layout.outputs
             if order is not None:
                 moved += int((order.cpu().reshape(-1, order.shape[-1]) != torch.arange(order.shape[-1])).any(0).sum())
@@ -363,6 +366,6 @@ def _called(model: nn.Module, batch: Batch) -> list[str]:
     def note(name: str) -> Callable[..., None]:
         return lambda layer, args, output: None if name in names else names.append(name)
 
-    with torch.no_grad(), hooked((layer, note(name)) for name, layer in crossbar_layers(model).items()):
+    with torch.no_grad(), add_hooks((layer, note(name)) for name, layer in find_crossbar_layers(model).items()):
         batch.first(1).run(model)
     return names

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
-from geniex.mitigation.remap.observe import Batch, Observation, hooked, mean_loss, observe
-from geniex.mitigation.remap.position_effects import at_places, has_places, place_effects
-from geniex.simulator import CrossbarLayer, CrossbarMatrix, crossbar_layers, on_ideal, programmed_weight
+from geniex.mitigation.remap.observe import Batch, Observation, add_hooks, compute_mean_loss, observe
+from geniex.mitigation.remap.position_effects import has_places, measure_place_effects, read_at_places
+from geniex.simulator import CrossbarLayer, CrossbarMatrix, find_crossbar_layers, read_weight, replace_by_ideal
 from geniex.simulator.batches import LabelledData
-from geniex.simulator.exchange import check_converted
+from geniex.simulator.transforms import check_converted
 from geniex.variation.seeds import make_generator
 
 Scores = dict[str, Tensor]
@@ -41,7 +41,7 @@ def sensitivity(
     ========================  =====================================================================================
     "taylor"                  sum over its weights of |w dL/dw|, L the mean loss (Molchanov et al., 2017)
     "gradient_variance"       mean squared dL/dy times the variance of its error over vectors and places on its tile
-    "displacement"            rise of L with its distance from the drivers, due to its own error (see ``assigned``)
+    "displacement"            rise of L with its distance from the drivers, due to its own error (see ``assign``)
     "leave_one_out"           rise of L if all its weights are 0; one forward pass per output
     "l1"                      sum of |w|
     "random"                  a draw from ``seed``
@@ -49,7 +49,7 @@ def sensitivity(
 
     Args:
         model: the model that ``convert`` returned. L, its gradients and the layers' inputs are taken on it.
-            ``on_ideal(model)`` gives "clean" scores.
+            ``replace_by_ideal(model)`` gives "clean" scores.
         measure: one of the measures above, or a function of model, arrays, batch and layer names.
         calibration: training images and labels for L: (images, labels), a mapping with "labels", a loader of such
             batches, or a ``Batch``.
@@ -60,7 +60,7 @@ def sensitivity(
         seed: seed of "random".
     """
     check_converted(model)
-    known, calibration = crossbar_layers(model), Batch.of(calibration, model)
+    known, calibration = find_crossbar_layers(model), Batch.of(calibration, model)
     placed = [name for name, layer in known.items() if has_places(layer)]
     names = tuple(placed if layers is None else layers)
     for name in names:
@@ -69,7 +69,7 @@ def sensitivity(
             raise InputError("layers", repr(name), allowed)
     arrays = model if arrays is None else arrays
     check_converted(arrays)
-    if {name: layer.packing for name, layer in crossbar_layers(arrays).items()} != {
+    if {name: layer.packing for name, layer in find_crossbar_layers(arrays).items()} != {
         n: x.packing for n, x in known.items()
     }:
         raise InputError("arrays", type(arrays).__name__, "it must have the model's layers, packed as there")
@@ -85,38 +85,40 @@ def sensitivity(
     return MEASURES[measure](model, arrays, calibration, names)
 
 
-def layer_weights(layer: CrossbarLayer) -> list[Tensor]:
+def read_layer_weights(layer: CrossbarLayer) -> list[Tensor]:
     """The weights (outputs, inputs), float64, that are programmed for each of the layer's matrices."""
-    return [programmed_weight(matrix) for matrix in matrices_of(layer)]
+    return [read_weight(matrix) for matrix in find_matrices(layer)]
 
 
-def matrices_of(layer: CrossbarLayer) -> list[CrossbarMatrix]:
+def find_matrices(layer: CrossbarLayer) -> list[CrossbarMatrix]:
     """The layer's matrices that are on crossbars."""
     return [matrix for matrix in layer.matrices if isinstance(matrix, CrossbarMatrix)]
 
 
 def split_outputs(layer: CrossbarLayer, values: Tensor) -> tuple[Tensor, ...]:
     """The part of ``values`` (..., groups * outputs) that belongs to each of the layer's matrices."""
-    return values.split([matrix.layout.outputs for matrix in matrices_of(layer)], dim=-1)
+    return values.split([matrix.layout.outputs for matrix in find_matrices(layer)], dim=-1)
 
 
-def product_gradients(layer: CrossbarLayer, seen: Observation) -> Tensor:
+def compute_product_gradients(layer: CrossbarLayer, seen: Observation) -> Tensor:
     """Gradients of each image's loss by the matrices' outputs, before the layer's gain."""
     return seen.gradients if layer.output_gain is None else seen.gradients * layer.output_gain
 
 
-def effects(layer: CrossbarLayer, arrays: CrossbarLayer, seen: Observation, samples: int) -> list[Tensor]:
-    """``place_effects`` of each matrix of ``arrays``; d is 0 for the outputs of ``layer`` on the same inputs."""
-    fields, gradients = arrays.packing.split(seen.inputs), split_outputs(arrays, product_gradients(layer, seen))
-    clean = matrices_of(layer)
+def measure_effects(layer: CrossbarLayer, arrays: CrossbarLayer, seen: Observation, samples: int) -> list[Tensor]:
+    """The place effects of each matrix of ``arrays``; d is 0 for the outputs of ``layer`` on the same inputs."""
+    fields, gradients = arrays.packing.split(seen.inputs), split_outputs(arrays, compute_product_gradients(layer, seen))
+    clean = find_matrices(layer)
     return [
-        place_effects(matrix, fields[k], gradients[k], samples, None if layer is arrays else clean[k](fields[k]))
-        for k, matrix in enumerate(matrices_of(arrays))
+        measure_place_effects(
+            matrix, fields[k], gradients[k], samples, None if layer is arrays else clean[k](fields[k])
+        )
+        for k, matrix in enumerate(find_matrices(arrays))
     ]
 
 
 def _taylor(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
-    layers, gradients = crossbar_layers(model), dict[str, list[Tensor]]()
+    layers, gradients = find_crossbar_layers(model), dict[str, list[Tensor]]()
     for part in batch.parts():
         for name, seen in observe(model, part, names).items():
             found = _weight_gradients(layers[name], seen)
@@ -125,7 +127,7 @@ def _taylor(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str,
     count = len(batch.images)
     return {
         name: torch.cat(
-            [(w * g).abs().sum(1) / count for w, g in zip(layer_weights(layers[name]), found, strict=True)]
+            [(w * g).abs().sum(1) / count for w, g in zip(read_layer_weights(layers[name]), found, strict=True)]
         ).cpu()
         for name, found in gradients.items()
     }
@@ -134,18 +136,18 @@ def _taylor(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str,
 def _weight_gradients(layer: CrossbarLayer, seen: Observation) -> list[Tensor]:
     """Gradients of the loss by each matrix' weights (outputs, inputs), float64."""
     fields = layer.packing.split(seen.inputs.flatten(0, 1).double())
-    outputs = split_outputs(layer, product_gradients(layer, seen).flatten(0, 1).double())
+    outputs = split_outputs(layer, compute_product_gradients(layer, seen).flatten(0, 1).double())
     return [g.T @ x for g, x in zip(outputs, fields, strict=True)]
 
 
 @torch.no_grad()
 def _gradient_variance(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
-    layers, real, ideal = (crossbar_layers(m) for m in (model, arrays, on_ideal(arrays)))
+    layers, real, ideal = (find_crossbar_layers(m) for m in (model, arrays, replace_by_ideal(arrays)))
     moments: dict[str, Tensor] = {}
     vectors: dict[str, int] = {}
     for part in batch.parts():
         for name, seen in observe(model, part, names).items():
-            gradients = product_gradients(layers[name], seen).double()
+            gradients = compute_product_gradients(layers[name], seen).double()
             found = torch.stack([gradients.square().sum((0, 1)), *_error_moments(real[name], ideal[name], seen)])
             moments[name] = moments.get(name, torch.zeros_like(found)) + found
             vectors[name] = vectors.get(name, 0) + seen.inputs[..., 0].numel()
@@ -159,20 +161,20 @@ def _gradient_variance(model: nn.Module, arrays: nn.Module, batch: Batch, names:
 def _error_moments(layer: CrossbarLayer, ideal: CrossbarLayer, seen: Observation) -> tuple[Tensor, Tensor]:
     """The sums over vectors (groups * outputs,) of the errors and of their squares, averaged over places."""
     fields, first, second = layer.packing.split(seen.inputs), list[Tensor](), list[Tensor]()
-    for field, matrix, clean in zip(fields, matrices_of(layer), matrices_of(ideal), strict=True):
+    for field, matrix, clean in zip(fields, find_matrices(layer), find_matrices(ideal), strict=True):
         wanted = clean(field)
-        found = [(given - wanted).double() for _, given in at_places(matrix, field, _PLACES)]
+        found = [(given - wanted).double() for _, given in read_at_places(matrix, field, _PLACES)]
         first.append(torch.stack([error.sum((0, 1)) for error in found]).mean(0))
         second.append(torch.stack([error.square().sum((0, 1)) for error in found]).mean(0))
     return torch.cat(first), torch.cat(second)
 
 
 def _displacement(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
-    layers, real = crossbar_layers(model), crossbar_layers(arrays)
+    layers, real = find_crossbar_layers(model), find_crossbar_layers(arrays)
     costs: dict[str, list[Tensor]] = {}
     for part in batch.parts():
         for name, seen in observe(model, part, names).items():
-            found = [(d + d.square() / 2).sum(0) for d in effects(layers[name], real[name], seen, _PLACES)]
+            found = [(d + d.square() / 2).sum(0) for d in measure_effects(layers[name], real[name], seen, _PLACES)]
             costs[name] = [a + b for a, b in zip(costs[name], found, strict=True)] if name in costs else found
     return {
         name: torch.cat([_slope(cost) for cost in found]).cpu() / len(batch.images) for name, found in costs.items()
@@ -186,13 +188,13 @@ def _slope(cost: Tensor) -> Tensor:
 
 
 def _leave_one_out(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
-    layers, before = crossbar_layers(model), mean_loss(model, batch)
+    layers, before = find_crossbar_layers(model), compute_mean_loss(model, batch)
     out: Scores = {}
     for name in names:
         layer, scores = layers[name], []
         for output in range(_outputs(layer)):
-            with hooked([(layer, _without(output))]):
-                scores.append(mean_loss(model, batch) - before)
+            with add_hooks([(layer, _without(output))]):
+                scores.append(compute_mean_loss(model, batch) - before)
         out[name] = torch.tensor(scores, dtype=torch.float64)
     return out
 
@@ -209,8 +211,8 @@ def _without(output: int) -> Callable[..., Tensor]:
 
 
 def _l1(model: nn.Module, arrays: nn.Module, batch: Batch, names: tuple[str, ...]) -> Scores:
-    layers = crossbar_layers(model)
-    return {name: torch.cat([w.abs().sum(1) for w in layer_weights(layers[name])]).cpu() for name in names}
+    layers = find_crossbar_layers(model)
+    return {name: torch.cat([w.abs().sum(1) for w in read_layer_weights(layers[name])]).cpu() for name in names}
 
 
 def _outputs(layer: CrossbarLayer) -> int:

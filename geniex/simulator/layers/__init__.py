@@ -1,7 +1,7 @@
 """Layers whose matrix products run on crossbars, and the registry of those that torch's layers become."""
 
 from geniex.simulator.layers.convolution import CrossbarConv, CrossbarConvTranspose
-from geniex.simulator.layers.crossbar import CrossbarLayer, crossbar_layers, crossbar_matrices, register_layer
+from geniex.simulator.layers.crossbar import CrossbarLayer, find_crossbar_layers, find_crossbar_matrices, register_layer
 from geniex.simulator.layers.linear import CrossbarLinear
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "CrossbarConvTranspose",
     "CrossbarLayer",
     "CrossbarLinear",
-    "crossbar_layers",
-    "crossbar_matrices",
+    "find_crossbar_layers",
+    "find_crossbar_matrices",
     "register_layer",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from geniex.mapping import ConvGeometry, Packing, kernel_weight, kernels
+from geniex.mapping import ConvGeometry, Packing, from_kernels, to_kernels
 from geniex.simulator.layers.crossbar import CrossbarLayer, register_layer
 from geniex.simulator.modes import check_mode
 
@@ -27,12 +27,12 @@ class CrossbarConv(CrossbarLayer):
     @staticmethod
     def weight_of(module: nn.modules.conv._ConvNd) -> Tensor:
         """The kernel matrices (groups, outputs, inputs)."""
-        return kernels(module)
+        return to_kernels(module)
 
     @staticmethod
     def weight_to(module: nn.modules.conv._ConvNd, matrices: Tensor) -> Tensor:
         """A copy of the kernels in the shape of the torch layer's weight."""
-        return kernel_weight(module, matrices)
+        return from_kernels(module, matrices)
 
     @staticmethod
     def geometry_of(module: nn.modules.conv._ConvNd) -> ConvGeometry:

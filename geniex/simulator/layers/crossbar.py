@@ -21,8 +21,8 @@ from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Pack
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.modes import refuse_script
 from geniex.simulator.read import Reads
+from geniex.simulator.replace import remove_hooks
 from geniex.simulator.scales import FullScale, InputStatistics
-from geniex.simulator.transforms import without_hooks
 
 Inputs = InputStatistics | float | None
 
@@ -245,7 +245,7 @@ def register_layer(torch_kind: type[nn.Module], kind: type[CrossbarLayer]) -> No
     _kinds[torch_kind] = kind
 
 
-def registered_kind(module: nn.Module) -> type[nn.Module] | None:
+def find_registered_kind(module: nn.Module) -> type[nn.Module] | None:
     """The registered class whose layers ``module`` is one of: its own class or the nearest one that it derives from."""
     for torch_kind in type(module).__mro__:
         if torch_kind in _kinds:
@@ -253,9 +253,9 @@ def registered_kind(module: nn.Module) -> type[nn.Module] | None:
     return None
 
 
-def crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
+def find_crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
     """The class that takes the module's place on crossbars; None unless it computes as a registered layer does."""
-    torch_kind = registered_kind(module)
+    torch_kind = find_registered_kind(module)
     if torch_kind is None:
         return None
     for name in ("forward", "_conv_forward", "__call__"):
@@ -265,12 +265,12 @@ def crossbar_kind(module: nn.Module) -> type[CrossbarLayer] | None:
     return _kinds[torch_kind]
 
 
-def crossbar_layers(model: nn.Module) -> dict[str, CrossbarLayer]:
+def find_crossbar_layers(model: nn.Module) -> dict[str, CrossbarLayer]:
     """The layers of a converted model that run on crossbars, by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarLayer)}
 
 
-def crossbar_matrices(model: nn.Module) -> dict[str, CrossbarMatrix]:
+def find_crossbar_matrices(model: nn.Module) -> dict[str, CrossbarMatrix]:
     """Every matrix of a converted model that runs on crossbars, by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, CrossbarMatrix)}
 
@@ -292,6 +292,6 @@ def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[Fu
 
 def _without_values(module: nn.Module) -> nn.Module:
     """A copy of ``module`` without its weight and its bias."""
-    bare = without_hooks(copy.copy(module))
+    bare = remove_hooks(copy.copy(module))
     bare._parameters = dict.fromkeys(module._parameters)
     return copy.deepcopy(bare)

@@ -71,7 +71,7 @@ class Call:
 
 
 @contextmanager
-def first_call(model: nn.Module) -> Iterator[list[Call]]:
+def record_first_call(model: nn.Module) -> Iterator[list[Call]]:
     """The arguments of the first call of ``model`` within, in a list that is empty until then."""
     calls: list[Call] = []
 
@@ -119,7 +119,7 @@ class Later:
         return Later.known, (self.found,)  # finding it takes too long to do for a copy
 
 
-def pass_memory(made: Callable[[], nn.Module], call: Call | None) -> Later | None:
+def measure_pass_memory(made: Callable[[], nn.Module], call: Call | None) -> Later | None:
     """The peak memory of ``call`` on the converted model that ``made`` gives on the meta device.
 
     None where there is no call, or one without examples.
@@ -130,7 +130,7 @@ def pass_memory(made: Callable[[], nn.Module], call: Call | None) -> Later | Non
 
 
 def _measured_pass(made: Callable[[], nn.Module], call: Call) -> PassMemory | None:
-    """As ``pass_memory``; None where the model cannot run without values."""
+    """As ``measure_pass_memory``; None where the model cannot run without values."""
     one, two = call.examples, 2 * call.examples
     try:
         bare = made()
@@ -144,7 +144,7 @@ def _measured_pass(made: Callable[[], nn.Module], call: Call) -> PassMemory | No
     return PassMemory(one, *peaks[0], *more)
 
 
-def without_values(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+def copy_without_values(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A copy of ``model``, its emulators and its programmed arrays, all of it on the meta device."""
     return _copied(model, _on_meta, memo)
 

@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from geniex.emulator import Emulator, EmulatorWrapper, map_tensors
 from geniex.simulator.collapse import Programmed
-from geniex.simulator.layers.crossbar import crossbar_matrices
+from geniex.simulator.layers.crossbar import find_crossbar_matrices
 from geniex.simulator.memory.live import Account, LiveBytes
 from geniex.simulator.read import Reader
-from geniex.simulator.recompute import tensors_of
+from geniex.simulator.recompute import collect_tensors
 from geniex.simulator.weights import WeightWatch
 
 _PROGRAMMED_CELLS = 1 << 18
@@ -85,7 +85,7 @@ class Meter:
 
     def prepared(self, model: nn.Module) -> nn.Module:
         """``model`` with matrices that are read and programmed by pieces that stand for others."""
-        for matrix in crossbar_matrices(model).values():
+        for matrix in find_crossbar_matrices(model).values():
             inner = matrix.emulator
             matrix.set_emulator(SizedEmulator(inner.emulator if isinstance(inner, SizedEmulator) else inner, self))
             matrix._reader = _reader_of(matrix._reader, self)  # type: ignore[method-assign, assignment]
@@ -123,7 +123,7 @@ class Meter:
 def _measured(live: LiveBytes, work: Callable[..., Any], leaves: Sequence[Tensor]) -> _Cost:
     before = live.operations
     with live.apart() as account:
-        outs = tensors_of(work(*leaves))
+        outs = collect_tensors(work(*leaves))
         forward, results = account.peak, live.of(outs)
         kept = account.now - results
         ends = [out for out in outs if out.requires_grad]
@@ -211,7 +211,7 @@ class _SampledReader(Reader):
         joined = cost.kept + 2 * cost.results
         split = 2 * integers.nbytes if integers.requires_grad else 0
         # To the tiles' gradients of other chunks each adds its own.
-        felt = zip(tensors_of((tiles, self.codes)), cost.felt[1:], strict=False)
+        felt = zip(collect_tensors((tiles, self.codes)), cost.felt[1:], strict=False)
         added = sum(tensor.nbytes for tensor, one in felt if one) if len(integers) > size else 0
         cost = cost._replace(forward=max(cost.forward, joined), backward=max(cost.backward + added, split))
         layout = self.layout
@@ -234,14 +234,14 @@ class _SampledReader(Reader):
         layout = self.layout
         shape = (levels.shape[1], layout.col_tiles, layout.architecture.outputs_per_tile)
         # Products with conductances that want a gradient keep the levels.
-        holding = any(tensor.requires_grad for tensor in tensors_of(tiles))
+        holding = any(tensor.requires_grad for tensor in collect_tensors(tiles))
         return self._stand_in(cost, holding, shape, levels, tiles)
 
     def _stand_in(self, cost: _Cost, holding: bool, shape: Sequence[int], first: Tensor, tiles: Programmed) -> Tensor:
         def made() -> Tensor:
             return torch.empty(shape, dtype=torch.float64, device=first.device)
 
-        return _StandIn.apply(self.meter, cost, holding, made, first, *tensors_of((tiles, self.codes)))
+        return _StandIn.apply(self.meter, cost, holding, made, first, *collect_tensors((tiles, self.codes)))
 
     def _cost(self, work: Callable[..., Tensor], key: Any, first: Tensor, tiles: Programmed) -> _Cost:
         """What ``work`` of this reader, the ``first`` tensor and the tiles costs."""
@@ -260,7 +260,7 @@ class _SampledReader(Reader):
             self.non_negative,
             tiles.live,
         )
-        return self.meter.cost((alike, key), on_leaves, [first, *tensors_of((tiles, self.codes))])
+        return self.meter.cost((alike, key), on_leaves, [first, *collect_tensors((tiles, self.codes))])
 
 
 class SizedEmulator(EmulatorWrapper):
@@ -309,7 +309,7 @@ class SizedEmulator(EmulatorWrapper):
         cost = self._cost(conductances, count, self.meter)
 
         def made() -> tuple[Tensor, ...]:
-            return tuple(tensors_of(map_tensors(array, lambda tensor: sized(tensor).detach())))
+            return tuple(collect_tensors(map_tensors(array, lambda tensor: sized(tensor).detach())))
 
         outs = iter(_StandIn.apply(self.meter, cost, True, made, conductances))
         return map_tensors(array, lambda _: next(outs))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geniex.mapping import Architecture, TileLayout
-from geniex.mapping.fixed_point import clip, straight_through
+from geniex.mapping.fixed_point import clip, pass_straight_through
 from geniex.mapping.slicing import slice_weights
 
 
@@ -48,13 +48,13 @@ def accumulate(total: Tensor, architecture: Architecture, points: BinaryPoints) 
     scaled = total * 2.0 ** (points.held - points.exact)
     whole = scaled.detach().trunc()
     if architecture.accumulator_overflow == "wrap":
-        held = straight_through(torch.fmod(whole, 2.0**bits), scaled)
+        held = pass_straight_through(torch.fmod(whole, 2.0**bits), scaled)
     else:
-        held = clip(straight_through(whole, scaled), -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+        held = clip(pass_straight_through(whole, scaled), -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
     return held * 2.0**-points.held
 
 
-def overflows(total: Tensor, architecture: Architecture, points: BinaryPoints) -> Tensor:
+def find_overflows(total: Tensor, architecture: Architecture, points: BinaryPoints) -> Tensor:
     """Whether the accumulator wraps or saturates each sum of ``total``, in whole numbers."""
     bits = architecture.accumulator_bits
     if bits is None:
@@ -65,7 +65,7 @@ def overflows(total: Tensor, architecture: Architecture, points: BinaryPoints) -
     return (whole < -(2.0 ** (bits - 1))) | (whole > 2.0 ** (bits - 1) - 1)
 
 
-def signed_sum(held: Tensor, layout: TileLayout, at: slice | None = None) -> Tensor:
+def sum_signed(held: Tensor, layout: TileLayout, at: slice | None = None) -> Tensor:
     """The products (inputs, col_tiles, outputs) from the accumulators' values ``held``, in ``shift_add``'s shape.
 
     The negative pass and W- are subtracted, then the row tiles are added. ``held`` has the row tiles ``at``, or all.

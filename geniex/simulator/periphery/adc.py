@@ -1,8 +1,8 @@
 """From column currents to ADC codes: the offset schemes of ``Architecture.offset`` and the ADC.
 
-``analog_counts`` turns currents into analog counts, and ``digitised`` turns these into the counts that the ADC returns.
-``full_scale_step`` and ``calibrated_step`` choose the ADC's step, in counts per code. One count is the current of one
-level step of conductance at one level step of voltage; the counts of an ideal crossbar are whole numbers.
+``to_counts`` turns currents into analog counts, and ``digitise`` turns these into the counts that the ADC returns.
+``choose_full_scale_step`` and ``choose_step`` choose the ADC's step, in counts per code. One count is the current of
+one level step of conductance at one level step of voltage; the counts of an ideal crossbar are whole numbers.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from geniex.circuit import shared_matmul
 from geniex.mapping import Architecture
-from geniex.mapping.fixed_point import clip, straight_through
+from geniex.mapping.fixed_point import clip, pass_straight_through
 
 _STEP_BITS = 8
 """Significant bits of an ADC step."""
 
 
-def stream_voltages(levels: Tensor, architecture: Architecture) -> Tensor:
+def to_voltages(levels: Tensor, architecture: Architecture) -> Tensor:
     """The DAC's driver voltages [V] for stream ``levels``: V = level * v_max / (2^stream_bits - 1)."""
     return levels * (architecture.v_max / (2**architecture.stream_bits - 1))
 
 
-def analog_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, architecture: Architecture) -> Tensor:
+def to_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, architecture: Architecture) -> Tensor:
     """Counts (..., converters, col_tiles, cols) of currents (..., arrays, col_tiles, cols) [A], not yet rounded.
 
     ``converters`` is 1 where two arrays share one signed ADC, else ``arrays``. ``levels`` (..., 1, 1, rows) are the
@@ -38,7 +38,7 @@ def analog_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, archit
     if architecture.offset == "reference_column":
         return (currents - currents[..., -1:]) * scale
     # The counts that level 0 adds to every column in the ideal circuit.
-    background = stream_voltages(levels, architecture).sum(-1, keepdim=True)
+    background = to_voltages(levels, architecture).sum(-1, keepdim=True)
     background = background * (architecture.window.g_off * scale)
     if architecture.offset == "ideal_after":
         return currents * scale - background
@@ -50,54 +50,54 @@ def analog_counts(currents: Tensor, levels: Tensor, codes: Tensor | None, archit
     return torch.where(at_rest, product, product * (currents * scale) / torch.where(at_rest, 1.0, ideal))
 
 
-def digitised(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
+def digitise(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
     """The counts that the ADC returns for analog ``counts``: its codes times their ``step``.
 
     ``step`` broadcasts with the counts; None is 1. The result is float64 where a step is given.
     """
     if architecture.adc_rounding == "none":
         return counts
-    codes = unclipped_codes(counts, step, architecture)
+    codes = round_to_codes(counts, step, architecture)
     if architecture.adc_codes is not None:
         codes = clip(codes, *architecture.adc_codes)
     return codes if step is None else codes * step
 
 
-def unclipped_codes(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
+def round_to_codes(counts: Tensor, step: Tensor | float | None, architecture: Architecture) -> Tensor:
     """The codes of analog ``counts`` on an ADC without a lowest and a highest code."""
     if step is not None or architecture.adc_rounding == "floor":
-        counts = snapped(counts, architecture)
+        counts = snap(counts, architecture)
     # Division is exact in float64 wherever a count lies on a code or half-way between two, so that ties stay ties.
     exact = counts if step is None else counts.double() / step
     rounded = exact.detach().floor() if architecture.adc_rounding == "floor" else exact.detach().round()
-    return straight_through(rounded, exact)
+    return pass_straight_through(rounded, exact)
 
 
-def snapped(counts: Tensor, architecture: Architecture) -> Tensor:
+def snap(counts: Tensor, architecture: Architecture) -> Tensor:
     """``counts``, rounded where they differ from whole numbers by floating-point noise only."""
     # The counts of a bit line whose cells are all at G_on, at full drive; level 0's share is included.
     full = architecture.tile[0] * architecture.v_max * architecture.window.g_on * architecture.current_scale
     noise = min(0.25, 4 * torch.finfo(counts.dtype).eps * full)
     whole = counts.detach().round()
-    return torch.where((counts.detach() - whole).abs() <= noise, straight_through(whole, counts), counts)
+    return torch.where((counts.detach() - whole).abs() <= noise, pass_straight_through(whole, counts), counts)
 
 
-def full_scale_step(architecture: Architecture) -> float:
+def choose_full_scale_step(architecture: Architecture) -> float:
     """The counts per code at which the codes span the largest ideal count."""
     assert architecture.adc_codes is not None
     return _rounded_up(architecture.largest_count / architecture.adc_codes[1])
 
 
-def calibrated_step(low: Tensor, high: Tensor, architecture: Architecture) -> Tensor:
+def choose_step(low: Tensor, high: Tensor, architecture: Architecture) -> Tensor:
     """The counts per code at which the codes span ``low`` .. ``high`` (row_tiles, converters, col_tiles, cols).
 
     The result has the same shape, with size 1 in each dimension that shares a range.
     """
     assert architecture.adc_codes is not None
     lowest, highest = architecture.adc_codes
-    needed = snapped(high, architecture).double() / highest
+    needed = snap(high, architecture).double() / highest
     if lowest < 0:
-        needed = torch.maximum(needed, snapped(low, architecture).double() / lowest)
+        needed = torch.maximum(needed, snap(low, architecture).double() / lowest)
     if architecture.adc_granularity != "column":
         shared = (-1,) if architecture.adc_granularity == "tile" else (0, 1, 2, 3)
         needed = needed.amax(shared, keepdim=True)

@@ -13,10 +13,10 @@ from torch import Tensor
 from geniex.circuit.checks import has_values
 from geniex.errors import InputError
 from geniex.mapping import Architecture, TileLayout
-from geniex.mapping.fixed_point import fitting_frac_bits
-from geniex.simulator.collapse import Programmed, largest_sum, linear_counts, summed_weights
-from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, overflows, shift_add
-from geniex.simulator.periphery.adc import calibrated_step, digitised, full_scale_step, unclipped_codes
+from geniex.mapping.fixed_point import fit_frac_bits
+from geniex.simulator.collapse import Programmed, bound_sum, find_linear_counts, sum_weights
+from geniex.simulator.periphery.accumulator import BinaryPoints, accumulate, find_overflows, shift_add
+from geniex.simulator.periphery.adc import choose_full_scale_step, choose_step, digitise, round_to_codes
 from geniex.simulator.read import Reader
 from geniex.simulator.scales import InputStatistics
 
@@ -105,7 +105,7 @@ class ConverterUse:
         )
 
 
-def step_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
+def choose_step_before_calibration(conductances: Tensor, layout: TileLayout) -> Tensor | None:
     """The ADC's step, in counts per code, for tiles (row_tiles, arrays, col_tiles, rows, cols) [S] before calibration.
 
     None is 1. An ADC that is still to be calibrated has the step 1, in a tensor (1, 1, 1, 1).
@@ -115,11 +115,11 @@ def step_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None:
         return _range_of_weights(conductances, layout) if has_values(conductances) else None
     if arch.adc_range == "unit":
         return None
-    step = full_scale_step(arch) if arch.adc_range == "full_scale" else 1.0
+    step = choose_full_scale_step(arch) if arch.adc_range == "full_scale" else 1.0
     return conductances.new_full((1, 1, 1, 1), step)
 
 
-def binary_points(exact: int, conductances: Tensor, layout: TileLayout, *, grows: bool = False) -> BinaryPoints:
+def choose_binary_points(exact: int, conductances: Tensor, layout: TileLayout, *, grows: bool = False) -> BinaryPoints:
     """The binary points of sums with ``exact`` fraction bits on tiles (row_tiles, arrays, col_tiles, rows, cols) [S].
 
     Weights that are trained, which ``grows`` says, may take any value of their range: the accumulator leaves room for
@@ -132,11 +132,13 @@ def binary_points(exact: int, conductances: Tensor, layout: TileLayout, *, grows
         largest = float(arch.tile[0] * max(map(abs, arch.weight_range)) * max(map(abs, arch.input_range)))
     else:
         counts = _ideal_counts(conductances, layout)
-        largest = max(largest_sum(summed_weights(some, layout), arch) for some in counts)
-    return BinaryPoints(exact, exact + fitting_frac_bits(_MARGIN * largest, 2 ** (arch.accumulator_bits - 1) - 1))
+        largest = max(bound_sum(sum_weights(some, layout), arch) for some in counts)
+    return BinaryPoints(exact, exact + fit_frac_bits(_MARGIN * largest, 2 ** (arch.accumulator_bits - 1) - 1))
 
 
-def calibration_vectors(inputs: InputStatistics | float | None, architecture: Architecture, bit_lines: int) -> Tensor:
+def choose_calibration_vectors(
+    inputs: InputStatistics | float | None, architecture: Architecture, bit_lines: int
+) -> Tensor:
     """The inputs (count, inputs) that are read to choose the ADC's ranges of a matrix with so many ``bit_lines``.
 
     Raises:
@@ -170,7 +172,7 @@ def _range_of_weights(conductances: Tensor, layout: TileLayout) -> Tensor | None
     if _MARGIN * low >= min(arch.adc_codes[0], 0) and _MARGIN * high <= arch.adc_codes[1]:
         return None
     shape = (1, 1, 1, 1)
-    return calibrated_step(low.reshape(shape), high.reshape(shape), arch)
+    return choose_step(low.reshape(shape), high.reshape(shape), arch)
 
 
 @torch.no_grad()
@@ -190,7 +192,7 @@ def count_ends(reader: Reader, tiles: Programmed, integers: Tensor) -> tuple[Ten
 
 
 @torch.no_grad()
-def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> ConverterUse:
+def measure_converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> ConverterUse:
     """The use of the ADCs and accumulators of ``tiles`` for whole inputs ``integers`` (inputs, features)."""
     arch, layout = reader.layout.architecture, reader.layout
     inputs, row_tiles = reader.chunk(len(integers), tiles)
@@ -206,11 +208,11 @@ def converter_use(reader: Reader, tiles: Programmed, integers: Tensor) -> Conver
             driven = levels[:, :, at].any(-1, keepdim=True)
             used += _adc_use(counts, step, held & driven, arch)
             analog = shift_add(counts, place, layout)
-            total = shift_add(digitised(counts, step, arch), place, layout)
+            total = shift_add(digitise(counts, step, arch), place, layout)
             kept = accumulate(total, arch, reader.points) * 2.0**reader.points.exact
             used += ConverterUse(
                 sums=int((total != 0).sum()),
-                overflowed=int(overflows(total, arch, reader.points).sum()),
+                overflowed=int(find_overflows(total, arch, reader.points).sum()),
                 power=float(analog.square().sum()),
                 adc_noise=float((total - analog).square().sum()),
                 accumulator_noise=float((kept - total).square().sum()),
@@ -222,7 +224,7 @@ def _adc_use(counts: Tensor, step: Tensor | None, looked_at: Tensor, arch: Archi
     """The use of the ADC for those ``counts`` (reads, inputs, row_tiles, converters, col_tiles, cols) ``looked_at``."""
     if arch.adc_rounding == "none" or not bool(looked_at.any()):
         return ConverterUse()
-    codes = unclipped_codes(counts, step, arch)[looked_at.expand_as(counts)]
+    codes = round_to_codes(counts, step, arch)[looked_at.expand_as(counts)]
     low, high = arch.adc_codes or (-math.inf, math.inf)
     clipped = int(((codes < low) | (codes > high)).sum())
     lowest, highest = float(codes.amin()), float(codes.amax())
@@ -236,6 +238,6 @@ def _ideal_counts(conductances: Tensor, layout: TileLayout) -> Iterator[Tensor]:
     arch = arch.replace(offset="ideal_after") if arch.offset == "ideal_before" else arch
     size = max(1, _CELLS_AT_ONCE // max(1, conductances[0].numel()))
     for tiles in conductances.detach().split(size):
-        counts, _ = linear_counts(layout.off_lines(tiles), None, arch)
+        counts, _ = find_linear_counts(layout.off_lines(tiles), None, arch)
         assert counts is not None
         yield counts.round()

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from geniex.circuit.checks import has_values
 from geniex.mapping import Architecture
-from geniex.mapping.fixed_point import clip, input_integers
-from geniex.mapping.slicing import stream_digits, stream_weights
+from geniex.mapping.fixed_point import clip, to_input_integers
+from geniex.mapping.slicing import stream_weights, to_stream_levels
 
 
-def whole_inputs(
+def quantise_inputs(
     x: Tensor, architecture: Architecture, frac_bits: int, gain: Tensor | None, *, non_negative: bool
 ) -> Tensor:
     """The integers, float64, that stand for ``x`` in fixed point; ``non_negative`` inputs are clipped at 0.
@@ -23,10 +23,10 @@ def whole_inputs(
     x = torch.nan_to_num(x, nan=0.0, posinf=math.inf, neginf=-math.inf)
     if non_negative:
         x = clip(x, 0.0)
-    return input_integers(x if gain is None else x.double() / gain, architecture, frac_bits)
+    return to_input_integers(x if gain is None else x.double() / gain, architecture, frac_bits)
 
 
-def stream_reads(
+def split_into_reads(
     integers: Tensor, architecture: Architecture, *, non_negative: bool, all_streams: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The levels (reads, inputs, features), float64, that stream ``integers`` (inputs, features).
@@ -38,7 +38,7 @@ def stream_reads(
     eager = integers.device.type == "cpu" and has_values(integers)
     unsigned = non_negative or (eager and not (integers < 0).any())
     passes = 1 if unsigned else architecture.passes
-    digits = stream_digits(integers, architecture, passes=passes)
+    digits = to_stream_levels(integers, architecture, passes=passes)
     weights = stream_weights(architecture, digits)
     if unsigned and architecture.streaming == "twos_complement" and architecture.streams > 1:
         digits, weights = digits[:, 1:], weights[1:]

@@ -9,12 +9,12 @@ from geniex.errors import InputError
 _HERE = Path(__file__).parent
 
 
-def shipped_studies() -> list[str]:
+def list_shipped_studies() -> list[str]:
     """The names of the studies that ship, sorted."""
     return sorted(path.name for path in _HERE.glob("*.yaml"))
 
 
-def study_path(name: str | Path) -> Path:
+def find_study(name: str | Path) -> Path:
     """The path of a study: the file ``name`` if it exists, else the shipped study of that name.
 
     Raises:
@@ -23,6 +23,6 @@ def study_path(name: str | Path) -> Path:
     path = Path(name)
     if path.exists() and not path.is_dir():
         return path
-    if str(name) in shipped_studies():
+    if str(name) in list_shipped_studies():
         return _HERE / str(name)
-    raise InputError("config", str(name), f"no such file; shipped are {', '.join(shipped_studies())}")
+    raise InputError("config", str(name), f"no such file; shipped are {', '.join(list_shipped_studies())}")

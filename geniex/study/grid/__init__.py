@@ -21,8 +21,8 @@ A point is one combination of the varied settings.
 from geniex.study.grid.fields import register_variation
 from geniex.study.grid.files import read_table
 from geniex.study.grid.groups import Pruning
-from geniex.study.grid.pictures import study_pictures
-from geniex.study.grid.plan import StudyPlan, planned
+from geniex.study.grid.pictures import draw_pictures
+from geniex.study.grid.plan import StudyPlan, plan_study
 from geniex.study.grid.report import write_study
 from geniex.study.grid.run import run_study
 from geniex.study.grid.settings import PointSettings
@@ -35,10 +35,10 @@ __all__ = [
     "Study",
     "StudyPlan",
     "StudySpec",
-    "planned",
+    "draw_pictures",
+    "plan_study",
     "read_table",
     "register_variation",
     "run_study",
-    "study_pictures",
     "write_study",
 ]

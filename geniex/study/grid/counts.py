@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from geniex.emulator import IdealEmulator
-from geniex.simulator import ConversionReport, costs, emulated_by
+from geniex.simulator import ConversionReport, costs, replace_emulator
 from geniex.study.grid.settings import Energy
 
 COUNTS = ("arrays", "reads", "adc_conversions", "static_energy")
@@ -20,14 +20,14 @@ _VECTORS = 64
 """Inputs of each layer whose energy is computed; the exact circuit is solved once for each."""
 
 
-def counted(model: nn.Module, images: Tensor, energy: Energy = "emulator") -> dict[str, float]:
+def count(model: nn.Module, images: Tensor, energy: Energy = "emulator") -> dict[str, float]:
     """The figures of ``COUNTS`` for a converted ``model`` on the first few ``images`` (count, ...).
 
     ``geniex.simulator.costs`` computes them, for reads of 100 ns and the devices as they are. With ``energy``
     "emulator" the arrays of the model's emulator are solved for the energy; "ideal" takes the conductances without
     wires, which is quick.
     """
-    model = emulated_by(model, IdealEmulator()) if energy == "ideal" else model
+    model = replace_emulator(model, IdealEmulator()) if energy == "ideal" else model
     found = costs(model, images[:_IMAGES], energy_vectors=_VECTORS)
     return {
         "arrays": found.arrays,
@@ -37,6 +37,6 @@ def counted(model: nn.Module, images: Tensor, energy: Energy = "emulator") -> di
     }
 
 
-def converter_use(report: ConversionReport) -> dict[str, float | None]:
+def read_converter_use(report: ConversionReport) -> dict[str, float | None]:
     """The figures of ``CONVERTERS`` from a conversion's report; None if the architecture lacks the converter."""
     return {name: getattr(report, name) for name in CONVERTERS}

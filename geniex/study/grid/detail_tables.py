@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from geniex.plotting.study import short_number
-from geniex.study.grid.pictures import short_title
+from geniex.study.grid.pictures import shorten_title
 from geniex.study.grid.table import Row, Study
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -13,7 +13,7 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 _Column = Callable[[Row], str]
 
 
-def detail_tables(study: Study) -> dict[str, Table]:
+def make_detail_tables(study: Study) -> dict[str, Table]:
     """The tables that are not empty, by title."""
     asked = {
         "Differences in accuracy": (study.differences, _DIFFERENCES),
@@ -27,7 +27,7 @@ def detail_tables(study: Study) -> dict[str, Table]:
 def _table(study: Study, rows: Sequence[Row], columns: dict[str, _Column]) -> Table:
     """The columns that vary of those that tell the runs apart, then ``columns``."""
     heads = [name for name in ("part", *study.axes, "training", "draw") if len({row.get(name) for row in rows}) > 1]
-    header = (*(name if name in ("part", "training", "draw") else short_title(name) for name in heads), *columns)
+    header = (*(name if name in ("part", "training", "draw") else shorten_title(name) for name in heads), *columns)
     return header, [
         (*(short_number(row[name]) for name in heads), *(column(row) for column in columns.values())) for row in rows
     ]

@@ -106,7 +106,7 @@ def register_variation(name: str, kind: type[Variation]) -> None:
     GROUPS["variation"], GROUPS[f"variation.{name}"] = tuple(STEPS), _of(kind)
 
 
-def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
+def flatten(given: Mapping[Any, Any], above: str = "") -> Flat:
     """Settings by dotted names, from nested mappings or mappings of dotted names; all names are checked.
 
     Raises:
@@ -119,7 +119,7 @@ def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
         inner = _is_group(name) and isinstance(value, Mapping)
         if _is_group(name) and name not in (*_WHOLE, *(f"variation.{step}" for step in STEPS)) and not inner:
             raise InputError(name, repr(value), f"it must be a mapping of {', '.join(GROUPS[name])}")
-        for found, single in (flattened(value, name) if inner else {name: value}).items():
+        for found, single in (flatten(value, name) if inner else {name: value}).items():
             if found in out:
                 raise InputError(found, repr(single), "it is given twice")
             out[found] = single
@@ -127,7 +127,7 @@ def flattened(given: Mapping[Any, Any], above: str = "") -> Flat:
     return out
 
 
-def overridden(base: Flat, changes: Flat) -> Flat:
+def override(base: Flat, changes: Flat) -> Flat:
     """``base`` with ``changes``: a group given as one value replaces its members; a member replaces a null group."""
     out = dict(base)
     for name in changes:
@@ -153,10 +153,10 @@ def check_name(name: str) -> None:
         raise InputError(name, "an unknown field", f"{group} has no fields")
     allowed = GROUPS[group] if group else (*PLAIN, *(name for name in GROUPS if "." not in name))
     if member not in allowed:
-        raise unknown(name, member, allowed)
+        raise make_unknown_error(name, member, allowed)
 
 
-def unknown(name: str, member: str, allowed: Iterable[str]) -> InputError:
+def make_unknown_error(name: str, member: str, allowed: Iterable[str]) -> InputError:
     """The error for a ``member`` that is not ``allowed``; it suggests the nearest allowed name."""
     names = tuple(allowed)
     near = difflib.get_close_matches(member, names, 1)

@@ -10,22 +10,22 @@ from typing import Any
 
 from geniex.distribution import install_hint
 from geniex.errors import InputError, MissingDependencyError
-from geniex.study.grid.table import Row, columns
+from geniex.study.grid.table import Row, name_columns
 
 _FIRST_FIGURE = "trainings"
 """The first column of a summary after the columns of the axes."""
 
 
-def csv_text(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Row]) -> str:
     """A table as CSV with a header; floats have all digits, missing values are empty."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
+    writer = csv.DictWriter(file, name_columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
 
 
-def parquet_bytes(rows: Sequence[Row]) -> bytes:
+def to_parquet(rows: Sequence[Row]) -> bytes:
     """A table as a Parquet file; a column that mixes numbers and words is written as words.
 
     Raises:
@@ -34,7 +34,7 @@ def parquet_bytes(rows: Sequence[Row]) -> bytes:
     parquet = _parquet()
     import pyarrow
 
-    data = {name: _of_one_kind([row[name] for row in rows]) for name in columns(rows)}
+    data = {name: _of_one_kind([row[name] for row in rows]) for name in name_columns(rows)}
     file = io.BytesIO()
     parquet.write_table(pyarrow.table(data), file)
     return file.getvalue()
@@ -61,9 +61,9 @@ def read_table(path: str | Path) -> list[Row]:
     return [dict(zip(header, map(_value, line), strict=True)) for line in lines]
 
 
-def axes_of(summary: Sequence[Row]) -> list[str]:
+def find_axes(summary: Sequence[Row]) -> list[str]:
     """The columns of a summary that hold the varied settings."""
-    names = columns(summary)
+    names = name_columns(summary)
     if names and _FIRST_FIGURE not in names:
         raise InputError("summary", f"a table of {', '.join(names[:4])}, ...", "it must be that of a summary.csv")
     return [name for name in names[: names.index(_FIRST_FIGURE)] if name != "part"] if names else []

@@ -38,7 +38,7 @@ class TriedRate:
     """Whether the study goes on with the weights of this run."""
 
 
-def fine_tuned(
+def fine_tune_copy(
     converted: nn.Module,
     training: ImageSet,
     asked: FineTuning,

@@ -40,8 +40,8 @@ class Pruning(Config):
         if self.sparsity >= 1:
             raise InputError("prune.sparsity", self.sparsity, "it must be below 1")
         if self.tile is not None:
-            object.__setattr__(self, "tile", pair_of("prune.tile", self.tile))
-        object.__setattr__(self, "skip", words_of("prune.skip", self.skip))
+            object.__setattr__(self, "tile", read_pair("prune.tile", self.tile))
+        object.__setattr__(self, "skip", read_words("prune.skip", self.skip))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class FineTuning(Config):
             raise InputError("fine_tuning.batch", given, f"there are {count} training images")
 
 
-def pair_of(name: str, value: Any) -> tuple[int, int]:
+def read_pair(name: str, value: Any) -> tuple[int, int]:
     """The pair (inputs, outputs) that ``value`` gives for the setting ``name``; one number stands for both."""
     pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(pair) != 2:
@@ -113,7 +113,7 @@ def pair_of(name: str, value: Any) -> tuple[int, int]:
     return pair
 
 
-def words_of(name: str, value: Any, least: int = 0) -> tuple[str, ...]:
+def read_words(name: str, value: Any, least: int = 0) -> tuple[str, ...]:
     """The words that ``value``, a word or a list of words, gives for the setting ``name``."""
     words = [value] if isinstance(value, str) else value
     if not isinstance(words, Sequence) or len(words) < least or not all(isinstance(word, str) for word in words):

@@ -18,13 +18,13 @@ from geniex.errors import ConversionWarning, GeniexError, InputError
 from geniex.mapping import ConductanceWindow
 from geniex.mitigation import REMAPPINGS, Batch, RemappedLayer, correct_outputs, prune, refit_batch_norm, remap
 from geniex.networks import ImageSet, load_images, load_network, network_info
-from geniex.simulator import ConversionReport, LayerRule, arranged, arrangements, convert, emulated_by, vary
-from geniex.study.grid.counts import converter_use, counted
-from geniex.study.grid.fine_tuning import Say, fine_tuned
+from geniex.simulator import ConversionReport, LayerRule, arrange, convert, read_arrangements, replace_emulator, vary
+from geniex.study.grid.counts import count, read_converter_use
+from geniex.study.grid.fine_tuning import Say, fine_tune_copy
 from geniex.study.grid.groups import EmulatorCheck, FineTuning
-from geniex.study.grid.layer_errors import layer_errors
+from geniex.study.grid.layer_errors import measure_layer_errors
 from geniex.study.grid.settings import PointSettings
-from geniex.study.statistics import finite, logit_error
+from geniex.study.statistics import measure_logit_error, to_finite
 from geniex.surrogate import load_surrogate
 from geniex.threads import one_thread
 from geniex.variation import derive_seed
@@ -90,19 +90,19 @@ def run_job(job: Job) -> dict[str, Any] | str:
     """The result of a job, JSON-ready, or the reason why it has none."""
     try:
         with one_thread():
-            return computed(job).result
+            return compute(job).result
     except GeniexError as error:
         return str(error)
     except Exception as error:  # an error of torch or of a network ends this job alone; the others go on
         return f"{type(error).__name__}: {error}".strip()
 
 
-def emulator_of(settings: PointSettings) -> Emulator:
+def make_emulator_of(settings: PointSettings) -> Emulator:
     """The emulator that ``settings`` name, for their crossbar."""
-    return emulator_named(settings.emulator, settings.crossbar)
+    return load_emulator(settings.emulator, settings.crossbar)
 
 
-def emulator_named(name: str, crossbar: Crossbar) -> Emulator:
+def load_emulator(name: str, crossbar: Crossbar) -> Emulator:
     """The emulator of a crossbar by name: "ideal", "linear", "circuit", or the name or path of a surrogate."""
     if name == "ideal":
         return IdealEmulator()
@@ -113,7 +113,7 @@ def emulator_named(name: str, crossbar: Crossbar) -> Emulator:
     return SurrogateEmulator(_surrogate(name), crossbar)
 
 
-def prepared_network(settings: PointSettings, name: str) -> nn.Module:
+def prepare_network(settings: PointSettings, name: str) -> nn.Module:
     """The network ``name``, pruned if the settings ask for it."""
     network: nn.Module = load_network(name)
     if settings.prune is None:
@@ -130,13 +130,13 @@ def prepared_network(settings: PointSettings, name: str) -> nn.Module:
     ).model
 
 
-def full_scales(name: str) -> dict[str, LayerRule]:
+def read_full_scales(name: str) -> dict[str, LayerRule]:
     """The weight full scales of a network whose weights were clipped in weight-constrained training (WCT), as rules."""
     scales = network_info(name).get("weight_full_scale") or {}
     return {layer: LayerRule(weight_full_scale=scale) for layer, scale in scales.items()}
 
 
-def on_ideal_tiles(settings: PointSettings) -> PointSettings:
+def replace_by_ideal_tiles(settings: PointSettings) -> PointSettings:
     """The settings of the reference of ``settings``: ideal tiles without variations or mitigation.
 
     On ideal tiles the window and the drive cancel. They are set to fixed values here, so that all grid points of one
@@ -160,18 +160,18 @@ def on_ideal_tiles(settings: PointSettings) -> PointSettings:
     )
 
 
-def image_choice(settings: PointSettings) -> ImageChoice:
+def choose_images(settings: PointSettings) -> ImageChoice:
     """The choice of images that ``settings`` make."""
     return ImageChoice(*(getattr(settings, name) for name in ImageChoice._fields))
 
 
 @lru_cache(maxsize=4)
-def images_of(choice: ImageChoice, device: str, root: Path | None) -> Images:
+def load_images_of(choice: ImageChoice, device: str, root: Path | None) -> Images:
     """The test and calibration images on ``device``.
 
     With one seed, a smaller drawn test set is the start of a larger one.
     """
-    training, tests = (image_set(choice.data, train, root) for train in (True, False))
+    training, tests = (load_image_set(choice.data, train, root) for train in (True, False))
     drawn = tests if choice.images is None else tests.subset(choice.images, choice.seed)
     count, start = len(drawn) if choice.first_images is None else choice.first_images, choice.calibration_start
     if count > len(drawn):
@@ -184,7 +184,7 @@ def images_of(choice: ImageChoice, device: str, root: Path | None) -> Images:
 
 
 @lru_cache(maxsize=4)
-def image_set(data: str, train: bool, root: Path | None) -> ImageSet:
+def load_image_set(data: str, train: bool, root: Path | None) -> ImageSet:
     """The training or the test images of a data set."""
     return load_images(data, train=train, root=root)
 
@@ -194,13 +194,13 @@ def _surrogate(name: str) -> Any:
     return load_surrogate(name)
 
 
-def computed(job: Job, say: Say = lambda what, done, whole: None) -> Computed:
+def compute(job: Job, say: Say = lambda what, done, whole: None) -> Computed:
     """The result of a job, and the network that it is about; ``say`` is called as long parts of the work go on."""
     began = time.perf_counter()
-    images = images_of(image_choice(job.settings), job.device, job.data_root)
+    images = load_images_of(choose_images(job.settings), job.device, job.data_root)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(job.settings.seed, "cell", job.draw))
-        network = prepared_network(job.settings, job.network).to(job.device)
+        network = prepare_network(job.settings, job.network).to(job.device)
         truth = _logits(network.eval(), images.tests)
         model, figures = (network, {}) if job.floating else _on_crossbars(job, network, images, say)
         logits = _logits(model, images.tests, say)
@@ -210,7 +210,7 @@ def computed(job: Job, say: Say = lambda what, done, whole: None) -> Computed:
     result = {
         "right": "".join("1" if x else "0" for x in right.tolist()),
         "classes": logits.shape[-1],
-        "logit_error": [finite(value) for value in logit_error(logits, truth)],
+        "logit_error": [to_finite(value) for value in measure_logit_error(logits, truth)],
         **figures,
         "seconds": time.perf_counter() - began,
     }
@@ -247,7 +247,7 @@ def _on_crossbars(job: Job, network: nn.Module, images: Images, say: Say) -> tup
         model = correct_outputs(model, images.calibration.images)
     if "batch_norm" in settings.mitigation:
         model = refit_batch_norm(model, images.calibration.images)
-    return model, counted(model, images.tests, settings.energy) | converter_use(report) | figures
+    return model, count(model, images.tests, settings.energy) | read_converter_use(report) | figures
 
 
 def _convert(settings: PointSettings, network: nn.Module, name: str, calibration: Batch, **options: Any) -> nn.Module:
@@ -256,8 +256,8 @@ def _convert(settings: PointSettings, network: nn.Module, name: str, calibration
         return convert(
             network,
             settings.architecture,
-            emulator_of(settings),
-            per_layer=full_scales(name),
+            make_emulator_of(settings),
+            per_layer=read_full_scales(name),
             calibration=calibration.images,
             layout=settings.layout,
             fold=settings.fold,
@@ -280,7 +280,7 @@ def _remapped(job: Job, plain: nn.Module, images: Images, say: Say) -> tuple[nn.
         model = moved.model
         figures["places"] = [_place(layer) for layer in moved.layers]
     if settings.circuit_positions:
-        found = layer_errors(
+        found = measure_layer_errors(
             model,
             plain,
             settings.crossbar,
@@ -305,9 +305,9 @@ def _fine_tuned(
     checkpoint = True if asked.gradients == "emulator" else None
     model = _convert(settings, network, job.network, calibration, trainable=True, checkpoint=checkpoint)
     if settings.remapping != "none":
-        model = arranged(model, arrangements(mapped))
-    training = image_set(settings.data, True, job.data_root)
-    tuned, tried = fine_tuned(model, training, asked, seed=settings.seed, device=job.device, say=say)
+        model = arrange(model, read_arrangements(mapped))
+    training = load_image_set(settings.data, True, job.data_root)
+    tuned, tried = fine_tune_copy(model, training, asked, seed=settings.seed, device=job.device, say=say)
     return tuned, [asdict(run) for run in tried]
 
 
@@ -316,7 +316,7 @@ def _checked(
 ) -> dict[str, Any]:
     """The accuracy of the same arrays by another emulator, and how often both predict the same class."""
     labels, own = images.labels[: asked.images], logits[: asked.images].argmax(-1)
-    judge = emulated_by(model, emulator_named(asked.emulator, crossbar))
+    judge = replace_emulator(model, load_emulator(asked.emulator, crossbar))
     told = _logits(judge, images.tests[: asked.images]).argmax(-1)
     return {
         "check_accuracy": float((told == labels).double().mean()),

@@ -13,7 +13,7 @@ from geniex.circuit import Crossbar
 from geniex.emulator import CircuitEmulator
 from geniex.mitigation import Batch
 from geniex.mitigation.remap.observe import observe
-from geniex.simulator import crossbar_layers, emulated_by, on_ideal
+from geniex.simulator import find_crossbar_layers, replace_by_ideal, replace_emulator
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LayerError:
 
 
 @torch.no_grad()
-def layer_errors(
+def measure_layer_errors(
     model: nn.Module,
     unmoved: nn.Module,
     crossbar: Crossbar,
@@ -58,10 +58,10 @@ def layer_errors(
         seed: seed of the sample.
         tol: relative current tolerance of the exact circuit.
     """
-    clean = on_ideal(unmoved)
-    seen, ideal_layers, layers = observe(clean, batch), crossbar_layers(clean), crossbar_layers(model)
+    clean = replace_by_ideal(unmoved)
+    seen, ideal_layers, layers = observe(clean, batch), find_crossbar_layers(clean), find_crossbar_layers(model)
     # The exact circuit is the reference, so it is solved in float64.
-    exact = crossbar_layers(emulated_by(copy.deepcopy(model).double(), CircuitEmulator(crossbar, tol=tol)))
+    exact = find_crossbar_layers(replace_emulator(copy.deepcopy(model).double(), CircuitEmulator(crossbar, tol=tol)))
     generator, out = torch.Generator().manual_seed(seed), list[LayerError]()
     for name, found in seen.items():
         vectors, gradients = found.inputs.flatten(0, 1), found.gradients.flatten(0, 1)
@@ -73,10 +73,10 @@ def layer_errors(
     return tuple(out)
 
 
-def order_agreement(pairs: Sequence[tuple[float, float]]) -> float | None:
+def compare_orders(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Kendall's tau of two figures of the same things: 1 if both put them in the same order; None for a single one.
 
-    >>> order_agreement([(0.1, 0.2), (0.3, 0.4), (0.2, 0.5)])
+    >>> compare_orders([(0.1, 0.2), (0.3, 0.4), (0.2, 0.5)])
     0.3333333333333333
     """
     signs = [

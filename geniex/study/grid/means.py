@@ -14,7 +14,7 @@ Runs = Mapping[tuple[str, int], Tensor]
 """A value for each image (images,), by network and draw."""
 
 
-def mean_with_interval(
+def estimate_mean(
     name: str, values: Runs, ends: str, interval: Callable[[Tensor], tuple[float, float]]
 ) -> dict[str, float | None]:
     """The mean of (images,) values over networks and draws, with its interval.
@@ -23,7 +23,7 @@ def mean_with_interval(
     """
     if not values:
         return {name: None, f"{ends}low": None, f"{ends}high": None}
-    units = means_by_unit(values)
+    units = average_by_unit(values)
     if len(units) > 1:
         found = interval(units)
     elif name.endswith("accuracy"):
@@ -31,32 +31,32 @@ def mean_with_interval(
         found = wilson_interval(int(only.sum()), len(only))
     else:
         found = bootstrap_mean(next(iter(values.values())))
-    return {name: float(units.mean())} | ends_of(ends, found)
+    return {name: float(units.mean())} | name_ends(ends, found)
 
 
-def ends_of(prefix: str, interval: tuple[float, float]) -> dict[str, float | None]:
+def name_ends(prefix: str, interval: tuple[float, float]) -> dict[str, float | None]:
     """The ends of an interval by column name."""
     return {f"{prefix}low": interval[0], f"{prefix}high": interval[1]}
 
 
-def means_by_unit(values: Runs) -> Tensor:
+def average_by_unit(values: Runs) -> Tensor:
     """Means over images (units,): one for each network if there are several, else one for each draw.
 
     Draws of one network are not independent samples of its training, so they are averaged within the network.
     """
-    place = 0 if unit_of(values) == "networks" else 1
+    place = 0 if name_unit(values) == "networks" else 1
     out: dict[Any, list[Tensor]] = {}
     for key, value in values.items():
         out.setdefault(key[place], []).append(value.mean())
     return torch.stack([torch.stack(parts).mean() for parts in out.values()])
 
 
-def mean_of(values: Runs) -> float:
+def average(values: Runs) -> float:
     """The mean over units; 0 if there are none."""
-    return float(means_by_unit(values).mean()) if values else 0.0
+    return float(average_by_unit(values).mean()) if values else 0.0
 
 
-def unit_of(values: Runs) -> str:
+def name_unit(values: Runs) -> str:
     """The samples of intervals: "networks", "draws" of one network, or "images" of a single run."""
     if len({network for network, _ in values}) > 1:
         return "networks"

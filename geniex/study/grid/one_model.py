@@ -12,15 +12,15 @@ from torch import nn
 
 from geniex.errors import InputError
 from geniex.study.grid.fine_tuning import Say
-from geniex.study.grid.job import Job, computed
-from geniex.study.grid.plan import StudyPlan, planned
+from geniex.study.grid.job import Job, compute
+from geniex.study.grid.plan import StudyPlan, plan_study
 from geniex.study.grid.spec import StudySpec
-from geniex.study.grid.table import Results, Row, Study, tabulated
+from geniex.study.grid.table import Results, Row, Study, tabulate
 
 
 @dataclass(frozen=True)
 class Mitigated:
-    """The result of ``mitigated``."""
+    """The result of ``compute_mitigated``."""
 
     study: Study
     """The study of two points: the crossbar without and with the mitigation."""
@@ -38,7 +38,7 @@ class Mitigated:
         return self.study.summary[1]
 
 
-def before_and_after(
+def plan_before_and_after(
     given: Mapping[str, Any], mitigation: str, *, device: str = "cpu", data_root: Path | None = None
 ) -> StudyPlan:
     """The checked plan of a study of one network on one crossbar, without and with a mitigation.
@@ -53,14 +53,14 @@ def before_and_after(
         InputError: a setting is not allowed, or ``given`` has several networks, draws or points.
     """
     spec = StudySpec.of({**given, "grid": {"mitigation": ["none", mitigation]}})
-    plan = planned(spec, device=device, data_root=data_root)
+    plan = plan_study(spec, device=device, data_root=data_root)
     if [len(point.runs) for point in plan.points] != [1, 1]:
         raise InputError("given", "settings of several runs", "give one network, one draw of the devices and no parts")
     return plan
 
 
-def mitigated(plan: StudyPlan, say: Say = lambda what, done, whole: None) -> Mitigated:
-    """The result of a plan from ``before_and_after``, computed in this process.
+def compute_mitigated(plan: StudyPlan, say: Say = lambda what, done, whole: None) -> Mitigated:
+    """The result of a plan from ``plan_before_and_after``, computed in this process.
 
     Args:
         plan: the plan.
@@ -69,10 +69,10 @@ def mitigated(plan: StudyPlan, say: Say = lambda what, done, whole: None) -> Mit
     Raises:
         GeniexError: the network cannot be put onto the crossbars, or a mitigation cannot be applied to it.
     """
-    done = {job.key: computed(job, partial(_say_of, say, job)) for job in plan.jobs}
+    done = {job.key: compute(job, partial(_say_of, say, job)) for job in plan.jobs}
     results = Results({key: one.result for key, one in done.items()}, {})
     (run,) = plan.points[1].runs
-    return Mitigated(tabulated(plan, results, run.job.device), done[run.job.key].model)
+    return Mitigated(tabulate(plan, results, run.job.device), done[run.job.key].model)
 
 
 def _say_of(say: Say, job: Job, what: str, done: int, whole: int) -> None:

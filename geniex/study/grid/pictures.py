@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geniex.plotting import Measured, plot_layer_errors, plot_panels, plot_recovered, plot_tradeoff, save_plot
 from geniex.plotting.study import short_number
-from geniex.study.grid.files import axes_of
+from geniex.study.grid.files import find_axes
 from geniex.study.grid.table import Row, Study
 
 if TYPE_CHECKING:
@@ -51,28 +51,28 @@ _ACCURACY = _Measure("accuracy", ("accuracy", "low", "high"), "ideal_accuracy")
 _ERROR = _Measure("logit error", ("logit_error", "logit_error_low", "logit_error_high"), "ideal_logit_error")
 
 
-def axis_title(name: str) -> str:
+def title_axis(name: str) -> str:
     """The title of an axis in pictures, with its unit."""
     return _TITLES.get(name, name.rpartition(".")[2].replace("_", " "))
 
 
-def short_title(name: str) -> str:
+def shorten_title(name: str) -> str:
     """The title of an axis without its unit."""
-    return axis_title(name).partition(",")[0]
+    return title_axis(name).partition(",")[0]
 
 
 def save_pictures(study: Study, folder: Path) -> list[Path]:
     """Write the pictures to the existing ``folder`` and return the PNG paths; none if no grid point has a result."""
-    made = [save_plot(ax, folder / f"{name}.png") for name, ax in study_pictures(study.summary)]
+    made = [save_plot(ax, folder / f"{name}.png") for name, ax in draw_pictures(study.summary)]
     if study.layers:
         made.append(save_plot(plot_layer_errors(_by_varied(study, study.layers)), folder / "layers.png"))
     return made
 
 
-def study_pictures(summary: Sequence[Row]) -> Iterator[tuple[str, Axes]]:
+def draw_pictures(summary: Sequence[Row]) -> Iterator[tuple[str, Axes]]:
     """All pictures of a study with their file names, from its summary, such as ``read_table("summary.csv")``."""
     done = [row for row in summary if row["accuracy"] is not None]
-    axes = axes_of(done)
+    axes = find_axes(done)
     parts = list(dict.fromkeys(row.get("part", "") for row in done))
     for part in parts:
         rows = [row for row in done if row.get("part", "") == part]
@@ -109,7 +109,7 @@ def _along(rows: Sequence[Row], varied: Sequence[str], axis: str, part: str, mea
     title = f"{part}: {measure.name}" if part else measure.name.capitalize()
     if len(panels) > _MOST_PANELS:
         title += f" (the first {_MOST_PANELS} of {len(panels)} panels)"
-    legend = None if hue is None else short_title(hue)
+    legend = None if hue is None else shorten_title(hue)
     first = dict(list(panels.items())[:_MOST_PANELS])
     return plot_panels(first, _with_steps(rows, varied, axis), title, legend, measure.name)
 
@@ -138,8 +138,8 @@ def _leading(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 
 def _with_steps(rows: Sequence[Row], varied: Sequence[str], axis: str) -> str:
     """The axis' title, with the titles of the axes that go in step with it."""
-    others = [short_title(name) for name in varied if name != axis and _in_step(rows, name, axis)]
-    return f"{axis_title(axis)} ({' and '.join(others)} in step)" if others else axis_title(axis)
+    others = [shorten_title(name) for name in varied if name != axis and _in_step(rows, name, axis)]
+    return f"{title_axis(axis)} ({' and '.join(others)} in step)" if others else title_axis(axis)
 
 
 def _in_step(rows: Sequence[Row], one: str, other: str) -> bool:
@@ -184,7 +184,7 @@ def _by_varied(study: Study, rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _named(row: Row, names: Sequence[str]) -> str:
     # Names of mitigations and of networks say themselves what they are.
     plain = ("mitigation", "network", "training")
-    return ", ".join(("" if name in plain else f"{short_title(name)} ") + short_number(row[name]) for name in names)
+    return ", ".join(("" if name in plain else f"{shorten_title(name)} ") + short_number(row[name]) for name in names)
 
 
 def _file_name(word: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from geniex import __version__
 from geniex.emulator import IdealEmulator
-from geniex.emulator.identity import identity
+from geniex.emulator.identity import identify
 from geniex.errors import GeniexError, InputError
 from geniex.jobs import digest
 from geniex.mitigation.batch_norm import has_batch_norms
@@ -22,17 +22,17 @@ from geniex.study.grid.groups import FineTuning
 from geniex.study.grid.job import (
     ImageChoice,
     Job,
-    emulator_named,
-    emulator_of,
-    full_scales,
-    image_choice,
-    image_set,
-    images_of,
-    on_ideal_tiles,
-    prepared_network,
+    choose_images,
+    load_emulator,
+    load_image_set,
+    load_images_of,
+    make_emulator_of,
+    prepare_network,
+    read_full_scales,
+    replace_by_ideal_tiles,
 )
 from geniex.study.grid.settings import PointSettings
-from geniex.study.grid.spec import Label, Point, StudySpec, label_of
+from geniex.study.grid.spec import Label, Point, StudySpec, make_label
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class StudyPlan:
                     yield point, other
 
 
-def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = None) -> StudyPlan:
+def plan_study(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = None) -> StudyPlan:
     """The plan of a study; all its settings, networks, images and circuits are checked to fit together.
 
     Raises:
@@ -138,7 +138,7 @@ def planned(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = No
             raise _placed(error, point) from None
         except GeniexError as error:
             raise InputError(_told(point), "a point that cannot be", str(error)) from None
-        labels = {name: point.labels.get(name, label_of(one.in_force(name))) for name in spec.axes}
+        labels = {name: point.labels.get(name, make_label(one.in_force(name))) for name in spec.axes}
         points.append(PlannedPoint(point.part, labels, one, runs))
     plan = StudyPlan(spec, tuple(points))
     _check_comparisons(plan)
@@ -156,8 +156,8 @@ class _Checks:
 
     def runs(self, settings: PointSettings) -> tuple[PlannedRun, ...]:
         """The runs of the grid point with these ``settings``, after checks."""
-        emulator = emulator_of(settings).bind(settings.architecture)
-        told = [identity(emulator)[0]]
+        emulator = make_emulator_of(settings).bind(settings.architecture)
+        told = [identify(emulator)[0]]
         told += self._checked(settings)
         runs = []
         for name in settings.networks:
@@ -166,28 +166,28 @@ class _Checks:
             asked = settings if name == settings.networks[0] else settings.replace(circuit_positions=0)
             for draw in range(settings.draws):
                 job = self._job(asked, name, draw, told)
-                ideal = self._job(on_ideal_tiles(settings), name, 0, [])
+                ideal = self._job(replace_by_ideal_tiles(settings), name, 0, [])
                 runs.append(PlannedRun(name, draw, job, ideal, self._job(settings, name, 0, [], floating=True)))
         return tuple(runs)
 
     def _job(self, settings: PointSettings, name: str, draw: int, told: list[Any], *, floating: bool = False) -> Job:
         shared = [__version__, torch.device(self.device).type, self._network(settings, name)[1], self._images(settings)]
-        own: list[Any] = ["float"] if floating else [_that_matter(settings), draw, told, repr(full_scales(name))]
+        own: list[Any] = ["float"] if floating else [_that_matter(settings), draw, told, repr(read_full_scales(name))]
         return Job(settings, name, draw, floating, digest(shared, own), self.device, self.data_root)
 
     def _network(self, settings: PointSettings, name: str) -> tuple[nn.Module, str]:
         pruning = settings.prune
         known = (name, pruning, None if pruning is None else (settings.architecture.tile, settings.architecture.slices))
         if known not in self._networks:
-            network = prepared_network(settings, name)
+            network = prepare_network(settings, name)
             self._networks[known] = network
             self._digests[known] = digest(dict(network.state_dict()), repr(network))
         return self._networks[known], self._digests[known]
 
     def _images(self, settings: PointSettings) -> str:
-        known: ImageChoice = image_choice(settings)
+        known: ImageChoice = choose_images(settings)
         if known not in self._digests:
-            found = images_of(known, "cpu", self.data_root)
+            found = load_images_of(known, "cpu", self.data_root)
             self._digests[known] = digest(found.tests, found.labels, found.calibration.images)
         return self._digests[known]
 
@@ -195,29 +195,29 @@ class _Checks:
         """What the point's check depends on apart from the settings, after the emulator and its images are checked."""
         if settings.check is None:
             return []
-        emulator = emulator_named(settings.check.emulator, settings.crossbar).bind(settings.architecture)
-        count = len(images_of(image_choice(settings), "cpu", self.data_root).labels)
+        emulator = load_emulator(settings.check.emulator, settings.crossbar).bind(settings.architecture)
+        count = len(load_images_of(choose_images(settings), "cpu", self.data_root).labels)
         if settings.check.images > count:
             raise InputError("check.images", settings.check.images, f"{count} test images are classified")
-        return [identity(emulator)[0]]
+        return [identify(emulator)[0]]
 
     def _check(self, settings: PointSettings, name: str) -> None:
         network = self._network(settings, name)[0]
-        images = images_of(image_choice(settings), "cpu", self.data_root)
+        images = load_images_of(choose_images(settings), "cpu", self.data_root)
         shape, wanted = tuple(images.tests.shape[1:]), getattr(network, "input_shape", None)
         if wanted is not None and tuple(wanted) != shape:
             raise InputError("data", f"{settings.data!r} of shape {shape}", f"{name} takes images of {tuple(wanted)}")
         if "batch_norm" in settings.mitigation and (settings.fold or not has_batch_norms(network)):
             raise InputError("mitigation", "'batch_norm'", f"{name} has no batch norm left to refit")
         if "fine_tuning" in settings.mitigation:
-            settings.fine_tuning.check_images(len(image_set(settings.data, True, self.data_root)))
-        key = digest(self._network(settings, name)[1], on_ideal_tiles(settings).to_dict() | {"images": 0})
+            settings.fine_tuning.check_images(len(load_image_set(settings.data, True, self.data_root)))
+        key = digest(self._network(settings, name)[1], replace_by_ideal_tiles(settings).to_dict() | {"images": 0})
         if key not in self._reports:
             self._reports[key] = dry_run(
                 network,
                 settings.architecture,
                 IdealEmulator(),
-                per_layer=full_scales(name),
+                per_layer=read_full_scales(name),
                 example=images.tests[:1],
                 layout=settings.layout,
                 fold=settings.fold,

@@ -12,11 +12,11 @@ from geniex.errors import MissingDependencyError
 from geniex.files import to_standard_json, write_atomically
 from geniex.plotting.study import short_number
 from geniex.study.grid.counts import CONVERTERS
-from geniex.study.grid.detail_tables import Table, detail_tables
-from geniex.study.grid.files import csv_text, parquet_bytes
-from geniex.study.grid.pictures import save_pictures, short_title
+from geniex.study.grid.detail_tables import Table, make_detail_tables
+from geniex.study.grid.files import to_csv, to_parquet
+from geniex.study.grid.pictures import save_pictures, shorten_title
 from geniex.study.grid.table import DETAILS, Row, Study
-from geniex.study.html import html_table, markdown_page, write_page
+from geniex.study.html import make_html_table, make_markdown_page, write_page
 
 _FIGURES = {
     "arrays": ("arrays", ",.0f", 1.0),
@@ -56,33 +56,33 @@ def write_study(study: Study, folder: Path) -> list[str]:
     missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "table.csv", csv_text(study.rows).encode())
-    write_atomically(folder / "summary.csv", csv_text(study.summary).encode())
+    write_atomically(folder / "table.csv", to_csv(study.rows).encode())
+    write_atomically(folder / "summary.csv", to_csv(study.summary).encode())
     for name in DETAILS:
         if rows := getattr(study, name):
-            write_atomically(folder / f"{name}.csv", csv_text(rows).encode())
+            write_atomically(folder / f"{name}.csv", to_csv(rows).encode())
     write_atomically(folder / "report.json", (json.dumps(to_standard_json(study.to_dict()), indent=1) + "\n").encode())
     missing, figures = list[str](), list[Path]()
     try:
-        write_atomically(folder / "table.parquet", parquet_bytes(study.rows))
+        write_atomically(folder / "table.parquet", to_parquet(study.rows))
     except MissingDependencyError as error:
         missing.append(f"no Parquet: {error}")
     try:
         figures = save_pictures(study, folder)
     except MissingDependencyError as error:
         missing.append(f"no figures: {error}")
-    told = [*notes(study), *missing]
-    tables = {"What was varied": varied_table(study)} | summary_tables(study) | detail_tables(study)
-    tables |= {"Every run": run_table(study)}
-    pages = [markdown_page(study.title, told, [])]
-    pages += [f"#{markdown_page(title, [], [table])}" for title, table in tables.items()]
+    told = [*write_notes(study), *missing]
+    tables = {"What was varied": tabulate_axes(study)} | tabulate_summary(study) | make_detail_tables(study)
+    tables |= {"Every run": tabulate_runs(study)}
+    pages = [make_markdown_page(study.title, told, [])]
+    pages += [f"#{make_markdown_page(title, [], [table])}" for title, table in tables.items()]
     write_atomically(folder / "report.md", "\n".join(pages).encode())
     parts = [_on_page(title, table) for title, table in tables.items()]
     write_page(folder / "report.html", study.title, told, parts, figures, study.configuration["asked"])
     return missing
 
 
-def notes(study: Study) -> list[str]:
+def write_notes(study: Study) -> list[str]:
     """The notes above the tables: findings, the meaning of the columns, and failed runs."""
     told = [study.about] if study.about else []
     told += _findings(study)
@@ -103,12 +103,12 @@ def notes(study: Study) -> list[str]:
             " layer where most do, and share of the ADC's codes that occur, in the layer that uses the fewest."
         )
     if study.baseline:
-        which = ", ".join(f"{short_title(name)} {value}" for name, value in study.baseline.items())
+        which = ", ".join(f"{shorten_title(name)} {value}" for name, value in study.baseline.items())
         told.append(
             f"Above baseline: accuracy less that of the point with {which}, alike in all else, on the same images,"
             " trainings and draws in pairs."
         )
-    told += detail_notes(study)
+    told += write_detail_notes(study)
     if study.failed:
         first = study.failed[0]
         told.append(
@@ -118,7 +118,7 @@ def notes(study: Study) -> list[str]:
     return told
 
 
-def detail_notes(study: Study) -> list[str]:
+def write_detail_notes(study: Study) -> list[str]:
     """The meaning of the columns and tables that only some studies have."""
     told = []
     if any(row.get("recovered") is not None for row in study.summary):
@@ -148,7 +148,7 @@ def detail_notes(study: Study) -> list[str]:
     return told
 
 
-def varied_table(study: Study) -> Table:
+def tabulate_axes(study: Study) -> Table:
     """The axes and their values, part by part."""
     rows: list[tuple[str, ...]] = []
     parts = list(dict.fromkeys(row.get("part", "") for row in study.summary))
@@ -161,7 +161,7 @@ def varied_table(study: Study) -> Table:
     return (*(["part"] if len(parts) > 1 else []), "setting", "values"), rows
 
 
-def summary_tables(study: Study) -> dict[str, Table]:
+def tabulate_summary(study: Study) -> dict[str, Table]:
     """One table for each part, by title, with a row for each grid point.
 
     Axes of one value and empty columns are left out.
@@ -174,7 +174,7 @@ def summary_tables(study: Study) -> dict[str, Table]:
 
 def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
     varied = [axis for axis in study.axes if len({row[axis] for row in rows}) > 1]
-    columns: dict[str, list[str]] = {short_title(axis): [_text(row[axis]) for row in rows] for axis in varied}
+    columns: dict[str, list[str]] = {shorten_title(axis): [_text(row[axis]) for row in rows] for axis in varied}
     between = {
         "accuracy, %": ("accuracy", "", ".2f"),
         "below float": ("float_drop", "float_drop_", ".2f"),
@@ -200,10 +200,10 @@ def _summary_table(study: Study, rows: Sequence[Row]) -> Table:
     return tuple(kept), [tuple(row) for row in zip(*kept.values(), strict=True)]
 
 
-def run_table(study: Study) -> Table:
+def tabulate_runs(study: Study) -> Table:
     """A table with one row for each grid point, network and draw."""
     part = ("part",) if study.rows and "part" in study.rows[0] else ()
-    names = [short_title(name) for name in study.axes]
+    names = [shorten_title(name) for name in study.axes]
     header = (
         *part,
         *names,
@@ -280,15 +280,15 @@ def _told(study: Study, row: Row) -> str:
     alike = [other for other in study.summary if other.get("part") == row.get("part")]
     varied = [name for name in study.axes if len({other[name] for other in alike}) > 1]
     part = f"{row['part']}: " if "part" in row else ""
-    return part + ", ".join(f"{short_title(name)} {_text(row[name])}" for name in varied)
+    return part + ", ".join(f"{shorten_title(name)} {_text(row[name])}" for name in varied)
 
 
 def _on_page(title: str, table: Table) -> str:
     header, rows = table
     text = f"<h2>{html.escape(title)}</h2>"
     if len(rows) < _FOLDED:
-        return text + html_table(header, rows)
-    return f"{text}<details><summary>{len(rows)} rows</summary>{html_table(header, rows)}</details>"
+        return text + make_html_table(header, rows)
+    return f"{text}<details><summary>{len(rows)} rows</summary>{make_html_table(header, rows)}</details>"
 
 
 def _between(row: Row, name: str, ends: str, form: str = ".2f") -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from geniex.jobs import Executor, Failure, ResultStore, check_workers, run_jobs
 from geniex.study.grid.job import Job, run_job
-from geniex.study.grid.plan import planned
+from geniex.study.grid.plan import plan_study
 from geniex.study.grid.spec import StudySpec
-from geniex.study.grid.table import Results, Study, tabulated
+from geniex.study.grid.table import Results, Study, tabulate
 
 Progress = Callable[[int, int], None]
 """A function called with the number of jobs done and of all jobs; first with the jobs that an earlier run did."""
@@ -58,10 +58,10 @@ def run_study(
         JobError: workers keep dying, there is no cluster, or the disk is full.
     """
     check_workers(workers, executor)
-    plan = planned(StudySpec.of(config, changes), device=device, data_root=data_root)
+    plan = plan_study(StudySpec.of(config, changes), device=device, data_root=data_root)
     store = ResultStore(None if out is None else Path(out) / "kept", _FORM)
     found, errors = _run(plan.jobs, store, workers, executor, progress or (lambda done, whole: None))
-    study = tabulated(plan, Results(found, errors), device)
+    study = tabulate(plan, Results(found, errors), device)
     if out is not None:
         from geniex.study.grid.report import write_study
 

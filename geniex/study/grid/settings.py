@@ -16,7 +16,7 @@ from geniex.mitigation import REMAPPINGS
 from geniex.networks import IMAGE_SETS
 from geniex.preset import Preset, presets
 from geniex.study.grid.fields import STEPS, Flat
-from geniex.study.grid.groups import EmulatorCheck, FineTuning, Pruning, pair_of, words_of
+from geniex.study.grid.groups import EmulatorCheck, FineTuning, Pruning, read_pair, read_words
 from geniex.variation import ReadNoise, Variation, Variations, variation_presets
 
 AFTERWARDS = ("fine_tuning", "gain", "batch_norm")
@@ -89,7 +89,7 @@ class PointSettings(Config):
 
     @classmethod
     def of(cls, flat: Flat) -> PointSettings:
-        """The settings of a grid point from ``flat``, which ``flattened`` gives; missing settings take their defaults.
+        """The settings of a grid point from ``flat``, which ``flatten`` gives; missing settings take their defaults.
 
         Raises:
             InputError: a value is not allowed, or two values contradict each other.
@@ -113,7 +113,7 @@ class PointSettings(Config):
         mitigation = _mitigation(told["mitigation"])
         _check_circuit(told["circuit_positions"], mitigation, variations)
         return cls(
-            networks=words_of("network", told["network"], least=1),
+            networks=read_words("network", told["network"], least=1),
             data=told["data"],
             images=told["images"],
             first_images=told["first_images"],
@@ -201,7 +201,7 @@ class PointSettings(Config):
         return None if found is None else getattr(found, member) if member else step
 
 
-def mitigations() -> tuple[str, ...]:
+def list_mitigations() -> tuple[str, ...]:
     """All names that ``mitigation`` may list."""
     return (*REMAPPINGS, *AFTERWARDS)
 
@@ -255,7 +255,7 @@ def _crossbar(told: Flat, preset: Preset) -> Crossbar:
         for name in ("rows", "cols"):
             if name in given:
                 raise InputError("tile", repr(told["tile"]), f"it contradicts crossbar.{name}: give one of them")
-        given["rows"], given["cols"] = pair_of("tile", told["tile"])
+        given["rows"], given["cols"] = read_pair("tile", told["tile"])
     if "r_wire" in given:  # otherwise a preset's own row and column resistances would override it
         given = {"r_wire_row": None, "r_wire_col": None} | given
     cell = _cell(given.pop("cell", None), _members(told, "crossbar.cell"), preset.crossbar.cell)
@@ -326,8 +326,8 @@ def _mitigation(given: Any) -> tuple[str, ...]:
         raise InputError("mitigation", repr(given), "it must be a name, or a list of names")
     names = [part.strip() for word in words for part in ("none" if word is None else str(word)).split("+")]
     for name in names:
-        if name not in mitigations():
-            raise InputError("mitigation", repr(name), f"it must be of {', '.join(mitigations())}")
+        if name not in list_mitigations():
+            raise InputError("mitigation", repr(name), f"it must be of {', '.join(list_mitigations())}")
     maps = [name for name in names if name not in (*AFTERWARDS, "none")]
     if len(maps) > 1:
         raise InputError("mitigation", repr(given), "one remapping at most")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from geniex.errors import InputError
-from geniex.study.configs import study_path
-from geniex.study.grid.fields import Flat, check_name, flattened, overridden, unknown
-from geniex.study.grid.groups import words_of
+from geniex.study.configs import find_study
+from geniex.study.grid.fields import Flat, check_name, flatten, make_unknown_error, override
+from geniex.study.grid.groups import read_words
 from geniex.sweep.loading import read_yaml
 
 Label = str | int | float | bool
@@ -61,7 +61,7 @@ class Part:
             for group, k in zip(self.groups, places, strict=True):
                 for axis in group:
                     labels[axis.name] = axis.labels[k]
-                    settings = overridden(settings, flattened({axis.name: axis.values[k]}))
+                    settings = override(settings, flatten({axis.name: axis.values[k]}))
             yield Point(self.name, labels, settings)
 
 
@@ -105,7 +105,7 @@ class StudySpec:
             return given
         if isinstance(given, Mapping):
             return _study(given, "study", changes or {})
-        path = study_path(given)
+        path = find_study(given)
         try:
             return _study(_mapping("config", read_yaml(path)), path.stem, changes or {})
         except InputError as error:
@@ -142,8 +142,8 @@ def _part(
         for other in seen:
             if name.startswith(f"{other}."):
                 raise InputError(name, f"an axis within the axis {other}", "one would override the other")
-    settings = overridden(overridden(base, own), flattened(changes))
-    for name in seen.intersection(flattened(changes)):
+    settings = override(override(base, own), flatten(changes))
+    for name in seen.intersection(flatten(changes)):
         raise InputError(name, "an axis of this study", "what is varied cannot be set too")
     return Part(str(given.get("name", f"part {k + 1}")), settings, groups)
 
@@ -156,7 +156,7 @@ def _settings(given: Mapping[str, Any], but: Sequence[str]) -> Flat:
                 check_name(name)
             except InputError as error:
                 raise InputError(error.name, error.value, f"{error.allowed}; beside them {', '.join(but)}") from None
-    return flattened(rest)
+    return flatten(rest)
 
 
 def _groups(grid: Any, zipped: Any) -> list[tuple[Axis, ...]]:
@@ -174,9 +174,9 @@ def _groups(grid: Any, zipped: Any) -> list[tuple[Axis, ...]]:
 def _axis(name: Any, given: Any) -> Axis:
     check_name(str(name))
     if isinstance(given, Mapping):
-        labels, values = tuple(map(label_of, given)), tuple(given.values())
+        labels, values = tuple(map(make_label, given)), tuple(given.values())
     elif isinstance(given, Sequence) and not isinstance(given, str):
-        labels, values = tuple(map(label_of, given)), tuple(given)
+        labels, values = tuple(map(make_label, given)), tuple(given)
     else:
         raise InputError(str(name), repr(given), "an axis is a list of values, or a mapping of labels to values")
     if not values:
@@ -184,29 +184,29 @@ def _axis(name: Any, given: Any) -> Axis:
     if len(set(labels)) < len(labels):
         raise InputError(str(name), list(labels), "each value needs a label of its own: give a mapping of labels")
     for value in values:
-        flattened({str(name): value})
+        flatten({str(name): value})
     return Axis(str(name), labels, values)
 
 
-def label_of(value: Any) -> Label:
+def make_label(value: Any) -> Label:
     """The label of a value: the value itself if it is a number or a word."""
     if isinstance(value, str | int | float):
         return value
     if value is None:
         return "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {label_of(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {make_label(inner)}" for key, inner in value.items())
     if isinstance(value, Sequence):
         numbers = all(isinstance(inner, int) for inner in value)
-        return ("x" if numbers else " + ").join(str(label_of(inner)) for inner in value)
+        return ("x" if numbers else " + ").join(str(make_label(inner)) for inner in value)
     return str(value)
 
 
 def _baseline(given: Any, spec: StudySpec) -> dict[str, Label]:
-    told = {str(name): label_of(value) for name, value in _mapping("baseline", given or {}).items()}
+    told = {str(name): make_label(value) for name, value in _mapping("baseline", given or {}).items()}
     for name, label in told.items():
         if name not in spec.axes:
-            raise unknown(f"baseline.{name}", name, spec.axes)
+            raise make_unknown_error(f"baseline.{name}", name, spec.axes)
         known = {x for part in spec.parts for axis in part.axes if axis.name == name for x in axis.labels}
         if label not in known:
             raise InputError(f"baseline.{name}", repr(label), f"values are {', '.join(map(str, known))}")
@@ -214,7 +214,7 @@ def _baseline(given: Any, spec: StudySpec) -> dict[str, Label]:
 
 
 def _differences(given: Any, spec: StudySpec) -> tuple[str, ...]:
-    names = words_of("differences", given or ())
+    names = read_words("differences", given or ())
     for name in names:
         if name not in spec.axes:
             raise InputError("differences", repr(name), f"axes are {', '.join(spec.axes)}")

@@ -15,15 +15,15 @@ from geniex.errors import InputError
 from geniex.jobs import digest
 from geniex.study.grid.comparisons import (
     Change,
-    difference_columns,
-    on_shared_images,
-    paired_difference,
-    recovered_columns,
-    recovered_names,
+    compare_pairs,
+    keep_shared_images,
+    make_difference_columns,
+    make_recovered_columns,
+    name_recovered_columns,
 )
 from geniex.study.grid.counts import CONVERTERS, COUNTS
-from geniex.study.grid.layer_errors import order_agreement
-from geniex.study.grid.means import Runs, mean_of, mean_with_interval, unit_of
+from geniex.study.grid.layer_errors import compare_orders
+from geniex.study.grid.means import Runs, average, estimate_mean, name_unit
 from geniex.study.grid.plan import PlannedPoint, PlannedRun, StudyPlan
 from geniex.study.statistics import difference_interval, mean_interval, wilson_interval
 
@@ -125,7 +125,7 @@ class Study:
         }
 
 
-def tabulated(plan: StudyPlan, results: Results, device: str) -> Study:
+def tabulate(plan: StudyPlan, results: Results, device: str) -> Study:
     """The tables of a plan after its jobs have run."""
     told = {
         "geniex_version": __version__,
@@ -151,7 +151,7 @@ def tabulated(plan: StudyPlan, results: Results, device: str) -> Study:
     )
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def name_columns(rows: Sequence[Row]) -> list[str]:
     """The names of a table's columns."""
     return list(rows[0]) if rows else []
 
@@ -170,7 +170,7 @@ def _row(plan: StudyPlan, point: PlannedPoint, run: PlannedRun, results: Results
     row = _head(plan, point) | {"training": run.network, "draw": run.draw}
     own = ("images", "correct", "accuracy", "low", "high", "chance")
     references = ("float_accuracy", "ideal_accuracy", "float_drop", "drop")
-    shares = [name for kind in RECOVERED for name in recovered_names(kind)[:3]] if plan.varies_mitigation else []
+    shares = [name for kind in RECOVERED for name in name_recovered_columns(kind)[:3]] if plan.varies_mitigation else []
     row |= dict.fromkeys((*own, *references, *_ERROR, "ideal_logit_error", *shares, *_checked(plan), *_FIGURES))
     row |= {"seconds": None, "error": None}
     found = results.found.get(run.job.key)
@@ -196,12 +196,12 @@ def _summary(plan: StudyPlan, point: PlannedPoint, results: Results) -> Row:
     row: Row = _head(plan, point) | {"trainings": len(point.settings.networks), "draws": point.settings.draws}
     row |= {"failed": len(point.runs) - len(runs), "images": None, "interval": None}
     own = {(run.network, run.draw): _right(results.found[run.job.key]) for run in runs}
-    row |= {"images": len(next(iter(own.values()))), "interval": unit_of(own)} if own else {}
+    row |= {"images": len(next(iter(own.values()))), "interval": name_unit(own)} if own else {}
     accuracies = partial(mean_interval, low=0.0, high=1.0)
-    row |= mean_with_interval("accuracy", own, "", accuracies)
+    row |= estimate_mean("accuracy", own, "", accuracies)
     row |= {"chance": _mean([_chance(results.found[run.job.key]) for run in runs])}
     for name, kind in (("float_accuracy", "floating"), ("ideal_accuracy", "ideal")):
-        row |= mean_with_interval(name, _references(runs, kind, results), f"{name}_", accuracies)
+        row |= estimate_mean(name, _references(runs, kind, results), f"{name}_", accuracies)
         row[name] = _mean([_reference(results, getattr(run, kind).key) for run in runs])
     for name, kind in (("float_drop", "floating"), ("drop", "ideal")):
         row |= _drop(name, own, _references(runs, kind, results))
@@ -209,7 +209,7 @@ def _summary(plan: StudyPlan, point: PlannedPoint, results: Results) -> Row:
     row |= {"ideal_logit_error": _mean([_reference_error(results, run.ideal.key) for run in runs])}
     if plan.spec.baseline:
         other = plan.baseline(point)
-        row |= difference_columns({} if other is None else _pairs(point, other, results))
+        row |= make_difference_columns({} if other is None else _pairs(point, other, results))
     row |= _recovered(plan, point, runs, results)
     for name in (*_checked(plan), *_FIGURES, "seconds"):
         row[name] = _mean([results.found[run.job.key].get(name) for run in runs])
@@ -218,10 +218,10 @@ def _summary(plan: StudyPlan, point: PlannedPoint, results: Results) -> Row:
 
 def _drop(name: str, own: Runs, reference: Runs) -> Row:
     """The mean distance of accuracies below a reference's on the same images, with its interval."""
-    top = mean_of(reference)
+    top = average(reference)
     # The reference's accuracy minus the drop is an accuracy, which bounds the drop.
     interval = partial(difference_interval, low=top - 1, high=top)
-    return mean_with_interval(name, {key: x - own[key] for key, x in reference.items()}, f"{name}_", interval)
+    return estimate_mean(name, {key: x - own[key] for key, x in reference.items()}, f"{name}_", interval)
 
 
 def _recovered(plan: StudyPlan, point: PlannedPoint, runs: Sequence[PlannedRun], results: Results) -> Row:
@@ -235,8 +235,8 @@ def _recovered(plan: StudyPlan, point: PlannedPoint, runs: Sequence[PlannedRun],
             found = [results.found.get(job.key) for job in jobs if job is not None]
             known = [_right(one) for one in found if one is not None]
             if len(known) == len(jobs):
-                changes[run.network, run.draw] = Change(*on_shared_images(*known))
-        row |= recovered_columns(name, changes)
+                changes[run.network, run.draw] = Change(*keep_shared_images(*known))
+        row |= make_recovered_columns(name, changes)
     return row
 
 
@@ -245,7 +245,7 @@ def _differences(plan: StudyPlan, results: Results) -> Iterator[Row]:
     for axis in plan.spec.differences:
         for point, other in plan.pairs(axis):
             head = _head(plan, point) | {"axis": axis, "above": other.labels[axis]}
-            yield head | paired_difference(_pairs(point, other, results))
+            yield head | compare_pairs(_pairs(point, other, results))
 
 
 def _details(plan: StudyPlan, results: Results, name: str) -> Iterator[tuple[PlannedPoint, PlannedRun, Row]]:
@@ -265,7 +265,7 @@ def _layers(plan: StudyPlan, results: Results) -> tuple[Row, ...]:
         groups.setdefault((alike, run.network, row["layer"]), []).append(row)
         rows.append(row)
     for group in groups.values():
-        agreement = order_agreement([(row["emulator_weighted"], row["circuit_weighted"]) for row in group])
+        agreement = compare_orders([(row["emulator_weighted"], row["circuit_weighted"]) for row in group])
         for row in group:
             row["order_agreement"] = agreement
     return tuple(rows)
@@ -281,7 +281,7 @@ def _pairs(point: PlannedPoint, other: PlannedPoint, results: Results) -> dict[t
         match = there.get((partner[run.network], run.draw if other.settings.draws > 1 else 0))
         found = results.found.get(run.job.key)
         if found is not None and match is not None:
-            own, before = on_shared_images(_right(found), _right(match))
+            own, before = keep_shared_images(_right(found), _right(match))
             pairs[run.network, run.draw] = own, before
     return pairs
 
@@ -298,7 +298,7 @@ def _error(found: Mapping[tuple[str, int], Sequence[float | None]]) -> Row:
     if len(known) == 1:
         return dict(zip(_ERROR, next(iter(known.values())), strict=True))
     mean = {key: torch.tensor([error[0]], dtype=torch.float64) for key, error in known.items()}
-    return mean_with_interval(_ERROR[0], mean, f"{_ERROR[0]}_", partial(mean_interval, low=0.0))
+    return estimate_mean(_ERROR[0], mean, f"{_ERROR[0]}_", partial(mean_interval, low=0.0))
 
 
 def _right(found: Mapping[str, Any]) -> Tensor:

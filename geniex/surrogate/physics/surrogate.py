@@ -16,7 +16,7 @@ from geniex.circuit import Crossbar
 from geniex.circuit.checks import check_conductances, has_values
 from geniex.errors import CheckpointError, InputError
 from geniex.mapping import ConductanceWindow
-from geniex.surrogate.base import Outside, Surrogate, SurrogateArray, circuit_values
+from geniex.surrogate.base import Outside, Surrogate, SurrogateArray, read_circuit_values
 from geniex.surrogate.physics.circuit import Circuit
 from geniex.surrogate.physics.error_bound import Validity, indicators
 from geniex.surrogate.physics.expansion import Expansion, expand
@@ -169,7 +169,7 @@ class PhysicsSurrogate(Surrogate):
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
         """Raise ``CheckpointError`` (or warn) where the circuit is outside the validated range."""
-        values = circuit_values(crossbar)
+        values = read_circuit_values(crossbar)
         cell, found = _without_access(values.pop("cell")), list[str]()
         if window is not None:
             values |= {"r_on": window.r_on, "on_off": window.on_off}

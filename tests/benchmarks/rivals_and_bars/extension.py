@@ -14,7 +14,7 @@ from geniex.bench.inference_report import InferenceReport
 from geniex.bench.solver_models import Solver
 from geniex.bench.solver_report import SolverReport, SolverSettings
 from geniex.bench.surrogate_report import SurrogateReport
-from geniex.bench.timing import cores
+from geniex.bench.timing import count_cores
 from geniex.circuit import Crossbar
 from rivals_and_bars.campaigns import against_ngspice, against_superlu, superlu_currents
 from rivals_and_bars.elsewhere import ELSEWHERE
@@ -61,7 +61,7 @@ class Checkout(Extension):
             if count:
                 note(f"{count} random arrays up to {high}x{high} against ngspice")
                 problems = list(random_problems(count, low, high, settings.seed + high))
-                yield against_ngspice(problems, high, cores())
+                yield against_ngspice(problems, high, count_cores())
 
     def elsewhere(self) -> tuple[Elsewhere, ...]:
         """The times of other simulators."""

@@ -18,14 +18,14 @@ from geniex.mapping import OFFSETS, Architecture, Arrangement, ConductanceWindow
 from geniex.simulator import (
     CrossbarMatrix,
     convert,
-    crossbar_layers,
-    crossbar_matrices,
-    digital_copy,
-    emulated_by,
+    find_crossbar_layers,
+    find_crossbar_matrices,
     load_converted,
-    on_ideal,
-    programmed_weight,
+    read_weight,
+    replace_by_ideal,
+    replace_emulator,
     save_converted,
+    to_digital,
     vary,
 )
 from geniex.variation import ConductanceSpread, StuckCells, Variations
@@ -75,7 +75,7 @@ def converted(network: nn.Module, emulator: str = "linear", arch: Architecture =
 
 def arrange(model: Any) -> Any:
     """The model, or the matrix, with every order shuffled."""
-    for k, matrix in enumerate(crossbar_matrices(model).values()):
+    for k, matrix in enumerate(find_crossbar_matrices(model).values()):
         generator = torch.Generator().manual_seed(k)
         sizes = (matrix.layout.outputs, matrix.layout.inputs, matrix.architecture.tile[1])
         matrix.arrange(Arrangement.of(*(torch.randperm(size, generator=generator) for size in sizes)))
@@ -83,12 +83,12 @@ def arrange(model: Any) -> Any:
 
 
 def places(model: nn.Module) -> list[Arrangement]:
-    return [matrix.layout.arrangement for matrix in crossbar_matrices(model).values()]
+    return [matrix.layout.arrangement for matrix in find_crossbar_matrices(model).values()]
 
 
 def calibrate_outputs(model: nn.Module, *, bias: bool = True) -> None:
     """Give every layer gains and, also where it had none, a bias."""
-    for layer in crossbar_layers(model).values():
+    for layer in find_crossbar_layers(model).values():
         outputs = layer.packing.groups * layer.packing.outputs
         layer.output_gain = torch.linspace(0.5, 2.0, outputs)
         layer.bias = nn.Parameter(torch.linspace(-1.0, 1.0, outputs)) if bias else None
@@ -103,16 +103,18 @@ def test_another_emulator_reads_the_same_arrays(name: str, trainable: bool, netw
     """As if the model had been converted with it; the original is untouched."""
     model = arrange(converted(network, "linear" if name != "linear" else "ideal", trainable=trainable))
     before = model(IMAGES)
-    other = emulated_by(model, EMULATORS[name])
+    other = replace_emulator(model, EMULATORS[name])
     expected = arrange(converted(network, name, trainable=trainable))
     assert torch.equal(other(IMAGES), expected(IMAGES))
     assert places(other) == places(model)
-    for ours, theirs in zip(*(crossbar_matrices(m).values() for m in (model, other)), strict=True):
+    for ours, theirs in zip(*(find_crossbar_matrices(m).values() for m in (model, other)), strict=True):
         assert torch.equal(ours.conductances, theirs.conductances)
         assert type(theirs.emulator) is type(EMULATORS[name])
     assert torch.equal(model(IMAGES), before)
     assert not torch.equal(other(IMAGES), before)
-    assert torch.equal(emulated_by(other, crossbar_matrices(model)["head.matrices.0"].emulator)(IMAGES), before)
+    assert torch.equal(
+        replace_emulator(other, find_crossbar_matrices(model)["head.matrices.0"].emulator)(IMAGES), before
+    )
 
 
 def test_a_surrogate_is_bound_to_each_layers_drive_and_window(network: nn.Module) -> None:
@@ -120,8 +122,8 @@ def test_a_surrogate_is_bound_to_each_layers_drive_and_window(network: nn.Module
     surrogate = SurrogateEmulator("physics-fast", WIRED)
     bound_to = surrogate.surrogate
     arch = ARCH.replace(window=ConductanceWindow(50e3, 10.0), v_max=0.2, stream_bits=1)
-    other = emulated_by(converted(network, "linear", arch, per_layer={"head": ARCH}), surrogate)
-    windows = {matrix.emulator.surrogate.window for matrix in crossbar_matrices(other).values()}  # type: ignore[attr-defined]
+    other = replace_emulator(converted(network, "linear", arch, per_layer={"head": ARCH}), surrogate)
+    windows = {matrix.emulator.surrogate.window for matrix in find_crossbar_matrices(other).values()}  # type: ignore[attr-defined]
     assert windows == {arch.window, ARCH.window}
     assert torch.equal(other(IMAGES), converted(network, "physics", arch, per_layer={"head": ARCH})(IMAGES))
     assert surrogate.surrogate is bound_to
@@ -131,7 +133,7 @@ def test_scales_ranges_and_varied_cells_stay(network: nn.Module) -> None:
     arch = ARCH.replace(adc_bits=6, adc_range="calibrated", weight_scale="channel", input_scale="tensor")
     model = vary(converted(network, "physics", arch), VARIATIONS)
     calibrate_outputs(model)
-    ideal = on_ideal(model)
+    ideal = replace_by_ideal(model)
     assert set(ideal.state_dict()) == set(model.state_dict())
     for name, value in model.state_dict().items():
         assert torch.equal(ideal.state_dict()[name], value), name
@@ -144,7 +146,7 @@ def test_a_weight_goes_along_as_trained_and_can_be_trained_on() -> None:
     with torch.no_grad():
         for weight in (layer.weight, model.matrix.weight):
             weight.neg_()
-        other: Any = on_ideal(model)
+        other: Any = replace_by_ideal(model)
         assert torch.equal(other(x), convert(layer, ARCH, IdealEmulator(), calibration=x)(x))
     other(x).sum().backward()
     assert other.matrix.weight.grad is not None
@@ -154,12 +156,12 @@ def test_a_weight_goes_along_as_trained_and_can_be_trained_on() -> None:
 def test_what_cannot_be_exchanged_is_named(network: nn.Module) -> None:
     model = converted(network)
     with pytest.raises(ConversionError, match=r"tile.*\(8, 14\).*\(16, 16\)"):
-        emulated_by(model, LinearEmulator(Crossbar(16, 16)))
+        replace_emulator(model, LinearEmulator(Crossbar(16, 16)))
     with pytest.raises(InputError, match=r"^emulator: got Crossbar; it must be an Emulator"):
-        emulated_by(model, WIRED)  # type: ignore[arg-type]
+        replace_emulator(model, WIRED)  # type: ignore[arg-type]
     for nothing in (network, None):
         with pytest.raises(InputError, match=r"^model: got (Network|NoneType); .*what convert returned"):
-            on_ideal(nothing)  # type: ignore[arg-type]
+            replace_by_ideal(nothing)  # type: ignore[arg-type]
 
 
 # What arrays stand for
@@ -174,7 +176,7 @@ def test_the_programmed_weight_is_the_rounded_one(scheme: dict[str, str], scale:
     arrange(matrix)
     gains = torch.ones(()) if matrix.weight_gain is None else matrix.weight_gain.reshape(-1, 1)
     last_bit = gains.double() * 2.0**-matrix.weight_frac_bits
-    found = programmed_weight(matrix)
+    found = read_weight(matrix)
     assert (found.shape, found.dtype) == (WEIGHT.shape, torch.float64)
     assert ((found - WEIGHT).abs() <= last_bit * (0.5 + 1e-9)).all()
     told = integer_oracle.weight_scale(WEIGHT.tolist(), arch)
@@ -197,36 +199,36 @@ def test_the_programmed_weight_is_what_ideal_crossbars_multiply_by(scheme: dict[
     if spread == "weights":
         factors[..., 2 * arch.outputs_per_tile :] = 1
     matrix.program(matrix.conductances * factors)
-    before = programmed_weight(matrix)
+    before = read_weight(matrix)
     # Inputs are rounded to 2^-16.
     assert torch.allclose(matrix(X), X @ before.T, atol=2e-4 * float(before.abs().sum(1).max()))
     assert not torch.allclose(before, WEIGHT, atol=0.05)
     arrange(matrix)
     if spread == "weights":
-        torch.testing.assert_close(programmed_weight(matrix), before, rtol=0, atol=1e-12)
-    assert torch.allclose(matrix(X), X @ programmed_weight(matrix).T, atol=2e-4 * float(before.abs().sum(1).max()))
+        torch.testing.assert_close(read_weight(matrix), before, rtol=0, atol=1e-12)
+    assert torch.allclose(matrix(X), X @ read_weight(matrix).T, atol=2e-4 * float(before.abs().sum(1).max()))
 
 
 def test_the_programmed_weight_of_a_trained_matrix_is_that_of_now() -> None:
     matrix = CrossbarMatrix(WEIGHT, ARCH, IdealEmulator(), inputs=2.0, trainable=True)
-    before = programmed_weight(matrix)
+    before = read_weight(matrix)
     with torch.no_grad():
         matrix.weight.neg_()  # type: ignore[union-attr]
-    assert torch.equal(programmed_weight(matrix), -before)
-    assert not programmed_weight(matrix).requires_grad
+    assert torch.equal(read_weight(matrix), -before)
+    assert not read_weight(matrix).requires_grad
 
 
 def test_outputs_calibrated_for_crossbars_have_no_digital_copy(network: nn.Module) -> None:
     model = converted(network, trainable=True)
-    assert digital_copy(model)(IMAGES).shape == (3, 5)
+    assert to_digital(model)(IMAGES).shape == (3, 5)
     calibrate_outputs(model)
     with pytest.raises(InputError, match=r"calibrated for its crossbars; copy it before that"):
-        digital_copy(model)
+        to_digital(model)
 
 
 def test_calibrated_outputs_are_the_products_times_their_gains(network: nn.Module) -> None:
     model = converted(network, "ideal")
-    conv = crossbar_layers(model)["conv"]
+    conv = find_crossbar_layers(model)["conv"]
     before = model.conv(IMAGES)
     calibrate_outputs(model)
     gain, bias = conv.output_gain, conv.bias
@@ -265,7 +267,7 @@ def test_a_saved_model_has_its_places(trainable: bool, network: nn.Module, tmp_p
     loaded = load_converted(save_converted(model, tmp_path / "model"), network)
     assert places(loaded) == places(model)
     assert torch.equal(loaded(IMAGES), model(IMAGES))
-    for matrix in crossbar_matrices(loaded).values():
+    for matrix in find_crossbar_matrices(loaded).values():
         matrix.arrange(Arrangement())
     natural = converted(network, trainable=trainable)
     assert torch.equal(loaded(IMAGES), natural(IMAGES))
@@ -280,8 +282,8 @@ def test_a_saved_model_has_its_calibrated_outputs(bias: bool, network: nn.Module
     loaded = load_converted(save_converted(model, tmp_path / "model"), network)
     assert torch.equal(loaded(IMAGES), model(IMAGES))
     assert not torch.allclose(loaded(IMAGES), before, rtol=0.1)
-    for name, layer in crossbar_layers(loaded).items():
-        assert torch.equal(layer.output_gain, crossbar_layers(model)[name].output_gain)  # type: ignore[arg-type]
+    for name, layer in find_crossbar_layers(loaded).items():
+        assert torch.equal(layer.output_gain, find_crossbar_layers(model)[name].output_gain)  # type: ignore[arg-type]
         assert (layer.bias is not None) == bias
 
 
@@ -296,6 +298,6 @@ def test_varied_models_and_copies_keep_their_places(trainable: bool, network: nn
     for same in (vary(model, Variations()), copy.deepcopy(model)):
         assert places(same) == places(model)
         assert torch.equal(same(IMAGES), out)
-        for matrix in crossbar_matrices(same).values():
+        for matrix in find_crossbar_matrices(same).values():
             matrix.arrange(Arrangement())
     assert torch.equal(model(IMAGES), out)
