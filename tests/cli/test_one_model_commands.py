@@ -162,10 +162,10 @@ def test_options_of_one_verb_are_checked(
 def test_no_result_is_computed_that_could_not_be_written(
     verb: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("geniex.study.grid.one_model.computed", lambda *given: pytest.fail("something was computed"))
+    monkeypatch.setattr("geniex.study.grid.one_model.compute", lambda *given: pytest.fail("something was computed"))
     (tmp_path / "file").write_text("")
     options = ("--left_out", "40", "--batch", "16", "--check_images", "10") if verb == "finetune" else ()
     assert run(verb, root, *options, "--out", str(tmp_path / "file" / "out")) == 2
-    assert "no folder can be there" in capsys.readouterr().err
+    assert "the folder cannot be created" in capsys.readouterr().err
     assert run(verb, root, *options, "--json", str(tmp_path)) == 2
     assert "it is a folder" in capsys.readouterr().err
