@@ -100,7 +100,7 @@ BREAKAGES = (
         "sweep",
         "return extents is not None and _digest(file, end, extents) == digest",
         "return extents is not None",
-        ("tests/test_damaged_files.py",),
+        ("tests/sweep/test_sweep_file.py",),
     ),
     Breakage(
         "surrogate/physics",
