@@ -130,6 +130,7 @@ def test_one_pass_needs_no_look_at_values(stream_bits: int, signed_reads: int, r
             assert matrix(torch.empty(5, 20)).shape == (5, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weights", "offset"), SCHEMES)
 @pytest.mark.parametrize("adc_range", ["unit", "full_scale", "calibrated"])
 def test_forward_keeps_to_one_device_under_fake_cuda(weights: str, offset: str, adc_range: str) -> None:
