@@ -393,7 +393,7 @@ class CrossbarMatrix(nn.Module):
     def get_extra_state(self) -> Tensor:
         """Binary points, whether inputs have a sign, and the arrangement, without which conductances mean nothing.
 
-        The state also says whether the conductances were varied, so that a loaded matrix is not taken for a nominal one.
+        The state also says whether conductances were varied, so that a loaded matrix is not taken for a nominal one.
         """
         own = (self.weight_frac_bits, self.input_frac_bits, self.non_negative, self.points.held, self.varied)
         return write_state(self.architecture, MatrixState(*own), self.layout)

@@ -33,7 +33,7 @@ class Reads(NamedTuple):
     voltages: Tensor
     """(reads, inputs, row_tiles, 1, 1, rows) [V]."""
     ideal: Tensor
-    """Ideal currents (reads, inputs, row_tiles, arrays, col_tiles, cols) [A], in the arrangement's order of bit lines."""
+    """Ideal currents (reads, inputs, row_tiles, arrays, col_tiles, cols) [A], with bit lines as they are arranged."""
     actual: Tensor
     """The emulator's currents, in the same shape [A]."""
 

@@ -72,7 +72,7 @@ class _Cost(NamedTuple):
         return _Cost(self.forward + grown, results, kept, self.backward + kept - self.kept, self.felt, self.operations)
 
     def repeated(self, again: _Cost) -> _Cost:
-        """The cost of a checkpointed piece: the forward pass took ``again`` and kept nothing, the backward repeats it."""
+        """The cost of this piece if checkpointed: the forward pass took ``again``, and the backward pass repeats it."""
         return _Cost(again.forward, self.results, 0, max(self.forward, self.backward), self.felt)
 
 
