@@ -325,5 +325,5 @@ def test_missing_statistics_are_named() -> None:
         CrossbarMatrix(weight, Architecture(input_calibration="mse"), ideal, inputs=1.0)
     with pytest.raises(InputError, match=r"input_scale: got 'tensor'; calibrate"):
         CrossbarMatrix(weight, Architecture(input_scale="tensor", input_frac_bits=3), ideal)
-    with pytest.raises(InputError, match=r"adc_range: .*only a calibrated range"):
+    with pytest.raises(InputError, match=r"adc_range: .*only the ADC ranges"):
         CrossbarMatrix(weight, Architecture(adc_range="unit"), ideal, inputs=1.0).calibrate_adc(torch.ones(1, 5))
