@@ -1,4 +1,4 @@
-"""What a checkout adds to the reports of benchmarks: bars, random campaigns, and times of other simulators."""
+"""The additions of a checkout to benchmark reports: bars, random campaigns, and times of other simulators."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How a checkout adds its rival solvers and the project's bars to ``geniex bench``.
 
-An installed geniex times itself alone. A checkout also has the package ``rivals_and_bars`` in tests/benchmarks, whose
+An installed geniex times only itself. A checkout also has the package ``rivals_and_bars`` in tests/benchmarks, whose
 function ``extension()`` returns a subclass of ``Extension``; ``load_extension`` finds and calls it. Each benchmark
 takes an ``Extension`` as an argument and asks it for everything that is not geniex's own.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 """A function called with a description of the current work."""
-ABSENT = "rival solvers and the project's bars come with a checkout of geniex; here geniex is timed alone"
+ABSENT = "rival solvers and the project's bars need a checkout of geniex; only geniex is timed here"
 """The note of a report that was made without an extension."""
 _FOLDER, _PACKAGE = Path("tests", "benchmarks"), "rivals_and_bars"
 

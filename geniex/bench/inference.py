@@ -57,7 +57,9 @@ def _left_out(settings: InferenceSettings) -> tuple[str, ...]:
     whole = [case.workload for case in settings.cases() if not takes_part(CIRCUIT, case)]
     if CIRCUIT not in settings.emulators or not whole:
         return ()
-    return (f"no {CIRCUIT} on {', '.join(dict.fromkeys(map(str, whole)))}: it is timed on a few vectors of a layer",)
+    return (
+        f"no {CIRCUIT} on {', '.join(dict.fromkeys(map(str, whole)))}: it is timed on few vectors of single layers",
+    )
 
 
 @dataclass
@@ -105,7 +107,7 @@ class _Bench:
 
         def read() -> Tensor:
             if not programmed:
-                raise GeniexError("it was not programmed")
+                raise GeniexError("the layer was not programmed")
             out = programmed[0](mine.x)
             synchronise(self.device)
             return out

@@ -78,11 +78,11 @@ def make_contender(name: str, case: Case, module: nn.Module, x: Tensor) -> Conte
     note, trained = "", True
     if name == MLP and f"{MLP}-{case.tile}" not in list_shipped_surrogates():
         surrogate: Surrogate = make_random_network(crossbar, architecture.window, architecture.v_max)
-        note, trained = "random weights, only timed", False
+        note, trained = "random weights, timed only", False
     else:
         surrogate = load_surrogate(f"{MLP}-{case.tile}" if name == MLP else name)
         if name == MLP and (case.slice_bits, case.stream_bits) != (_MLP_BITS, _MLP_BITS):
-            note, trained = f"trained on {_MLP_BITS}-bit cells and streams, only timed", False
+            note, trained = f"trained on {_MLP_BITS}-bit cells and streams, timed only", False
     emulator = SurrogateEmulator(surrogate.to(x.device), crossbar)
     return Contender(name, module, x, architecture, emulator, single, note=note, trained=trained)
 
@@ -97,7 +97,7 @@ def _circuit(case: Case, module: nn.Module, x: Tensor, architecture: Architectur
     (whole,) = observe_products(module, x)
     few = max(1, min(whole.vectors, _FEW * whole.vectors // whole.tile_vectors(architecture)))
     layer, vectors = keep_few_vectors(module, x, few)
-    note = "" if few == whole.vectors else f"{few} of {whole.vectors} vectors, its time for all of them from these"
+    note = "" if few == whole.vectors else f"timed on {few} of {whole.vectors} vectors and scaled to all of them"
     return Contender(
         CIRCUIT, layer, vectors, architecture, emulator, torch.float64, share=few / whole.vectors, note=note
     )

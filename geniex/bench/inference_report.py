@@ -112,7 +112,7 @@ class InferenceRow:
     bytes_per_tile_vector: float | None
     """Bytes of the least traffic: arrays, drives and currents once per read."""
     limit_seconds: float | None
-    """Time of a read that is limited by these operations or bytes alone."""
+    """Time of a read that is limited by these operations or bytes only."""
     error: float | None
     """RMS difference from the float module's outputs over their RMS: fixed point, ADC and crossbar together."""
     note: str
@@ -165,7 +165,7 @@ class InferenceReport:
 
 
 def _growth(rows: Sequence[InferenceRow], along: str) -> Iterator[Growth]:
-    """Fits over rows that differ in ``along`` alone, for each set of several such rows."""
+    """Growth exponents over rows that differ only in ``along``, for each set of several such rows."""
     fields = ["workload", "emulator", "batch", "tile", "bits", "slice_bits", "stream_bits", "signed"]
     fields.remove(along)
 

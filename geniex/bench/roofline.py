@@ -79,7 +79,7 @@ class TileWork(NamedTuple):
 def count_tile_work(emulator: Emulator, architecture: Architecture, col_tiles: int, like: Tensor) -> TileWork:
     """The work per array, counted on a read of a few vectors by the arrays of ``col_tiles`` column tiles.
 
-    These arrays share the work that depends on the vectors alone. ``like`` has the dtype and the device.
+    These arrays share the work that depends on the vectors only. ``like`` has the dtype and the device.
     """
     rows, cols = architecture.tile
     window = architecture.window

@@ -64,7 +64,7 @@ def _bench(settings: SolverSettings, note: Note, extension: Extension, notes: tu
         note(f"gradient of {case}")
         backward.append(_backward(case, settings))
     if not settings.ngspice:
-        notes = (*notes, "ngspice was not asked")
+        notes = (*notes, "ngspice was not run")
     notes = (*notes, *(f"{solver.name} left out: {solver.missing}" for solver in every if solver.missing is not None))
     report = SolverReport(
         settings=settings,
@@ -234,7 +234,7 @@ def _backward(case: Case, settings: SolverSettings) -> BackwardRow:
 
     def backward() -> None:
         if not losses:
-            raise ConvergenceError("there is no forward pass")
+            raise ConvergenceError("the forward pass has failed")
         torch.autograd.grad(losses.pop(), (v, g))
 
     actions: dict[str, Callable[[], None]] = {"forward": forward, "backward": backward}

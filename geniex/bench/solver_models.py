@@ -1,4 +1,4 @@
-"""What ``geniex bench solver`` times: geniex's native solver, and the interface of solvers that are timed beside it."""
+"""The native solver as ``geniex bench solver`` times it, and the interface of solvers that are timed beside it."""
 
 from __future__ import annotations
 

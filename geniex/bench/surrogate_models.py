@@ -48,7 +48,7 @@ class Programmable(Protocol):
     """A model that is timed."""
 
     def program(self, conductances: Tensor) -> Any:
-        """The result of all work that depends on ``conductances`` (tiles, rows, cols) [S] alone."""
+        """The result of all work that depends only on ``conductances`` (tiles, rows, cols) [S]."""
 
     def read(self, array: Any, voltages: Tensor) -> Tensor:
         """Column currents (vectors, tiles, cols) [A] for ``voltages`` (vectors, 1, rows) [V]."""
@@ -127,7 +127,7 @@ def make_contenders(task: Task, settings: SurrogateSettings) -> tuple[list[Conte
     network, universal, notes = _surrogates(task, settings)
     note, trained = "", network is not None
     if network is None:
-        network, note = make_random_network(task.crossbar, task.window, task.v_max), "random weights, only timed"
+        network, note = make_random_network(task.crossbar, task.window, task.v_max), "random weights, timed only"
     every = [
         Contender(IDEAL, IdealEmulator()),
         Contender(LINEAR, LinearEmulator(crossbar)),

@@ -90,9 +90,9 @@ def _digits(value: float | None, scale: float = 1.0) -> str:
 
 def _notes(rows: Sequence[InferenceRow]) -> Iterable[str]:
     yield (
-        "w/x: bits of a slice and of a stream; x +-: signed inputs. A tile-vector is one array read with one stream;"
-        " FLOPs and bytes: what it needs at least; limit: a read bound by these alone on this machine; MB: peak memory;"
-        " off: RMS difference from the float module."
+        "w/x: bits of a slice and of a stream; x +-: signed inputs. A tile-vector is one array read with one stream."
+        " FLOPs and bytes: the least that it needs. Limit: the time of a read that only these bound on this machine."
+        " MB: peak memory. Off: RMS difference from the float module."
     )
     shared = ", ".join(f"{name} {_plain(rows[0].architecture[name])}" for name in _STATED)
     yield f"ADC: {'; '.join(dict.fromkeys(row.adc for row in rows))}. {shared}"
@@ -114,7 +114,7 @@ def _plain(value: object) -> str:
 def _growth(along: str, lines: Sequence[Growth]) -> Table:
     values = sorted({value for line in lines for value in line.values})
     table = make_plain_table(
-        f"Read in ms, by {along}: time grows as {along} to the power",
+        f"Read in ms, by {along}: time grows as a power of {along}",
         ("workload", "emulator"),
         (*(f"{along} {value}" for value in values), "power"),
     )

@@ -30,7 +30,7 @@ def make_solver_tables(report: SolverReport) -> Iterable[Table]:
 def _times(rows: Sequence[Row], threads: int) -> Table:
     present = [name for name in _CONTENDERS if any(row.contender == name for row in rows)]
     table = make_plain_table(
-        f"Time a vector in ms, {threads} thread{'s' if threads > 1 else ''}; in parentheses: times native float64",
+        f"Time per vector in ms, {threads} thread{'s' if threads > 1 else ''}; in parentheses: times native float64",
         ("tile", "cell", "circuit", "vectors"),
         (*present, "error f64", "error f32", "iterations", "peak MB"),
     )
@@ -71,7 +71,7 @@ def _failure(row: Row) -> str:
 def _responses(report: SolverReport) -> Table:
     beside = any(row.error is not None for row in report.responses)
     table = make_plain_table(
-        "Effective conductance: time a tile in ms, nominal circuit",
+        "Effective conductance: time per tile in ms, nominal circuit",
         ("tile",),
         ("tiles", "threads", "native", *(("SuperLU", "error") if beside else ())),
     )
@@ -89,7 +89,7 @@ def _responses(report: SolverReport) -> Table:
 
 def _backward(report: SolverReport) -> Table:
     table = make_plain_table(
-        "Gradient in voltages and conductances: time a vector in ms",
+        "Gradient in voltages and conductances: time per vector in ms",
         ("tile", "cell", "circuit"),
         ("vectors", "forward", "backward", "ratio"),
     )
@@ -108,7 +108,7 @@ def _backward(report: SolverReport) -> Table:
 
 def _growth(report: SolverReport) -> Table:
     table = make_plain_table(
-        "Native float64: time a vector grows as size to the power",
+        "Native float64: time per vector grows as a power of the size",
         ("cell", "circuit"),
         ("vectors", "threads", "sizes", "power"),
     )
@@ -122,7 +122,7 @@ def _accuracy(report: SolverReport) -> Table:
     table = make_plain_table(
         "Random arrays of all kinds: native float64 at its default tolerance",
         ("oracle",),
-        ("sizes", "arrays", "worst", "median", "not solved", "oracle failed", "SuperLU to oracle"),
+        ("sizes", "arrays", "worst", "median", "not solved", "oracle failed", "SuperLU against oracle"),
     )
     notes = []
     for c in report.accuracy:
@@ -136,7 +136,7 @@ def _accuracy(report: SolverReport) -> Table:
             str(len(c.oracle_failures)),
             format_number(c.oracles_apart, ".1e"),
         )
-        notes += [f"worst against {c.oracle}: {c.worst_array}"] if c.worst_array else []
+        notes += [f"worst array against {c.oracle}: {c.worst_array}"] if c.worst_array else []
         notes += [f"not solved: {failure}" for failure in c.failures]
         notes += [f"{c.oracle} failed: {failure}" for failure in c.oracle_failures]
     table.caption = "\n".join(map(escape, notes))

@@ -23,15 +23,15 @@ def make_surrogate_tables(report: SurrogateReport) -> Iterable[Table]:
 def _costs(what: str, rows: Sequence[SurrogateRow], report: SurrogateReport) -> Table:
     s = report.settings
     table = make_plain_table(
-        f"{what}: cost of a tile and vector on one thread; {s.tiles} tiles, the same {s.vectors} vectors for all,"
-        f" {s.chunk} a read",
+        f"{what}: cost per tile and vector on one thread; {s.tiles} tiles, the same {s.vectors} vectors for all,"
+        f" {s.chunk} per read",
         ("model", ""),
         (
             "read, us",
             "/ ideal",
             "/ MLP",
             "program, us",
-            "pays off, reads",
+            "pays off after reads",
             "NF-RMSE, pp",
             "99.9 % error",
             "peak MB",

@@ -53,14 +53,21 @@ def read_accumulator(bits: int | None, frac_bits: int | None) -> dict[str, int]:
     """The settings of an accumulator of finite width; empty if no width is given."""
     if bits is None:
         if frac_bits is not None:
-            raise InputError("accumulator_frac_bits", frac_bits, "give accumulator_bits, too")
+            raise InputError("accumulator_frac_bits", frac_bits, "it needs accumulator_bits")
         return {}
     return {"accumulator_bits": bits} | ({} if frac_bits is None else {"accumulator_frac_bits": frac_bits})
 
 
 def _print(found: Mitigated, after: str) -> None:
     console, study = make_report_console(), found.study
-    header = ("network", "accuracy, %", "recovered, %", "of float's loss, %", "checked, %", "check agrees, %")
+    header = (
+        "network",
+        "accuracy, %",
+        "recovered, %",
+        "of float's loss, %",
+        "accuracy in check, %",
+        "check agreement, %",
+    )
     before = found.before
     rows = [
         ("in floating point", _interval(before, "float_accuracy", "float_accuracy_"), "-", "-", "-", "-"),

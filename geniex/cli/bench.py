@@ -52,7 +52,7 @@ def bench(
     """Time and check geniex; in a checkout, beside its rivals and with the project's bars.
 
     Rival solvers (SuperLU Newton, badcrossbar, ngspice) and bars, the limits that the project sets for its figures,
-    are part of a checkout (tests/benchmarks). An installed geniex is timed alone, and a note says so.
+    are part of a checkout (tests/benchmarks). An installed geniex times only itself, and a note says so.
 
     Args:
         what: the benchmark: "solver" times the exact circuit solver and checks it; "surrogate" measures the cost and
@@ -167,7 +167,7 @@ def _inference(given: Mapping[str, Any], say: Callable[[str], None]) -> tuple[An
 
     threads = tuple(given["threads"] or InferenceSettings.threads)
     if len(threads) > 2:
-        raise InputError("threads", list(threads), "give one number, or one for layers and one for networks")
+        raise InputError("threads", list(threads), "give one number, or two, for layers and for networks")
     settings = InferenceSettings(
         workloads=tuple(WORKLOADS[name] for name in _named("workload", given, WORKLOADS)),
         emulators=_named("emulator", given, EMULATORS),

@@ -65,7 +65,7 @@ def finetune(
         data_root: folder of the data set, if it is not in the default place.
         out: folder for report.html, report.md, report.json, tables, figures and the fine-tuned converted network
             (model.json, model.safetensors), which load_converted reads.
-        json: file for the machine-readable report alone.
+        json: file for the machine-readable report only.
     """
     settings = {
         "title": f"Fine-tuning with {gradients} gradients: {network} on {data}, {preset}",

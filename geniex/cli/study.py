@@ -53,7 +53,7 @@ def study(
             for several.
         plan: check all settings and list the grid points, without running them.
         data_root: folder of the data set, if it is not in the default place.
-        json: file for the machine-readable report alone.
+        json: file for the machine-readable report only.
     """
     changes = _changes(set or [])
     check_file("json", json)
@@ -82,7 +82,7 @@ def study(
         first = found.failed[0]
         raise StudyError(
             f"{len(found.failed)} of {len(found.rows)} runs have no result; the others are in {target}, and the same"
-            f" command tries again; the first: {first['error']}"
+            f" command tries the failed ones again; the first: {first['error']}"
         )
 
 
@@ -95,7 +95,7 @@ def _changes(given: list[str]) -> dict[str, Any]:
         try:
             changes[name.strip()] = yaml.load(value, Loader=YamlLoader)
         except yaml.YAMLError:
-            raise InputError("set", repr(text), "its value is not readable as YAML") from None
+            raise InputError("set", repr(text), "its value must be valid YAML") from None
     return changes
 
 
@@ -108,7 +108,7 @@ def _tell(plan: StudyPlan) -> None:
         told = ", ".join(f"{shorten_title(name)} {short_number(point.labels[name])}" for name in own[point.part])
         table.add_row(escape(point.part), escape(told), str(len(point.settings.networks)), str(point.settings.draws))
     make_report_console().print(table)
-    print(f"{len(plan.jobs)} jobs, references and all; nothing was run")
+    print(f"{len(plan.jobs)} jobs, including references; nothing was run")
 
 
 def _print(found: Study) -> None:
@@ -118,7 +118,9 @@ def _print(found: Study) -> None:
         table, left_out = _fitting(console, title, header, rows)
         console.print(table)
         if left_out:
-            console.print(f"no room here for {', '.join(left_out)}: report.md has them", highlight=False, markup=False)
+            console.print(
+                f"columns that do not fit here are in report.md: {', '.join(left_out)}", highlight=False, markup=False
+            )
     for note in write_notes(found):
         console.print(note, highlight=False, markup=False)
 
@@ -128,7 +130,7 @@ def _fitting(
 ) -> tuple[Table, list[str]]:
     """The table with as many of the first columns as the console has room for, and the columns that it leaves out.
 
-    Axes come first: without them nothing would tell the rows apart.
+    Axes come first, because without them rows could not be told apart.
     """
     for count in range(len(header), 0, -1):
         table = make_plain_table(escape(title), header[:1], header[1:count])

@@ -41,10 +41,10 @@ class Emulator(nn.Module, ABC):
 
     @abstractmethod
     def program(self, conductances: Tensor) -> Any:
-        """The programmed array, a dataclass of tensors with all work that depends on the conductances alone.
+        """The programmed array, a dataclass of tensors with all work that depends only on the conductances.
 
         ``conductances`` are (..., rows, cols) [S]. Each tensor of the array has their leading dimensions, so that some
-        of the tiles can be read alone.
+        of the tiles can be read separately.
         """
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Emulator(nn.Module, ABC):
         """
         if self.tile is not None and self.tile != architecture.tile:
             raise ConversionError(
-                f"architecture.tile: got {architecture.tile}; the {self.name} emulator is made for tiles of"
+                f"architecture.tile: got {architecture.tile}; the {self.name} emulator has tiles of"
                 f" {self.tile}: use Architecture(tile={self.tile}) or an emulator of that size"
             )
         return self
@@ -147,7 +147,7 @@ class Emulator(nn.Module, ABC):
         Raises:
             ConversionError: the class does not say how; an emulator of it has to be given.
         """
-        raise ConversionError(f"emulator: a {cls.__name__} does not say how it is made again: give one")
+        raise ConversionError(f"emulator: a {cls.__name__} cannot be made again from its settings: pass emulator=")
 
     def extra_repr(self) -> str:
         """The description, for ``print(emulator)``."""

@@ -54,14 +54,16 @@ class StoredEmulator(EmulatorWrapper):
         if dtype is not None and dtype not in _HALVES.values():
             raise InputError("dtype", dtype, f"it must be one of {', '.join(map(str, _HALVES.values()))}, or None")
         if cache is not None and not is_cacheable(emulator):
-            allowed = "a cache needs an emulator whose class, settings and tensors decide its arrays (.cacheable)"
+            allowed = "a cache needs an emulator whose class, settings and tensors determine its arrays (.cacheable)"
             raise InputError("emulator", type(emulator).__name__, allowed)
         self.dtype, self.cache = dtype, None if cache is None else Path(cache)
         if self.cache is not None:
             try:
                 self.cache.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InputError("cache", str(self.cache), f"it must be a folder that can be made ({error})") from None
+                raise InputError(
+                    "cache", str(self.cache), f"it must be a folder that can be created ({error})"
+                ) from None
 
     def around(self, emulator: Emulator) -> StoredEmulator:
         """The other ``emulator`` stored in the same way."""

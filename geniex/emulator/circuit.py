@@ -18,7 +18,7 @@ from geniex.mapping import Architecture
 
 @dataclass(frozen=True)
 class CircuitArray:
-    """The conductances themselves: all vectors of a tile share the solver's work that depends on them alone."""
+    """The conductances themselves; all vectors of a tile share the solver's work that depends on them only."""
 
     conductances: Tensor
 

@@ -47,7 +47,7 @@ def register_emulator(kind: type[_E]) -> type[_E]:
     other = _registered.get(name, kind)
     # A class of the same qualified name in the same module is the same one defined again, as by rerunning a notebook.
     if _where(other) != _where(kind):
-        raise InputError("kind", _where(kind), f"{_where(other)} is registered under that name: rename one")
+        raise InputError("kind", _where(kind), f"{_where(other)} is registered under that name: rename one of the two")
     if name not in _SHIPPED:
         _registered[name] = kind
     return kind
@@ -66,7 +66,7 @@ def name_class(kind: type[Emulator]) -> str:
     """
     name = kind.__name__
     if name in _SHIPPED and kind.__module__ != _SHIPPED[name]:
-        allowed = f"files would take it for geniex' own {_SHIPPED[name]}.{name}: give your class another name"
+        allowed = f"files would take it for geniex's own {_SHIPPED[name]}.{name}: give your class another name"
         raise InputError("emulator", _where(kind), allowed)
     return name if name in _SHIPPED or _registered.get(name) is kind else _where(kind)
 
@@ -84,8 +84,8 @@ def find_class(name: object) -> type[Emulator]:
     if last in _registered:
         return _registered[last]
     raise ConversionError(
-        f"emulator: it was a {name}, which is not geniex' own: give it, emulator={last}(...), or import its module,"
-        " which puts geniex.emulator.register_emulator before the class"
+        f"emulator: it was a {name}, which is not geniex's own: pass emulator={last}(...), or import its module, in"
+        " which geniex.emulator.register_emulator must decorate the class"
     )
 
 
@@ -105,7 +105,7 @@ def identify(emulator: Emulator) -> Identity:
 
 
 def is_same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
-    """Whether ``emulator`` has the innermost emulator of the identity ``told``, regardless of wrappers and binding."""
+    """Whether ``emulator`` and the identity ``told`` have the same innermost emulator, wrappers and binding apart."""
     worker = emulator.worker
     given, _ = identify(worker)
     wanted = identify_worker(told)
@@ -118,7 +118,7 @@ def identify_worker(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_emulator(told: dict[str, Any], weights: dict[str, Tensor], worker: Emulator | None = None) -> Emulator:
-    """The emulator of the identity ``told``, or its wrappers around ``worker`` where that is given.
+    """The emulator of the identity ``told``, or its wrappers around ``worker`` if that is given.
 
     Raises:
         ConversionError: the class of an emulator is neither geniex's own nor registered, or does not say how it is

@@ -57,7 +57,7 @@ def meter_circuit(crossbar: Crossbar, tol: float | None, conductances: Tensor) -
 
 
 def meter_by_gain(crossbar: Crossbar, conductances: Tensor, currents: Currents, floats_per_read: int) -> PowerMeter:
-    """The meter of a circuit of which the column ``currents`` alone are known, and its linear circuit.
+    """The meter of a circuit of which only the column ``currents`` and the linear circuit are known.
 
     By Kirchhoff's law the sum of the column currents is that of the drivers' currents. Let r be this sum over that of
     the linear circuit: the mean gain of the currents by the non-linear cells. If all of r - 1 were cubic in the

@@ -1,4 +1,4 @@
-"""The base of emulators that stand around another one and add to what it does."""
+"""The base of emulators that wrap another one and change what it returns."""
 
 from __future__ import annotations
 

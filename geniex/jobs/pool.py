@@ -19,8 +19,8 @@ from geniex.jobs.worker import Failure, prepare_worker
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 _DEATHS = 3
-"""Workers that die in a row, each alone with one job, before the fault is taken to be general."""
-_DEAD = Failure("its worker process died; was it killed, or is memory short?")
+"""Number of successive workers that die on a single job before the fault is taken to be general."""
+_DEAD = Failure("its worker process died: was it killed, or is memory short?")
 
 
 def run_in_processes(
@@ -28,7 +28,7 @@ def run_in_processes(
 ) -> Iterator[tuple[_Item, _Answer | Failure]]:
     """Each item with its answer, as ``geniex.jobs.run_jobs`` gives them; this always starts processes.
 
-    A worker's death breaks the pool. The jobs that were under way are then tried again, each alone in a new worker; a
+    A worker's death breaks the pool. The jobs in progress are then tried again, each by itself in a new worker; a
     job that kills its worker again has failed.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster, whose answers come back to this process, which alone writes files."""
+"""Jobs on a Ray cluster; their answers come back to this process, and only this process writes files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def run_on_ray(
             # Failures are raised here; Ray's own log of its start does not concern the caller.
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise JobError(f"no Ray cluster: {error}; set RAY_ADDRESS, or start one with ray start --head") from error
+            raise JobError(
+                f"no Ray cluster was found: {error}; set RAY_ADDRESS, or start a cluster with ray start --head"
+            ) from error
     running: dict[Any, _Item] = {}
     try:
         options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES, "max_calls": recycle or 0}

@@ -34,7 +34,7 @@ def run_jobs(
     Every worker receives the task once and the items one at a time. It knows the configuration classes that users
     registered in this process, and it computes on one thread. The death of a worker costs only the items that were
     under way; they are tried again. An exception that the task raises ends the run and is raised here. A task that
-    does not want this returns a ``Failure`` of its own.
+    does not want this returns a ``Failure`` itself.
 
     Answers should be small, so that the caller can store them: on Ray only the caller's process is sure to see its
     files. A local task may also store a large result itself and return what the caller has to know of it.
@@ -47,7 +47,7 @@ def run_jobs(
         executor: "local", or "ray" for the cluster at ``RAY_ADDRESS``, else one that runs on this machine, else one
             that is started here. All nodes need this version of geniex, but no common file system.
         recycle: jobs after which a worker is replaced, for tasks that leak memory; None means never. With a number
-            even a single local worker is a process of its own.
+            even a single local worker is a separate process.
         gpus: the share of a GPU that each job takes on Ray.
 
     Raises:

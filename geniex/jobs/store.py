@@ -50,7 +50,7 @@ class ResultStore:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise JobError(f"{folder}: {error.strerror}; give another folder for the results") from error
+                raise JobError(f"{folder}: {error.strerror}; choose another folder for the results") from error
 
     def load(self, name: str, key: str) -> Any | None:
         """The JSON-ready result of ``key``; None if there is none."""
@@ -58,7 +58,7 @@ class ResultStore:
             return None
         try:
             held = parse_json(self._path(name, key, "json").read_bytes())
-        except (OSError, ValueError):  # the file is missing or no JSON
+        except (OSError, ValueError):  # the file is missing or is not JSON
             return None
         return held["result"] if is_sealed(held) and held | self._head(key) == held else None
 
@@ -97,7 +97,7 @@ class ResultStore:
             write(path)
         except OSError as error:
             why = error.strerror or error
-            way_out = f"finished results are kept in {self.folder}: make room, and run the same again to go on"
+            way_out = f"finished results are kept in {self.folder}: free some space and repeat the call to continue"
             raise JobError(f"{path}: {why}; {way_out}") from error
 
 

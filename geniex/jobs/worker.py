@@ -1,4 +1,4 @@
-"""What a worker has in common wherever it runs: its preparation, and the record of a job that it did not survive."""
+"""The preparation that all workers share, and the record of a job that its worker did not survive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Failure:
     """The answer of a job that has no result."""
 
     reason: str
-    """Reason for which there is no result, as a message tells it."""
+    """Reason why there is no result, for messages."""
 
 
 def prepare_worker(registered: Iterable[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""The digital side of a crossbar accelerator: how numbers become levels, and currents become numbers again."""
+"""The digital side of a crossbar accelerator, which turns numbers into levels and currents back into numbers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ AdcRange = Literal["auto", "unit", "full_scale", "calibrated"]
 OFFSETS = ("analog_difference", "reference_column", "ideal_before", "ideal_after")
 
 _WIDTHS = {
-    "weight_bits": (24, "weights are always integers: 16 with weight_scale='channel' is nearly not to quantise them"),
-    "input_bits": (24, "inputs are always integers: 16 with input_scale='tensor' is nearly not to quantise them"),
-    "slice_bits": (12, "a cell holds at least 1 bit: as many as the weight's magnitude has put it into one cell"),
-    "stream_bits": (12, "a read applies at least 1 bit: as many as the input's magnitude has apply it in one read"),
+    "weight_bits": (24, "weights are always integers; 16 bits with weight_scale='channel' hardly quantise them"),
+    "input_bits": (24, "inputs are always integers; 16 bits with input_scale='tensor' hardly quantise them"),
+    "slice_bits": (12, "a cell holds at least 1 bit; with all bits of the weight's magnitude, one cell holds it"),
+    "stream_bits": (12, "a read applies at least 1 bit; with all bits of the input's magnitude, one read applies it"),
     "adc_bits": (
         48,
-        "None for one that never clips, which with adc_rounding='none' and accumulator_bits=None is no ADC",
+        "None for an ADC that never clips, or with adc_rounding='none' and accumulator_bits=None for no ADC",
     ),
     "accumulator_bits": (52, "None for an accumulator that never overflows"),
 }
@@ -322,20 +322,24 @@ def _check_schemes(arch: Architecture) -> None:
         raise InputError(
             "offset",
             repr(arch.offset),
-            "two's complement weights have one array, nothing to take a difference with: use reference_column,"
+            "two's complement weights have one array, so that there is no difference to take: use reference_column,"
             " ideal_before or ideal_after, or weight_scheme='offset'",
         )
     if arch.input_scheme == "twos_complement" and arch.stream_bits != 1:
         raise InputError(
             "input_scheme",
             repr(arch.input_scheme),
-            f"only 1-bit streams are two's complement, and stream_bits is {arch.stream_bits}: use passes or unsigned",
+            f"two's complement needs 1-bit streams, and stream_bits is {arch.stream_bits}: use passes or unsigned",
         )
 
 
 def _check_calibration(arch: Architecture) -> None:
     if arch.input_calibration != "max" and arch.input_scale == "power_of_two" and arch.input_frac_bits is not None:
-        raise InputError("input_calibration", repr(arch.input_calibration), "input_frac_bits has fixed the range: None")
+        raise InputError(
+            "input_calibration",
+            repr(arch.input_calibration),
+            "input_frac_bits fixes the range: leave it None to calibrate",
+        )
     if arch.input_percentile is None:
         return
     if arch.input_calibration != "percentile":
@@ -350,7 +354,7 @@ def _check_adc(arch: Architecture) -> None:
         raise InputError(
             "adc_rounding",
             repr(arch.adc_rounding),
-            "an analog value has no code and no place in an accumulator: set adc_bits and accumulator_bits to None",
+            "analog values need no ADC and no accumulator: set adc_bits and accumulator_bits to None",
         )
     if arch.adc_range in ("full_scale", "calibrated"):
         least = 2 if arch.offset == "analog_difference" else 1

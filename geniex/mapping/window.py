@@ -15,10 +15,12 @@ from geniex.config import Config, check_number, warn_unit
 from geniex.errors import InputError
 
 _USUAL_R_ON = 1e3
-"""Resistance in ohm below which a warning asks for the unit: few memristive cells have less, numbers in kohm do."""
+"""Resistance [ohm] below which a warning asks for the unit: few memristive cells have less, but numbers in kohm do."""
 _USUAL_ON_OFF = 1e4
-"""Ratio above which a warning asks for the unit: few cells have more, while the off resistance in ohm does."""
-_RATIO_EXPECTED = "the ratio is expected: is this R_off in ohm? Cells that conduct nothing have float('inf')"
+"""Ratio above which a warning asks for the unit: few cells have a larger one, but off resistances in ohm do."""
+_RATIO_EXPECTED = (
+    "the ratio R_off / R_on is expected: is this R_off in ohm? Use float('inf') for cells that conduct nothing"
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class ConductanceWindow(Config):
     that conduct nothing when they are off."""
 
     def __post_init__(self) -> None:
-        check_number("r_on", self.r_on, low=1.0, unit="ohm (a conductance above 1 S is no memristive cell)")
+        check_number("r_on", self.r_on, low=1.0, unit="ohm (no memristive cell conducts more than 1 S)")
         check_number("on_off", self.on_off, low=1.0, unit="(R_off / R_on)", infinite=True)
         if self.on_off == 1:
-            raise InputError("on_off", self.on_off, "R_off / R_on must exceed 1, or all levels are the same")
+            raise InputError(
+                "on_off", self.on_off, "R_off / R_on must exceed 1, because otherwise all levels are the same"
+            )
         if self.r_on < _USUAL_R_ON:
-            warn_unit("r_on", self.r_on, "ohm", "memristive cells have kilohms; is this in kohm?")
+            warn_unit("r_on", self.r_on, "ohm", "memristive cells have kiloohms: is this in kohm?")
         if max(_USUAL_ON_OFF, self.r_on) <= self.on_off < math.inf:
             warn_unit("on_off", self.on_off, "(R_off / R_on)", _RATIO_EXPECTED)
 
@@ -76,11 +80,11 @@ class ConductanceWindow(Config):
         """The nearest level (int64) of conductances ``g`` [S]; raises ``InputError`` outside the window."""
         step = self.step(levels)
         code = torch.round((g - self.g_off) / step)
-        if g.numel() and not ((code >= 0) & (code <= levels - 1)).all():  # a NaN lies nowhere
+        if g.numel() and not ((code >= 0) & (code <= levels - 1)).all():  # false for NaN
             raise InputError(
                 "g",
                 f"{g.min().item():g} to {g.max().item():g} S",
-                f"the window holds {self.g_off:g} to {self.g_on:g} S",
+                f"conductances must lie in the window, {self.g_off:g} to {self.g_on:g} S",
             )
         return code.to(torch.int64)
 

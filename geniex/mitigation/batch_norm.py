@@ -37,7 +37,7 @@ def refit_batch_norm(model: nn.Module, data: Calibration) -> nn.Module:
     refitted = copy.deepcopy(model)
     norms = _batch_norms(refitted)
     if not norms:
-        raise InputError("model", "no batch norm with running statistics", "convert the network before folding them")
+        raise InputError("model", "no batch norm with running statistics", "convert the network with fold=False")
     with evaluate_only(refitted):
         calls, counts, seen = _first_pass(refitted, norms, data)
         if len(calls) > 1 or max(counts[0].values(), default=0) > 1:
@@ -46,7 +46,11 @@ def refit_batch_norm(model: nn.Module, data: Calibration) -> nn.Module:
                 seen[name].put(norms[name])
     for name, moments in seen.items():
         if moments.sums.count < 2:
-            raise InputError("data", f"one value for each channel of {name!r}", "variances need at least two")
+            raise InputError(
+                "data",
+                f"one value for each channel of {name!r}",
+                "variances need at least two values: give more inputs",
+            )
     return refitted
 
 

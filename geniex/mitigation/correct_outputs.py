@@ -54,9 +54,9 @@ def correct_outputs(
             model that was converted. The torch model's batch norms are then folded and its attention is taken apart as
             in ``model``. None means ``model`` itself on ideal crossbars, with its conductances from before the first
             ``vary``, or its present ones if it was never varied.
-        mode: "gains_and_offsets" of each output, "gains" alone, or "one_factor" for all outputs of a layer, as chips
+        mode: "gains_and_offsets" of each output, "gains" only, or "one_factor" for all outputs of a layer, as chips
             do with a reference read (global drift compensation). With "gains_and_offsets", an output that does not
-            vary gets an offset alone. In the modes without offsets, an output that is always 0 gets no correction.
+            vary gets only an offset. In the modes without offsets, an output that is always 0 gets no correction.
 
     Raises:
         InputError: the model has nothing on crossbars, or its outputs were corrected before; it was varied, its
@@ -90,7 +90,7 @@ def correct_outputs(
                 fitting.one_layer(name, seen.calls, [count[name] for count in seen.counts])
     uncalled = ", ".join(repr(name) for name in find_crossbar_layers(model) if name not in seen.called)
     if uncalled:
-        warnings.warn(f"not called on the data, so that outputs stay uncorrected: layers {uncalled}", stacklevel=3)
+        warnings.warn(f"layers that the data do not call stay uncorrected: {uncalled}", stacklevel=3)
     return corrected
 
 
@@ -100,14 +100,16 @@ def _check(model: nn.Module, mode: object) -> None:
     check_converted(model)
     for name, layer in find_crossbar_layers(model).items():
         if layer.output_gain is not None:
-            raise InputError("model", f"layer {name!r}, corrected before", "correct the model that had no gains yet")
+            raise InputError(
+                "model", f"layer {name!r}, corrected before", "correct the model from before that correction"
+            )
 
 
 def _before(model: nn.Module) -> nn.Module:
     try:
         return undo_variation(model)
     except InputError as error:
-        allowed = f"{error.allowed}: give reference=, a model whose outputs are right, such as the float one"
+        allowed = f"{error.allowed}: give reference=, a model with the right outputs, such as the float model"
         raise InputError(error.name, error.value, allowed) from error
 
 
@@ -151,7 +153,7 @@ def _first_pass(right: nn.Module, names: Iterable[str], data: Calibration) -> _S
     ):
         record_calls(right, data, seen.calls)
     if not seen.called:
-        raise InputError("data", type(data).__name__, "no crossbar layer is called on it")
+        raise InputError("data", type(data).__name__, "it calls no crossbar layer: give inputs of the model")
     return seen
 
 
@@ -227,7 +229,7 @@ class _Fitting:
             self._add(sums, name, output, right)
             if not left:
                 raise Reached
-            return right.to(output)  # the layer's own next run sees it as if it were corrected already
+            return right.to(output)  # later layers get inputs as if this one were corrected already
 
         with add_hooks([(self.layers[name], hook)]):
             run_until_reached(self.model, call)
@@ -235,7 +237,7 @@ class _Fitting:
     def _add(self, sums: PairedSums, name: str, output: Tensor, wanted: Tensor) -> None:
         if output.shape != wanted.shape:
             told = f"layer {name!r} with outputs of shape {tuple(wanted.shape)}"
-            raise InputError("reference", told, f"the model's are of {tuple(output.shape)}: {SAME_LAYERS}")
+            raise InputError("reference", told, f"the model's have shape {tuple(output.shape)}: {SAME_LAYERS}")
         layer, self.dtypes[name] = self.layers[name], output.dtype
         bias = _bias(layer)
         sums.add(*(layer.output_vectors(y).double() - bias for y in (output, wanted.to(output.device))))
@@ -247,7 +249,9 @@ class _Fitting:
         layer = self.layers[name]
         gain, offset = _least_squares(sums, self.mode)
         if not all(x.isfinite().all() for x in (gain, offset) if x is not None):
-            raise InputError("data", f"outputs of layer {name!r} that are not finite", "give finite inputs")
+            raise InputError(
+                "data", f"outputs of layer {name!r} that are not finite", "they must be finite: give finite inputs"
+            )
         bias = _bias(layer) + (torch.zeros_like(gain) if offset is None else offset)
         trained = layer.trainable if layer.bias is None else layer.bias.requires_grad
         dtype = self.dtypes[name]
@@ -255,7 +259,7 @@ class _Fitting:
         layer.bias = nn.Parameter(bias.to(dtype), requires_grad=trained)  # a corrected layer has a gain and a bias
 
     def _other_calls(self, name: str) -> InputError:
-        return InputError("reference", f"layer {name!r}, called another number of times", SAME_LAYERS)
+        return InputError("reference", f"layer {name!r}, which is called another number of times", SAME_LAYERS)
 
 
 def _least_squares(sums: PairedSums, mode: Correction) -> tuple[Tensor, Tensor | None]:

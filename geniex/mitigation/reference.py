@@ -11,13 +11,13 @@ from geniex.simulator.convert import prepare
 from geniex.simulator.plan import PlannedLayer
 from geniex.simulator.rules import Rules
 
-SAME_LAYERS = "it must have the layers of the model that is corrected"
+SAME_LAYERS = "it must have the layers of the corrected model"
 
 
 def make_comparable(reference: object, model: nn.Module) -> nn.Module:
     """The reference in a form whose layers have the same names as those of ``model``."""
     if not isinstance(reference, nn.Module):
-        raise InputError("reference", type(reference).__name__, "it must be a model whose outputs are right")
+        raise InputError("reference", type(reference).__name__, "it must be a torch module with the right outputs")
     layers = find_crossbar_layers(model)
     if any(isinstance(module, CrossbarMatrix) for module in reference.modules()):
         right, sizes = (
@@ -31,8 +31,8 @@ def make_comparable(reference: object, model: nn.Module) -> nn.Module:
         if name not in names:
             raise InputError("reference", f"{type(reference).__name__} without layer {name!r}", SAME_LAYERS)
         if sizes.get(name, _size(layer.packing)) != _size(layer.packing):
-            told = f"layer {name!r} of (groups, outputs, inputs) {sizes[name]}"
-            raise InputError("reference", told, f"the model's is of {_size(layer.packing)}: {SAME_LAYERS}")
+            told = f"layer {name!r} with (groups, outputs, inputs) = {sizes[name]}"
+            raise InputError("reference", told, f"the model's has {_size(layer.packing)}: {SAME_LAYERS}")
     return right
 
 

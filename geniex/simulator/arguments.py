@@ -46,7 +46,7 @@ class Arguments:
         counts = {name: len(tensor) for name, tensor in self.tensors().items() if tensor.dim()}
         if len(set(counts.values())) != 1:
             told = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no tensor"
-            raise InputError("batch", told, "every tensor needs the examples as its first dimension")
+            raise InputError("batch", told, "the first dimension of every tensor must be the examples")
         return next(iter(counts.values()))
 
     def __getitem__(self, examples: slice) -> Arguments:
@@ -73,7 +73,7 @@ def find_logits(output: Any) -> Tensor:
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(found, Tensor):
         raise InputError(
-            "model", f"an output of {type(output).__name__}", "it must return logits, or .logits with them"
+            "model", f"an output of {type(output).__name__}", "it must return logits or an object with .logits"
         )
     return found
 
@@ -98,7 +98,7 @@ class Examples:
     def __getitem__(self, examples: slice) -> Examples:
         start, stop, step = examples.indices(len(self))
         if step != 1:
-            raise InputError("examples", examples, "only neighbours can be taken: the step must be 1")
+            raise InputError("examples", examples, "a slice of examples must have step 1")
         parts, first = list[Arguments](), 0
         for group in self.groups:
             parts.append(group[max(start - first, 0) : max(stop - first, 0)])

@@ -1,6 +1,6 @@
-"""How well a converted layer's numbers fit its fixed point, ADCs and accumulators, for its report.
+"""Figures of how well a converted layer's numbers fit its fixed point, ADCs and accumulators, for its report.
 
-Where they fit badly, a caution says so before anybody trusts the layer, and tells what to set.
+Where they fit badly, a caution says so, and names the setting that avoids it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WIDE = 6
 def measure_arithmetic(
     layer: PlannedLayer, matrices: Sequence[CrossbarMatrix], seen: Sequence[InputStatistics] | None
 ) -> dict[str, Any]:
-    """How well fixed point, ADCs and accumulators fit a layer's numbers, as fields of its report."""
+    """The errors of fixed point, ADCs and accumulators on a layer's numbers, as fields of its report."""
     arch, weight = layer.architecture, layer.weight
     if not has_values(weight):
         return {}
@@ -57,11 +57,11 @@ def measure_arithmetic(
         scale = Scale(matrix.input_frac_bits, matrix.input_gain)
         inputs.add(one.count, measure_input_quantisation(one.vectors, arch, scale))
         if converting:
-            # The last vectors of the sample: those that ADC ranges were chosen by come first.
+            # The first vectors of the sample chose the ADC ranges; the last ones are new.
             last = one.vectors[-max(_USE_VECTORS, _USE_COLUMNS // matrix.bit_lines) :]
             used = matrix.converter_use(last)
             use = used if use is None else use + used
-    told = "all of its calibration inputs are 0, which tell no range: calibrate on inputs that are not"
+    told = "all of its calibration inputs are 0 and give no range: calibrate on other inputs"
     empty = (told,) if seen and all(one.count and not one.largest for one in seen) else ()
     step_ends, weight_fit, input_fit = (min(lows), max(highs)), weights.quantisation, inputs.quantisation
     assert weight_fit is not None
@@ -81,7 +81,7 @@ def measure_arithmetic(
 
 
 class _Total:
-    """What fixed point does to the numbers of several matrices; errors add up in square."""
+    """The fixed-point errors of the numbers of several matrices; errors add up in square."""
 
     def __init__(self) -> None:
         self.count, self.square, self.clipped, self.typical = 0, 0.0, 0.0, 0.0
@@ -139,7 +139,7 @@ def _inputs(arch: Architecture, found: Quantisation) -> str:
     chosen = arch.input_calibration != "max" and arch.streaming != "unsigned"  # the user then asked for clipping
     if found.clipped > _CLIPPED and not chosen:
         unsigned = arch.streaming == "unsigned"
-        set_to = "set input_frac_bits=None" if fixed else "calibrate on inputs of the whole range"
+        set_to = "set input_frac_bits=None" if fixed else "calibrate on inputs that cover the whole range"
         set_to = "use another input_scheme if they are negative" if unsigned else set_to
         return f"{found.clipped:.2%} of its inputs lie beyond the fixed-point range and clip: {set_to}"
     error = max(found.error, found.typical)
@@ -183,7 +183,7 @@ def _coarse_adc(arch: Architecture, use: ConverterUse) -> str:
     if arch.adc_codes is None or use.adc_error is None or use.adc_error <= _COARSE:
         return ""
     finer = "more adc_bits" if arch.adc_granularity != "layer" else "more adc_bits, or a calibrated range by column"
-    return f"its {arch.adc_bits}-bit ADC changes its sums by {use.adc_error:.0%} (RMS): give it {finer}"
+    return f"its {arch.adc_bits}-bit ADC changes its sums by {use.adc_error:.0%} (RMS): set {finer}"
 
 
 def _accumulator(arch: Architecture, use: ConverterUse) -> str:
@@ -197,5 +197,6 @@ def _accumulator(arch: Architecture, use: ConverterUse) -> str:
             " accumulator_frac_bits=None, which leaves room for the largest sum"
         )
     if use.accumulator_error is not None and use.accumulator_error > _COARSE:
-        return f"the {point} changes its sums by {use.accumulator_error:.0%} (RMS), cutting bits off: give it more bits"
+        error = f"{use.accumulator_error:.0%} (RMS)"
+        return f"the {point} changes its sums by {error}, because it cuts off bits: set more accumulator_bits"
     return ""

@@ -134,7 +134,7 @@ def _top_level(data: Data, name: str) -> Iterator[Any]:
         yield data
         return
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        raise InputError(name, type(data).__name__, "a data set gives single examples: put it into a DataLoader")
+        raise InputError(name, type(data).__name__, "a data set gives single examples: wrap it in a DataLoader")
     if isinstance(data, (str, bytes, nn.Module)) or not isinstance(data, Iterable):
         raise InputError(name, f"a {type(data).__name__}", _TAKEN)
     if isinstance(data, list):
@@ -152,7 +152,7 @@ def _check_alike(batches: list[Any], name: str) -> None:
 
     for batch in batches:
         if form(batch) != form(batches[0]):
-            allowed = "a list is several batches of one kind; one batch, such as (inputs, labels), is a tuple"
+            allowed = "a list must hold batches of one kind: write one batch, such as (inputs, labels), as a tuple"
             raise InputError(name, f"a list of {_kind(batches[0])} and {_kind(batch)}", allowed)
 
 
@@ -189,7 +189,7 @@ def _of_sequence(batch: tuple[Any, ...], signature: _Signature, name: str, *, la
     first, rest = batch[0], batch[1:]
     if isinstance(first, Mapping):
         if len(rest) > 1:
-            raise InputError(name, f"a batch of {_kind(batch)}", "a mapping is followed by its labels alone")
+            raise InputError(name, f"a batch of {_kind(batch)}", "only labels may follow a mapping")
         read = _of_mapping(first, signature)
         return Labelled(read.inputs, rest[0] if rest else read.labels)
     several = signature.required > 1 or (signature.most is None and signature.required == 0)
@@ -202,8 +202,10 @@ def _of_sequence(batch: tuple[Any, ...], signature: _Signature, name: str, *, la
     count = max(signature.required, 1)
     over = len(batch) - count
     if over > 1 and signature.most > count:
-        takes = f"forward requires {count} and takes up to {signature.most} arguments: which of them are they?"
-        raise InputError(name, f"a batch of {_kind(batch)}", f"{takes} Give arguments by name, in a mapping")
+        takes = (
+            f"forward requires {count} and takes up to {signature.most} arguments, so the meaning of these is unclear:"
+        )
+        raise InputError(name, f"a batch of {_kind(batch)}", f"{takes} give arguments by name, in a mapping")
     return Labelled(Arguments(batch[:count]), batch[count] if over > 0 else None)
 
 

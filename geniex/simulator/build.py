@@ -41,7 +41,7 @@ class OwnEmulators:
             bound = self.emulator.bind(architecture)
             own = move_copy(bound, lambda tensor: tensor.to(device))
             if own is not bound:
-                own.requires_grad_(False)  # a copy of weights reads, and keeps no graph for itself
+                own.requires_grad_(False)  # the copied weights only read, and need no graph
             self._made[key] = own
         return self._made[key]
 

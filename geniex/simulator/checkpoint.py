@@ -129,7 +129,7 @@ def _reports(model: nn.Module) -> dict[str, ConversionReport]:
 
 
 def _check_matrices(model: nn.Module) -> None:
-    """Raise ``InputError`` for a matrix outside of crossbar layers, because no torch layer could tell what it is."""
+    """Raise ``InputError`` for a matrix outside of crossbar layers, because no torch layer could be saved for it."""
     known = {id(matrix) for layer in find_crossbar_layers(model).values() for matrix in layer.matrices}
     for name, matrix in find_crossbar_matrices(model).items():
         if id(matrix) not in known:
@@ -203,7 +203,7 @@ def _converted(
         if saved != here:
             where = ".".join(filter(None, (name, layer.name)))
             saved_as, is_here = (f"{kind} of {shape}" for kind, shape in (saved, here))
-            raise _another(path, f"layer {where!r} was a {saved_as}, here it is a {is_here}")
+            raise _another(path, f"layer {where!r} was saved as a {saved_as}, and is a {is_here} here")
         made[id(layer.module)] = _unprogrammed(layer, emulators, told)
     return replace_modules(converted, made)
 
@@ -226,7 +226,7 @@ def _stored(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     first: dict[tuple[Any, ...], str] = {}
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.is_meta:
-            raise InputError("model", f"{key}: {type(value).__name__}", "everything in its state must be a tensor")
+            raise InputError("model", f"{key}: {type(value).__name__}", "every entry of its state must be a tensor")
         where = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
         if value.numel() and where in first:
             aliases[key] = first[where]
@@ -244,7 +244,7 @@ def _read(weights_path: Path, json_path: Path) -> tuple[dict[str, Any], dict[str
         raise FileFormatError(f"{weights_path} is missing; a converted model is a .safetensors and a .json")
     data = weights_path.read_bytes()
     if hashlib.sha256(data).hexdigest() != head["weights_sha256"]:
-        raise FileFormatError(f"{weights_path} is not the file that {json_path.name} was written with")
+        raise FileFormatError(f"{weights_path} does not belong to {json_path.name}")
     return head, safetensors.torch.load(data)
 
 
@@ -270,7 +270,9 @@ class _Emulators:
             return make_emulator(told, {}, self._worker(identify_worker(told)))
         if not is_same_worker(told, self._given):
             kind = identify_worker(told)["type"]
-            raise ConversionError(f"emulator: the model was converted with {kind} of another circuit or weights")
+            raise ConversionError(
+                f"emulator: the model was converted with a {kind} of another circuit or other weights: give that one"
+            )
         given = self._given.with_noise_seed()
         return _wrapped(told, given) or given
 
@@ -284,7 +286,7 @@ class _Emulators:
 
 
 def _wrapped(told: dict[str, Any], given: Emulator) -> Emulator | None:
-    """``given`` within the wrappers that ``told`` has around an emulator of its class; None if there is none."""
+    """``given`` inside of the wrappers that ``told`` has around an emulator of its class; None if there are none."""
     if told["type"] == name_class(type(given)):
         return given
     inner = _wrapped(told["emulator"], given) if "emulator" in told else None

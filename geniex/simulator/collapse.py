@@ -26,22 +26,22 @@ _EXACT = 2.0**53
 
 @dataclass(frozen=True)
 class Programmed:
-    """The tiles as they are read; the first dimension of every tensor is the row tiles."""
+    """Programmed tiles, with shortcuts to read them; the first dimension of every tensor is the row tiles."""
 
     example: Tensor
     """Conductances (row_tiles, arrays, col_tiles, rows, cols) [S]; reads have their dtype and device."""
     array: Any
     """The emulator's programmed array."""
     counts: Tensor | None
-    """Counts for level 1 on one word line (row_tiles, converters, col_tiles, rows, cols). None where reads are no such
-    product, or where ``weights`` replace them."""
+    """Counts for level 1 on one word line (row_tiles, converters, col_tiles, rows, cols). None if a read is no linear
+    product, or if ``weights`` replace the counts."""
     weights: Tensor | None
-    """Matrix that whole inputs are multiplied with instead of a read (row_tiles, rows, converters, col_tiles, outputs),
-    float64. None where the ADC changes counts, or where sums are too large to be exact in float64."""
+    """The matrix (row_tiles, rows, converters, col_tiles, outputs), float64, by which integer inputs are multiplied
+    instead of a read. None if the ADC changes counts, or if sums are too large to be exact in float64."""
     lossless: bool
     """Whether the accumulator passes on the sums of ``weights`` unchanged."""
     live: tuple[bool, ...]
-    """Whether each row tile is worth a read: equal W+ and W- have equal currents in any circuit, which cancel."""
+    """Whether each row tile needs a read: equal W+ and W- have equal currents in any circuit, and these cancel."""
     whole: bool = False
     """Whether ``counts`` are whole numbers."""
 
@@ -98,7 +98,7 @@ def multiply_collapsed(integers: Tensor, tiles: Programmed, layout: TileLayout, 
 
 
 def _live(conductances: Tensor, emulator: Emulator, arch: Architecture) -> tuple[bool, ...]:
-    # Converters with different ranges digitise the same current differently: W+ and W- then need not cancel.
+    # Converters with different ranges digitise the same current differently, so that W+ and W- may not cancel.
     alike = arch.offset == "analog_difference" or arch.adc_range != "calibrated" or arch.adc_granularity == "layer"
     known = has_values(conductances) and not conductances.requires_grad and emulator.deterministic
     if arch.weight_scheme != "differential" or not alike or not known:

@@ -1,4 +1,4 @@
-"""``convert``: a torch model's matrix products onto crossbars, in one verb."""
+"""``convert``, which puts a torch model's matrix products onto crossbars."""
 
 from __future__ import annotations
 
@@ -52,49 +52,52 @@ def convert(
     """A copy of ``model`` whose matrix products with weights run on crossbars; the original is untouched.
 
     Linear layers, convolutions (also grouped and transposed) and attention's projections are put onto crossbars; all
-    else stays digital. The copy is in evaluation mode, has emulators of its own, and ``.conversion``, a
-    ``ConversionReport`` of which layers went where and why not. It computes what the model computes: weights that torch
-    derives from other tensors (pruning, weight and spectral norms, parametrizations) are programmed as they are in
-    force, and layers keep their hooks, which then see the crossbar layer as their module. A hook runs on the
-    calibration inputs too. Of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel`` the module inside is
-    converted, and the wrapper is left out.
+    other layers stay digital. The copy is in evaluation mode and has emulators of its own. Its ``.conversion``, a
+    ``ConversionReport``, says where each layer went, and why some stayed digital. The copy computes what the model
+    computes: weights that torch derives from other tensors (pruning, weight and spectral norms, parametrizations) are
+    programmed with their present values, and layers keep their hooks, which then get the crossbar layer as their
+    module. Hooks also run on the calibration inputs. The wrappers ``torch.compile``, ``DataParallel`` and
+    ``DistributedDataParallel`` are removed, and the module inside is converted.
 
     Args:
-        model: any module that has its weights, and is not on crossbars already.
+        model: a module whose weights are initialised and which is not on crossbars already.
         architecture: fixed point, slices, streams, converters.
         emulator: the crossbar's physics; its tile must be the architecture's.
-        per_layer: exceptions for layer names or patterns with ``*``: an architecture of its own, a ``LayerRule``, or
-            None to keep the layer digital. An exact name beats a pattern, a later pattern an earlier one; a name
-            covers the modules below. Attention's projections are ``q_proj``, ``k_proj``, ``v_proj`` and ``out_proj``.
-        calibration: inputs from which each layer's range is taken, needed where the architecture leaves
-            ``input_frac_bits`` None. A tensor, a tuple or a mapping (``model(**batch)``) is one batch; a list, a
-            DataLoader or another iterable is several, also of (inputs, labels), whose labels are left out; a function
-            runs the model that it is given. ``read_batches`` states the rules. A layer that is not called stays
-            digital.
-        layout: of convolutions, all of which compute the same integers. "dense": receptive fields one after the other,
-            each group on arrays of its own. "block_diagonal": the same, but as many groups on one array as fit.
-            "toeplitz": unrolled (a Toeplitz matrix), all positions at once on arrays of their own; for maps of the one
-            size that calibration or ``LayerRule(map_size=)`` tells. Linear layers are the same in all of these.
-            "compacted": block-diagonal without the rows and columns that are 0, of the matrix or of each tile,
-            whichever takes the fewest arrays (T, for pruned networks; see ``geniex.mapping.compact``).
-        fold: put batch norms into the convolutions before them, see ``fold_batch_norm``. Off by default: layers keep
-            their names and weights, and where all channels share one scale a folded weight has fewer significant
-            bits. On for hardware that cannot scale digitally.
-        dtype: of conductances, voltages and currents, float32 or float64; None means the weights', at least
-            float32.
-        trainable: keep the weights on crossbars as parameters, so that an optimiser can be given ``.parameters()``;
-            ``CrossbarMatrix`` states the gradients, ``to_digital`` is the way back. Parameters that need no gradient
-            in the model need none here. Without it nothing does, so that a forward pass keeps no graph unless an input
-            asks for one.
-        checkpoint: whether a backward pass computes intermediate values once more, so that a forward pass keeps little
-            in memory: True of programming and of reading, False of neither, None of reading alone (unless it is noisy).
-        allow_empty: whether a model may be returned that has no layer on crossbars.
+        per_layer: exceptions by layer name or by pattern with ``*``: an architecture, a ``LayerRule``, or None to keep
+            the layer digital. An exact name takes precedence over a pattern, and a later pattern over an earlier one; a
+            name covers the modules below it. Attention's projections are called ``q_proj``, ``k_proj``, ``v_proj`` and
+            ``out_proj``.
+        calibration: inputs from which each layer's range is taken; they are needed where the architecture leaves
+            ``input_frac_bits`` None. A tensor, a tuple or a mapping (``model(**batch)``) is one batch. A list, a
+            DataLoader or another iterable gives several batches; labels of (inputs, labels) batches are ignored. A
+            function runs the model that it is given. ``read_batches`` states the rules. A layer that is not called
+            stays digital.
+        layout: the layout of convolutions; all layouts compute the same integers. "dense" applies one receptive field
+            after another, with each group on arrays of its own. "block_diagonal" puts as many groups on one array as
+            fit. "toeplitz" unrolls the convolution (a Toeplitz matrix), so that all positions are computed at once, for
+            maps of one size, which calibration or ``LayerRule(map_size=)`` gives. Linear layers are the same in these
+            three layouts. "compacted" is block-diagonal without the zero rows and columns of the matrix or of each
+            tile, whichever takes the fewest arrays (the transformation T for pruned networks; see
+            ``geniex.mapping.compact``).
+        fold: whether batch norms are folded into the convolutions before them, see ``fold_batch_norm``. The default
+            keeps the layers' names and weights; a folded weight has fewer significant bits where all channels share one
+            scale. Fold for hardware that cannot scale digitally.
+        dtype: the dtype of conductances, voltages and currents, float32 or float64; None takes the weights' dtype, at
+            least float32.
+        trainable: whether the weights on crossbars stay parameters, so that an optimiser can be given
+            ``.parameters()``. ``CrossbarMatrix`` states the gradients, and ``to_digital`` is the way back. Parameters
+            that need no gradient in the model need none here. Without ``trainable`` no parameter needs one, and a
+            forward pass keeps no graph unless an input asks for it.
+        checkpoint: whether a backward pass computes intermediate values again, so that a forward pass keeps little in
+            memory: True does so for programming and reading, False for neither, None for reading alone (unless reads
+            are noisy).
+        allow_empty: whether a model without any layer on crossbars may be returned.
 
     Raises:
-        ConversionError: nothing that goes onto crossbars, a rule that names no layer, or one that cannot go onto
-            crossbars, a tile other than the emulator's, a model that is converted already, compiled by ``torch.jit`` or
-            without weights as yet; with ``trainable``, a weight on crossbars that is shared with another module or
-            derived from other tensors.
+        ConversionError: nothing goes onto crossbars; a rule names no layer, or a layer that cannot go onto crossbars;
+            the tile is not the emulator's; the model is converted already, is compiled by ``torch.jit`` or has no
+            weights yet; or, with ``trainable``, a weight on crossbars is shared with another module or derived from
+            other tensors.
     """
     check_fit(emulator, architecture)
     converted, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold, trainable=trainable)
@@ -134,7 +137,7 @@ def convert(
 def prepare(
     model: nn.Module, rules: Rules, fold: bool, *, trainable: bool = False
 ) -> tuple[nn.Module, list[PlannedLayer | DigitalLayer], list[LayerReport]]:
-    """A copy of ``model`` in the form that is converted, what happens to each of its layers, and what is folded."""
+    """A copy of ``model`` that is ready for conversion, the plan of its layers, and the batch norms that are folded."""
     plain = copy_model(model)
     if trainable:
         check_trainable(plain, rules)
@@ -155,18 +158,18 @@ def keep_frozen(module: Any, built: CrossbarLayer) -> None:
 
 
 def check_not_empty(plan: list[PlannedLayer | DigitalLayer]) -> None:
-    """Raise ``ConversionError`` where nothing goes onto crossbars, and say why."""
+    """Raise ``ConversionError``, with the reasons, if nothing goes onto crossbars."""
     digital = [layer for layer in plan if isinstance(layer, DigitalLayer)]
     if len(digital) < len(plan):
         return
     reasons = [f"{layer.name or 'the model'} ({type(layer.module).__name__}): {layer.reason}" for layer in digital]
     more = f", and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
     why = "; ".join(reasons[:_MOST_REASONS]) + more if reasons else "it has no layer with weights"
-    raise ConversionError(f"model: nothing of it goes onto crossbars: {why}. allow_empty=True lets it pass")
+    raise ConversionError(f"model: no layer goes onto crossbars: {why}; pass allow_empty=True to allow this")
 
 
 def drop_uncalled(plan: list[PlannedLayer | DigitalLayer], called: set[int]) -> list[PlannedLayer | DigitalLayer]:
-    """The plan with layers digital that the model did not call: it does without them, or reads their weights."""
+    """The plan in which layers that ``model`` did not call are digital: it skips them or reads their weights itself."""
     return [
         DigitalLayer(layer.name, layer.module, "never called on the inputs given")
         if isinstance(layer, PlannedLayer) and id(layer.module) not in called

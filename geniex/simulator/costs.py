@@ -99,7 +99,7 @@ class Costs:
         """The costs of the layer ``name``."""
         found = {layer.name: layer for layer in self.layers}
         if name not in found:
-            raise InputError("name", repr(name), f"layers on crossbars are {', '.join(map(repr, found))}")
+            raise InputError("name", repr(name), f"it must be a layer on crossbars: {', '.join(map(repr, found))}")
         return found[name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +120,9 @@ class Costs:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         how = "of the circuit" if self.exact_energy else "estimated from column currents"
-        return "\n".join([*lines, f"for an image, of {self.images}; {self.read_time * 1e9:g} ns a read; energy {how}"])
+        return "\n".join(
+            [*lines, f"for one image, averaged over {self.images}; {self.read_time * 1e9:g} ns per read; energy {how}"]
+        )
 
 
 def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_vectors: int | None = None) -> Costs:
@@ -131,7 +133,7 @@ def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_v
     images' own streams and the programmed conductances, including unused cells of an array, which are at G_off. The
     emulator's circuit is solved where it is ideal, linear or exact, so that a linear emulator's energy equals that of
     the exact circuit with linear cells. A surrogate's energy is estimated from its column currents; it is within 0.4 %
-    of the exact circuit's if these currents are exact (see ``geniex.emulator.power``). ``exact_energy`` tells which of
+    of the exact circuit's if these currents are exact (see ``geniex.emulator.power``). ``exact_energy`` says which of
     the two it is. Charging of lines, drivers, converters and everything digital are not counted.
 
     Args:
@@ -155,7 +157,7 @@ def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_v
     """
     check_converted(model)
     if isinstance(images, Tensor) and not (images.dim() and len(images) and has_values(images)):
-        raise InputError("images", tuple(images.shape), "a batch of one or more inputs, with values")
+        raise InputError("images", tuple(images.shape), "it must be a batch of one or more inputs with values")
     check_number("read_time", read_time, low=0.0, open_low=True, unit="s")
     if energy_vectors is not None:
         check_positive_int("energy_vectors", energy_vectors)
@@ -166,7 +168,7 @@ def costs(model: nn.Module, images: Data, *, read_time: float = 100e-9, energy_v
     with add_hooks((layers[name], "pre", tally.take) for name, tally in tallies.items()):
         count = run_calibration(model, images, "images")
     if not count:
-        raise InputError("images", f"a {type(images).__name__}", "it must be batches: their images are counted")
+        raise InputError("images", f"a {type(images).__name__}", "it must be batches, because their images are counted")
     rows = tuple(tally.row(name, count, read_time) for name, tally in tallies.items())
     return Costs(rows, float(read_time), count, all(tally.exact for tally in tallies.values()))
 

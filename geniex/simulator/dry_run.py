@@ -1,4 +1,4 @@
-"""What a conversion would take, before it is done."""
+"""``dry_run``, which estimates the memory and time of a conversion before it is done."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def dry_run(
     trainable: bool = False,
     checkpoint: bool | None = None,
 ) -> ConversionReport:
-    """The report that ``convert`` would give, with nothing programmed but a few arrays.
+    """The report that ``convert`` would give, found by programming a few arrays only.
 
-    Memory and time are those arrays', times the number of arrays. ``model`` may be on the meta device.
+    Memory and time are scaled from these arrays to the number of all arrays. ``model`` may be on the meta device.
 
     Args:
-        model: any module.
-        architecture: as ``convert`` takes it; so are ``per_layer``, ``layout``, ``fold``.
+        model: a module; its weights may have no values.
+        architecture: fixed point, slices, streams, converters, as for ``convert``.
         emulator: the crossbar's physics.
-        per_layer: exceptions.
-        example: inputs as ``convert`` takes them for calibration, but no function; with them the report counts the
-            vectors and reads of one example, and tells the peak memory of a pass of the first batch (not where layers
-            are compacted).
-        layout: of convolutions; "toeplitz" needs the ``example``, or sizes by rule.
-        fold: put batch norms into the convolutions before them.
-        dtype: of conductances, voltages and currents.
-        trainable: as ``convert`` takes it; it and ``checkpoint`` decide the memory that gradients take.
-        checkpoint: as ``convert`` takes it.
+        per_layer: exceptions by layer name or pattern, as for ``convert``.
+        example: inputs as for the calibration of ``convert``, but not a function. With them the report counts the
+            vectors and reads of one example, and has the peak memory of a pass of the first batch unless layers are
+            compacted.
+        layout: the layout of convolutions; "toeplitz" needs the ``example``, or sizes by rule.
+        fold: whether batch norms are folded into the convolutions before them.
+        dtype: the dtype of conductances, voltages and currents.
+        trainable: as for ``convert``; with ``checkpoint`` it decides the memory that gradients take.
+        checkpoint: as for ``convert``.
     """
     check_fit(emulator, architecture)
     copied, plan, folded = prepare(model, Rules(architecture, layout, per_layer), fold)
@@ -100,7 +100,7 @@ def dry_run(
 
 @contextmanager
 def _unsigned(plan: Sequence[PlannedLayer | DigitalLayer]) -> Iterator[set[int]]:
-    """Ids of the modules that see no negative input within."""
+    """The ids of the modules that get no negative input within the context."""
     signed: dict[int, bool] = {}
 
     def watch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
@@ -133,7 +133,7 @@ class _Shapes:
         ]
 
     def converted(self, *, trainable: bool, **options: Any) -> nn.Module:
-        """The converted model on the meta device; its programmed arrays have the sizes of one."""
+        """The converted model on the meta device; its programmed arrays have the sizes of real ones."""
         emulators, made = OwnEmulators(SizedEmulator(self.emulator)), dict[int, nn.Module]()
         for layer, unsigned in self.layers:
             inputs = make_placeholder(1)
@@ -146,7 +146,7 @@ class _Shapes:
         return model.requires_grad_(trainable)
 
     def _shorten(self, matrix: CrossbarMatrix) -> None:
-        """Whether reads are one product of integers is known where there are values alone: of the probe."""
+        """Let ``matrix`` be read by one product of integers if the probe is; without values only the probe can tell."""
         tiles, probe = matrix.tiles, self.probes[matrix.architecture]
         if not probe.collapsed or tiles.counts is None:
             return
@@ -157,7 +157,7 @@ class _Shapes:
 
 
 def _without_scale(layer: PlannedLayer) -> PlannedLayer:
-    """``layer`` with weights of any scale, which meta tensors cannot tell."""
+    """``layer`` with an arbitrary weight scale, because meta tensors have no values to derive it from."""
     arch = layer.architecture
     fixed = arch.weight_scale == "power_of_two" and arch.weight_frac_bits is not None
     return replace(layer, weight_full_scale=None if fixed else 1.0)
@@ -167,7 +167,7 @@ class _Probe(NamedTuple):
     bytes_per_array: float
     seconds_per_array: float
     collapsed: bool
-    """Whether reads are one product of integers, as ``Programmed.weights`` has it."""
+    """Whether a read is one product of integers with ``Programmed.weights``."""
     lossless: bool
 
 

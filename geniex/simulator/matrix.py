@@ -65,17 +65,18 @@ class CrossbarMatrix(nn.Module):
         inputs: statistics of the inputs in calibration, or their largest magnitude. They are needed where
             ``architecture.input_frac_bits`` is None; percentile and MSE ranges and the ADC range "calibrated" need
             statistics. Where these saw no negative input, one pass is streamed, and negative inputs clip to 0.
-        dtype: of conductances, voltages and currents, float32 or float64; None means the weight's, at least float32.
-        trainable: whether the weight stays a parameter, ``.weight``, or a mask (outputs, inputs) of the weights that
-            are not always 0. The parameter is programmed again whenever it has changed, and in every forward pass that
-            needs its gradient. Scales stay those of the first weight.
-        checkpoint: whether the backward pass computes intermediate values once more, one chunk of inputs at a time,
+        dtype: the dtype of conductances, voltages and currents, float32 or float64; None takes the weight's dtype, at
+            least float32.
+        trainable: whether the weight stays a parameter, ``.weight``; a mask (outputs, inputs) makes it one too and says
+            which weights are not always 0. The parameter is programmed again whenever it has changed, and in every
+            forward pass that needs its gradient. The scales remain those of the first weight.
+        checkpoint: whether the backward pass computes intermediate values again, one chunk of inputs at a time,
             instead of keeping them from the forward pass. True does so for programming and reading, False for neither,
             None for reading alone, and only where equal reads give equal currents.
-        layout: the weight's layout on tiles; None is a grid. With ``ToeplitzTiles`` the weight is kernels (channels,
-            inputs of a group), of which the matrix has more outputs and inputs.
-        weight_full_scale: magnitude of the largest integer, or one for each output with the architecture's
-            ``weight_scale`` "channel"; None takes the weight's own. Larger weights clip.
+        layout: the weight's layout on tiles; None is a grid. With ``ToeplitzTiles`` the weight holds the kernels
+            (channels, inputs of a group), and the unrolled matrix has more outputs and inputs.
+        weight_full_scale: the magnitude that the largest integer stands for, or one magnitude for each output with the
+            architecture's ``weight_scale`` "channel"; None takes the weight's own. Larger weights clip.
 
     >>> from geniex.emulator import IdealEmulator
     >>> weight = torch.tensor([[0.5, -0.25]])
@@ -87,7 +88,7 @@ class CrossbarMatrix(nn.Module):
     codes: Tensor | None
     """The ideal levels, bit lines in natural order, kept where the offset scheme reads them."""
     weight_gain: Tensor | None
-    """Factor of a product beside the binary points, float32, () or (outputs,); None is 1."""
+    """Factor of a product besides the binary points, float32, () or (outputs,); None is 1."""
     input_gain: Tensor | None
     """Divisor of an input, and factor of the product, float32, (); None is 1."""
     adc_step: Tensor | None
@@ -95,8 +96,8 @@ class CrossbarMatrix(nn.Module):
     weight_mask: Tensor | None
     """Trainable weights that are not always 0, bool (outputs, inputs); None is all."""
     target_conductances: Tensor | None
-    """Conductances before ``vary`` first changed them; None where nothing was varied or they are not known any more,
-    because neither files nor ``program`` tell them."""
+    """Conductances before ``vary`` first changed them; None if nothing was varied, or if they are no longer known
+    because the matrix was loaded from a file or programmed since."""
     varied: bool = False
     """Whether ``vary`` has changed the conductances."""
     gradients: Gradients = "emulator"
@@ -130,7 +131,7 @@ class CrossbarMatrix(nn.Module):
             self.weight_frac_bits, weight_gain = choose_weight_scale(architecture, weight, weight_full_scale)
             self.input_frac_bits, input_gain = choose_input_scale(architecture, inputs)
             self.non_negative = isinstance(inputs, InputStatistics) and inputs.non_negative
-            """Whether inputs are taken to have no sign, whatever they are."""
+            """Whether inputs are treated as unsigned, so that negative ones clip to 0."""
             self.register_buffer("weight_gain", weight_gain)
             self.register_buffer("input_gain", None if input_gain is None else input_gain.to(weight.device))
             dtype = dtype or torch.promote_types(weight.dtype, torch.float32)
@@ -148,8 +149,8 @@ class CrossbarMatrix(nn.Module):
         self.register_load_state_dict_post_hook(_program_again)
 
     emulator: Emulator
-    """The emulator that reads the tiles, bound to the architecture. It is no submodule: layers share one, and the state
-    of a matrix is what is programmed, by whatever physics it is read."""
+    """The emulator that reads the tiles, bound to the architecture. It is not a submodule, because layers share it, and
+    because a matrix's state is what is programmed, whichever emulator reads it."""
 
     def set_emulator(self, emulator: Emulator) -> None:
         """Read by ``emulator``, bound to the architecture, from now on; ``reprogram`` programs it."""
@@ -158,8 +159,8 @@ class CrossbarMatrix(nn.Module):
     def program(self, conductances: Tensor) -> None:
         """Put other conductances (row_tiles, arrays, col_tiles, rows, cols) [S] on the tiles, e.g. measured ones.
 
-        ``.conductances`` has those that are programmed now. Of two arrays, the first holds the positive parts. The
-        ranges of calibrated ADCs stay: ``calibrate_adc`` chooses them anew. A trainable matrix programs its own weight.
+        ``.conductances`` has the present ones. If there are two arrays, the first holds the positive parts. The ranges
+        of calibrated ADCs stay; ``calibrate_adc`` chooses new ones. A trainable matrix programs its own weight.
         """
         if self.weight is not None:
             raise InputError("conductances", tuple(conductances.shape), "a trainable matrix programs its own weight")
@@ -167,7 +168,7 @@ class CrossbarMatrix(nn.Module):
         self.target_conductances = None
 
     def reprogram(self) -> None:
-        """Program what is on the tiles again, by the emulator as it is now."""
+        """Program the present conductances again, with the present emulator."""
         with torch.no_grad():
             if self.weight is None:
                 self._put(self.conductances)
@@ -185,14 +186,16 @@ class CrossbarMatrix(nn.Module):
             self.tiles = self._programmed(self.conductances, self.codes)
 
     def arrange(self, arrangement: Arrangement, vectors: Tensor | None = None) -> None:
-        """Put inputs, outputs and bit lines in other places, and program the tiles so; the product stays the same.
+        """Move inputs, outputs and bit lines to other places and program the tiles; the product stays the same.
 
-        Conductances move with their weights, also measured or varied ones. ADC ranges that were calibrated by tile or
-        column are chosen anew by ``vectors`` (count, inputs), which they need; other ranges stay.
+        Conductances move with their weights, measured and varied ones too. ADC ranges that were calibrated by tile or
+        column are calibrated again on ``vectors`` (count, inputs), which are then required; other ranges stay.
         """
         own_ranges = self.architecture.adc_range == "calibrated" and self.architecture.adc_granularity != "layer"
         if own_ranges and vectors is None:
-            raise InputError("vectors", None, "ADC ranges by tile or column are chosen anew: give (count, inputs)")
+            raise InputError(
+                "vectors", None, "ADC ranges by tile or column must be calibrated again: give inputs (count, inputs)"
+            )
         if vectors is not None:
             check_vectors(vectors, self.layout.inputs)
         old = self.layout
@@ -212,14 +215,20 @@ class CrossbarMatrix(nn.Module):
             self.calibrate_adc(vectors)
 
     def calibrate_adc(self, vectors: Tensor) -> None:
-        """Choose the ADC's ranges by the counts that input ``vectors`` (count, inputs) cause on the emulator."""
+        """Choose the ADC's ranges from the counts that the emulator gives for ``vectors`` (count, inputs)."""
         arch = self.architecture
         if arch.adc_range not in ("auto", "calibrated"):
-            raise InputError("architecture.adc_range", repr(arch.adc_range), "only a calibrated range can be chosen")
+            raise InputError(
+                "architecture.adc_range",
+                repr(arch.adc_range),
+                "only the ADC ranges 'auto' and 'calibrated' are calibrated",
+            )
         reader, tiles, integers = self._apart(vectors)
         low, high = count_ends(reader, tiles, integers)
         if not (low.isfinite().all() and high.isfinite().all()):
-            allowed = "its currents are NaN or infinite on the calibration inputs: it does not stand for these tiles"
+            allowed = (
+                "its currents are NaN or infinite on the calibration inputs: use an emulator that fits these tiles"
+            )
             raise InputError("emulator", self.emulator.description, allowed)
         self.adc_step = choose_step(low, high, arch)
         if arch.adc_range == "auto" and bool((self.adc_step == 1).all()):
@@ -227,21 +236,21 @@ class CrossbarMatrix(nn.Module):
             self.tiles = collapse(tiles, self.layout, None, self.points)
 
     def converter_use(self, vectors: Tensor) -> ConverterUse:
-        """How input ``vectors`` (count, inputs) use the ADCs and accumulators: what clips, what overflows."""
+        """The use of ADCs and accumulators by ``vectors`` (count, inputs): the shares that clip and overflow."""
         return measure_converter_use(*self._apart(vectors))
 
     @property
     def bit_lines(self) -> int:
-        """Bit lines of all its tiles, those of W+ and W- counted once."""
+        """The number of bit lines of all tiles; a pair of W+ and W- counts once."""
         return math.prod(self.layout.stack) * self.architecture.tile[1]
 
     @property
     def array(self) -> Any:
-        """The tiles as the emulator has programmed them."""
+        """The array that the emulator programmed for the tiles."""
         return self.tiles.array
 
     def locate(self, output: int, input: int) -> Location:
-        """Where the weight from ``input`` to ``output`` lies."""
+        """The location of the weight from ``input`` to ``output``."""
         return self.layout.locate(output, input)
 
     def forward(self, x: Tensor, *, nan: bool = True) -> Tensor:
@@ -253,11 +262,11 @@ class CrossbarMatrix(nn.Module):
         check_mode(x)
         if x.dim() == 0 or x.shape[-1] != self.layout.inputs or not x.is_floating_point():
             given = f"{x.dtype} of shape {tuple(x.shape)}"
-            raise InputError("x", given, f"it must be floating, its last dimension the {self.layout.inputs} inputs")
+            raise InputError("x", given, f"it must be a floating-point tensor (..., {self.layout.inputs})")
         flat = x.reshape(math.prod(x.shape[:-1]), self.layout.inputs)
         if flat.shape[0] == 0:
             return x.new_zeros(*x.shape[:-1], self.layout.outputs) + flat.sum()  # 0, with the inputs' graph
-        # Microamperes do not survive the half precision that autocast would take the products to.
+        # Autocast would compute the products in half precision, in which microamperes underflow.
         with torch.autocast(x.device.type, enabled=False):
             if self.weight is not None and self.gradients == "ideal" and torch.is_grad_enabled():
                 with torch.no_grad():
@@ -272,7 +281,7 @@ class CrossbarMatrix(nn.Module):
         return product.reshape(*x.shape[:-1], self.layout.outputs).to(x.dtype)
 
     def reads(self, x: Tensor) -> Reads:
-        """Every voltage and current that inputs (count, inputs) cause, to look inside; keep ``count`` small."""
+        """All voltages and currents of the reads of ``x`` (count, inputs), for inspection; keep ``count`` small."""
         tiles, codes = self._current()
         levels, _ = self._reader(codes).levels(self._integers(x), tiles.example.dtype)
         voltages = to_voltages(levels, self.architecture)
@@ -284,9 +293,11 @@ class CrossbarMatrix(nn.Module):
         return f"{layout.inputs} -> {layout.outputs}, {layout.grid} tiles of {tile}, {self.emulator.name}"
 
     def clip_weight(self) -> None:
-        """Put trained weights that the scale cannot hold onto its ends, in place: beyond them no gradient flows."""
+        """Clip trained weights to the ends of the scale, in place, because no gradient flows beyond them."""
         if self.weight is None:
-            raise InputError("matrix", "its weight is on crossbars alone", "it must be trainable")
+            raise InputError(
+                "matrix", "not trainable", "only a trainable matrix keeps a weight to clip: pass trainable=True"
+            )
         with torch.no_grad():
             gain = None if self.weight_gain is None else self.weight_gain.to(self.weight.device)
             ends = find_weight_ends(self.architecture, self.weight_frac_bits, gain, self.weight.dtype)
@@ -305,7 +316,7 @@ class CrossbarMatrix(nn.Module):
         return product * math.prod(gains) if gains else product
 
     def _current(self) -> tuple[Programmed, Tensor | None]:
-        """The tiles, and the levels where they are read, of the weight as it is now."""
+        """The tiles of the present weight, and its levels if reads need them."""
         if self.weight is None:
             return self.tiles, self.codes
         if self.weight.requires_grad and torch.is_grad_enabled():
@@ -317,7 +328,7 @@ class CrossbarMatrix(nn.Module):
         return self.tiles, self.codes
 
     def _written(self, weight: Tensor) -> tuple[Programmed, Tensor | None]:
-        """Tiles with another ``weight``, and its levels where they are read."""
+        """The tiles of another ``weight``, and its levels if reads need them."""
         check_weight(weight)
         scale = (self.weight_frac_bits, self.weight_gain)
         codes = to_tile_levels(self._masked(weight), self.layout, *scale, self.conductances.dtype)
@@ -341,9 +352,9 @@ class CrossbarMatrix(nn.Module):
         return Reader(self.emulator, self.layout, self.points, self.adc_step, codes, self.non_negative, again)
 
     def _apart(self, vectors: Tensor) -> tuple[Reader, Programmed, Tensor]:
-        """A reader whose noise is its own, the tiles, and the integers of input ``vectors`` (count, inputs).
+        """A reader with noise of its own, the tiles, and the integers of input ``vectors`` (count, inputs).
 
-        The noise of the model's reads then begins after calibration.
+        Calibration thus does not advance the noise of the model's reads.
         """
         check_vectors(vectors, self.layout.inputs)
         with torch.no_grad():
@@ -363,14 +374,14 @@ class CrossbarMatrix(nn.Module):
         return find_shortcuts(conductances, array, self.emulator, self.layout, codes=codes, step=step, points=points)
 
     def _calibrate(self, inputs: InputStatistics | float | None) -> None:
-        """Choose the ADC's ranges by what calibration saw of the ``inputs``, if they are to follow it."""
+        """Choose the ADC's ranges from the statistics of the ``inputs``, if the architecture calibrates them."""
         arch = self.architecture
         if not has_values(self.conductances) or arch.adc_range not in ("auto", "calibrated"):
             return
         if arch.adc_range == "auto":
             if not isinstance(inputs, InputStatistics) or not inputs.count or arch.adc_codes is None:
                 return
-            # Where the ideal counts have room, only cells that conduct far more than linearly can leave it.
+            # If all ideal counts fit the ADC's range, only strongly super-linear cells can exceed it.
             linear = self.emulator.response(self.tiles.array) is not None
             probe = inputs.vectors[:PROBE_VECTORS]
             if self.adc_step is None and (linear or not self.converter_use(probe).clipped):
@@ -378,22 +389,22 @@ class CrossbarMatrix(nn.Module):
         self.calibrate_adc(choose_calibration_vectors(inputs, arch, self.bit_lines))
 
     def get_extra_state(self) -> Tensor:
-        """Binary points, whether inputs have a sign, and places, without which the conductances mean nothing.
+        """Binary points, whether inputs have a sign, and the arrangement, without which conductances mean nothing.
 
-        Also whether they were varied: a model that is loaded cannot be taken for one as it was meant to be.
+        The state also says whether conductances were varied, so that a loaded matrix is not taken for a nominal one.
         """
         own = (self.weight_frac_bits, self.input_frac_bits, self.non_negative, self.points.held, self.varied)
         return write_state(self.architecture, MatrixState(*own), self.layout)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over what a saved matrix knew; raise ``InputError`` where it was of another architecture."""
+        """Restore a saved matrix's state; raises ``InputError`` if it had another architecture."""
         own, layout = read_state(state, self.layout)
         self.weight_frac_bits, self.input_frac_bits, self.non_negative, held, self.varied = own
         self.points = BinaryPoints(self.weight_frac_bits + self.input_frac_bits, held)
         self.layout = layout.map_indices(lambda index: index.to(self.conductances.device))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Loads a saved matrix, whose ADC ranges may have another shape or none at all."""
+        """Load a saved matrix; its ADC ranges may have another shape, or be absent."""
         if f"{prefix}conductances" in state_dict:
             step = state_dict.get(f"{prefix}adc_step")
             self.adc_step = None if step is None else torch.empty_like(step, device=self.conductances.device)
@@ -410,6 +421,6 @@ class CrossbarMatrix(nn.Module):
 
 
 def _program_again(matrix: CrossbarMatrix, _: object) -> None:
-    """Put loaded conductances on the tiles."""
+    """Program the loaded conductances on the tiles."""
     matrix._put(matrix.conductances)
     matrix.target_conductances = None

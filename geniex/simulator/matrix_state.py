@@ -1,4 +1,4 @@
-"""What a matrix on crossbars saves beside its tensors: binary points, signs and places; and how its tensors move."""
+"""The saved state of a matrix on crossbars beside its tensors (binary points, signs, places), and moves of tensors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_state(state: Tensor, layout: TileLayout) -> tuple[MatrixState, TileLayo
     """
     number, weight_frac_bits, input_frac_bits, non_negative, held, varied, *places = state.tolist()
     if number != _number_of(layout.architecture):
-        allowed = "this matrix has another one, by which its conductances mean other weights: convert with the same"
+        allowed = "the same conductances mean other weights here: convert the model with the saved architecture"
         raise InputError("state_dict", "the state of a matrix of another architecture", allowed)
     own = MatrixState(weight_frac_bits, input_frac_bits, bool(non_negative), held, bool(varied))
     return own, layout.from_numbers(places)
@@ -73,6 +73,6 @@ def move_once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 
 def _number_of(architecture: Architecture) -> int:
-    """A number that tells architectures apart by which a saved state means different products."""
+    """A number that differs between architectures for which a saved state means different products."""
     told = {name: value for name, value in architecture.to_dict().items() if name not in _FREE}
     return int.from_bytes(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()[:7])

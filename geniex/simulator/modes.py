@@ -17,16 +17,16 @@ def check_mode(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise InputError("x", type(x).__name__, "it must be a tensor")
     if torch.jit.is_tracing():
-        allowed = "what a read does depends on values: use the model as it is; save_converted keeps it"
+        allowed = "a read depends on values, which tracing fixes: use the model as it is, and save_converted to save it"
         raise InputError("x", "a tensor that torch.jit.trace records", allowed)
     functions = torch._C._functorch
     while functions.is_functorch_wrapped_tensor(x):
         if functions.is_batchedtensor(x):
-            allowed = "give the whole batch without vmap: all dimensions but the features are batch dimensions"
+            allowed = "vmap is not needed, as all dimensions but the last are batch dimensions: give the whole batch"
             raise InputError("x", "a tensor that torch.vmap batches", allowed)
         x = functions.get_unwrapped(x)
 
 
 def refuse_script() -> NoReturn:
     """Raise ``ConversionError``, because ``torch.jit.script`` cannot compile layers on crossbars."""
-    raise ConversionError("model: torch.jit.script cannot compile layers on crossbars; save_converted keeps the model")
+    raise ConversionError("model: torch.jit.script cannot compile layers on crossbars; save_converted saves the model")

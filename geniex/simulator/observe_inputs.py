@@ -73,7 +73,9 @@ def count_vectors(
     with add_hooks((layer.module, "post", watched(layer)) for layer in _on_crossbars(plan)):
         examples = run_calibration(model, example, "example")
     if not examples:
-        raise InputError("example", f"a {type(example).__name__}", "it must be batches: their examples are counted")
+        raise InputError(
+            "example", f"a {type(example).__name__}", "it must be batches, because their examples are counted"
+        )
     return _with_sizes(plan, sized), vectors, examples
 
 
@@ -93,7 +95,7 @@ def run_calibration(model: nn.Module, calibration: Calibration, name: str = "cal
             inputs.run(model)
             sizes = [len(tensor) for tensor in inputs.tensors().values() if tensor.dim()]
             if sizes and not sizes[0]:
-                raise InputError(name, "a batch without an example", "every batch must hold at least one")
+                raise InputError(name, "a batch without an example", "every batch must have at least one example")
             examples += next(iter(sizes), 0)
         return examples
 

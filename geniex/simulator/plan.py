@@ -84,7 +84,9 @@ class PlannedLayer:
         size = tuple(x.shape[-self.geometry.dims :])
         if self.map_size not in (None, size):
             both = f"maps of {self.map_size} and of {size}"
-            raise ConversionError(f"layer {self.name!r}: layout {self.layout!r} is for maps of one size, it has {both}")
+            raise ConversionError(
+                f"layer {self.name!r}: layout {self.layout!r} is for maps of one size, but this layer gets {both}"
+            )
         return self if self.map_size == size else replace(self, map_size=size)
 
     def vectors_of(self, x: Tensor) -> Tensor:
@@ -135,21 +137,21 @@ def split_attention(model: nn.Module, rules: Rules) -> nn.Module:
 def check_trainable(model: nn.Module, rules: Rules) -> None:
     """Raise ``ConversionError`` for a weight that cannot be trained on crossbars as it is trained in ``model``.
 
-    A weight on crossbars is a parameter of its own: it can neither be shared with another module nor be computed from
+    A weight on crossbars is a separate parameter: it can neither be shared with another module nor be computed from
     other tensors.
     """
     for name, module in model.named_modules():
         for tensor, remedy in find_derived_tensors(module).items() if _goes(name, module, rules) else ():
             raise ConversionError(
-                f"layer {name!r}: its {tensor} is computed from other tensors, which trainable=True would not train:"
-                f" make it a parameter before with {remedy}, or keep the layer digital by a rule"
+                f"layer {name!r}: its {tensor} is computed from other tensors, which trainable=True cannot train:"
+                f" make it a parameter first with {remedy}, or keep the layer digital by a rule"
             )
     for places in find_ties(model):
         on_crossbars = [name for name, _ in places if _goes(name, model.get_submodule(name), rules)]
         if on_crossbars:
             both = " and ".join(f"{name}.{parameter}".lstrip(".") for name, parameter in places)
             raise ConversionError(
-                f"{both} are one parameter, which would be two on crossbars with trainable=True: keep"
+                f"{both} share one parameter, which trainable=True would split in two: keep"
                 f" {on_crossbars[-1]!r} digital by a rule (per_layer={{{on_crossbars[-1]!r}: None}}), or convert with"
                 " trainable=False"
             )
@@ -205,7 +207,7 @@ def _unregistered(model: nn.Module) -> Iterator[DigitalLayer]:
         for name, aside in find_kept_aside(module):
             new = {id(m) for m in aside.modules()} - seen
             if new and any(True for _ in aside.parameters()):
-                reason = "no submodule: keep it in an nn.ModuleList or nn.ModuleDict"
+                reason = "not a submodule: keep it in an nn.ModuleList or nn.ModuleDict"
                 yield DigitalLayer(f"{owner}.{name}".lstrip("."), aside, reason)
             seen |= new
 
@@ -216,11 +218,13 @@ def _plan_layer(name: str, module: nn.Module, kind: type[CrossbarLayer], choice:
     unrolled = unrolls(layout)
     if unrolled and kind.geometry_of(module) is None:
         if by_name:
-            raise ConversionError(f"per_layer[{name!r}]: a {type(module).__name__} has no positions to unroll")
+            raise ConversionError(
+                f"per_layer[{name!r}]: a {type(module).__name__} has no positions to unroll: use another layout"
+            )
         layout, unrolled = "dense", False
     if size is not None and not unrolled:
         if by_name:
-            raise ConversionError(f"per_layer[{name!r}]: map_size is of convolutions in the layout 'toeplitz'")
+            raise ConversionError(f"per_layer[{name!r}]: map_size is only for convolutions with layout 'toeplitz'")
         size = None
     layer = PlannedLayer(name, module, kind, choice.architecture, layout, size, choice.weight_full_scale)
     if size is not None or not unrolled:
@@ -233,16 +237,16 @@ def _digital_form(module: nn.Module, kind: type[CrossbarLayer] | None) -> str | 
     if isinstance(module, torch.jit.ScriptModule):
         return "compiled by torch.jit"
     if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):  # as torch.ao's modules have
-        return "quantised weights, outside of parameters"
+        return "quantised weights that are no parameters"
     if kind is None:
         return None
     weight = module.weight
     if "weight" not in module._parameters and "weight" not in module._buffers:
-        return "its weight is no parameter: something else sets it"
+        return "its weight is not a parameter, because something else sets it"
     if weight.layout != torch.strided:
-        return "sparse tensor as weight: to_dense() makes it a plain one"
+        return "sparse weight: make it dense with to_dense()"
     if is_traceable_wrapper_subclass(weight) or weight.is_quantized:
-        return f"weight of its own kind ({type(weight).__name__}, {weight.dtype})"
+        return f"unsupported weight ({type(weight).__name__}, {weight.dtype})"
     if isinstance(weight, Tensor) and weight.numel() == 0:
         return "it has no weights"
     if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -255,7 +259,7 @@ def _reason(module: nn.Module) -> str:
         return "no matrix product"
     base = nn.MultiheadAttention if isinstance(module, nn.MultiheadAttention) else find_registered_kind(module)
     if base is not None:
-        return f"computes otherwise than {base.__name__}"
+        return f"computes something else than {base.__name__}"
     if any(True for _ in module.children()):
-        return "parameters of its own, outside of layers"
-    return "no crossbar form of this layer"
+        return "own parameters outside of its layers"
+    return "no crossbar form for this kind of layer"

@@ -1,4 +1,4 @@
-"""From whole inputs to products: reads of programmed tiles, in chunks that fit a workspace."""
+"""Reads of programmed tiles, from integer inputs to products, in chunks that fit a workspace."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from geniex.simulator.periphery.dac import split_into_reads
 from geniex.workspace import workspace_bytes
 
 _WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}
-"""Bytes of currents and emulator workspace in flight: inputs are taken in chunks of this size."""
+"""Bytes of currents and emulator workspace at a time; inputs are read in chunks of at most this size."""
 _MOST_GAPS = 16
-"""Between runs of row tiles that are read: beyond, what is in the gaps costs less than another round."""
+"""The most gaps between runs of row tiles; with more, reading the tiles in the gaps too is faster."""
 
 
 class Reads(NamedTuple):
-    """What the tiles of a matrix see: drives that broadcast against the tiles, and their currents."""
+    """The driver voltages of a matrix's tiles, which broadcast against the tiles, and their column currents."""
 
     voltages: Tensor
     """(reads, inputs, row_tiles, 1, 1, rows) [V]."""
     ideal: Tensor
-    """Currents without any non-ideality (reads, inputs, row_tiles, arrays, col_tiles, cols) [A], as bit lines lie."""
+    """Ideal currents (reads, inputs, row_tiles, arrays, col_tiles, cols) [A], with bit lines as they are arranged."""
     actual: Tensor
-    """Currents of the emulator, same shape [A]."""
+    """The emulator's currents, in the same shape [A]."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How one matrix's tiles are read."""
+    """A reader of one matrix's tiles."""
 
     emulator: Emulator
     layout: TileLayout
@@ -49,11 +49,11 @@ class Reader:
     step: Tensor | None
     """Counts per ADC code, broadcasting with (row_tiles, converters, col_tiles, cols); None is 1."""
     codes: Tensor | None
-    """The ideal levels (row_tiles, arrays, col_tiles, rows, cols), which "ideal_before" alone needs."""
+    """The ideal levels (row_tiles, arrays, col_tiles, rows, cols), which only "ideal_before" needs."""
     non_negative: bool
-    """Whether inputs have no sign."""
+    """Whether inputs are unsigned."""
     checkpoint: bool = False
-    """Whether a backward pass reads again instead of keeping what a read makes on its way."""
+    """Whether a backward pass reads again, so that a read keeps no intermediate values."""
 
     def product(self, integers: Tensor, tiles: Programmed) -> Tensor:
         """Products (inputs, outputs), float64, of ``integers`` (inputs, features)."""
@@ -86,7 +86,7 @@ class Reader:
         return to_counts(currents, levels, None if self.codes is None else self.codes[at], arch)
 
     def row_tiles(self, count: int, live: Sequence[bool] | None = None) -> list[slice]:
-        """All row tiles, or those that are ``live`` and what lies in between, in runs of at most ``count``."""
+        """Runs of at most ``count`` row tiles that cover all row tiles, or all ``live`` ones and perhaps the gaps."""
         runs: list[slice] = []
         live = (True,) * self.layout.stack[0] if live is None else live
         for k, alive in enumerate(live):
@@ -101,7 +101,7 @@ class Reader:
         return runs
 
     def chunk(self, count: int, tiles: Programmed) -> tuple[int, int]:
-        """Inputs and row tiles to take at once, of ``count`` inputs, such that the work fits the budget."""
+        """The numbers of inputs (of ``count``) and of row tiles to read at once so that the work fits the budget."""
         arch, layout = self.layout.architecture, self.layout
         device, item = tiles.example.device.type, tiles.example.element_size()
         budget = workspace_bytes(_WORKSPACE_BYTES.get(device, 256 << 20))
@@ -114,16 +114,16 @@ class Reader:
         return inputs, max(1, min(layout.stack[0], budget // (per_tile * inputs)))
 
     def _read(self, integers: Tensor, tiles: Programmed, row_tiles: int) -> Tensor:
-        """Products (inputs, col_tiles, outputs), so many row tiles at a time."""
+        """Products (inputs, col_tiles, outputs), with ``row_tiles`` row tiles read at a time."""
         levels, place = self.levels(integers, tiles.example.dtype)
         live = self._driven(levels, tiles.live)
         total = levels.new_zeros((len(integers), self.layout.col_tiles, self.layout.architecture.outputs_per_tile))
         return sum((self._partial(levels, place, tiles, at) for at in self.row_tiles(row_tiles, live)), total.double())
 
     def _driven(self, levels: Tensor, live: Sequence[bool]) -> Sequence[bool]:
-        """Of the live row tiles those whose word lines are driven at all, where a look at the CPU's values is free."""
+        """Whether each row tile is live and has a driven word line; only values on the CPU are looked at."""
         if levels.requires_grad and not any(live):
-            return [True, *live[1:]]  # the graph has to go on
+            return [True, *live[1:]]  # the result must depend on the levels' graph
         if levels.device.type != "cpu" or not has_values(levels) or levels.requires_grad:
             return live
         if not self.emulator.deterministic:
@@ -132,7 +132,7 @@ class Reader:
         return [alive and some for alive, some in zip(live, driven, strict=True)]
 
     def _partial(self, levels: Tensor, place: Tensor, tiles: Programmed, at: slice) -> Tensor:
-        """What some row tiles add to the product (inputs, col_tiles, outputs)."""
+        """The partial product (inputs, col_tiles, outputs) of some row tiles."""
         arch = self.layout.architecture
         step = self.step if self.step is None or len(self.step) == 1 else self.step[at]
         counts = digitise(self.analog(levels, tiles, at), step, arch)

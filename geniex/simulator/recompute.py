@@ -1,4 +1,4 @@
-"""Programming that keeps no intermediate values for the backward pass, which programs once more instead."""
+"""Programming that keeps no intermediate values: the backward pass programs again instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geniex.emulator import map_tensors
 
 
 def program_lean(program: Callable[[Tensor], Any], conductances: Tensor) -> Any:
-    """The result of ``program`` for ``conductances``, differentiable in them alone.
+    """The result of ``program`` for ``conductances``, differentiable in nothing else.
 
     torch's own checkpoints would run ``program`` again for each backward pass inside the backward pass of ``program``.
     """

@@ -1,4 +1,4 @@
-"""Where a model's layers went, on how many arrays, and what that costs."""
+"""The conversion report: the place of each layer, its number of arrays, and its fixed-point and ADC errors."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ _MOST_BINS = 64
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many cells of a layer, unused ones included, have which conductance."""
+    """The number of a layer's cells, unused ones included, in each bin of conductance."""
 
     edges: tuple[float, ...]
-    """Of the bins, siemens; one bin a level, or 64 where there are more levels."""
+    """Edges of the bins [S]: one bin for each level, or 64 bins if there are more levels."""
     counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Where one layer went."""
+    """The place of one layer, its size there, and its errors."""
 
     name: str
     kind: str
     where: Literal["crossbar", "digital", "folded"]
     reason: str = ""
-    """Why it stayed digital, or what it was folded into."""
+    """Reason why the layer stayed digital, or the layer that it was folded into."""
     matrices: int = 0
-    """Matrices that it takes: one a block of groups."""
+    """Number of matrices: one for each block of groups."""
     row_tiles: int = 0
-    """Of the largest matrix."""
+    """Row tiles of the largest matrix."""
     col_tiles: int = 0
     arrays: int = 0
-    """Arrays in all, of every sign."""
+    """Number of arrays; W+ and W- are two."""
     grid_arrays: int = 0
-    """Arrays as if none were left out: of those that hold zeros alone by an unrolled convolution, or by compaction."""
+    """Number of arrays with all-zero tiles included, which unrolled and compacted layers leave out."""
     utilisation: float = 0.0
-    """Share of its arrays' bit lines times word lines that hold a slice of a weight."""
+    """Share of the arrays' cells that hold a slice of a weight."""
     bytes: int = 0
-    """Of the programmed arrays in memory."""
+    """Memory of the programmed arrays [bytes]."""
     vectors: int | None = None
     """Input vectors for one example; None where no example was given."""
     array_reads: int | None = None
     """Reads of single arrays for one example: vectors times streams (of all passes) times arrays."""
     weight_frac_bits: tuple[int, int] | None = None
-    """Lowest and highest among its matrices."""
+    """Lowest and highest number of the weights' fraction bits, over the layer's matrices."""
     input_frac_bits: tuple[int, int] | None = None
     histogram: Histogram | None = None
-    """None where nothing was programmed."""
+    """Histogram of the layer's conductances; None if nothing was programmed."""
     weight_error: float | None = None
-    """RMS error that fixed point makes in the weights, over their RMS."""
+    """RMS fixed-point error of the weights, relative to their RMS."""
     weights_clipped: float | None = None
     """Share of the weights beyond the fixed-point range."""
     input_error: float | None = None
-    """RMS error that fixed point makes in the calibration inputs, over their RMS; None without calibration."""
+    """RMS fixed-point error of the calibration inputs, relative to their RMS; None without calibration."""
     inputs_clipped: float | None = None
     """Share of the calibration inputs beyond the fixed-point range; None without calibration."""
     adc_step: tuple[float, float] | None = None
@@ -81,21 +81,21 @@ class LayerReport:
     overflowed: float | None = None
     """Share of sums that wrap or saturate on calibration inputs; None with unbounded accumulators."""
     adc_error: float | None = None
-    """RMS change of the layer's sums by the ADC on calibration inputs, over the sums' RMS."""
+    """RMS error of the layer's sums that the ADC causes on calibration inputs, relative to the sums' RMS."""
     accumulator_error: float | None = None
-    """RMS change of the layer's sums by the accumulator on calibration inputs, over the sums' RMS."""
+    """RMS error of the layer's sums that the accumulator causes on calibration inputs, relative to the sums' RMS."""
     cautions: tuple[str, ...] = ()
-    """What clips, overflows or is too coarse, and what to set instead."""
+    """Sentences about what clips, overflows or is too coarse, with the settings that avoid it."""
 
     @property
     def compression(self) -> float:
-        """Arrays as if none were left out, over arrays."""
+        """The number of arrays with all-zero tiles included, over the number of arrays."""
         return self.grid_arrays / self.arrays if self.arrays else 1.0
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Where every layer with parameters went; ``str`` gives a table."""
+    """The reports of all layers with parameters; ``str`` gives a table."""
 
     layers: tuple[LayerReport, ...]
     emulator: str = ""
@@ -107,22 +107,22 @@ class ConversionReport:
 
     @property
     def pass_memory(self) -> PassMemory | None:
-        """Peak memory of a pass of the first batch of calibration, or of a dry run's example.
+        """Peak memory of a pass of the first calibration batch, or of a dry run's example.
 
-        None where no inputs were given, where the model cannot run without their values, and in a report that was saved
-        or pickled before anybody had asked. It is found when it is first asked for, from the shapes of all tensors,
+        It is None if no inputs were given, if the model cannot run without their values, and in a report that was saved
+        or pickled before the memory was first asked for. The first access finds it from the shapes of all tensors,
         which takes seconds and little memory.
         """
         return None if self.memory is None else self.memory.value
 
     @property
     def arrays(self) -> int:
-        """Arrays in all."""
+        """Number of arrays."""
         return sum(layer.arrays for layer in self.layers)
 
     @property
     def compression(self) -> float:
-        """Arrays as if none were left out, over arrays: the compression rate of a compacted network."""
+        """The number of arrays with all-zero tiles included, over the number of arrays (the compression rate)."""
         return sum(layer.grid_arrays for layer in self.layers) / self.arrays if self.arrays else 1.0
 
     @property
@@ -133,7 +133,7 @@ class ConversionReport:
 
     @property
     def bytes(self) -> int:
-        """Of all programmed arrays in memory."""
+        """Memory of all programmed arrays [bytes]."""
         return sum(layer.bytes for layer in self.layers)
 
     @property
@@ -145,22 +145,22 @@ class ConversionReport:
 
     @property
     def adc_clipped(self) -> float | None:
-        """Share of ADC conversions that clip in the layer where most do; None where no layer tells."""
+        """Share of ADC conversions that clip, in the layer where most clip; None if no layer has this figure."""
         return max(self._known("adc_clipped"), default=None)
 
     @property
     def adc_codes_used(self) -> float | None:
-        """Share of the ADC's codes that occur in the layer that uses the fewest; None where no layer tells."""
+        """Share of the ADC's codes that occur, in the layer that uses the fewest; None if no layer has this figure."""
         return min(self._known("adc_codes_used"), default=None)
 
     @property
     def overflowed(self) -> float | None:
-        """Share of sums that overflow in the layer where most do; None where no layer tells."""
+        """Share of sums that overflow, in the layer where most overflow; None if no layer has this figure."""
         return max(self._known("overflowed"), default=None)
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What every layer cautions of, each with its layer's name."""
+        """The cautions of all layers, each with its layer's name."""
         return tuple(f"layer {layer.name!r}: {text}" for layer in self.layers for text in layer.cautions)
 
     def _known(self, figure: str) -> list[float]:
@@ -174,14 +174,14 @@ class ConversionReport:
         return found[name]
 
     def histogram(self, name: str) -> Histogram:
-        """Conductances of the layer ``name`` as they were programmed."""
+        """The histogram of the conductances that were programmed for the layer ``name``."""
         histogram = self.layer(name).histogram
         if histogram is None:
-            raise InputError("name", repr(name), "nothing was programmed for this layer")
+            raise InputError("name", repr(name), "this layer has no programmed conductances: name a layer on crossbars")
         return histogram
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; with the memory of a pass where that has been asked for before."""
+        """The report, JSON-ready; it includes the memory of a pass only if that was asked for before."""
         figures = ("adc_clipped", "adc_codes_used", "overflowed", "program_seconds")
         totals = {name: getattr(self, name) for name in ("arrays", "utilisation", "bytes", "array_reads", *figures)}
         memory = None if self.memory is None else self.memory.found
@@ -199,10 +199,10 @@ class ConversionReport:
     def __str__(self) -> str:
         head = ("layer", "kind", "where", "arrays", "grid", "used", "memory", "clips", "codes", "vectors")
         rows = [head, *(_cells(layer) for layer in self.layers)]
-        # The reason that a digital layer ends with may reach over the columns that it does not have.
+        # A digital layer's row ends with its reason, which may extend over the columns that it leaves empty.
         widths = [max(len(row[k]) for row in rows if len(row) > k + 1 or row is head) for k in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
-        reads = "" if self.array_reads is None else f", {self.array_reads:,} reads of one for an example"
+        reads = "" if self.array_reads is None else f", {self.array_reads:,} array reads for an example"
         total = f"{self.arrays:,} arrays, {self.utilisation:.0%} used, {_size(self.bytes)}{reads}"
         seconds = "" if self.program_seconds is None else f"; programming takes about {self.program_seconds:.2g} s"
         named = [self.emulator] if self.emulator else []
@@ -224,7 +224,7 @@ def report_planned(layer: PlannedLayer, **costs: Any) -> LayerReport:
     """The report of a layer that goes onto crossbars."""
     arrays = layer.architecture.arrays
     if layer.unsized:
-        allowed = "an unrolled convolution needs the size of its maps: give an example, or LayerRule(map_size=)"
+        allowed = "an unrolled convolution needs the size of its maps: give an example or LayerRule(map_size=)"
         raise ConversionError(f"layer {layer.name!r}: {allowed}")
     placement = layer.placement
     return LayerReport(
@@ -242,7 +242,7 @@ def report_planned(layer: PlannedLayer, **costs: Any) -> LayerReport:
 
 
 def report_built(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[InputStatistics] | None) -> LayerReport:
-    """The report of a layer that is on crossbars, with what calibration has ``seen`` of each matrix's inputs."""
+    """The report of a layer on crossbars; ``seen`` are the calibration statistics of each matrix's inputs."""
     matrices = [m for m in built.matrices if isinstance(m, CrossbarMatrix)]
     weight_bits, input_bits = zip(*((m.weight_frac_bits, m.input_frac_bits) for m in matrices), strict=True)
     return report_planned(
@@ -256,7 +256,7 @@ def report_built(layer: PlannedLayer, built: CrossbarLayer, seen: Sequence[Input
 
 
 def count_reads_per_vector(architecture: Architecture, *, non_negative: bool = False) -> int:
-    """Streams of all passes: how often an array is read for one input vector, at most.
+    """The largest number of reads of an array for one input vector: the streams of all passes.
 
     Inputs that are known to be ``non_negative`` need no second pass and no stream for a sign.
     """
@@ -266,7 +266,7 @@ def count_reads_per_vector(architecture: Architecture, *, non_negative: bool = F
 
 
 def count_programmed_bytes(module: nn.Module) -> int:
-    """Memory of all programmed arrays in ``module``, what they share counted once."""
+    """The memory [bytes] of all programmed arrays in ``module``; shared tensors count once."""
     sizes: dict[int, int] = {}
 
     def add(tensor: Tensor) -> Tensor:
@@ -283,7 +283,7 @@ def count_programmed_bytes(module: nn.Module) -> int:
 
 
 def count_conductances(matrices: Sequence[CrossbarMatrix]) -> Histogram | None:
-    """Of the cells of all arrays of a layer's matrices; None where tensors have no values."""
+    """The histogram of all cells of a layer's matrices; None where tensors have no values."""
     arch = matrices[0].architecture
     edges = _edges(arch.window, 2**arch.slice_bits)
     if not has_values(matrices[0].conductances):
@@ -297,7 +297,7 @@ def count_conductances(matrices: Sequence[CrossbarMatrix]) -> Histogram | None:
 
 
 def _layer_of(data: dict[str, Any]) -> LayerReport:
-    """The layer's report as ``dataclasses.asdict`` and JSON left it."""
+    """The layer's report from ``data``, as ``dataclasses.asdict`` and JSON give it."""
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
     histogram = fields["histogram"]
     if histogram is not None:

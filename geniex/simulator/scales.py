@@ -38,7 +38,7 @@ class Quantisation(NamedTuple):
     clipped: float
     """Share of the numbers that lie beyond the fixed-point range by a last bit or more."""
     typical: float
-    """Median of that error over single outputs or inputs: it tells what a few large numbers leave to the others."""
+    """Median of that error over single outputs or inputs, which shows how much precision a few large numbers cost."""
 
 
 class InputStatistics:
@@ -73,11 +73,15 @@ class InputStatistics:
     def add(self, vectors: Tensor) -> None:
         """Add ``vectors`` (count, inputs) to the statistics."""
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or not vectors.is_floating_point():
-            raise InputError("vectors", getattr(vectors, "shape", type(vectors)), "floating (count, inputs)")
+            raise InputError(
+                "vectors",
+                getattr(vectors, "shape", type(vectors)),
+                "it must be a floating-point tensor (count, inputs)",
+            )
         if self.count and vectors.shape[1] != self.vectors.shape[1]:
-            raise InputError("vectors", tuple(vectors.shape), f"those before had {self.vectors.shape[1]} inputs")
+            raise InputError("vectors", tuple(vectors.shape), f"earlier vectors had {self.vectors.shape[1]} inputs")
         if not has_values(vectors):
-            raise InputError("vectors", "a tensor without values", "statistics need numbers")
+            raise InputError("vectors", "a tensor without values", "statistics need values")
         if vectors.numel() == 0:
             return
         vectors = vectors.detach()
@@ -121,7 +125,7 @@ def choose_input_scale(architecture: Architecture, inputs: InputStatistics | flo
         raise InputError(
             "architecture.input_scale" if real else "architecture.input_frac_bits",
             repr(architecture.input_scale) if real else None,
-            ("" if real else "give a number, or ") + "calibrate: convert(..., calibration=images) or inputs=",
+            ("" if real else "give a number, or ") + "calibrate with convert(..., calibration=images) or inputs=",
         )
     if real and frac_bits is None:
         frac_bits = max(top, 1).bit_length()
@@ -141,7 +145,9 @@ def choose_weight_scale(architecture: Architecture, weight: Tensor, full_scale: 
     if architecture.weight_scale == "power_of_two":
         if frac_bits is None:
             if given is None and not has_values(weight):
-                raise InputError("architecture.weight_frac_bits", None, "give a number where weights have no values")
+                raise InputError(
+                    "architecture.weight_frac_bits", None, "give a number, because these weights have no values"
+                )
             frac_bits = fit_frac_bits(float(magnitude.max() if given is None else given), top)
         return Scale(frac_bits, None)
     if frac_bits is None:
@@ -186,7 +192,9 @@ def _quantisation(
 def check_weight(weight: Tensor) -> None:
     """Raise ``InputError`` unless ``weight`` is a finite matrix."""
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
-        raise InputError("weight", getattr(weight, "shape", type(weight)), "a floating (outputs, inputs) matrix")
+        raise InputError(
+            "weight", getattr(weight, "shape", type(weight)), "it must be a floating-point matrix (outputs, inputs)"
+        )
     if weight.numel() == 0:
         raise InputError("weight", tuple(weight.shape), "it must hold at least one weight")
     if has_values(weight) and not torch.isfinite(weight).all():
@@ -196,7 +204,7 @@ def check_weight(weight: Tensor) -> None:
 def check_vectors(vectors: Tensor, inputs: int) -> None:
     """Raise ``InputError`` unless ``vectors`` are one or more vectors (count, inputs)."""
     if vectors.dim() != 2 or not len(vectors) or vectors.shape[1] != inputs:
-        raise InputError("vectors", tuple(vectors.shape), f"one or more of {inputs} inputs each")
+        raise InputError("vectors", tuple(vectors.shape), f"they must be one or more vectors (count, {inputs})")
 
 
 def check_full_scale(full_scale: object, name: str = "weight_full_scale") -> None:
@@ -209,14 +217,16 @@ def _full_scale(architecture: Architecture, weight: Tensor, full_scale: FullScal
     """The given magnitude (), or those of the outputs (outputs,), on the CPU."""
     check_full_scale(full_scale)
     if architecture.weight_scale == "power_of_two" and architecture.weight_frac_bits is not None:
-        allowed = f"the architecture's weight_frac_bits={architecture.weight_frac_bits} are the scale: give one of both"
+        allowed = f"weight_frac_bits={architecture.weight_frac_bits} fixes the scale already: give only one of the two"
         raise InputError("weight_full_scale", full_scale, allowed)
     if isinstance(full_scale, tuple):
         if architecture.weight_scale != "channel":
-            allowed = f"one number: outputs share a scale with weight_scale={architecture.weight_scale!r}"
+            allowed = (
+                f"it must be one number, because outputs share a scale with weight_scale={architecture.weight_scale!r}"
+            )
             raise InputError("weight_full_scale", f"{len(full_scale)} numbers", allowed)
         if len(full_scale) != len(weight):
-            allowed = f"one, or one for each of {len(weight)} outputs"
+            allowed = f"it must be one number, or one for each of the {len(weight)} outputs"
             raise InputError("weight_full_scale", f"{len(full_scale)} numbers", allowed)
     return torch.tensor(full_scale, dtype=torch.float64)
 
@@ -235,7 +245,9 @@ def _ranges(architecture: Architecture, inputs: InputStatistics | float) -> list
     if not isinstance(inputs, InputStatistics):
         check_number("inputs", inputs, low=0.0)
         if architecture.input_calibration != "max":
-            raise InputError("inputs", inputs, f"input_calibration={architecture.input_calibration!r} needs statistics")
+            raise InputError(
+                "inputs", inputs, f"input_calibration={architecture.input_calibration!r} needs InputStatistics"
+            )
         return [inputs]
     unsigned = architecture.streaming == "unsigned"
     largest = max(inputs.high, 0.0) if unsigned else inputs.largest

@@ -29,7 +29,9 @@ from geniex.variation import NoisyEmulator, Variations, derive_seed, vary_tiles
 def check_converted(model: nn.Module) -> None:
     """Raise ``InputError`` unless ``model`` has a matrix on crossbars."""
     if not isinstance(model, nn.Module) or not find_crossbar_matrices(model):
-        raise InputError("model", type(model).__name__, "it has nothing on crossbars: it must be what convert returned")
+        raise InputError(
+            "model", type(model).__name__, "it has no layer on crossbars: give a model that convert returned"
+        )
 
 
 def replace_emulator(model: nn.Module, emulator: Emulator) -> nn.Module:
@@ -55,16 +57,16 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     """A copy of a converted ``model`` whose arrays are programmed with varied conductances.
 
     The original is untouched. Each tile's draws depend only on ``seed``, the layer's name and the tile's index. Read
-    noise begins anew, including noise that the model had before: each matrix has a generator that goes on from read to
-    read. The copy cannot be trained, because a weight that is programmed again would lose its variation. Calibrated ADC
-    ranges stay. Each matrix of the copy keeps its conductances from before the first variation as
+    noise begins anew, including noise that the model had before: each matrix has its own generator, which advances with
+    each read. The copy cannot be trained, because a weight that is programmed again would lose its variation.
+    Calibrated ADC ranges stay. Each matrix of the copy keeps its conductances from before the first variation as
     ``target_conductances``; see ``undo_variation``.
 
     >>> from geniex import Architecture, IdealEmulator, convert
     >>> from geniex.variation import StuckCells
     >>> arch = Architecture(input_frac_bits=13)
     >>> model = convert(nn.Linear(3, 2), arch, IdealEmulator())
-    >>> stuck = vary(model, Variations((StuckCells(off=0.0, on=1.0),)))  # W+ and W- alike: nothing but the bias is left
+    >>> stuck = vary(model, Variations((StuckCells(off=0.0, on=1.0),)))  # W+ and W- alike: only the bias is left
     >>> torch.equal(stuck(torch.rand(3)), stuck(torch.zeros(3)))
     True
     """
@@ -74,7 +76,9 @@ def vary(model: nn.Module, variations: Variations, seed: int = 0) -> nn.Module:
     copied = copy.deepcopy(model)
     matrices = find_crossbar_matrices(copied)
     if not matrices:
-        raise InputError("model", type(model).__name__, "it has nothing on crossbars: it must be what convert returned")
+        raise InputError(
+            "model", type(model).__name__, "it has no layer on crossbars: give a model that convert returned"
+        )
     for layer in find_crossbar_layers(copied).values():
         layer._torch_layer = ()
     for name, matrix in matrices.items():
@@ -105,7 +109,9 @@ def undo_variation(model: nn.Module) -> nn.Module:
     check_converted(model)
     for name, matrix in find_crossbar_matrices(model).items():
         if matrix.varied and matrix.target_conductances is None:
-            allowed = "its conductances before variation are not known, as it was loaded or programmed since"
+            allowed = (
+                "its earlier conductances are unknown, because it was loaded or programmed since: vary the model again"
+            )
             raise InputError("model", f"varied matrix {name!r}", allowed)
     ideal = replace_by_ideal(model)
     for matrix in find_crossbar_matrices(ideal).values():
@@ -145,16 +151,16 @@ def to_digital(converted: nn.Module) -> nn.Module:
     The weights are the trained ones, before rounding.
 
     Raises:
-        InputError: a layer's weights are on crossbars alone, because it was not converted with ``trainable=True``.
+        InputError: a layer has no trainable weights, because the model was not converted with ``trainable=True``.
     """
     layers: dict[int, Any] = {}
     for name, layer in find_crossbar_layers(converted).items():
         if not layer.trainable:
-            allowed = "its weights are on crossbars alone: convert the model with trainable=True"
+            allowed = "it has no trainable weights: convert the model with trainable=True"
             raise InputError("converted", f"layer {name!r}", allowed)
         layers[id(layer)] = layer.digital()
         take_place(layer, layers[id(layer)])
-    # deepcopy takes the modules in its memo for copied already.
+    # deepcopy treats the modules in its memo as copied already.
     memo = dict(layers)
     for module in converted.modules():
         if isinstance(module, ProjectedAttention):
@@ -199,5 +205,5 @@ def _fix(matrix: CrossbarMatrix) -> None:
     if matrix.weight is None:
         return
     with torch.no_grad():
-        matrix(matrix.weight.new_zeros(1, matrix.layout.inputs))  # a read programs the weight as it is now
+        matrix(matrix.weight.new_zeros(1, matrix.layout.inputs))  # a read programs the present weight
     matrix.weight = None

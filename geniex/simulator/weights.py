@@ -35,7 +35,7 @@ def find_weight_ends(
 
 
 def _state(weight: Tensor) -> tuple[int, int, int]:
-    """What changes when the weight does: a copy or a loaded one is another tensor, of any version."""
+    """A value that changes when the weight does: a copied or loaded weight is another tensor, of any version."""
     return (id(weight), weight._version, weight.data_ptr() if has_values(weight) else 0)
 
 

@@ -165,13 +165,17 @@ def predict_accuracy(
     check_workers(workers, executor)
     images, labels = gather_images(loader, model)
     if not 0 <= circuit_images <= len(images):
-        raise InputError("circuit_images", circuit_images, f"give 0 to {len(images)}, the images that there are")
+        raise InputError("circuit_images", circuit_images, f"it must be 0 to {len(images)}, the number of images")
     calibration = _held(images[:_CALIBRATION] if calibration is None else calibration, model)
     if is_function(calibration):
         if work is not None:
-            raise InputError("calibration", "a function", "give batches with work=: what a function runs has no digest")
+            raise InputError(
+                "calibration",
+                "a function",
+                "with work= the inputs need a digest, which a function has not: give batches",
+            )
         if workers not in (None, 1) or executor != "local":
-            allowed = "give batches with several workers: a function may run other inputs in each of them"
+            allowed = "with several workers a function might run other inputs in each: give batches"
             raise InputError("calibration", "a function", allowed)
     trained = _emulators(surrogates, crossbar, architecture, images.device)
     task = StageTask(model, crossbar, architecture, trained, circuit_tol, per_layer, calibration)
@@ -214,8 +218,8 @@ def predict_accuracy(
 def _check_labels(labels: Tensor, classes: int) -> None:
     """Raise ``InputError`` unless ``labels`` are classes of a model that gives so many logits."""
     if classes < 2:
-        allowed = "the class is that of the largest logit: give a binary classifier two"
-        raise InputError("model", f"{classes} logit an image", allowed)
+        allowed = "the class is that of the largest logit, so that a binary classifier needs two logits"
+        raise InputError("model", f"{classes} logit per image", allowed)
     if labels.is_floating_point() or labels.is_complex():
         raise InputError("loader", f"labels of {labels.dtype}", "labels must be whole numbers")
     low, high = int(labels.min()), int(labels.max())
@@ -237,7 +241,7 @@ def _emulators(
     out: dict[str, SurrogateEmulator] = {}
     for name, given in pairs:
         if name in out or name in STAGES:
-            raise InputError("surrogates", name, "a stage of this name is there already: give each its own")
+            raise InputError("surrogates", name, "another stage has this name: give each surrogate a name of its own")
         bound = SurrogateEmulator(given, crossbar).bind(architecture)
         out[name] = move_copy(bound, lambda tensor: tensor.to(device))
     return out

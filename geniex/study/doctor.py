@@ -61,8 +61,10 @@ def _software() -> Iterator[Finding]:
 
 def _conflicts() -> Iterator[Finding]:
     for stranger in find_strangers():
-        needed_for = "nothing here: it is another project, whose modules are imported as geniex, too"
-        way_out = f"pip uninstall geniex {NAME}, then install {NAME} again; a virtual environment of its own for each"
+        needed_for = "nothing: it is another project whose modules are also imported as geniex"
+        way_out = (
+            f"pip uninstall geniex {NAME}, then install {NAME} again; use one virtual environment for each project"
+        )
         yield Finding("conflict", "geniex", stranger, needed_for, way_out)
 
 

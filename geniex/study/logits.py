@@ -1,4 +1,4 @@
-"""The images of a loader, and the logits that a network gives for some of them."""
+"""The images of a loader, and a network's logits for some of them."""
 
 from __future__ import annotations
 

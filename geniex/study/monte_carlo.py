@@ -46,7 +46,7 @@ class Accuracy:
     def __init__(self, images: Tensor | Examples, labels: Tensor, batch: int = 50) -> None:
         if not len(images) or labels.shape != (len(images),):
             given = f"{len(images)} images and labels {tuple(labels.shape)}"
-            raise InputError("images", given, "at least one image, and one label for each")
+            raise InputError("images", given, "there must be at least one image and one label for each image")
         check_positive_int("batch", batch)
         self.images = Examples([Arguments((images,))]) if isinstance(images, Tensor) else images
         self.labels, self.batch = labels, batch
@@ -68,7 +68,7 @@ class Accuracy:
         return right / len(self.labels)
 
     def split(self) -> list[Accuracy]:
-        """The accuracies on each batch alone."""
+        """The accuracies on the single batches."""
         batches = [part.copied() for part in self.images.split(self.batch)]
         labels = self.labels.split([len(batch) for batch in batches])
         return [Accuracy(Examples([x]), y.clone(), self.batch) for x, y in zip(batches, labels, strict=True)]
@@ -245,7 +245,7 @@ def _figures(
         else:
             yield item.run, own[0]
     if failed:
-        raise JobError(f"monte_carlo: {len(failed)} runs have no figures: {failed[0]}; run the same again to retry")
+        raise JobError(f"monte_carlo: {len(failed)} runs failed: {failed[0]}; repeat the call to try them again")
 
 
 def _shares(task: _Task, runs: int, workers: int | None) -> int:
@@ -290,7 +290,7 @@ def _described(metric: Metric) -> list[Any]:
             raise TypeError("a name of its own is missing")
         return [name, *_values(sorted(vars(metric).items()))]
     except TypeError as error:
-        allowed = "to be known again it must be a function of a module, or an object of tensors and plain values"
+        allowed = "results can only be kept for a function of a module, or for an object of tensors and plain values"
         raise InputError("metric", f"{name} ({error})", allowed) from None
 
 

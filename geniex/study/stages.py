@@ -162,7 +162,7 @@ def compute_stage_logits(
     if failed:
         more = f"; and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
         told = "; ".join(failed[:_LISTED])
-        raise JobError(f"{len(failed)} parts have no logits: {told}{more}; run the same again to try them again")
+        raise JobError(f"{len(failed)} parts failed: {told}{more}; repeat the call to try them again")
     return run.joined()
 
 

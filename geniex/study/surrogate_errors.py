@@ -46,7 +46,7 @@ class WorstCircuit:
     tile: int
     """Index of the tile in the file."""
     nf_rmse_pp: float
-    """NF-RMSE of the model on this tile alone, percent points."""
+    """NF-RMSE of the model on this tile only, percent points."""
     rows: int
     cols: int
     cell: str
@@ -157,7 +157,9 @@ def compare(
             files, or with surrogates of other training data or of different splits.
     """
     if calibration < 0 or calibration == 1:
-        raise InputError("calibration", calibration, "a line needs at least 2 solutions; 0 leaves the model out")
+        raise InputError(
+            "calibration", calibration, "the fit of alpha and beta needs at least 2 solutions; 0 leaves this model out"
+        )
     source = data if isinstance(data, SweepFile | SweepIndex) else open_sweep(data)
     files = [source] if isinstance(source, SweepFile) else source.files
     named = _named(surrogates)
@@ -272,7 +274,9 @@ def _named(surrogates: Surrogates) -> Mapping[str, Surrogate]:
 
 def _only(files: Sequence[SweepFile]) -> SweepFile:
     if len(files) > 1:
-        raise InputError("held_out", True, "a set has no split that is known here; give a set of unseen tiles instead")
+        raise InputError(
+            "held_out", True, "the split of a set of sweeps is unknown: give a set of unseen tiles instead"
+        )
     return files[0]
 
 
@@ -280,17 +284,19 @@ def _held_out_tiles(sweep: SweepFile, named: Mapping[str, Surrogate]) -> Tensor:
     """The test tiles that all trained surrogates share; physics surrogates have no training, so they do not count."""
     trained = {name: surrogate for name, surrogate in named.items() if not surrogate.universal}
     if not trained:
-        raise InputError("held_out", True, "give the trained surrogates whose test tiles to compare")
+        raise InputError("held_out", True, "give the trained surrogates whose test tiles are to be compared")
     for name, surrogate in trained.items():
         if not _trained_on(surrogate, sweep):
             raise InputError(
                 "held_out",
                 True,
-                f"{name} was trained on other data, so that all tiles here are new to it: compare on all",
+                f"{name} was trained on other data, so that all of these tiles are new to it: leave held_out False",
             )
     seeds = {name: surrogate.info["split"]["seed"] for name, surrogate in trained.items()}
     if len(set(seeds.values())) > 1:
-        raise InputError("held_out", True, f"the surrogates have different splits (seeds {seeds})")
+        raise InputError(
+            "held_out", True, f"the surrogates have different splits (seeds {seeds}): compare them one at a time"
+        )
     return split_tiles(sweep.tiles, next(iter(seeds.values()))).test
 
 

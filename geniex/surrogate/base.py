@@ -154,9 +154,11 @@ class Surrogate(Emulator):
         """The surrogate with another answer to circuits outside its range, "raise" or "warn".
 
         Raises:
-            InputError: the surrogate stands for one circuit alone, so that there is nothing to choose.
+            InputError: the surrogate is for one circuit only, so that there is nothing to choose.
         """
-        allowed = f"{self.label} has no such choice: it stands for the one circuit that it was trained for"
+        allowed = (
+            f"{self.label} has no such choice, because it knows only the circuit that it was trained on: omit outside"
+        )
         raise InputError("outside", repr(outside), allowed)
 
     def check(self, crossbar: Crossbar, window: ConductanceWindow | None = None, v_max: float | None = None) -> None:
@@ -169,7 +171,7 @@ class Surrogate(Emulator):
             asked["v_max"], trained["v_max"] = v_max, self.v_max
         wrong = [name for name, value in asked.items() if not _same(value, trained[name])]
         if wrong:
-            told = ", ".join(f"{name}={_short(trained[name])} and not {_short(asked[name])}" for name in wrong)
+            told = ", ".join(f"{name}={_short(trained[name])} not {_short(asked[name])}" for name in wrong)
             raise CheckpointError(
                 f"this surrogate was trained for {told}: train one for this crossbar (geniex sweep, geniex train)"
             )
@@ -205,8 +207,8 @@ def find_surrogate_class(name: object) -> type[Surrogate]:
     own = (kind.__name__ for kind in list_registered_emulators() if issubclass(kind, Surrogate))
     known = ", ".join(sorted(["GeniexMLP", "PhysicsSurrogate", *own]))
     raise CheckpointError(
-        f"a surrogate of class {str(name).rpartition('.')[2]!r}: known are {known}; import the module of one of your"
-        " own, which puts geniex.surrogate.register_surrogate before the class"
+        f"a surrogate of class {str(name).rpartition('.')[2]!r}: known classes are {known}; import the module of"
+        " your own class, in which geniex.surrogate.register_surrogate must decorate it"
     )
 
 

@@ -73,13 +73,11 @@ def load_surrogate(name_or_path: Surrogate | str | Path) -> Surrogate:
     surrogate = _built(head, json_path)
     weights = _read_bytes(weights_path)
     if hashlib.sha256(weights).hexdigest() != head["weights_sha256"]:
-        raise CheckpointError(
-            f"{weights_path} is damaged, or not the file that {json_path.name} was written with: {_WAY_OUT}"
-        )
+        raise CheckpointError(f"{weights_path} is damaged or does not belong to {json_path.name}: {_WAY_OUT}")
     try:
         tensors = safetensors.torch.load(weights)
     except SafetensorError as error:
-        raise CheckpointError(f"{weights_path} is no safetensors ({error}): {_WAY_OUT}") from None
+        raise CheckpointError(f"{weights_path} is not a safetensors file ({error}): {_WAY_OUT}") from None
     wanted = {name: tuple(t.shape) for name, t in surrogate.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -118,7 +116,11 @@ def _find(name_or_path: str | Path) -> tuple[Path, Path]:
     shipped = list_shipped_surrogates()
     if str(name_or_path) in shipped:
         return find_checkpoint_paths(models_dir() / str(name_or_path))
-    raise InputError("surrogate", repr(str(name_or_path)), f"no such file; shipped are {', '.join(shipped) or 'none'}")
+    raise InputError(
+        "surrogate",
+        repr(str(name_or_path)),
+        f"there is no such file: give a file, or one of {', '.join(shipped) or 'none'}",
+    )
 
 
 def _read_bytes(path: Path) -> bytes:

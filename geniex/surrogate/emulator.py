@@ -31,7 +31,7 @@ class SurrogateEmulator(EmulatorWrapper):
 
     Raises:
         CheckpointError: the surrogate does not stand for the crossbar.
-        InputError: ``outside`` is given for a surrogate that stands for one circuit alone and has no such choice.
+        InputError: ``outside`` is given for a surrogate that is for one circuit only and has no such choice.
     """
 
     def __init__(

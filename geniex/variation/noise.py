@@ -34,7 +34,7 @@ class ReadNoise(Config):
         check_number("relative", self.relative, low=0.0)
         check_number("current", self.current, low=0.0, unit="A")
         if self.current > _USUAL_CURRENT:
-            warn_unit("current", self.current, "A", "columns carry microamperes; is this in nano- or microampere?")
+            warn_unit("current", self.current, "A", "columns carry microamperes: is this in nano- or microampere?")
 
     @property
     def off(self) -> bool:
@@ -86,8 +86,8 @@ class NoisyEmulator(EmulatorWrapper):
     @property
     def description(self) -> str:
         """The noise, and the emulator that it is added to, in words."""
-        parts = [f"{100 * self.noise.relative:g} % a cell"] if self.noise.relative else []
-        parts += [f"{self.noise.current:g} A a column"] if self.noise.current else []
+        parts = [f"{100 * self.noise.relative:g} % per cell"] if self.noise.relative else []
+        parts += [f"{self.noise.current:g} A per column"] if self.noise.current else []
         noise = f"{', '.join(parts)}, seed {self.seed}" if parts else "none"
         return f"read noise ({noise}): {self.emulator.description}"
 
@@ -114,7 +114,7 @@ class NoisyEmulator(EmulatorWrapper):
         return NoisyEmulator(emulator, self.noise, self.seed)
 
     def with_noise_seed(self, seed: int | None = None) -> NoisyEmulator:
-        """The emulator with generators of its own, which start from ``seed``; None is the seed that it has."""
+        """The emulator with its own generators, which start from ``seed``; None keeps the present seed."""
         inner = self.emulator.with_noise_seed(None if seed is None else derive_seed(seed, "inner"))
         fresh = NoisyEmulator(inner, self.noise, self.seed if seed is None else seed)
         fresh._architecture = self._architecture

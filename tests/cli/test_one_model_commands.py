@@ -91,7 +91,7 @@ def test_finetune_reports_before_and_after_and_saves_the_model(
     options = ("--steps", "2", "--batch", "16", "--left_out", "40", "--learning_rate", "3e-3", "--check_images", "10")
     assert run("finetune", root, *options, "--gradients", "ideal", "--out", str(out)) == 0
     said = capsys.readouterr().out
-    for words in ("fine-tuned", "checked, %", "Learning rates", "0.003", "model.json"):
+    for words in ("fine-tuned", "accuracy in check, %", "Learning rates", "0.003", "model.json"):
         assert words in said
     report = json.loads((out / "report.json").read_text())
     before, after = report["summary"]

@@ -110,7 +110,7 @@ def test_unknown_studies_and_studies_that_cannot_be_are_told(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert study("no-such.yaml", root) == 2
-    assert "no such file; shipped are dense-sparse.yaml" in capsys.readouterr().err
+    assert "no such file: give a file, or one of dense-sparse.yaml" in capsys.readouterr().err
     bad = tmp_path / "bad.yaml"
     bad.write_text("tyle: 3\n")
     assert study(bad, root) == 2

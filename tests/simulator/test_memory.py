@@ -166,6 +166,7 @@ def test_a_dry_run_tells_it_before_anything_is_programmed(
         assert from_meta >= 0.7 * true  # with the signs that inputs may have
 
 
+@pytest.mark.slow
 def test_growth_is_what_further_examples_add() -> None:
     model, x = network("res", 80)
     made = converted(model, EIGHT, emulator("linear"), x[:40], checkpoint=False)
@@ -220,6 +221,7 @@ def test_without_inputs_or_values_there_is_nothing_to_tell() -> None:
     assert by_function.pass_memory.examples == 3  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "mlp", "physics-fast", "physics", "circuit"])
 def test_reads_are_computed_again_by_default_with_the_same_gradients(kind: str) -> None:
     model, x = network("mlp", 2 if kind == "circuit" else 10)

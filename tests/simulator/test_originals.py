@@ -571,7 +571,7 @@ def test_a_converted_model_is_not_converted_again() -> None:
     ],
 )
 def test_a_model_of_which_nothing_goes_onto_crossbars_is_refused(model: nn.Module, why: str) -> None:
-    with pytest.raises(ConversionError, match=rf"nothing of it goes onto crossbars: .*{why}.*allow_empty=True"):
+    with pytest.raises(ConversionError, match=rf"no layer goes onto crossbars: .*{why}.*allow_empty=True"):
         on_ideal(model, lambda m: None)
     converted = on_ideal(model, lambda m: None, allow_empty=True)
     assert converted.conversion.arrays == 0

@@ -149,6 +149,7 @@ def test_unseen_inputs_choose_no_scale() -> None:
     assert sparse.matrix.input_frac_bits == dense.matrix.input_frac_bits == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", [{}, {"weight_scheme": "offset", "offset": "ideal_after"}], ids=["", "offset"])
 @pytest.mark.filterwarnings("ignore::geniex.errors.ConversionWarning")
 def test_every_tile_is_read_as_a_matrix_alone_would_be(scheme: dict[str, Any]) -> None:

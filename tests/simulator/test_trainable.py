@@ -212,6 +212,7 @@ def test_weights_on_crossbars_alone_have_no_way_back() -> None:
         converted[0].matrix.clip_weight()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_trainable_layers_keep_to_one_device_under_fake_cuda(checkpoint: bool) -> None:
     options: dict[str, Any] = {"trainable": True, "checkpoint": checkpoint}

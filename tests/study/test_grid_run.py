@@ -377,7 +377,7 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(
         return real(settings)
 
     config = given(root, "cnn-0", "cnn-1", grid={"window.on_off": [3, 10]})
-    monkeypatch.setattr(module, "emulator_of", broken)
+    monkeypatch.setattr(module, "make_emulator_of", broken)
     study = run(root, config, tmp_path)
     failed = [row for row in study.rows if row["window.on_off"] == 10]
     assert len(study.failed) == 2

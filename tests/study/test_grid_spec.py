@@ -281,7 +281,7 @@ def test_what_cannot_be_is_told_by_its_name(given: dict[str, Any], told: str) ->
 
 
 def test_files_that_are_missing_or_no_yaml_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such file; shipped are dense-sparse.yaml"):
+    with pytest.raises(InputError, match=r"no such file: give a file, or one of dense-sparse.yaml"):
         StudySpec.of(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1")
@@ -295,7 +295,7 @@ def test_files_that_are_missing_or_no_yaml_are_told(tmp_path: Path) -> None:
 def test_what_is_offered_in_place_of_an_unknown_study_runs() -> None:
     with pytest.raises(InputError) as error:
         StudySpec.of("nope.yaml")
-    offered = error.value.allowed.partition("shipped are ")[2].split(", ")
+    offered = error.value.allowed.partition("one of ")[2].split(", ")
     assert offered == list_shipped_studies() == sorted(STUDIES)
     for name in offered:
         assert StudySpec.of(name).points()

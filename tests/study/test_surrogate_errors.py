@@ -289,6 +289,7 @@ def test_comparison_holds_the_nf_that_the_report_is_made_of(sweep):
     assert comparison.predicted_nf["ideal"].abs().nan_to_num().max() < 1e-14
 
 
+@pytest.mark.slow
 def test_plots_and_json_of_the_command_line(sweep, tmp_path: Path, capsys):
     argv = ["evaluate", str(sweep.path), "--plots", str(tmp_path / "plots"), "--json", str(tmp_path / "out.json")]
     assert main([*argv, "--calibration", "4"]) == 0

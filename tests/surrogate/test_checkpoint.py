@@ -176,7 +176,7 @@ def test_no_class_takes_the_place_of_ours(name, untrained, saved):
 
 
 def test_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(InputError, match=r"'geniex-mlp-17'.*shipped are") as caught:
+    with pytest.raises(InputError, match=r"'geniex-mlp-17'.*or one of") as caught:
         load_surrogate("geniex-mlp-17")
     assert all(name in str(caught.value) for name in list_shipped_surrogates())
 

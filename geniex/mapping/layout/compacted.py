@@ -45,13 +45,17 @@ class CompactedTiles(TileLayout):
             index = getattr(self, name)
             if index is None or index.dim() != 2 or not len(index) or index.shape[1] != width:
                 given = None if index is None else tuple(index.shape)
-                raise InputError(name, given, f"int64 (tiles, {width}), at least one tile")
+                raise InputError(name, given, f"it must be int64 (tiles, {width}) with at least one tile")
             if index.device.type != "meta" and not bool(((index >= 0) & (index <= most)).all()):
-                raise InputError(name, "an index out of range", f"0 to {most - 1}, or {most} for none")
+                raise InputError(name, "an index out of range", f"indices must be 0 to {most - 1}, or {most} for none")
         if len(self.inputs_of) != len(self.outputs_of):
             raise InputError("outputs_of", f"{len(self.outputs_of)} tiles", f"inputs_of has {len(self.inputs_of)}")
         if self.arrangement.inputs is not None:
-            raise InputError("arrangement", "an order of inputs", "compacted tiles have inputs in their natural order")
+            raise InputError(
+                "arrangement",
+                "an order of inputs",
+                "compacted tiles keep the natural order of inputs: reorder outputs or bit lines only",
+            )
         super().__post_init__()
 
     @property
@@ -166,11 +170,11 @@ class CompactedTiles(TileLayout):
         """
         for name, value, size in (("output", output, self.outputs), ("input", input, self.inputs)):
             if not 0 <= value < size:
-                raise InputError(name, value, f"the matrix has {size} {name}s, from 0")
+                raise InputError(name, value, f"it must be between 0 and {size - 1}")
         has_input, has_output = self.inputs_of == input, self._outputs_there == output
         found = torch.nonzero(has_input.any(1) & has_output.any(1)).flatten().tolist()
         if not found:
-            raise InputError("input", input, f"no tile has it together with output {output}: the weight is 0")
+            raise InputError("input", input, f"no tile holds its weight to output {output}, which is 0")
         slices, lines = self.architecture.slices, self.arrangement.lines
         first = int(has_output[found[0]].nonzero()[0, 0]) * slices
         places = range(first, first + slices)
@@ -209,7 +213,7 @@ class CompactedTiles(TileLayout):
 
 @dataclass(frozen=True)
 class UncompactedTiles(TileLayout):
-    """The grid that a matrix to be compacted has while it has no values, which alone tell what can be left out.
+    """The grid of a matrix that will be compacted once it has values, which decide the tiles that are left out.
 
     Its numbers may be those of compacted tiles, which then take its place.
     """
@@ -252,7 +256,9 @@ def compact(nonzero: Tensor, architecture: Architecture, way: Way | None = None)
     if way not in (None, *WAYS):
         raise InputError("way", repr(way), f"it must be one of {', '.join(WAYS)}, or None")
     if architecture.weight_bits == 1 and architecture.weight_scheme == "differential":
-        raise InputError("layout", "'compacted'", "weights of one bit are a sign, there is no 0 to leave out")
+        raise InputError(
+            "layout", "'compacted'", "one-bit weights have no 0 to leave out: use 'dense' or 'block_diagonal'"
+        )
     ways = WAYS if way is None else (way,)
     found = [_COMPACTORS[kind](nonzero, architecture) for kind in ways]
     return min(found, key=lambda tiles: len(tiles.inputs_of))

@@ -16,7 +16,7 @@ from geniex.errors import InputError
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """The geometry of a convolution: which inputs each output sees, with one number for each dimension."""
+    """The geometry of a convolution: the inputs that each output sees, with one number for each dimension."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]

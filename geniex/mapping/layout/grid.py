@@ -182,7 +182,7 @@ class TileLayout:
         return (split.flatten(1) @ weights.flatten(0, 1).flatten(1)).unflatten(1, weights.shape[2:])
 
     def by_output(self, gain: Tensor) -> Tensor:
-        """The gain of each output, from a gain of each row of the weight or one of all of them ()."""
+        """The gain of each output, from one gain () or from a gain for each row of the weight."""
         return gain
 
     def multiply_exactly(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ class TileLayout:
         """The location of the weight from ``input`` to ``output``, the same in each of the arrays."""
         for name, value, size in (("output", output, self.outputs), ("input", input, self.inputs)):
             if not 0 <= value < size:
-                raise InputError(name, value, f"the matrix has {size} {name}s, from 0")
+                raise InputError(name, value, f"it must be between 0 and {size - 1}")
         orders = self.arrangement
         row_tile, row = divmod(_place(input, orders.inputs), self.architecture.tile[0])
         of_row = orders.outputs[row_tile] if orders.by_row and orders.outputs is not None else orders.outputs

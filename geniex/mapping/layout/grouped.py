@@ -219,7 +219,7 @@ class LayerLayout:
 
 Pack = Callable[[Tensor, Architecture, ConvGeometry | None, tuple[int, ...] | None], Packing]
 """Function from a layer's weights (groups, outputs, inputs), an architecture, the geometry of a convolution and the
-size of its maps to a packing. The geometry is None for layers without positions, the size where it is not told."""
+size of its maps to a packing. The geometry is None for layers without positions, the size is None while unknown."""
 Tile = Callable[[Tensor, Architecture, Packing], TileLayout]
 """Function from what is programmed for a matrix, an architecture and the layer's packing to a layout on tiles."""
 
@@ -259,9 +259,9 @@ def register_layout(name: Layout, *, tile: Tile | None = None, pack: Pack | None
         InputError: the name is no word, or geniex has a layout of that name.
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise InputError("name", repr(name), "a layout's name must be a word of letters, digits and _")
+        raise InputError("name", repr(name), "it must be an identifier (letters, digits and _)")
     if name in LAYOUTS and name in _layouts:
-        raise InputError("name", repr(name), "geniex has a layout of that name: give yours another")
+        raise InputError("name", repr(name), "geniex has a layout of that name: choose another name")
     _layouts[name] = _Registered(pack or _pack_together, tile or _tile_grid, unrolls)
 
 

@@ -61,11 +61,17 @@ class Arrangement:
         ``cols`` are the bit lines of a tile.
         """
         if self.outputs is not None and self.outputs.dim() == 2 and len(self.outputs) != rows:
-            raise InputError("outputs", f"{len(self.outputs)} orders", f"one, or one for each of {rows} rows of tiles")
+            raise InputError(
+                "outputs",
+                f"{len(self.outputs)} orders",
+                f"it must have one order, or one for each of the {rows} rows of tiles",
+            )
         for name, size in (("outputs", outputs), ("inputs", inputs), ("lines", cols)):
             order = getattr(self, name)
             if order is not None and order.shape[-1] != size:
-                raise InputError(name, f"an order of {order.shape[-1]}", f"the matrix has {size}")
+                raise InputError(
+                    name, f"an order of {order.shape[-1]}", f"it must have the {size} entries of this matrix"
+                )
 
     def map_orders(self, function: Callable[[Tensor], Tensor]) -> Arrangement:
         """The arrangement with ``function`` applied to each order."""
@@ -150,5 +156,5 @@ def _permutation(name: str, order: Sequence[int] | Tensor | None) -> Tensor | No
     except (TypeError, ValueError, RuntimeError):
         whole = False
     if not whole or not torch.equal(given.long().sort().values, torch.arange(len(given), device=given.device)):
-        raise InputError(name, f"{str(order)[:60]}", "it must be a permutation: each of 0..count-1 once")
+        raise InputError(name, f"{str(order)[:60]}", "it must be a permutation, with each of 0..count-1 once")
     return given.long().clone()  # later changes of the given tensor do not matter

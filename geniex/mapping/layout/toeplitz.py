@@ -24,9 +24,9 @@ class Unrolling(Packing):
     """The matrix of a convolution from a whole map to a whole map, and the positions of its weights.
 
     Inputs and outputs are ordered by position, with a position's channels side by side, so that the receptive field of
-    a position lies on few tiles. Inputs that no position sees have no word line, and neither has zero padding. The
-    copies that other padding modes make are inputs of their own, because two weights on one cell would be another
-    integer. Where inputs are a sign alone, padding is +1 as in the other layouts and has word lines too.
+    a position lies on few tiles. Inputs that no output sees, and zero padding, have no word line. The copies that other
+    padding modes make are inputs of their own, because two weights on one cell would be another integer. Where inputs
+    are a sign alone, padding is +1 as in the other layouts, and has word lines too.
 
     The structure is held in NumPy arrays, which have values even where tensors have none.
     """
@@ -60,9 +60,7 @@ class Unrolling(Packing):
     ) -> Self:
         """The unrolling of kernels (groups, outputs, inputs) with a ``geometry``; ``of`` states the errors."""
         if architecture.weight_bits == 1 and architecture.weight_scheme == "differential":
-            raise InputError(
-                "layout", "'toeplitz'", "weights of one bit are a sign, there is no 0 to unroll with: use 'dense'"
-            )
+            raise InputError("layout", "'toeplitz'", "one-bit weights have no 0, which unrolling needs: use 'dense'")
         groups, outputs, inputs = kernel
         sign_alone = architecture.input_bits == 1 and architecture.streaming == "passes"
         padded = geometry.padding_mode != "constant" or sign_alone
@@ -164,13 +162,16 @@ class Unrolling(Packing):
             InputError: the maps have another size, or ``geometry`` is not that of the unrolled convolution.
         """
         if geometry != self.geometry:
-            raise InputError("output_size", "not the default", "an unrolled convolution gives maps of one size")
+            raise InputError(
+                "output_size", "not the default", "an unrolled convolution gives maps of one size: omit output_size"
+            )
         return self.vectors(x), self.output_size
 
     def vectors(self, x: Tensor) -> Tensor:
         """The matrix' inputs (batch, features) of maps (batch, channels, *size)."""
         if tuple(x.shape[2:]) != self.size:
-            allowed = f"this convolution is unrolled for maps of {self.size}: convert it with such images, or densely"
+            way_out = "convert it with such images, or with layout='dense'"
+            allowed = f"this convolution is unrolled for maps of {self.size}: {way_out}"
             raise InputError("input", f"maps of {tuple(x.shape[2:])}", allowed)
         x = pad_maps(x, self.geometry) if self.padded else x
         for dim, seen in enumerate(self._seen, start=2):

@@ -44,7 +44,7 @@ class ToeplitzTiles(TileLayout):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.arrangement.inputs is not None or self.arrangement.outputs is not None:
-            allowed = "an unrolled convolution keeps inputs and outputs by position: only bit lines can be moved"
+            allowed = "an unrolled convolution keeps inputs and outputs by position: reorder bit lines only"
             raise InputError("arrangement", "an order of inputs or outputs", allowed)
         if self.row_of is None:
             for name, index in zip(("row_of", "col_of"), np.nonzero(self._used()), strict=True):
@@ -141,7 +141,7 @@ class ToeplitzTiles(TileLayout):
         there = grid.locate(output, input)
         found = torch.nonzero((self.row_of == there.row_tile) & (self.col_of == there.col_tile)).flatten().tolist()
         if not found:
-            raise InputError("input", input, f"no array has it together with output {output}: only zeros are there")
+            raise InputError("input", input, f"no array holds its weight to output {output}, which is 0")
         return there._replace(row_tile=found[0], col_tile=0)
 
     def _used(self) -> Any:
@@ -198,7 +198,7 @@ def _pack_unrolled(
     weight: Tensor, architecture: Architecture, geometry: ConvGeometry | None, size: tuple[int, ...] | None
 ) -> Unrolling:
     if size is None:
-        allowed = "layout 'toeplitz' unrolls for maps of one size: calibrate, or give LayerRule(map_size=(rows, cols))"
+        allowed = "layout 'toeplitz' needs the size of the maps: calibrate, or give LayerRule(map_size=(rows, cols))"
         raise InputError("map_size", None, allowed)
     assert geometry is not None
     groups, outputs, inputs = weight.shape
@@ -206,7 +206,7 @@ def _pack_unrolled(
 
 
 def _tile_unrolled(block: Tensor, architecture: Architecture, packing: Packing) -> TileLayout:
-    if not isinstance(packing, Unrolling):  # of a layer without positions
+    if not isinstance(packing, Unrolling):  # a layer without positions
         return TileLayout(architecture, inputs=block.shape[1], outputs=block.shape[0])
     outputs, inputs = packing.shapes[0]
     return ToeplitzTiles(architecture, inputs=inputs, outputs=outputs, unrolling=packing)

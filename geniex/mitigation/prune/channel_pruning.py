@@ -109,7 +109,7 @@ class Channels:
 
 
 def keep_channels(channels: Channels, sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
-    """Which channels and filters stay, bool, in the order of ``Channels.scores``, to come nearest to the ``sparsity``.
+    """The mask, bool, of channels and filters to keep, in the order of ``Channels.scores``, to come near ``sparsity``.
 
     A removed channel takes weights from its producers and its consumers. The sparsity is therefore met by all layers
     together, not by each. ``scope`` "layer" removes the same share of each space's channels, "global" the weakest

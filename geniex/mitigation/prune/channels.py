@@ -89,7 +89,7 @@ class _Spaces:
             graph = torch.fx.Tracer().trace(network)
         except Exception as error:  # tracing runs the network's own code, which may raise anything
             why = f"{type(error).__name__}: {error}".splitlines()[0]
-            allowed = f"its channels are not known, because torch.fx cannot trace it ({why}): use 'xcs' or 'xrs'"
+            allowed = f"torch.fx cannot trace it to find its channels ({why}): use 'xcs' or 'xrs'"
             raise InputError("network", type(network).__name__, allowed) from error
         for node in graph.nodes:
             self._visit(node)

@@ -150,7 +150,7 @@ def _checked(
             raise InputError(name, repr(value), f"it must be one of {', '.join(get_args(kind))}")
     check_number("sparsity", sparsity, low=0.0)
     if cast(float, sparsity) >= 1:
-        raise InputError("sparsity", sparsity, "it must be below 1: something has to be left")
+        raise InputError("sparsity", sparsity, "it must be below 1, because some weights must remain")
     if isinstance(tile, Architecture):
         return tile.tile[0], tile.outputs_per_tile
     if not isinstance(tile, tuple | list) or len(tile) != 2:
@@ -167,7 +167,7 @@ def _chosen(network: nn.Module, skip: Sequence[str]) -> Iterator[str]:
     known = [name for name, module in network.named_modules() if type(module) in LAYERS]
     for pattern in skip:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
-            raise InputError("skip", repr(pattern), f"it names no layer; layers are {', '.join(map(repr, known))}")
+            raise InputError("skip", repr(pattern), f"it must match a layer: {', '.join(map(repr, known))}")
     names = [name for name in known if not any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)]
     if not names:
         raise InputError("network", type(network).__name__, "it has no linear layer or convolution left to prune")

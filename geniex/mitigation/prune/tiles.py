@@ -67,7 +67,7 @@ class Segments:
 
 
 def keep_pieces(layers: Sequence[Segments], sparsity: float, criterion: Criterion, scope: Scope) -> list[Tensor]:
-    """Which pieces of each layer stay, bool: as many of the weakest are removed as come nearest to the ``sparsity``.
+    """The mask, bool, of the pieces of each layer to keep; the weakest are removed, to come nearest to ``sparsity``.
 
     ``scope`` "layer" meets the sparsity in each layer, "global" in all together. A layer keeps at least its strongest
     piece.

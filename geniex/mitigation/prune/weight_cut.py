@@ -48,7 +48,7 @@ def weight_cut(network: nn.Module, cut: float | Mapping[str, float]) -> Constrai
     if not isinstance(cut, Mapping):
         check_number("cut", cut, low=0.0, open_low=True)
         if cut > 1:
-            raise InputError("cut", cut, "it is a share of the largest weight, at most 1")
+            raise InputError("cut", cut, "it must be at most 1, because it is a share of the largest weight")
         return Constraint(limits={f"{name}.weight": cut * scale for name, scale in scales.items()})
     for name, limit in cut.items():
         if name not in scales:

@@ -34,7 +34,7 @@ class Batch:
         good = known and len(self.images) > 0 and self.labels.shape == (len(self.images),)
         if not good or self.labels.is_floating_point():
             given = f"images and labels {_shapes(self.images)} and {_shapes(self.labels)}"
-            raise InputError("calibration", given, "at least one image, and one label for each")
+            raise InputError("calibration", given, "there must be at least one image and one label for each image")
 
     @classmethod
     def of(cls, calibration: LabelledData | Batch, model: nn.Module | None = None) -> Batch:

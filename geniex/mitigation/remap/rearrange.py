@@ -57,7 +57,9 @@ def sort_columns(
     check_order("direction", direction, Direction)
     check_order("granularity", granularity, Granularity)
     if not can_be_sorted(matrix):
-        raise InputError("matrix", "of an unrolled convolution", "its columns lie by position: convert it otherwise")
+        raise InputError(
+            "matrix", "an unrolled convolution", "its columns are ordered by position: convert with another layout"
+        )
     content = sum_columns(matrix)
     sums = content.sum(0) if granularity == "layer" else content
     return sums.argsort(dim=-1, descending=direction == "descending", stable=True)

@@ -76,7 +76,7 @@ class Remapping(Config):
         check_order("direction", self.direction, Direction)
         check_order("granularity", self.granularity, Granularity)
         if self.granularity == "row_tile" and self.rows != "natural":
-            raise InputError("rows", repr(self.rows), "it must be 'natural' where each row of tiles has its own order")
+            raise InputError("rows", repr(self.rows), "it must be 'natural' if each row of tiles has its own order")
         if self.measure not in (*MEASURES, "random"):
             raise InputError("measure", repr(self.measure), f"it must be one of {', '.join((*MEASURES, 'random'))}")
         check_positive_int("sweeps", self.sweeps)

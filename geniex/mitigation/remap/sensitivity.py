@@ -72,7 +72,7 @@ def sensitivity(
     if {name: layer.packing for name, layer in find_crossbar_layers(arrays).items()} != {
         n: x.packing for n, x in known.items()
     }:
-        raise InputError("arrays", type(arrays).__name__, "it must have the model's layers, packed as there")
+        raise InputError("arrays", type(arrays).__name__, "it must have the model's layers with the same packing")
     if callable(measure):
         return measure(model, arrays, calibration, names)
     if measure == "random":
@@ -200,7 +200,7 @@ def _leave_one_out(model: nn.Module, arrays: nn.Module, batch: Batch, names: tup
 
 
 def _without(output: int) -> Callable[..., Tensor]:
-    """A hook that replaces an output by its bias alone."""
+    """A hook that replaces an output by its bias."""
 
     def hook(layer: CrossbarLayer, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
         silent = y.clone()

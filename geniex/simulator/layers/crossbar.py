@@ -1,6 +1,6 @@
 """torch layers whose matrix products run on crossbars; the bias stays digital.
 
-``register_layer`` tells which class takes the place of a torch layer on crossbars.
+``register_layer`` registers the class that takes a torch layer's place on crossbars.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CrossbarLayer(nn.Module, ABC):
             see ``CrossbarMatrix``.
         dtype: dtype of conductances, voltages and currents.
         trainable: whether the weights stay parameters; see ``CrossbarMatrix``.
-        checkpoint: what a backward pass computes once more; see ``CrossbarMatrix``.
+        checkpoint: whether a backward pass computes intermediate values again; see ``CrossbarMatrix``.
         weight_full_scale: magnitude that weights are scaled by, one for the layer or one for each output of all groups;
             see ``CrossbarMatrix``.
     """
@@ -139,7 +139,7 @@ class CrossbarLayer(nn.Module, ABC):
     def matrix(self) -> CrossbarMatrix:
         """The matrix of a layer that has exactly one."""
         if len(self.matrices) != 1:
-            raise InputError("layer", f"one of {len(self.matrices)} matrices", "they are in .matrices")
+            raise InputError("layer", f"one of {len(self.matrices)} matrices", "use .matrices")
         return self.matrices[0]  # type: ignore[return-value]
 
     @property
@@ -150,9 +150,9 @@ class CrossbarLayer(nn.Module, ABC):
     def digital(self) -> nn.Module:
         """The torch layer that this one replaced, on this layer's device, with the present weights and bias."""
         if not self._torch_layer:
-            raise InputError("model", "a layer whose weights are on crossbars alone", "convert it with trainable=True")
+            raise InputError("model", "a layer without trainable weights", "convert the model with trainable=True")
         if self.output_gain is not None:
-            raise InputError("model", "a layer whose outputs are calibrated for its crossbars", "copy it before that")
+            raise InputError("model", "a layer whose outputs were corrected", "copy the model before correct_outputs")
         blocks = [matrix.weight.detach() for matrix in self.matrices]  # type: ignore[operator]
         layer = copy.deepcopy(self._torch_layer[0]).train(self.training)
         layer.weight = nn.Parameter(self.weight_to(layer, self.packing.unblock(blocks)))
@@ -170,7 +170,7 @@ class CrossbarLayer(nn.Module, ABC):
         only the outputs of the fields and groups that contain it.
         """
         if not fields.dim() or fields.shape[-1] != self.packing.features:
-            return self.matrices[0](fields)  # the matrix raises an error that says what is wrong
+            return self.matrices[0](fields)  # the matrix raises the right error
         joined = self.packing.join([matrix(part, nan=False) for matrix, part in self._parts(fields)])
         if fields.numel():
             joined = joined.masked_fill(self.packing.reached_by_nan(fields.detach()), math.nan)
@@ -198,15 +198,15 @@ class CrossbarLayer(nn.Module, ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
             raise AttributeError(
-                f"the weight of a {type(self).__name__} is on crossbars, but the module around it sets another: keep"
-                " this layer digital by a rule"
+                f"the weight of a {type(self).__name__} is on crossbars, but the module around it sets it: keep this"
+                " layer digital by a rule"
             )
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
             raise AttributeError(
-                f"{type(self).__name__} has no weight, it is on crossbars, but the module around it reads it: keep this"
+                f"{type(self).__name__} has its weight on crossbars, but the module around it reads .weight: keep this"
                 " layer digital by a rule"
             )
         return super().__getattr__(name)
@@ -281,7 +281,7 @@ def _by_block(full_scale: FullScale | None, blocks: Sequence[Tensor]) -> list[Fu
         return [full_scale] * len(blocks)
     outputs = sum(len(block) for block in blocks)
     if len(full_scale) != outputs:
-        allowed = f"one, or one for each of {outputs} outputs"
+        allowed = f"it must be one number, or one for each of the {outputs} outputs"
         raise InputError("weight_full_scale", f"{len(full_scale)} numbers", allowed)
     parts, rest = [], full_scale
     for block in blocks:

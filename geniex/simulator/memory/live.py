@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive, operation by operation."""
+"""The number of bytes of tensors that are alive, followed operation by operation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Account:
-    """Bytes that are alive, and the most that there were."""
+    """The bytes that are alive, and their peak."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -26,15 +26,15 @@ class Account:
         self.peak = max(self.peak, self.now)
 
     def pulse(self, count: int) -> None:
-        """Count ``count`` bytes that are taken and given back at once."""
+        """Count ``count`` bytes that are taken and given back at once, which only the peak sees."""
         self.peak = max(self.peak, self.now + count)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that operations make, each for as long as something holds it, autograd's graph included.
+    """The bytes of the tensors that operations make, each counted for as long as something holds it, e.g. autograd.
 
-    Storages are counted, so that a view costs nothing, and a tensor that was there before costs nothing either. Fake
-    tensors count with the bytes that they stand for. What a kernel allocates for itself is not seen.
+    Storages are counted, so that views and tensors that existed before cost nothing. Fake tensors count with the bytes
+    that they stand for. Memory that a kernel allocates for itself is not seen.
 
     >>> with LiveBytes() as live:
     ...     x = torch.zeros(100)
@@ -46,9 +46,9 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.account = Account()
-        """What is counted now."""
+        """The account on which new tensors are counted."""
         self.operations = 0
-        """How many there were."""
+        """The counted bytes of each storage that is alive."""
         self._held: dict[int, tuple[weakref.ref[Any], int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,7 +62,7 @@ class LiveBytes(TorchDispatchMode):
 
     @contextmanager
     def apart(self) -> Iterator[Account]:
-        """An account of its own for what is made within."""
+        """An account of its own for the tensors that are made within the context."""
         before, self.account = self.account, Account()
         try:
             yield self.account

@@ -1,11 +1,11 @@
-"""How much memory a pass through a converted model takes, found from shapes alone.
+"""The memory that a pass through a converted model takes, found from shapes alone.
 
-The model is copied without its values, and the copy runs on fake tensors, which have shapes and sizes and nothing else,
-while ``LiveBytes`` follows what is alive. So the code that is measured is the code that will run; what it does many
-times over, it does once (``geniex.simulator.memory.sampled``).
+The model is copied without its values. The copy runs on fake tensors, which have shapes and sizes only, while
+``LiveBytes`` counts the bytes that are alive. The measured code is therefore the code that will run, except that
+repeated work is done once (``geniex.simulator.memory.sampled``).
 
-What depends on values is taken at its largest: a forward pass on the CPU leaves out streams and word lines that carry
-nothing. What kernels and the allocator take for themselves is not counted.
+Sizes that depend on values are taken at their largest: a real forward pass on the CPU leaves out streams and word lines
+that carry nothing. The memory that kernels and the allocator take for themselves is not counted.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from geniex.simulator.memory.sampled import Meter
 class PassMemory:
     """Peak memory of a pass through a model, beyond its programmed arrays, weights and inputs.
 
-    It counts tensors. On the CPU a process grows by more, because the C library's heap keeps gaps between freed blocks:
-    by 1.1 to 1.5 times as much where a graph is kept, and up to four times as much where reads are computed once more.
-    With ``MALLOC_MMAP_THRESHOLD_=65536`` in the environment (glibc) it grows by hardly more than is told.
+    Only tensors are counted. On the CPU a process grows by more, because the C library's heap keeps gaps between freed
+    blocks: by 1.1 to 1.5 times as much where a graph is kept, and by up to four times as much where reads are computed
+    again. With ``MALLOC_MMAP_THRESHOLD_=65536`` in the environment (glibc) it grows by hardly more than is counted.
     """
 
     examples: int
-    """Examples of the batch that it is for."""
+    """Number of examples in the measured batch."""
     bytes: int
-    """Peak of a forward pass without gradients."""
+    """Peak of a forward pass without gradients [bytes]."""
     bytes_with_gradients: int
-    """Peak of a forward and a backward pass, from inputs that ask for gradients; also from the weights of a model that
-    was converted with ``trainable=True``."""
+    """Peak of a forward and a backward pass [bytes], with gradients of the inputs, and also of the weights of a model
+    that was converted with ``trainable=True``."""
     more: float
-    """What each further example adds to ``bytes``."""
+    """Bytes that each further example adds to ``bytes``."""
     more_with_gradients: float
-    """What each further example adds to ``bytes_with_gradients``."""
+    """Bytes that each further example adds to ``bytes_with_gradients``."""
 
 
 class Call:
@@ -59,7 +59,7 @@ class Call:
         self.usable = self.examples > 0 and not any(isinstance(tensor, FakeTensor) for tensor in given)
 
     def of(self, count: int, gradients: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments and keywords with ``count`` examples, which ask for ``gradients`` where they can."""
+        """Arguments and keywords with ``count`` examples; with ``gradients``, floating-point tensors require them."""
 
         def made(tensor: Tensor) -> Tensor:
             batched = tensor.dim() and len(tensor) == self.examples
@@ -72,7 +72,7 @@ class Call:
 
 @contextmanager
 def record_first_call(model: nn.Module) -> Iterator[list[Call]]:
-    """The arguments of the first call of ``model`` within, in a list that is empty until then."""
+    """A list that gets the arguments of the first call of ``model`` within the context."""
     calls: list[Call] = []
 
     def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def record_first_call(model: nn.Module) -> Iterator[list[Call]]:
 
 
 class Later:
-    """The memory of a pass, found by ``find`` when it is first asked for: that takes a second or more."""
+    """The memory of a pass, which ``find`` finds when it is first asked for, because that takes a second or more."""
 
     def __init__(self, find: Callable[[], PassMemory | None]) -> None:
         self._find: Callable[[], PassMemory | None] | None = find
@@ -102,27 +102,27 @@ class Later:
 
     @property
     def found(self) -> PassMemory | None:
-        """The pass's memory where somebody has asked for it before."""
+        """The pass's memory if it was asked for before, else None."""
         return self._found
 
     @classmethod
     def known(cls, memory: PassMemory | None) -> Later:
-        """``memory``, found already."""
+        """``memory`` that has been found already."""
         later = cls(lambda: memory)
-        assert later.value is memory  # which lets go of the function
+        assert later.value is memory  # which drops the function
         return later
 
     def __deepcopy__(self, memo: object) -> Later:
         return self
 
     def __reduce__(self) -> Any:
-        return Later.known, (self.found,)  # finding it takes too long to do for a copy
+        return Later.known, (self.found,)  # a copy must not spend the time to find it
 
 
 def measure_pass_memory(made: Callable[[], nn.Module], call: Call | None) -> Later | None:
     """The peak memory of ``call`` on the converted model that ``made`` gives on the meta device.
 
-    None where there is no call, or one without examples.
+    It is None if there is no call, or a call without examples.
     """
     if call is None or not call.usable:
         return None
@@ -130,7 +130,7 @@ def measure_pass_memory(made: Callable[[], nn.Module], call: Call | None) -> Lat
 
 
 def _measured_pass(made: Callable[[], nn.Module], call: Call) -> PassMemory | None:
-    """As ``measure_pass_memory``; None where the model cannot run without values."""
+    """The peak memory of ``call``; None if the model cannot run without values."""
     one, two = call.examples, 2 * call.examples
     try:
         bare = made()
@@ -138,14 +138,14 @@ def _measured_pass(made: Callable[[], nn.Module], call: Call) -> PassMemory | No
             meter = Meter()
             model = meter.prepared(_copied(bare, lambda tensor: _on_device(tensor, call.device)))
             peaks = [[meter.peak(model, call.of(count, grad), grad) for grad in (False, True)] for count in (one, two)]
-    except Exception:  # what a model does with values, and how it fails without them, is its own affair
+    except Exception:  # a model that reads values may fail in any way without them
         return None
     more = [(after - before) / one for before, after in zip(*peaks, strict=True)]
     return PassMemory(one, *peaks[0], *more)
 
 
 def copy_without_values(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy of ``model``, its emulators and its programmed arrays, all of it on the meta device."""
+    """A copy of ``model``, its emulators and its programmed arrays, all on the meta device."""
     return _copied(model, _on_meta, memo)
 
 
@@ -155,7 +155,7 @@ def _copied(model: nn.Module, change: Callable[[Tensor], Tensor], memo: dict[int
 
 
 class _Copying(TorchFunctionMode):
-    """Within, deep copies have ``change`` of a tensor in its place."""
+    """A mode in which deep copies contain ``change(tensor)`` in place of each tensor."""
 
     def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Passes without values, in which one piece of work stands for others like it.
+"""Passes without values, in which one piece of work stands for all similar ones.
 
-A matrix is read in chunks, run of row tiles after run of row tiles. One of each size is read, and ``LiveBytes`` tells
-what that takes; all of them together are then one operation that takes the memory of them all. So it is with the
-programming of trainable weights, of which a few tiles tell.
+A matrix is read in chunks of inputs and of row tiles. One chunk of each size is read under ``LiveBytes``, which counts
+its memory; all chunks together are then one operation that takes the memory of them all. Likewise, a few tiles are
+programmed to find the memory that programming all trainable weights takes.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from geniex.simulator.recompute import collect_tensors
 from geniex.simulator.weights import WeightWatch
 
 _PROGRAMMED_CELLS = 1 << 18
-"""Cells of the tiles that are programmed to learn what programming more of them takes."""
+"""Number of cells that are programmed to find what programming more of them takes."""
 _MANY_OPERATIONS = 10_000
-"""Of programming one tile, from which on that one has to do: it then keeps far more than is at work at any time."""
+"""Operations of programming one tile beyond which only one tile is programmed; its kept values then dominate."""
 
 
 class _Cost(NamedTuple):
-    """Bytes that a piece of work takes."""
+    """The memory [bytes] that a piece of work takes."""
 
     forward: float
-    """At the peak of the forward pass, what is kept and the results included."""
+    """Bytes at the peak of the forward pass, including kept values and results."""
     results: float
     kept: float = 0
-    """From the forward to the backward pass, the results not included."""
+    """Bytes kept from the forward to the backward pass, without the results."""
     backward: float = 0
-    """At the peak of the backward pass, what was kept included."""
+    """Bytes at the peak of the backward pass, including those kept before."""
     felt: tuple[bool, ...] = ()
-    """Which of the inputs get a gradient."""
+    """Whether each input gets a gradient."""
     operations: int = 0
 
     def times(self, count: float) -> _Cost:
-        """Of ``count`` such pieces, one after the other."""
+        """The cost of ``count`` such pieces, one after the other."""
         before = (count - 1) * (self.kept + self.results)
         kept = count * self.kept
         return _Cost(
@@ -60,41 +60,41 @@ class _Cost(NamedTuple):
         )
 
     def then(self, other: _Cost) -> _Cost:
-        """Of this and then ``other``, which works on other parts of the same inputs."""
+        """The cost of this piece and then of ``other``, which works on other parts of the same inputs."""
         forward = max(self.forward, self.kept + self.results + other.forward)
         backward = max(self.kept + other.backward, self.backward)
         return _Cost(forward, self.results + other.results, self.kept + other.kept, backward, self.felt)
 
     def of_tiles(self, more: float) -> _Cost:
-        """Of ``more`` times the tiles, where what is at work beside the results and what is kept stays the same."""
+        """The cost for ``more`` times the tiles: results and kept values grow, and the workspace stays the same."""
         results, kept = more * self.results, more * self.kept
         grown = results + kept - self.results - self.kept
         return _Cost(self.forward + grown, results, kept, self.backward + kept - self.kept, self.felt, self.operations)
 
     def repeated(self, again: _Cost) -> _Cost:
-        """Of this in a backward pass, where the forward pass did not keep anything and took ``again``."""
+        """The cost of this piece if checkpointed: the forward pass took ``again``, and the backward pass repeats it."""
         return _Cost(again.forward, self.results, 0, max(self.forward, self.backward), self.felt)
 
 
 class Meter:
-    """Measures passes, and remembers what pieces of work cost."""
+    """A meter of passes, which remembers the costs of pieces of work."""
 
     def __init__(self) -> None:
         self.live = LiveBytes()
         self._costs: dict[Any, _Cost] = {}
 
     def prepared(self, model: nn.Module) -> nn.Module:
-        """``model`` with matrices that are read and programmed by pieces that stand for others."""
+        """``model`` with matrices that are read and programmed by representative pieces of work."""
         for matrix in find_crossbar_matrices(model).values():
             inner = matrix.emulator
             matrix.set_emulator(SizedEmulator(inner.emulator if isinstance(inner, SizedEmulator) else inner, self))
             matrix._reader = _reader_of(matrix._reader, self)  # type: ignore[method-assign, assignment]
-            if matrix.weight is not None:  # as after the first pass, which programs once more
+            if matrix.weight is not None:  # so is a model after its first pass, which programs again
                 matrix._watch = WeightWatch(matrix.weight, matrix.weight)
         return model
 
     def peak(self, model: nn.Module, given: tuple[tuple[Any, ...], dict[str, Any]], gradients: bool) -> int:
-        """Peak bytes of a pass for ``given`` arguments and keywords; ``gradients``: of a backward one too."""
+        """Peak bytes of a pass for ``given`` arguments and keywords, including a backward pass with ``gradients``."""
         args, kwargs = given
         self.live = LiveBytes()
         with self.live, torch.set_grad_enabled(gradients):
@@ -107,11 +107,11 @@ class Meter:
         return self.live.account.peak
 
     def pulse(self, count: float) -> None:
-        """Count ``count`` bytes that are taken and given back at once."""
+        """Count ``count`` bytes that are taken and given back at once, which only the peak sees."""
         self.live.account.pulse(round(count))
 
     def cost(self, key: Any, work: Callable[..., Any], tensors: Sequence[Tensor]) -> _Cost:
-        """What ``work`` of ``tensors`` costs, with its backward pass where gradients are wanted of any of them."""
+        """The cost of ``work`` on ``tensors``, with its backward pass if any of them requires a gradient."""
         key = (key, torch.is_grad_enabled(), *((x.shape, x.dtype, x.requires_grad) for x in tensors))
         if key not in self._costs:
             with self.live.apart():
@@ -141,7 +141,7 @@ def _measured(live: LiveBytes, work: Callable[..., Any], leaves: Sequence[Tensor
 
 
 class _Kept:
-    """Bytes on an account for as long as autograd's graph holds this."""
+    """Bytes that stay on an account as long as autograd's graph holds this object."""
 
     def __init__(self, account: Account, count: int) -> None:
         self.account, self.count = account, count
@@ -157,7 +157,7 @@ class _Kept:
 
 
 class _StandIn(torch.autograd.Function):
-    """Takes the memory of a piece of work, of which it has the results' sizes and the gradients' sizes alone.
+    """An operation that takes the memory of a piece of work, and makes results and gradients of the same sizes.
 
     ``holding`` says that the work keeps its first input for the backward pass.
     """
@@ -199,7 +199,7 @@ class _SampledReader(Reader):
     meter: Meter = None  # type: ignore[assignment]
 
     def product(self, integers: Tensor, tiles: Programmed) -> Tensor:
-        """As the reader's, with its memory and without values."""
+        """Products of the right shape, without values, which take the memory of a real read."""
         if tiles.weights is not None:
             return super().product(integers, tiles)
         size, row_tiles = self.chunk(len(integers), tiles)
@@ -207,10 +207,10 @@ class _SampledReader(Reader):
         cost = self._chunk_cost(integers[:size], tiles, row_tiles).times(chunks)
         if rest:
             cost = cost.then(self._chunk_cost(integers[:rest], tiles, row_tiles))
-        # The chunks' results are put into one tensor, and so are their gradients.
+        # The results of all chunks are put into one tensor, and so are their gradients.
         joined = cost.kept + 2 * cost.results
         split = 2 * integers.nbytes if integers.requires_grad else 0
-        # To the tiles' gradients of other chunks each adds its own.
+        # Each further chunk adds its own gradients to those of the tiles.
         felt = zip(collect_tensors((tiles, self.codes)), cost.felt[1:], strict=False)
         added = sum(tensor.nbytes for tensor, one in felt if one) if len(integers) > size else 0
         cost = cost._replace(forward=max(cost.forward, joined), backward=max(cost.backward + added, split))
@@ -244,7 +244,7 @@ class _SampledReader(Reader):
         return _StandIn.apply(self.meter, cost, holding, made, first, *collect_tensors((tiles, self.codes)))
 
     def _cost(self, work: Callable[..., Tensor], key: Any, first: Tensor, tiles: Programmed) -> _Cost:
-        """What ``work`` of this reader, the ``first`` tensor and the tiles costs."""
+        """The cost of this reader's ``work`` on the ``first`` tensor and the tiles."""
 
         def on_leaves(first: Tensor, *others: Tensor) -> Tensor:
             leaf = iter(others)
@@ -264,15 +264,15 @@ class _SampledReader(Reader):
 
 
 class SizedEmulator(EmulatorWrapper):
-    """``emulator`` with fake arrays: many tiles are not programmed but have the sizes of a few, and a ``meter`` learns
-    the memory that their programming takes."""
+    """``emulator`` with fake arrays: a few tiles are programmed and many more get their sizes, and a ``meter`` learns
+    the memory that programming takes."""
 
     def __init__(self, emulator: Emulator, meter: Meter | None = None) -> None:
         super().__init__(emulator)
         self.meter = meter
 
     def around(self, emulator: Emulator) -> SizedEmulator:
-        """The other ``emulator`` with fake arrays, and the same meter."""
+        """Another ``emulator`` with fake arrays, and the same meter."""
         return SizedEmulator(emulator, self.meter)
 
     def read(self, array: Any, voltages: Tensor) -> Tensor:
@@ -296,7 +296,7 @@ class SizedEmulator(EmulatorWrapper):
         alike: dict[Any, Tensor] = {}
 
         def sized(tensor: Tensor) -> Tensor:
-            """One for all that share a tensor; of the conductances themselves they are what is given."""
+            """The resized tensor, shared where the original is; conductances are replaced by the given ones."""
             if tensor.untyped_storage()._cdata == own:
                 return conductances
             key = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape)
@@ -315,7 +315,7 @@ class SizedEmulator(EmulatorWrapper):
         return map_tensors(array, lambda _: next(outs))
 
     def _cost(self, conductances: Tensor, count: int, meter: Meter) -> _Cost:
-        """What programming so many tiles costs."""
+        """The cost of programming ``count`` tiles."""
         few = min(count, max(1, _PROGRAMMED_CELLS // math.prod(conductances.shape[-2:])))
 
         def of(tiles: int) -> _Cost:

@@ -1,4 +1,4 @@
-"""From counts to numbers: shift-and-add over slices and streams, the accumulator, and the signs of its sums."""
+"""Shift-and-add of counts over slices and streams, the accumulator, and the signs of its sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From column currents to ADC codes: the offset schemes of ``Architecture.offset`` and the ADC.
+"""The way from column currents to ADC codes: the offset schemes of ``Architecture.offset`` and the ADC.
 
 ``to_counts`` turns currents into analog counts, and ``digitise`` turns these into the counts that the ADC returns.
 ``choose_full_scale_step`` and ``choose_step`` choose the ADC's step, in counts per code. One count is the current of

@@ -23,7 +23,7 @@ from geniex.simulator.scales import InputStatistics
 _CELLS_AT_ONCE = 1 << 22
 """Cells whose counts are computed at once."""
 PROBE_VECTORS = 4
-"""Inputs that tell whether ADC codes of one count suffice."""
+"""Number of inputs by which it is decided whether ADC codes of one count suffice."""
 _CALIBRATION_VECTORS = 64
 """Fewest inputs that are read to calibrate ADCs which share one range; all that are kept are, where they do not."""
 _CALIBRATION_COLUMNS = 1 << 15
@@ -148,7 +148,7 @@ def choose_calibration_vectors(
         raise InputError(
             "architecture.adc_range",
             "'calibrated'",
-            "it needs inputs to calibrate on: convert(..., calibration=images) or inputs=InputStatistics",
+            "calibration inputs are needed: give convert(..., calibration=images) or inputs=InputStatistics",
         )
     if architecture.adc_granularity != "layer":
         return inputs.vectors

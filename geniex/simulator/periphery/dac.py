@@ -1,4 +1,4 @@
-"""From inputs to the levels that drive the word lines in each read."""
+"""The way from inputs to the levels that drive the word lines in each read."""
 
 from __future__ import annotations
 

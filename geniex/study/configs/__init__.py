@@ -25,4 +25,6 @@ def find_study(name: str | Path) -> Path:
         return path
     if str(name) in list_shipped_studies():
         return _HERE / str(name)
-    raise InputError("config", str(name), f"no such file; shipped are {', '.join(list_shipped_studies())}")
+    raise InputError(
+        "config", str(name), f"there is no such file: give a file, or one of {', '.join(list_shipped_studies())}"
+    )

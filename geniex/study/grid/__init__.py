@@ -13,7 +13,7 @@ A YAML file or a mapping gives the fixed settings (any setting, by its dotted na
       architecture.stream_bits: [1, 2, 4]
     parts: []                       # sub-grids to unite; each has its own settings, grid and zip
     baseline: {window.on_off: 6}    # each point is compared with the one that has these values, all else equal
-    differences: [tile]             # every two points of a part that differ on this axis alone are compared
+    differences: [tile]             # compares every two points of a part that differ on this axis only
 
 A point is one combination of the varied settings.
 """

@@ -83,6 +83,6 @@ def name_recovered_columns(name: str) -> list[str]:
 
 
 def keep_shared_images(*right: Sequence[Any] | Tensor) -> list[Any]:
-    """Correctness of several runs on the images that all of them have classified, the first ones."""
+    """Correctness of several runs on the first images, which all of them have classified."""
     shared = min(map(len, right))
     return [one[:shared] for one in right]

@@ -25,7 +25,7 @@ def make_detail_tables(study: Study) -> dict[str, Table]:
 
 
 def _table(study: Study, rows: Sequence[Row], columns: dict[str, _Column]) -> Table:
-    """The columns that vary of those that tell the runs apart, then ``columns``."""
+    """The columns that vary among those that identify runs, then ``columns``."""
     heads = [name for name in ("part", *study.axes, "training", "draw") if len({row.get(name) for row in rows}) > 1]
     header = (*(name if name in ("part", "training", "draw") else shorten_title(name) for name in heads), *columns)
     return header, [
@@ -70,20 +70,20 @@ _LAYERS: dict[str, _Column] = {
     "circuit, %": _percent("circuit"),
     "emulator, weighted, %": _percent("emulator_weighted"),
     "circuit, weighted, %": _percent("circuit_weighted"),
-    "one order, tau": _number("order_agreement", ".2f"),
+    "rank agreement, tau": _number("order_agreement", ".2f"),
 }
 _PLACES: dict[str, _Column] = {
     "layer": _word("layer"),
     "moved": _word("moved"),
     "outputs": _word("outputs"),
     "undone": _word("undone"),
-    "wired in this order": _word("consumers"),
+    "consumers": _word("consumers"),
 }
 _RATES: dict[str, _Column] = {
     "learning rate": _number("learning_rate", "g"),
     "training loss": _number("training_loss", ".3f"),
-    "loss, left out": _number("left_out_loss", ".3f"),
-    "accuracy, left out, %": _percent("left_out_accuracy", ".1f"),
-    "s a step": _number("seconds_per_step", ".2g"),
+    "loss on held-out images": _number("left_out_loss", ".3f"),
+    "accuracy on held-out images, %": _percent("left_out_accuracy", ".1f"),
+    "s per step": _number("seconds_per_step", ".2g"),
     "chosen": lambda row: "yes" if row["chosen"] else "",
 }

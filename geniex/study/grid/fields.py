@@ -144,7 +144,7 @@ def override(base: Flat, changes: Flat) -> Flat:
 def check_name(name: str) -> None:
     """Raise ``InputError`` unless ``name`` is a setting; the message lists the known ones."""
     if name in _ELSEWHERE:
-        raise InputError(name, "a field that the crossbar decides", f"set {_ELSEWHERE[name]}")
+        raise InputError(name, "a field that the crossbar sets", f"set {_ELSEWHERE[name]}")
     group, _, member = name.rpartition(".")
     if group == "crossbar.cell" and member:  # the fields depend on the kind of cell; ``PointSettings.of`` checks them
         return

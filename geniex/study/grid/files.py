@@ -57,7 +57,9 @@ def read_table(path: str | Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         header, *lines = list(csv.reader(file)) or [[]]
     if not header or any(len(line) != len(header) for line in lines):
-        raise InputError("path", str(path), "it has no header, or rows of other lengths: it is no whole table")
+        raise InputError(
+            "path", str(path), "it must have a header and rows of equal length: the file may be incomplete"
+        )
     return [dict(zip(header, map(_value, line), strict=True)) for line in lines]
 
 
@@ -65,7 +67,9 @@ def find_axes(summary: Sequence[Row]) -> list[str]:
     """The columns of a summary that hold the varied settings."""
     names = name_columns(summary)
     if names and _FIRST_FIGURE not in names:
-        raise InputError("summary", f"a table of {', '.join(names[:4])}, ...", "it must be that of a summary.csv")
+        raise InputError(
+            "summary", f"a table with columns {', '.join(names[:4])}, ...", "it must be the table of a summary.csv"
+        )
     return [name for name in names[: names.index(_FIRST_FIGURE)] if name != "part"] if names else []
 
 

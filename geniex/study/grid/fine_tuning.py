@@ -35,7 +35,7 @@ class TriedRate:
     left_out_accuracy: float | None
     seconds_per_step: float
     chosen: bool = False
-    """Whether the study goes on with the weights of this run."""
+    """Whether the study continues with the weights of this run."""
 
 
 def fine_tune_copy(
@@ -57,7 +57,7 @@ def fine_tune_copy(
         asked: steps, batch size, learning rates and gradients.
         seed: seed of the batches and of the images that are left out.
         device: device of the model.
-        say: called as the training goes on.
+        say: function that is called as the training proceeds.
     """
     left_out, kept = None, training
     if asked.left_out:

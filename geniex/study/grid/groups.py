@@ -27,7 +27,7 @@ class Pruning(Config):
     criterion: Criterion = "l1"
     """Norm that ranks the pieces; the ones with the smallest norm are removed."""
     scope: Scope = "layer"
-    """Set in which pieces are ranked: each "layer" alone, or all layers together ("global")."""
+    """Set in which pieces are ranked: each "layer" separately, or all layers together ("global")."""
     skip: tuple[str, ...] = ()
     """Layers that are not pruned."""
 
@@ -86,20 +86,20 @@ class FineTuning(Config):
             check_number("fine_tuning.learning_rates", rate, low=0.0, open_low=True)
         object.__setattr__(self, "learning_rates", rates)
         if not rates or len(set(rates)) < len(rates):
-            raise InputError("fine_tuning.learning_rates", list(rates), "give at least one, and each of them once")
+            raise InputError("fine_tuning.learning_rates", list(rates), "give at least one rate, and each rate once")
         if self.gradients not in get_args(Gradients):
             allowed = f"it must be one of {', '.join(get_args(Gradients))}"
             raise InputError("fine_tuning.gradients", repr(self.gradients), allowed)
         if isinstance(self.left_out, bool) or not isinstance(self.left_out, int) or self.left_out < 0:
             raise InputError("fine_tuning.left_out", repr(self.left_out), "it must be a whole number of images, or 0")
         if len(rates) > 1 and not self.left_out:
-            allowed = "learning rates are compared on training images that are left out: give their number"
+            allowed = "several learning rates are compared on left-out training images: give their number"
             raise InputError("fine_tuning.left_out", 0, allowed)
 
     def check_images(self, count: int) -> None:
         """Raise ``InputError`` unless ``count`` training images are enough for one batch beside those left out."""
         if count - self.left_out < self.batch:
-            given = f"{self.batch}, beside {self.left_out} images that are left out"
+            given = f"{self.batch}, with {self.left_out} images left out"
             raise InputError("fine_tuning.batch", given, f"there are {count} training images")
 
 
@@ -119,5 +119,5 @@ def read_words(name: str, value: Any, least: int = 0) -> tuple[str, ...]:
     if not isinstance(words, Sequence) or len(words) < least or not all(isinstance(word, str) for word in words):
         raise InputError(name, repr(value), "it must be a name, or a list of names")
     if len(set(words)) < len(words):
-        raise InputError(name, repr(value), "each name once")
+        raise InputError(name, repr(value), "each name may occur only once")
     return tuple(words)

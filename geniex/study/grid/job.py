@@ -78,7 +78,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a job computes."""
+    """The result of a job, and the network that it is about."""
 
     result: dict[str, Any]
     """The result that is kept, JSON-ready."""
@@ -93,7 +93,7 @@ def run_job(job: Job) -> dict[str, Any] | str:
             return compute(job).result
     except GeniexError as error:
         return str(error)
-    except Exception as error:  # an error of torch or of a network ends this job alone; the others go on
+    except Exception as error:  # an error of torch or of a network ends only this job
         return f"{type(error).__name__}: {error}".strip()
 
 

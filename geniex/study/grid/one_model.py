@@ -55,7 +55,11 @@ def plan_before_and_after(
     spec = StudySpec.of({**given, "grid": {"mitigation": ["none", mitigation]}})
     plan = plan_study(spec, device=device, data_root=data_root)
     if [len(point.runs) for point in plan.points] != [1, 1]:
-        raise InputError("given", "settings of several runs", "give one network, one draw of the devices and no parts")
+        raise InputError(
+            "given",
+            "settings of several runs",
+            "only one run is possible: give one network, one draw of the devices and no parts",
+        )
     return plan
 
 

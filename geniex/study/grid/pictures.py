@@ -28,9 +28,9 @@ _TITLES = {
 }
 _COSTS = {
     "arrays": "arrays",
-    "reads": "reads of arrays, an image",
-    "adc_conversions": "ADC conversions, an image",
-    "static_energy": "static energy of the arrays, J an image",
+    "reads": "array reads per image",
+    "adc_conversions": "ADC conversions per image",
+    "static_energy": "static energy of the arrays, J per image",
 }
 IDEAL = "ideal tiles"
 """Name of the line of ideal tiles if all curves share it."""
@@ -182,7 +182,7 @@ def _by_varied(study: Study, rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _named(row: Row, names: Sequence[str]) -> str:
-    # Names of mitigations and of networks say themselves what they are.
+    # Names of mitigations and networks need no explanation.
     plain = ("mitigation", "network", "training")
     return ", ".join(("" if name in plain else f"{shorten_title(name)} ") + short_number(row[name]) for name in names)
 

@@ -111,7 +111,7 @@ class StudyPlan:
         return out
 
     def pairs(self, axis: str) -> Iterator[tuple[PlannedPoint, PlannedPoint]]:
-        """Every two points of one part that differ on ``axis`` alone, the later one first."""
+        """Every two points of one part that differ only on ``axis``, the later one first."""
         for k, point in enumerate(self.points):
             for other in self.points[:k]:
                 labels = point.labels | {axis: other.labels[axis]}
@@ -137,7 +137,7 @@ def plan_study(spec: StudySpec, *, device: str = "cpu", data_root: Path | None =
         except InputError as error:
             raise _placed(error, point) from None
         except GeniexError as error:
-            raise InputError(_told(point), "a point that cannot be", str(error)) from None
+            raise InputError(_told(point), "a point that is not possible", str(error)) from None
         labels = {name: point.labels.get(name, make_label(one.in_force(name))) for name in spec.axes}
         points.append(PlannedPoint(point.part, labels, one, runs))
     plan = StudyPlan(spec, tuple(points))
@@ -192,13 +192,17 @@ class _Checks:
         return self._digests[known]
 
     def _checked(self, settings: PointSettings) -> list[Any]:
-        """What the point's check depends on apart from the settings, after the emulator and its images are checked."""
+        """The values, besides its settings, that decide the point's check, once its emulator and images are checked."""
         if settings.check is None:
             return []
         emulator = load_emulator(settings.check.emulator, settings.crossbar).bind(settings.architecture)
         count = len(load_images_of(choose_images(settings), "cpu", self.data_root).labels)
         if settings.check.images > count:
-            raise InputError("check.images", settings.check.images, f"{count} test images are classified")
+            raise InputError(
+                "check.images",
+                settings.check.images,
+                f"it must be at most {count}, the number of classified test images",
+            )
         return [identify(emulator)[0]]
 
     def _check(self, settings: PointSettings, name: str) -> None:
@@ -206,9 +210,15 @@ class _Checks:
         images = load_images_of(choose_images(settings), "cpu", self.data_root)
         shape, wanted = tuple(images.tests.shape[1:]), getattr(network, "input_shape", None)
         if wanted is not None and tuple(wanted) != shape:
-            raise InputError("data", f"{settings.data!r} of shape {shape}", f"{name} takes images of {tuple(wanted)}")
+            raise InputError(
+                "data", f"{settings.data!r} of shape {shape}", f"{name} takes images of shape {tuple(wanted)}"
+            )
         if "batch_norm" in settings.mitigation and (settings.fold or not has_batch_norms(network)):
-            raise InputError("mitigation", "'batch_norm'", f"{name} has no batch norm left to refit")
+            raise InputError(
+                "mitigation",
+                "'batch_norm'",
+                f"{name} has no batch norm to refit: leave out batch_norm or set fold to false",
+            )
         if "fine_tuning" in settings.mitigation:
             settings.fine_tuning.check_images(len(load_image_set(settings.data, True, self.data_root)))
         key = digest(self._network(settings, name)[1], replace_by_ideal_tiles(settings).to_dict() | {"images": 0})
@@ -252,7 +262,7 @@ def _check_comparisons(plan: StudyPlan) -> None:
     if plan.spec.baseline:
         pairs = [(point, other) for point in plan.points if (other := plan.baseline(point)) is not None]
         if not pairs:
-            allowed = "no other point has one: name values of axes that are combined"
+            allowed = "no other point has a baseline point: name values of axes that are combined"
             raise InputError("baseline", plan.spec.baseline, allowed)
         _check_pairs("baseline", pairs)
     for axis in plan.spec.differences:
@@ -262,15 +272,15 @@ def _check_comparisons(plan: StudyPlan) -> None:
 def _check_pairs(name: str, pairs: list[tuple[PlannedPoint, PlannedPoint]]) -> None:
     for point, other in pairs:
         if len(point.settings.networks) != len(other.settings.networks):
-            given = f"{len(other.settings.networks)} networks, where others have {len(point.settings.networks)}"
-            raise InputError(name, given, "trainings are compared in pairs, in the order in which they are given")
+            given = f"{len(other.settings.networks)} and {len(point.settings.networks)} networks"
+            raise InputError(name, given, "networks are compared in pairs, in the order given: list equally many")
         if _image_order(point.settings) != _image_order(other.settings):
             allowed = "give them the same data and seed, and let images be null for all of them or for none"
-            raise InputError(name, "points on other images", f"points are compared on the same images: {allowed}")
+            raise InputError(name, "points on different images", f"points are compared on the same images: {allowed}")
 
 
 def _image_order(settings: PointSettings) -> tuple[str, int | None]:
-    """What the order of the test images depends on; a smaller number of images is the start of a larger one."""
+    """The settings that decide the order of the test images; fewer images are the first ones of more images."""
     return settings.data, None if settings.images is None else settings.seed
 
 

@@ -38,7 +38,7 @@ _SHARES = {
     "of float's, %": ("float_recovered", ""),
 }
 """Columns of the summary table on what mitigations recover, by title: the share, and which of its intervals."""
-_CHECKED = {"checked, %": "check_accuracy", "check agrees, %": "check_agreement"}
+_CHECKED = {"accuracy in check, %": "check_accuracy", "check agreement, %": "check_agreement"}
 """Columns of the summary table on checks by another emulator, by title: keys of shares."""
 _NEAR_CHANCE = 0.25
 """Ideal tiles are near chance if their accuracy above chance is less than this share of the floating-point one's."""
@@ -87,15 +87,15 @@ def write_notes(study: Study) -> list[str]:
     told = [study.about] if study.about else []
     told += _findings(study)
     units = {row["interval"] for row in study.summary} - {None}
-    student = "Student's t; of accuracies on the logit scale, of differences cut off where no accuracy can be"
+    student = "Student's t; for accuracies on the logit scale, for differences cut off at impossible accuracies"
     over = {"networks": f"over networks ({student})", "draws": f"over draws ({student})", "images": "over images"}
     ends = " or ".join(over[unit] for unit in sorted(units))
     told.append(
-        f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Below float, below ideal: how many"
-        " points the accuracy lies below that in floating point, and below that on ideal tiles of the same"
-        " architecture, without variations or mitigation, on the same images. Ideal tiles have the same number formats"
-        " and converters: what these cost is in the first drop alone. Logit error: RMS distance of the logits from"
-        " those in floating point, over the RMS of these."
+        f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Below float and below ideal: the accuracy"
+        " lost against floating point, and against ideal tiles of the same architecture without variations or"
+        " mitigation, in percent points on the same images. Ideal tiles have the same number formats and converters,"
+        " so that only the first loss includes their cost. Logit error: RMS difference of the logits from those in"
+        " floating point, relative to the RMS of these."
     )
     if any(row[name] is not None for row in study.summary for name in CONVERTERS):
         told.append(
@@ -105,15 +105,15 @@ def write_notes(study: Study) -> list[str]:
     if study.baseline:
         which = ", ".join(f"{shorten_title(name)} {value}" for name, value in study.baseline.items())
         told.append(
-            f"Above baseline: accuracy less that of the point with {which}, alike in all else, on the same images,"
-            " trainings and draws in pairs."
+            f"Above baseline: accuracy minus that of the point with {which} and otherwise equal settings, on the same"
+            " images, trainings and draws in pairs."
         )
     told += write_detail_notes(study)
     if study.failed:
         first = study.failed[0]
         told.append(
-            f"{len(study.failed)} of {len(study.rows)} runs have no result; the same command tries them again (* in"
-            f" the tables). The first: {_told(study, first)}: {first['error']}"
+            f"{len(study.failed)} of {len(study.rows)} runs have no result (* in the tables); the same command tries"
+            f" them again. The first: {_told(study, first)}: {first['error']}"
         )
     return told
 
@@ -124,14 +124,13 @@ def write_detail_notes(study: Study) -> list[str]:
     if any(row.get("recovered") is not None for row in study.summary):
         told.append(
             "Recovered: the share of the accuracy lost from ideal tiles to the same crossbars without mitigation that a"
-            " mitigation recovers, of what all networks lose together. Over images: its bootstrap interval over the"
-            " images, which holds for these networks alone. Of float's: the share of the accuracy lost from floating"
-            " point."
+            " mitigation recovers, summed over all networks. Over images: its bootstrap interval over the images, which"
+            " holds for these networks only. Of float's: the share of the accuracy lost from floating point."
         )
     if any(row.get("check_accuracy") is not None for row in study.summary):
         told.append(
-            "Checked: the accuracy when another emulator reads the same arrays, on the first test images; check agrees:"
-            " the share of these on which both predict the same class."
+            "Check: another emulator reads the same arrays for the first test images. Accuracy in check: its accuracy"
+            " on these. Check agreement: the share of these images on which both emulators predict the same class."
         )
     if study.differences:
         told.append(
@@ -143,7 +142,8 @@ def write_detail_notes(study: Study) -> list[str]:
         told.append(
             f"Output errors are against ideal tiles on {study.layers[0]['positions']} sampled inputs of each layer of"
             f" {study.layers[0]['training']}; weighted errors are weighted by the squared loss gradient on ideal tiles."
-            f" One order: Kendall's tau of the mitigations' weighted errors by emulator and by exact circuit.{worst}"
+            " Rank agreement: Kendall's tau between the mitigations' weighted errors by emulator and by exact circuit."
+            f"{worst}"
         )
     return told
 
@@ -243,7 +243,7 @@ def _findings(study: Study) -> list[str]:
         out.append(
             f"Warning: in {len(ruined)} of {len(done)} points even ideal tiles are near chance"
             f" ({_percent(ruined[0]['chance'])} %; ! in the tables): their number formats or converters ruin the"
-            " network before wires and devices do, and the drop from ideal tiles says nothing about these. They are:"
+            " network, so that the drop from ideal tiles says nothing about wires and devices. These points are:"
             f" {named}{more}."
         )
     return out
@@ -300,7 +300,7 @@ def _between(row: Row, name: str, ends: str, form: str = ".2f") -> str:
 
 
 def _share_between(row: Row, name: str, which: str) -> str:
-    """A recovered share with its interval over networks; the interval over images alone if ``which`` asks for it."""
+    """A recovered share with its interval over networks, or over images only if ``which`` asks for it."""
     value, low, high = (row.get(key) for key in (name, f"{name}_{which}low", f"{name}_{which}high"))
     ends = "-" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
     if which or value is None:

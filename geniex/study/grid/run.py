@@ -1,4 +1,4 @@
-"""Studies from configuration to tables, in processes or on Ray; a run goes on from an earlier run's results."""
+"""Studies from configuration to tables, in processes or on Ray; a run continues from an earlier run's results."""
 
 from __future__ import annotations
 

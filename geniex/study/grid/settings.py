@@ -54,13 +54,13 @@ class PointSettings(Config):
     images: int | None
     """Number of test images, drawn with the seed; None takes all, in the order of the data set."""
     first_images: int | None
-    """Number of these images that are classified, the first ones; None classifies all of them."""
+    """Number of these images to classify, from the first one; None classifies all of them."""
     calibration_images: int
     """Number of training images that choose the input ranges, rate remappings, and fit output gains and batch norms."""
     calibration_start: int
     """Place of the first of these images among the training images in the order of the seed."""
     remapping_images: int | None
-    """Number of calibration images that rate remappings, the first ones; None takes all of them."""
+    """Number of calibration images that rate remappings, from the first one; None takes all of them."""
     crossbar: Crossbar
     architecture: Architecture
     emulator: str
@@ -106,7 +106,7 @@ class PointSettings(Config):
         if told["energy"] not in get_args(Energy):
             raise InputError("energy", repr(told["energy"]), f"it must be one of {', '.join(get_args(Energy))}")
         if told["data"] not in IMAGE_SETS:
-            raise InputError("data", repr(told["data"]), f"data sets are {', '.join(IMAGE_SETS)}")
+            raise InputError("data", repr(told["data"]), f"it must be one of {', '.join(IMAGE_SETS)}")
         for name, kind in (("fold", bool), ("emulator", str)):
             if not isinstance(told[name], kind):
                 raise InputError(name, repr(told[name]), f"it must be a {kind.__name__}")
@@ -152,7 +152,7 @@ class PointSettings(Config):
     def unmitigated(self) -> PointSettings:
         """The settings without mitigation, and without those on which the accuracy of single images does not depend.
 
-        Points that differ in mitigation, networks or the number of images alone have the same ones.
+        Points that differ only in mitigation, networks or the number of images have the same ones.
         """
         return self.replace(
             networks=("",),
@@ -215,14 +215,14 @@ def _check_counts(told: Flat) -> None:
             raise InputError(name, repr(told[name]), "it must be a whole number, 0 or above")
     for name, whole in (("first_images", "images"), ("remapping_images", "calibration_images")):
         if told[name] is not None and told[whole] is not None and told[name] > told[whole]:
-            raise InputError(name, told[name], f"it must be at most {whole}, which is {told[whole]}")
+            raise InputError(name, told[name], f"it must be at most {whole} ({told[whole]})")
 
 
 def _check_circuit(positions: int, mitigation: tuple[str, ...], variations: Variations | None) -> None:
     """Raise ``InputError`` for a circuit check where more than the places of the outputs changes the layers' errors."""
     others = [name for name in mitigation if name in AFTERWARDS] + (["variation"] if variations is not None else [])
     if positions and others:
-        allowed = f"the circuit checks remappings alone: set it to 0 in a part with {', '.join(others)}"
+        allowed = f"the exact circuit checks remappings only: set it to 0 in a part with {', '.join(others)}"
         raise InputError("circuit_positions", positions, allowed)
 
 
@@ -232,7 +232,7 @@ def _check(told: Flat) -> EmulatorCheck | None:
         given = {"emulator": whole}
     if given.get("emulator") in (None, "none"):
         for name in () if "emulator" in given else given:
-            raise InputError(f"check.{name}", repr(given[name]), "check.emulator is missing")
+            raise InputError(f"check.{name}", repr(given[name]), "it needs check.emulator")
         return None
     return EmulatorCheck(**given)
 
@@ -254,9 +254,9 @@ def _crossbar(told: Flat, preset: Preset) -> Crossbar:
     if told["tile"] is not None:
         for name in ("rows", "cols"):
             if name in given:
-                raise InputError("tile", repr(told["tile"]), f"it contradicts crossbar.{name}: give one of them")
+                raise InputError("tile", repr(told["tile"]), f"it contradicts crossbar.{name}: give only one of them")
         given["rows"], given["cols"] = read_pair("tile", told["tile"])
-    if "r_wire" in given:  # otherwise a preset's own row and column resistances would override it
+    if "r_wire" in given:  # a preset's own row and column resistances would override it
         given = {"r_wire_row": None, "r_wire_col": None} | given
     cell = _cell(given.pop("cell", None), _members(told, "crossbar.cell"), preset.crossbar.cell)
     return _named("crossbar", preset.crossbar.replace, cell=cell, **given)
@@ -274,9 +274,7 @@ def _cell(given: Any, fields: Flat, before: Cell) -> Cell:
     known = [f.name for f in dataclasses.fields(before)]  # type: ignore[arg-type]
     for name in fields:
         if name not in known:
-            allowed = (
-                f"fields of a {type(before).__name__} are {', '.join(known)}; another cell is given with its _type"
-            )
+            allowed = f"a {type(before).__name__} has the fields {', '.join(known)}; give _type for another cell"
             raise InputError(f"crossbar.cell.{name}", "an unknown field", allowed)
     return _named("crossbar.cell", before.replace, **fields)
 
@@ -315,7 +313,7 @@ def _pruning(told: Flat) -> Pruning | None:
         given = {"method": whole}
     if given.get("method") in (None, "none"):
         for name in () if "method" in given else given:
-            raise InputError(f"prune.{name}", repr(given[name]), "prune.method is missing")
+            raise InputError(f"prune.{name}", repr(given[name]), "it needs prune.method")
         return None
     return Pruning(**_tuples(given))
 
@@ -327,10 +325,10 @@ def _mitigation(given: Any) -> tuple[str, ...]:
     names = [part.strip() for word in words for part in ("none" if word is None else str(word)).split("+")]
     for name in names:
         if name not in list_mitigations():
-            raise InputError("mitigation", repr(name), f"it must be of {', '.join(list_mitigations())}")
+            raise InputError("mitigation", repr(name), f"it must be one of {', '.join(list_mitigations())}")
     maps = [name for name in names if name not in (*AFTERWARDS, "none")]
     if len(maps) > 1:
-        raise InputError("mitigation", repr(given), "one remapping at most")
+        raise InputError("mitigation", repr(given), "it may hold at most one remapping")
     return (*maps, *(name for name in AFTERWARDS if name in names))
 
 

@@ -122,7 +122,7 @@ def _study(given: Mapping[str, Any], title: str, changes: Mapping[str, Any]) -> 
     made = tuple(_part(_mapping(f"parts[{k}]", part), k, base, shared, changes) for k, part in enumerate(parts))
     names = [part.name for part in made]
     if len(set(names)) < len(names):
-        raise InputError("parts", names, "each needs a name of its own")
+        raise InputError("parts", names, "each part needs a different name")
     spec = StudySpec(str(own["title"] or title), str(own["about"] or "").strip(), made, {}, (), _plain(given, changes))
     compared = _differences(own["differences"], spec)
     return dataclasses.replace(spec, baseline=_baseline(own["baseline"], spec), differences=compared)
@@ -136,15 +136,17 @@ def _part(
     seen: set[str] = set()
     for axis in (axis for group in groups for axis in group):
         if axis.name in seen:
-            raise InputError(axis.name, "an axis twice", "vary it in one place")
+            raise InputError(axis.name, "an axis that occurs twice", "vary it in one place only")
         seen.add(axis.name)
     for name in seen:
         for other in seen:
             if name.startswith(f"{other}."):
-                raise InputError(name, f"an axis within the axis {other}", "one would override the other")
+                raise InputError(
+                    name, f"a field within the axis {other}", "one would override the other: vary only one of them"
+                )
     settings = override(override(base, own), flatten(changes))
     for name in seen.intersection(flatten(changes)):
-        raise InputError(name, "an axis of this study", "what is varied cannot be set too")
+        raise InputError(name, "an axis of this study", "a varied setting cannot be fixed too: remove one of them")
     return Part(str(given.get("name", f"part {k + 1}")), settings, groups)
 
 
@@ -155,18 +157,20 @@ def _settings(given: Mapping[str, Any], but: Sequence[str]) -> Flat:
             try:
                 check_name(name)
             except InputError as error:
-                raise InputError(error.name, error.value, f"{error.allowed}; beside them {', '.join(but)}") from None
+                raise InputError(
+                    error.name, error.value, f"{error.allowed}; a study also has {', '.join(but)}"
+                ) from None
     return flatten(rest)
 
 
 def _groups(grid: Any, zipped: Any) -> list[tuple[Axis, ...]]:
-    """Groups of axes: each axis of ``grid`` alone, then each set of axes in step."""
+    """Groups of axes: one for each axis of ``grid``, then one for each set of axes in step."""
     out: list[tuple[Axis, ...]] = [(_axis(name, values),) for name, values in _mapping("grid", grid or {}).items()]
     for group in zipped if isinstance(zipped, list) else [zipped or {}]:
         axes = tuple(_axis(name, values) for name, values in _mapping("zip", group).items())
         lengths = {axis.name: len(axis.values) for axis in axes}
         if len(set(lengths.values())) > 1:
-            raise InputError("zip", f"axes of {lengths} values", "axes in step need as many values each")
+            raise InputError("zip", f"axes of {lengths} values", "axes in step need equally many values")
         out += [axes] if axes else []
     return out
 
@@ -178,11 +182,13 @@ def _axis(name: Any, given: Any) -> Axis:
     elif isinstance(given, Sequence) and not isinstance(given, str):
         labels, values = tuple(map(make_label, given)), tuple(given)
     else:
-        raise InputError(str(name), repr(given), "an axis is a list of values, or a mapping of labels to values")
+        raise InputError(str(name), repr(given), "an axis must be a list of values or a mapping of labels to values")
     if not values:
         raise InputError(str(name), repr(given), "an axis needs at least one value")
     if len(set(labels)) < len(labels):
-        raise InputError(str(name), list(labels), "each value needs a label of its own: give a mapping of labels")
+        raise InputError(
+            str(name), list(labels), "each value needs a different label: give a mapping of labels to values"
+        )
     for value in values:
         flatten({str(name): value})
     return Axis(str(name), labels, values)

@@ -81,13 +81,13 @@ class Study:
     interval over networks or draws it has that over the images, "recovered_images_low"... ."""
     differences: tuple[Row, ...]
     """Differences in accuracy between points, one row for every two points of a part that differ on one of the axes in
-    the study's ``differences`` alone. Columns: the axes' values; "axis"; "above" (the other point's value on it);
+    the study's ``differences``. Columns: the axes' values; "axis"; "above" (the other point's value on it);
     "images"; "difference" with "low" and "high" (95 % bootstrap over the images of all runs) and with "networks_low"
     and "networks_high" (95 % Student's t over networks or draws)."""
     layers: tuple[Row, ...]
     """Output errors of each layer where ``circuit_positions`` asks for them, by "emulator" and "circuit", plain and
     weighted by the loss gradient; see ``LayerError``. "order_agreement" is Kendall's tau of the weighted errors by
-    emulator and by circuit, over all points that differ in mitigation alone."""
+    emulator and by circuit, over all points that differ only in mitigation."""
     places: tuple[Row, ...]
     """Remapped layers: "layer", "moved" (outputs that are not in their natural place), "outputs", "undone" (the place
     where the order is undone), "consumers", "expected"; see ``RemappedLayer``."""
@@ -108,7 +108,11 @@ class Study:
         wanted = {name.replace("__", "."): value for name, value in labels.items()}
         alike = [row for row in self.summary if all(row.get(name) == value for name, value in wanted.items())]
         if len(alike) != 1:
-            raise InputError("labels", wanted, f"{len(alike)} points have them; axes are {', '.join(self.axes)}")
+            raise InputError(
+                "labels",
+                wanted,
+                f"they must select one point, and select {len(alike)}: give more of the axes {', '.join(self.axes)}",
+            )
         return alike[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def _row(plan: StudyPlan, point: PlannedPoint, run: PlannedRun, results: Results
     row |= {"seconds": None, "error": None}
     found = results.found.get(run.job.key)
     if found is None:
-        return row | {"error": results.errors.get(run.job.key, "its result was lost")}
+        return row | {"error": results.errors.get(run.job.key, "its result is missing")}
     right = _right(found)
     low, high = wilson_interval(int(right.sum()), len(right))
     accuracy, chance = _share(right), _chance(found)
