@@ -115,7 +115,7 @@ def test_finetune_reports_before_and_after_and_saves_the_model(
     [
         (["--preset", "wires"], "preset: got 'wires'; presets are geniex-16"),
         (["--images", "0"], "images: got 0"),
-        (["--images", "61"], "got 61; the set holds 60 images"),
+        (["--images", "61"], "images: got 61; it must be 1 to 60, the number of images in the set"),
         (["--device", "cuda:99"], "device: got 'cuda:99'; this machine cannot use it"),
         (["--seed", "-1"], "seed: got -1"),
         (["--data", "digits", "--check_images", "10"], "takes images of (1, 28, 28)"),
