@@ -142,7 +142,7 @@ def test_what_they_cannot_do_is_told_in_a_line(
         ("remap", ["--method", "best"], "method: got 'best'; methods are random, l1"),
         ("remap", ["--method", "none"], "method: got 'none'; methods are random"),
         ("remap", ["--calibration_images", "0"], "calibration_images: got 0"),
-        ("remap", ["--accumulator_frac_bits", "24"], "accumulator_frac_bits: got 24; give accumulator_bits, too"),
+        ("remap", ["--accumulator_frac_bits", "24"], "accumulator_frac_bits: got 24; it needs accumulator_bits"),
         ("finetune", ["--gradients", "exact"], "gradients: got exact; it must be one of"),
         ("finetune", ["--steps", "0"], "fine_tuning.steps: got 0"),
         ("finetune", ["--left_out", "0"], "fine_tuning.left_out: got 0"),

@@ -193,7 +193,10 @@ IMAGES, LABELS = torch.rand(3, 9), torch.tensor([0, 1, 2])
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((IMAGES, LABELS[:2]), r"images and labels \(3, 9\) and \(2,\); at least one image, and one label for each"),
+        (
+            (IMAGES, LABELS[:2]),
+            r"images and labels \(3, 9\) and \(2,\); there must be at least one image and one label",
+        ),
         ((IMAGES[:0], LABELS[:0]), r"images and labels \(0, 9\) and \(0,\); at least one"),
         ((IMAGES, LABELS.float()), r"images and labels \(3, 9\) and \(3,\)"),
         ((IMAGES, LABELS[:, None]), r"images and labels \(3, 9\) and \(3, 1\)"),

@@ -262,9 +262,9 @@ def test_costs_are_readable_and_json_ready() -> None:
     assert lines[0].split() == ["layer", "layout", "arrays", "vectors", "reads", "conversions", "static", "energy"]
     assert lines[1].split()[:6] == ["0", "block_diagonal", "4", "25", "200", "400"]
     assert lines[3].split()[:5] == ["all", "32", "26", "312", "1,016"]
-    assert lines[-1] == "for an image, of 3; 100 ns a read; energy of the circuit"
+    assert lines[-1] == "for one image, averaged over 3; 100 ns per read; energy of the circuit"
     assert geniex.costs is costs
-    with pytest.raises(InputError, match="layers on crossbars are '0', '3'"):
+    with pytest.raises(InputError, match="it must be a layer on crossbars: '0', '3'"):
         found.layer("1")
 
 

@@ -71,7 +71,7 @@ def test_a_dry_run_needs_no_values() -> None:
     assert report.arrays == 2 * tiles
     assert report.layer("encoder.layers.encoder_layer_3.self_attention.q_proj").vectors == 197
     assert report.layer("conv_proj").vectors == 196
-    assert report.layer("").reason == "parameters of its own, outside of layers"
+    assert report.layer("").reason == "own parameters outside of its layers"
     assert report.bytes >= report.arrays * 64 * 64 * 4
 
 

@@ -289,7 +289,7 @@ def test_an_emulator_that_is_given_stands_within_the_saved_wrappers(
     assert same(reads(load_converted(path, network, emulator=Own()), x), expected)
     quiet = load_converted(path, network, emulator=StoredEmulator(Own()))
     assert same(reads(quiet, x), reads(convert(network, ARCH, Own(), calibration=x), x))
-    with pytest.raises(ConversionError, match="another circuit or weights"):
+    with pytest.raises(ConversionError, match="another circuit or other weights"):
         load_converted(path, network, emulator=IdealEmulator())
 
 

@@ -203,7 +203,7 @@ def test_the_surrogate_goes_where_the_images_are_and_the_callers_stays(model: nn
 
 def test_two_surrogates_of_one_name_are_refused(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     twins = [GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2) for _ in range(2)]
-    with pytest.raises(InputError, match=r"GeniexMLP.*a stage of this name"):
+    with pytest.raises(InputError, match=r"GeniexMLP.*another stage has this name"):
         predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates=twins, circuit_images=0)
     with pytest.raises(InputError, match=r"linear.*a stage"):
         predict_accuracy(
@@ -365,5 +365,5 @@ def test_labels_that_are_no_classes_are_told(
 
 def test_one_logit_is_no_classifier(batches: list[tuple[Tensor, Tensor]]) -> None:
     binary = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-    with pytest.raises(InputError, match=r"model: got 1 logit an image; .*give a binary classifier two"):
+    with pytest.raises(InputError, match=r"model: got 1 logit per image; .*a binary classifier needs two"):
         predict_accuracy(binary, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)

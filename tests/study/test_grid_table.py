@@ -287,7 +287,7 @@ def test_what_failed_is_left_out_of_means_and_told() -> None:
     for name in NETWORKS[1:]:
         del made.found[f"point/1/{name}/0"]
     assert made.study.summary[1]["accuracy"] is None
-    assert made.study.rows[4]["error"] == "its result was lost"
+    assert made.study.rows[4]["error"] == "its result is missing"
 
 
 def test_points_are_found_by_their_values() -> None:
@@ -372,4 +372,4 @@ def test_a_study_where_all_failed_has_tables_and_no_figures(tmp_path: Path) -> N
     made.found.clear()
     assert not [line for line in write_study(made.study, tmp_path) if "pyarrow" not in line]
     assert not list(tmp_path.glob("*.png"))
-    assert "its result was lost" in (tmp_path / "report.html").read_text()
+    assert "its result is missing" in (tmp_path / "report.html").read_text()

@@ -92,10 +92,10 @@ def write_notes(study: Study) -> list[str]:
     ends = " or ".join(over[unit] for unit in sorted(units))
     told.append(
         f"In parentheses: 95 % intervals, {ends or 'where there are any'}. Below float and below ideal: the accuracy"
-        " lost against floating point, and against ideal tiles of the same architecture without variations or mitigation, in"
-        " percent points on the same images. Ideal tiles have the same number formats and converters, so that only the"
-        " first loss includes their cost. Logit error: RMS difference of the logits from those in floating point,"
-        " relative to the RMS of these."
+        " lost against floating point, and against ideal tiles of the same architecture without variations or"
+        " mitigation, in percent points on the same images. Ideal tiles have the same number formats and converters,"
+        " so that only the first loss includes their cost. Logit error: RMS difference of the logits from those in"
+        " floating point, relative to the RMS of these."
     )
     if any(row[name] is not None for row in study.summary for name in CONVERTERS):
         told.append(
