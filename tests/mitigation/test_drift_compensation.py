@@ -228,12 +228,12 @@ OTHER_SIZE = r"layer '0' with \(groups, outputs, inputs\) = \(1, 18, 9\); the mo
 @pytest.mark.parametrize(
     ("name", "reference", "said"),
     [
-        ("mlp", lambda: "before", r"str; it must be a model whose outputs are right"),
-        ("mlp", lambda: nn.Linear(9, 4), r"Linear; it must have the layers of the model that is corrected: "),
+        ("mlp", lambda: "before", r"str; it must be a torch module with the right outputs"),
+        ("mlp", lambda: nn.Linear(9, 4), r"Linear; it must have the layers of the corrected model: "),
         ("mlp", wide, OTHER_SIZE),
         ("mlp", lambda: convert(wide(), ARCH, IdealEmulator(), calibration=torch.rand(4, 9)), OTHER_SIZE),
         ("repeated", lambda: converted("mlp"), r"Sequential without layer 'first'"),
-        ("repeated", Once, r"layer 'again', called another number of times"),
+        ("repeated", Once, r"layer 'again', which is called another number of times"),
         ("mlp", lambda: nn.Sequential(*network("mlp"), nn.Linear(4, 4)), None),
     ],
 )

@@ -270,7 +270,7 @@ def test_costs_are_readable_and_json_ready() -> None:
 
 def test_what_cannot_be_counted_is_named() -> None:
     model, x = on(IdealEmulator()), images()
-    with pytest.raises(InputError, match="nothing on crossbars"):
+    with pytest.raises(InputError, match="no layer on crossbars"):
         costs(network(), x)
     for time in (0.0, -1e-9, float("nan")):
         with pytest.raises(InputError, match=r"read_time: .* s"):

@@ -109,7 +109,7 @@ def test_histograms_count_every_cell() -> None:
         assert list(histogram.counts) == counts.tolist()
         centres = torch.tensor(histogram.edges).unfold(0, 2, 1).mean(1)
         assert torch.allclose(centres, window.to_conductance(torch.arange(16), 16))
-    with pytest.raises(InputError, match="nothing was programmed"):
+    with pytest.raises(InputError, match="no programmed conductances"):
         report.histogram("1")
     with pytest.raises(InputError, match="layers are '0', '1', '4'"):
         report.histogram("conv")

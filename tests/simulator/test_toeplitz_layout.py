@@ -324,7 +324,9 @@ def test_other_maps_are_refused_by_name() -> None:
     converted = on(model, EXACT, x)
     with pytest.raises(InputError, match=r"input: got maps of \(6, 8\); this convolution is unrolled for .*\(6, 7\)"):
         converted(torch.zeros(1, 4, 6, 8, dtype=torch.float64))
-    with pytest.raises(ConversionError, match=r"layer '0': .*of one size, it has maps of \(6, 7\) and of \(6, 6\)"):
+    with pytest.raises(
+        ConversionError, match=r"layer '0': .*of one size, but this layer gets maps of \(6, 7\) and of \(6, 6\)"
+    ):
         on(model, EXACT, [x, x[..., :6]])  # type: ignore[arg-type]
     with pytest.raises(
         ConversionError, match=r"layer '0': map_size: got None; layout 'toeplitz' needs the size of the maps"
@@ -365,7 +367,9 @@ def test_rules_choose_layers() -> None:
         ConversionError, match=r"per_layer\['0'\]: map_size is only for convolutions with layout 'toeplitz'"
     ):
         sparse({"0": LayerRule(map_size=(6, 7))})
-    with pytest.raises(ConversionError, match=r"maps of one size, it has maps of \(5, 5\) and of \(6, 7\)"):
+    with pytest.raises(
+        ConversionError, match=r"maps of one size, but this layer gets maps of \(5, 5\) and of \(6, 7\)"
+    ):
         sparse({"0": LayerRule(layout="toeplitz", map_size=(5, 5))})
 
 

@@ -293,7 +293,9 @@ def test_what_failed_is_left_out_of_means_and_told() -> None:
 def test_points_are_found_by_their_values() -> None:
     study = made_up({"grid": {"tile": [8, 16], "window.on_off": [2, 6]}}).study
     assert study.point(tile=16, window__on_off=2) is study.summary[2]
-    with pytest.raises(InputError, match=r"2 points have them; axes are tile, window.on_off"):
+    with pytest.raises(
+        InputError, match=r"they must select one point, and select 2: give more of the axes tile, window.on_off"
+    ):
         study.point(tile=16)
 
 
