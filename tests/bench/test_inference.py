@@ -173,7 +173,7 @@ def test_the_exact_circuit_is_timed_on_few_vectors(monkeypatch: pytest.MonkeyPat
         seconds = {"torch": 0.5, "program": 3.0, "read": 6.0}
         return {key: Timing([seconds[key]], action()) for key, action in actions.items()}
 
-    monkeypatch.setattr("geniex.bench.inference.interleaved", clock)
+    monkeypatch.setattr("geniex.bench.inference.time_in_turns", clock)
     # 3200 tile-vectors are 128 for each of 25 vectors.
     monkeypatch.setattr("geniex.bench.inference_models._FEW", 400)
     settings = dataclasses.replace(TINY, workloads=(dataclasses.replace(CONV_LAYER, batches=(1,)),), narrow=())

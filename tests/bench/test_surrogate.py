@@ -107,7 +107,7 @@ def test_costs_are_of_one_tile_and_vector(monkeypatch: pytest.MonkeyPatch) -> No
     def clock(actions: dict, repeats: int, patience: float) -> dict:
         return {key: Timing([3.0 if key[0] == "program" else 6.0], action()) for key, action in actions.items()}
 
-    monkeypatch.setattr("geniex.bench.surrogate.interleaved", clock)
+    monkeypatch.setattr("geniex.bench.surrogate.time_in_turns", clock)
     monkeypatch.setattr("geniex.bench.surrogate_models._FEW", 6)
     rows = {row.model: row for row in bench_surrogate(TINY).rows}
     # 3 tiles of 20 vectors; the concatenated network is given 6 tile-vectors.
@@ -223,8 +223,8 @@ def test_the_command_prints_figures_beside_bars_and_writes_files(
     for words in (
         "4x4 tiles, 1-bit streams",
         FACTORED,
-        "random weights, only timed",
-        "pays off, reads",
+        "random weights, timed only",
+        "pays off after reads",
         "not measured",
     ):
         assert words in printed

@@ -53,7 +53,7 @@ def test_a_layer_without_a_form_stays_digital() -> None:
     model = nn.Sequential(Doubled(20, 12), nn.Linear(12, 3))
     found = convert(model, ARCH, IdealEmulator()).conversion
     assert [layer.where for layer in found.layers] == ["digital", "crossbar"]
-    assert found.layers[0].reason == "computes otherwise than Linear"
+    assert found.layers[0].reason == "computes something else than Linear"
     with pytest.raises(ConversionError, match="cannot run on crossbars"):
         convert(model, ARCH, IdealEmulator(), per_layer={"0": ARCH})
 
@@ -86,7 +86,7 @@ def test_a_subclass_of_a_registered_layer_counts_as_one_unless_it_computes_other
 
     found = convert(nn.Sequential(Named(20, 12), Tripled(12, 3)), ARCH, IdealEmulator())
     assert isinstance(found[0], CrossbarDoubled)
-    assert found.conversion.layers[1].reason == "computes otherwise than Doubled"
+    assert found.conversion.layers[1].reason == "computes something else than Doubled"
 
 
 @pytest.mark.parametrize(

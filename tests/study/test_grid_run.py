@@ -434,7 +434,7 @@ def test_results_are_kept_as_they_come(root: Path, tmp_path: Path, monkeypatch: 
         ({"check": {"emulator": "physics", "images": 41}}, r"check.images: got 41; 40 test images are classified"),
         ({"check": {"emulator": "magic", "images": 4}}, r"magic"),
         ({"mitigation": "fine_tuning", "fine_tuning.batch": 201}, r"fine_tuning.batch: got 201, beside 0 images"),
-        ({"mitigation": "batch_norm"}, r"mitigation: got 'batch_norm'; .*cnn-0 has no batch norm left"),
+        ({"mitigation": "batch_norm"}, r"mitigation: got 'batch_norm'; .*cnn-0 has no batch norm to refit"),
         ({"tile": 1}, r"tile"),
         ({"grid": {"seed": [0, -1]}}, r"seed: got -1; .* \(in part 1: seed -1\)"),
     ],
@@ -449,7 +449,7 @@ def test_all_is_checked_before_anything_runs(root: Path, tmp_path: Path, more: d
 
 
 def test_folded_batch_norms_cannot_be_refitted(root: Path) -> None:
-    with pytest.raises(InputError, match="no batch norm left to refit"):
+    with pytest.raises(InputError, match="no batch norm to refit"):
         run(root, given(root, "vgg", mitigation="batch_norm", fold=True))
 
 
@@ -462,7 +462,7 @@ def test_ways_to_run_are_checked(root: Path, options: dict[str, Any], told: str)
 
 
 def test_a_baseline_needs_a_pair_and_as_many_networks(root: Path) -> None:
-    with pytest.raises(InputError, match="no other point has one"):
+    with pytest.raises(InputError, match="no other point has a baseline point"):
         run(root, given(root, grid={"tile": [16]}, baseline={"tile": 16}))
     few, everything = (
         {"name": "few", "grid": {"emulator": ["linear"]}},
@@ -471,7 +471,7 @@ def test_a_baseline_needs_a_pair_and_as_many_networks(root: Path) -> None:
     with pytest.raises(InputError, match=r"baseline: got points on other images; .*same data and seed"):
         run(root, given(root, parts=[few, everything], baseline={"emulator": "ideal"}))
     pair = {"two": [str(root / f"cnn-{k}") for k in range(2)], "one": [str(root / "vgg")]}
-    with pytest.raises(InputError, match="1 networks, where others have 2; trainings are compared in pairs"):
+    with pytest.raises(InputError, match="1 and 2 networks; networks are compared in pairs"):
         run(root, BASE | {"grid": {"network": pair}, "baseline": {"network": "one"}})
-    with pytest.raises(InputError, match="differences: got 2 networks, where others have 1"):
+    with pytest.raises(InputError, match="differences: got 2 and 1 networks"):
         run(root, BASE | {"grid": {"network": pair}, "differences": "network"})
