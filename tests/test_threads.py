@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from geniex.study.grid import job as cell
+from geniex.study.grid import job
 from geniex.sweep import solving
 from geniex.threads import one_thread
 
@@ -39,7 +39,7 @@ def test_an_error_leaves_as_many_as_before() -> None:
 @pytest.mark.parametrize(
     ("module", "inner", "work"),
     [
-        (cell, "_result", lambda: cell.run_job(None)),  # type: ignore[arg-type]
+        (job, "compute", lambda: job.run_job(None)),  # type: ignore[arg-type]
         (solving, "_alone", lambda: solving.solve_tiles(SimpleNamespace(engine="spice"), 0, 1)),  # type: ignore[arg-type]
     ],
 )

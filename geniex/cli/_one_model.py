@@ -45,7 +45,11 @@ def run_and_report(
     if out is not None:
         missing = write_study(found.study, out)
         saved = save_converted(found.model, out / _MODEL)
-        for line in (f"report: {out / 'report.html'}", f"model: {saved} (load_converted reads it)", *missing):
+        for line in (
+            f"report: {out / 'report.html'}",
+            f"model: {saved} (load_converted(path, network) reads it)",
+            *missing,
+        ):
             print(line)
 
 

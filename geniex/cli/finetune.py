@@ -64,7 +64,7 @@ def finetune(
         device: device to compute on, such as cpu or cuda.
         data_root: folder of the data set, if it is not in the default place.
         out: folder for report.html, report.md, report.json, tables, figures and the fine-tuned converted network
-            (model.json, model.safetensors), which load_converted reads.
+            (model.json, model.safetensors), which load_converted(path, network) reads.
         json: file for the machine-readable report only.
     """
     settings = {

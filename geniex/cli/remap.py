@@ -69,7 +69,7 @@ def remap(
         device: device to compute on, such as cpu or cuda.
         data_root: folder of the data set, if it is not in the default place.
         out: folder for report.html, report.md, report.json, tables, figures and the remapped converted network
-            (model.json, model.safetensors), which load_converted reads.
+            (model.json, model.safetensors), which load_converted(path, network) reads.
         json: file for the machine-readable report only.
     """
     methods = [name for name in REMAPPINGS if name != "none"]

@@ -105,7 +105,7 @@ def test_weights_stay_in_the_scale_that_they_were_given(network: nn.Module, digi
         assert matrix.weight.abs().max() == 127 * 2.0**-bits, "such steps reach the end"
 
 
-def test_the_digital_copy_is_what_the_crossbars_learnt(network: nn.Module, digits: Digits) -> None:
+def test_the_digital_model_is_what_the_crossbars_learnt(network: nn.Module, digits: Digits) -> None:
     converted = convert(network, ARCH, IdealEmulator(), calibration=digits.images, trainable=True)
     fine_tune(converted, digits, steps=5, learning_rate=3e-3)
     back = to_digital(converted)

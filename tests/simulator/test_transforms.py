@@ -86,7 +86,7 @@ def places(model: nn.Module) -> list[Arrangement]:
     return [matrix.layout.arrangement for matrix in find_crossbar_matrices(model).values()]
 
 
-def calibrate_outputs(model: nn.Module, *, bias: bool = True) -> None:
+def correct_every_output(model: nn.Module, *, bias: bool = True) -> None:
     """Give every layer gains and, also where it had none, a bias."""
     for layer in find_crossbar_layers(model).values():
         outputs = layer.packing.groups * layer.packing.outputs
@@ -132,7 +132,7 @@ def test_a_surrogate_is_bound_to_each_layers_drive_and_window(network: nn.Module
 def test_scales_ranges_and_varied_cells_stay(network: nn.Module) -> None:
     arch = ARCH.replace(adc_bits=6, adc_range="calibrated", weight_scale="channel", input_scale="tensor")
     model = vary(converted(network, "physics", arch), VARIATIONS)
-    calibrate_outputs(model)
+    correct_every_output(model)
     ideal = replace_by_ideal(model)
     assert set(ideal.state_dict()) == set(model.state_dict())
     for name, value in model.state_dict().items():
@@ -218,10 +218,10 @@ def test_the_programmed_weight_of_a_trained_matrix_is_that_of_now() -> None:
     assert not read_weight(matrix).requires_grad
 
 
-def test_outputs_calibrated_for_crossbars_have_no_digital_copy(network: nn.Module) -> None:
+def test_outputs_corrected_for_crossbars_have_no_digital_form(network: nn.Module) -> None:
     model = converted(network, trainable=True)
     assert to_digital(model)(IMAGES).shape == (3, 5)
-    calibrate_outputs(model)
+    correct_every_output(model)
     with pytest.raises(InputError, match=r"calibrated for its crossbars; copy it before that"):
         to_digital(model)
 
@@ -230,7 +230,7 @@ def test_calibrated_outputs_are_the_products_times_their_gains(network: nn.Modul
     model = converted(network, "ideal")
     conv = find_crossbar_layers(model)["conv"]
     before = model.conv(IMAGES)
-    calibrate_outputs(model)
+    correct_every_output(model)
     gain, bias = conv.output_gain, conv.bias
     assert gain is not None
     assert bias is not None
@@ -278,7 +278,7 @@ def test_a_saved_model_has_its_calibrated_outputs(bias: bool, network: nn.Module
     """Also a bias where the torch layer had none."""
     model = arrange(converted(network))
     before = model(IMAGES)
-    calibrate_outputs(model, bias=bias)
+    correct_every_output(model, bias=bias)
     loaded = load_converted(save_converted(model, tmp_path / "model"), network)
     assert torch.equal(loaded(IMAGES), model(IMAGES))
     assert not torch.allclose(loaded(IMAGES), before, rtol=0.1)
@@ -290,7 +290,7 @@ def test_a_saved_model_has_its_calibrated_outputs(bias: bool, network: nn.Module
 @pytest.mark.parametrize("trainable", [False, True])
 def test_varied_models_and_copies_keep_their_places(trainable: bool, network: nn.Module) -> None:
     model = arrange(converted(network, trainable=trainable))
-    calibrate_outputs(model)
+    correct_every_output(model)
     out = model(IMAGES)
     varied = vary(model, VARIATIONS)
     assert places(varied) == places(model)

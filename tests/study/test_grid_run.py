@@ -427,7 +427,7 @@ def test_results_are_kept_as_they_come(root: Path, tmp_path: Path, monkeypatch: 
         ({"emulator": "geniex-mlp-64"}, r"part 1: got a point that cannot be; .*trained for"),
         ({"crossbar.r_wire": 900.0}, r"r_wire_row = 900 ohm lies outside the validated range"),
         ({"window": {"r_on": 2000}}, r"r_on = 2000 ohm lies outside the validated range of 10000 to 1000000 ohm"),
-        ({"images": 100}, r"count: got 100; it must be 1 to 60"),
+        ({"images": 100}, r"images: got 100; it must be 1 to 60"),
         ({"data": "digits"}, r"data: got 'digits' of shape \(1, 8, 8\); .* takes images of \(1, 28, 28\)"),
         ({"images": None, "first_images": 61}, r"first_images: got 61; there are 60 test images"),
         ({"calibration_start": 200}, r"calibration_start: got 200; there are 200 training images"),

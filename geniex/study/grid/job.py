@@ -172,6 +172,8 @@ def load_images_of(choice: ImageChoice, device: str, root: Path | None) -> Image
     With one seed, a smaller drawn test set is the start of a larger one.
     """
     training, tests = (load_image_set(choice.data, train, root) for train in (True, False))
+    if choice.images is not None and choice.images > len(tests):
+        raise InputError("images", choice.images, f"it must be 1 to {len(tests)}, the number of images in the set")
     drawn = tests if choice.images is None else tests.subset(choice.images, choice.seed)
     count, start = len(drawn) if choice.first_images is None else choice.first_images, choice.calibration_start
     if count > len(drawn):
