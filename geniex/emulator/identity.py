@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geniex.emulator.base import Emulator
 from geniex.errors import ConversionError, InputError
+from geniex.jobs import share_registry
 
 Identity = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -51,6 +52,9 @@ def register_emulator(kind: type[_E]) -> type[_E]:
     if name not in _SHIPPED:
         _registered[name] = kind
     return kind
+
+
+share_registry(lambda: [(register_emulator, (kind,)) for kind in _registered.values()])
 
 
 def list_registered_emulators() -> tuple[type[Emulator], ...]:
