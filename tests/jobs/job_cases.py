@@ -18,6 +18,7 @@ from geniex.emulator.identity import find_class
 from geniex.errors import InputError
 from geniex.mapping import Architecture, Packing, TileLayout
 from geniex.mapping.layout.grouped import check_layout
+from geniex.mitigation import REMAPPINGS, Remapping
 from geniex.simulator import CrossbarLinear
 from geniex.simulator.layers.crossbar import find_crossbar_kind
 from geniex.study.grid.fields import GROUPS
@@ -87,13 +88,19 @@ def on_one_tile(matrix: torch.Tensor, architecture: Architecture, packing: Packi
     return TileLayout(architecture, matrix.shape[1], matrix.shape[0])
 
 
-def look_up(name: str) -> tuple[str, str, bool, bool]:
-    """What this process finds of a user's layer, emulator, layout and variation."""
+def own_measure(*_: object) -> dict[str, torch.Tensor]:
+    """A measure of a user, for remapping."""
+    return {}
+
+
+def look_up(name: str) -> tuple[str, str, bool, bool, bool]:
+    """What this process finds of a user's layer, emulator, layout, variation and remapping."""
     kind = find_crossbar_kind(OwnLayer(2, 2))
     with suppress(InputError):
         check_layout("on_one_tile")
-        return str(kind), find_class(name).__name__, True, "own_variation" in GROUPS["variation"]
-    return str(kind), "", False, False
+        remaps = REMAPPINGS.get("own") == Remapping(method="srs", measure="own_measure")
+        return str(kind), find_class(name).__name__, True, "own_variation" in GROUPS["variation"], remaps
+    return str(kind), "", False, False, False
 
 
 def square(x: int) -> int:

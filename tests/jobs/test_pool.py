@@ -16,6 +16,8 @@ from geniex.errors import InputError, JobError
 from geniex.jobs import Failure, run_jobs, use_job_threads
 from geniex.mapping import register_layout
 from geniex.mapping.layout import grouped
+from geniex.mitigation import REMAPPINGS, Remapping
+from geniex.mitigation.remap.sensitivity import MEASURES
 from geniex.simulator import register_layer
 from geniex.simulator.layers import crossbar
 from geniex.study.grid import fields, register_variation
@@ -74,7 +76,9 @@ def test_workers_know_what_else_the_user_registered(monkeypatch: pytest.MonkeyPa
     register_layout("on_one_tile", tile=job_cases.on_one_tile)
     register_layout("left_out", tile=lambda *_: None)  # type: ignore[arg-type, return-value]
     register_variation("own_variation", job_cases.OwnVariation)
-    expected = (str(job_cases.CrossbarOwnLayer), "OwnEmulator", True, True)
+    monkeypatch.setitem(MEASURES, "own_measure", job_cases.own_measure)
+    monkeypatch.setitem(REMAPPINGS, "own", Remapping(method="srs", measure="own_measure"))
+    expected = (str(job_cases.CrossbarOwnLayer), "OwnEmulator", True, True, True)
     found = [seen for _, seen in run_jobs(job_cases.look_up, ["OwnEmulator"], workers=2)]
     assert found == [expected]
 
