@@ -121,7 +121,7 @@ def predict_accuracy(
     calibration: Data | None = None,
     per_layer: PerLayer | None = None,
     progress: Progress | None = None,
-    work: Path | None = None,
+    work: str | Path | None = None,
     workers: int | None = None,
     executor: Executor = "local",
 ) -> Prediction:
