@@ -67,7 +67,7 @@ class StoredEmulator(EmulatorWrapper):
 
     def around(self, emulator: Emulator) -> StoredEmulator:
         """The other ``emulator`` stored in the same way."""
-        return StoredEmulator(emulator, dtype=self.dtype, cache=self.cache)
+        return self.class_around(StoredEmulator)(emulator, dtype=self.dtype, cache=self.cache)
 
     @property
     def description(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geniex.emulator.base import Emulator
 from geniex.errors import ConversionError, InputError
+from geniex.jobs import share_registry
 
 Identity = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -53,6 +54,9 @@ def register_emulator(kind: type[_E]) -> type[_E]:
     return kind
 
 
+share_registry(lambda: [(register_emulator, (kind,)) for kind in _registered.values()])
+
+
 def list_registered_emulators() -> tuple[type[Emulator], ...]:
     """The classes that users registered."""
     return tuple(_registered.values())
@@ -90,17 +94,21 @@ def find_class(name: object) -> type[Emulator]:
 
 
 def identify(emulator: Emulator) -> Identity:
-    """The class and settings of ``emulator``, JSON-ready, and its state, on the CPU.
+    """The class and settings of ``emulator``, JSON-ready, and the state of all its parts, on the CPU.
 
-    The wrapped emulator's identity stands under "emulator", and the state is that of the innermost one.
+    The wrapped emulator's identity stands under "emulator". A wrapper's own tensors are told apart from those of the
+    emulator that it wraps: each part has its ``weights_sha256``, which precedes the names of its tensors in the state.
     """
-    told = {"type": name_class(type(emulator)), **emulator.settings()}
-    if emulator.inner is not None:
-        told["emulator"], weights = identify(emulator.inner)
-        return told, weights
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in emulator.state_dict().items()}
-    if weights:
-        told["weights_sha256"] = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+    told: dict[str, Any] = {"type": name_class(type(emulator)), **emulator.settings()}
+    inner, weights = emulator.inner, dict[str, Tensor]()
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in emulator.state_dict().items()}
+    if inner is not None:
+        told["emulator"], weights = identify(inner)
+        wrapped = next((f"{name}." for name, module in emulator.named_children() if module is inner), None)
+        own = {name: tensor for name, tensor in own.items() if wrapped is None or not name.startswith(wrapped)}
+    if own:
+        told["weights_sha256"] = hashlib.sha256(safetensors.torch.save(own)).hexdigest()
+        weights = weights | {f"{told['weights_sha256']}.{name}": tensor for name, tensor in own.items()}
     return told, weights
 
 
@@ -109,7 +117,13 @@ def is_same_worker(told: dict[str, Any], emulator: Emulator) -> bool:
     worker = emulator.worker
     given, _ = identify(worker)
     wanted = identify_worker(told)
-    return all(given.get(name) == wanted.get(name) for name in {*given, *wanted} - {*worker.set_by_architecture})
+    names = {*given, *wanted} - {"type", *worker.set_by_architecture}
+    return is_named(wanted["type"], type(worker)) and all(given.get(name) == wanted.get(name) for name in names)
+
+
+def is_named(name: str, kind: type[Emulator]) -> bool:
+    """Whether files call the class ``kind`` by ``name``, with its module or, once it is registered, without."""
+    return name in (name_class(kind), kind.__name__ if name not in _SHIPPED else None, _where(kind))
 
 
 def identify_worker(told: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +143,14 @@ def make_emulator(told: dict[str, Any], weights: dict[str, Tensor], worker: Emul
         inner = make_emulator(told["emulator"], weights, worker)
     elif worker is not None:
         return worker
-    return find_class(told["type"]).from_settings(told, weights, inner)
+    return make_part(told, weights, inner)
+
+
+def make_part(told: dict[str, Any], weights: dict[str, Tensor], inner: Emulator | None) -> Emulator:
+    """The outermost emulator of the identity ``told``, around ``inner`` if it wraps one; raises ``ConversionError``."""
+    prefix = f"{told.get('weights_sha256', '')}."
+    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return find_class(told["type"]).from_settings(told, own, inner)
 
 
 def _where(kind: type) -> str:

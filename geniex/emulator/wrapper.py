@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import Self, TypeVar
 
 from torch import Tensor
 
 from geniex.emulator.base import Emulator, check_emulator
 from geniex.emulator.power import PowerMeter
+from geniex.errors import ConversionError
 from geniex.mapping import Architecture
+
+_W = TypeVar("_W", bound="EmulatorWrapper")
 
 
 class EmulatorWrapper(Emulator):
@@ -31,6 +34,26 @@ class EmulatorWrapper(Emulator):
     @abstractmethod
     def around(self, emulator: Emulator) -> Self:
         """A wrapper with the settings of this one around another ``emulator``."""
+
+    def rewrap(self, emulator: Emulator) -> Self:
+        """``around``, checked: what a subclass adds must not be lost.
+
+        Raises:
+            ConversionError: ``around`` made a wrapper of another class, because a subclass did not override it.
+        """
+        made = self.around(emulator)
+        if type(made) is not type(self):
+            own, other = type(self).__name__, type(made).__name__
+            raise ConversionError(
+                f"emulator: {own}.around returned a {other}, without what {own} adds: override around, so that it"
+                f" returns a {own} with the same settings around the other emulator"
+            )
+        return made
+
+    def class_around(self, kind: type[_W]) -> type[_W]:
+        """The class by which ``kind.around`` makes a wrapper: this one's own if it is made from the same arguments."""
+        own = type(self)
+        return own if issubclass(own, kind) and own.__init__ is kind.__init__ else kind
 
     @property
     def inner(self) -> Emulator:
@@ -74,4 +97,4 @@ class EmulatorWrapper(Emulator):
         return ""
 
     def _around(self, emulator: Emulator) -> Self:
-        return self if emulator is self.emulator else self.around(emulator)
+        return self if emulator is self.emulator else self.rewrap(emulator)

@@ -2,7 +2,7 @@
 
 from geniex.jobs.run import EXECUTORS, Executor, check_workers, run_jobs, use_job_threads
 from geniex.jobs.store import ResultStore, digest
-from geniex.jobs.worker import Failure
+from geniex.jobs.worker import Failure, share_registry
 
 __all__ = [
     "EXECUTORS",
@@ -12,5 +12,6 @@ __all__ = [
     "check_workers",
     "digest",
     "run_jobs",
+    "share_registry",
     "use_job_threads",
 ]

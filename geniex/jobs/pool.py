@@ -12,9 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from geniex.config import registered_configs
 from geniex.errors import InputError, JobError
-from geniex.jobs.worker import Failure, prepare_worker
+from geniex.jobs.worker import Failure, Registered, collect_registered, prepare_worker
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -109,7 +108,7 @@ def _run_alone(task: bytes, item: Any) -> Any:
 def _pool(task: bytes, workers: int) -> ProcessPoolExecutor:
     # Workers are spawned, because torch's threads and HDF5's state do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    start = (task, registered_configs())
+    start = (task, collect_registered())
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start)
 
 
@@ -119,7 +118,7 @@ _task: Callable[[Any], Any] | None = None
 """The task of this worker process, from its first job on."""
 
 
-def _start_worker(task: bytes, registered: tuple[tuple[str, str], ...]) -> None:
+def _start_worker(task: bytes, registered: Registered) -> None:
     global _pickled
     _pickled = task
     prepare_worker(registered)

@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from geniex.config import registered_configs
 from geniex.distribution import install_hint
 from geniex.errors import InputError, JobError, MissingDependencyError
-from geniex.jobs.worker import Failure, prepare_worker
+from geniex.jobs.worker import Failure, Registered, collect_registered, prepare_worker
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -68,13 +67,13 @@ def run_on_ray(
             ray.shutdown()
 
 
-_Shipped = tuple[str, tuple[tuple[str, str], ...], Any]
-"""A name for the task of one run, the user's configuration classes, and the reference of the task on the cluster."""
+_Shipped = tuple[str, Registered, Any]
+"""A name for the task of one run, what the user has registered, and the reference of the task on the cluster."""
 
 
 def _shipped(ray: Any, task: object) -> _Shipped:
     try:
-        return uuid.uuid4().hex, registered_configs(), ray.put(task)
+        return uuid.uuid4().hex, collect_registered(), ray.put(task)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         allowed = f"the work cannot be sent to a cluster ({error}): leave executor out to work locally"
         raise InputError("executor", repr("ray"), allowed) from None

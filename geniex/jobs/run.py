@@ -31,10 +31,10 @@ def run_jobs(
 ) -> Iterator[tuple[_Item, _Answer | Failure]]:
     """Each item with ``task(item)`` as soon as it is known, or with the ``Failure`` of a worker that died on it.
 
-    Every worker receives the task once and the items one at a time. It knows the configuration classes that users
-    registered in this process, and it computes on one thread. The death of a worker costs only the items that were
-    under way; they are tried again. An exception that the task raises ends the run and is raised here. A task that
-    does not want this returns a ``Failure`` itself.
+    Every worker receives the task once and the items one at a time. It knows what users registered in this process
+    (configurations, layers, layouts, emulators, variations), and it computes on one thread. The death of a worker costs
+    only the items that were under way; they are tried again. An exception that the task raises ends the run and is
+    raised here. A task that does not want this returns a ``Failure`` of its own.
 
     Answers should be small, so that the caller can store them: on Ray only the caller's process is sure to see its
     files. A local task may also store a large result itself and return what the caller has to know of it.

@@ -37,7 +37,7 @@ class ResultStore:
     (9, None)
     """
 
-    def __init__(self, folder: Path | None, form: str) -> None:
+    def __init__(self, folder: str | Path | None, form: str) -> None:
         """A store in ``folder``, which is made if it is missing; without a folder nothing is kept.
 
         ``form`` names what the results mean and in which version; a file of another form has no result.
@@ -45,10 +45,10 @@ class ResultStore:
         Raises:
             JobError: the folder cannot be made.
         """
-        self.folder, self._form = folder, form
-        if folder is not None:
+        self.folder, self._form = None if folder is None else Path(folder), form
+        if self.folder is not None:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise JobError(f"{folder}: {error.strerror}; choose another folder for the results") from error
 

@@ -50,13 +50,14 @@ def build(
     layer: PlannedLayer, emulators: OwnEmulators, inputs: Inputs | Sequence[Inputs], **options: Any
 ) -> CrossbarLayer:
     """The programmed crossbar layer for a planned layer; ``options`` are further arguments of its class."""
+    placement = layer.placement  # its errors name the layer themselves
     try:
         emulator = emulators.own(layer.architecture, layer.weight.device)
         return layer.kind(
             layer.module,
             layer.architecture,
             emulator,
-            plan=layer.placement,
+            plan=placement,
             weight_full_scale=layer.weight_full_scale,
             inputs=inputs,
             **options,

@@ -19,12 +19,12 @@ from geniex.emulator import Emulator, IdealEmulator
 from geniex.emulator.base import move_copy
 from geniex.emulator.identity import (
     Identity,
-    find_class,
     identify,
     identify_worker,
+    is_named,
     is_same_worker,
     make_emulator,
-    name_class,
+    make_part,
 )
 from geniex.errors import ConversionError, FileFormatError, InputError
 from geniex.files import read_head, write_atomically, write_sealed_json
@@ -41,6 +41,8 @@ from geniex.simulator.rules import LayerRule, Rules
 from geniex.surrogate.checkpoint import find_checkpoint_paths
 
 FORMAT, SCHEMA_VERSION = "geniex-converted", 2
+_WEIGHTS = "#weights."
+"""Prefix of the emulators' tensors in the file, unlike any module's name."""
 
 
 def save_converted(model: nn.Module, path: str | Path) -> Path:
@@ -64,8 +66,8 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
     _check_matrices(model)
     tensors, aliases = _stored(model.state_dict())
     layers, emulators = _described(model)
-    for told, weights in emulators:
-        tensors |= {f"{_weights_prefix(told)}{key}": value for key, value in weights.items()}
+    for _, weights in emulators:
+        tensors |= {f"{_WEIGHTS}{key}": value for key, value in weights.items()}
     data = safetensors.torch.save(tensors)
     head = {
         "format": FORMAT,
@@ -213,12 +215,6 @@ def _shape(packing: Packing) -> list[int]:
     return [packing.groups, packing.outputs, packing.inputs]
 
 
-def _weights_prefix(told: dict[str, Any]) -> str:
-    """The prefix of an emulator's weights in the file: one for equal weights, and unlike any module's name."""
-    digest = identify_worker(told).get("weights_sha256", "")
-    return f"#weights.{digest}."
-
-
 def _stored(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Each tensor of a state once, and for each repeated tensor the name under which it is stored."""
     tensors: dict[str, Tensor] = {}
@@ -252,7 +248,8 @@ class _Emulators:
     """The emulators that a file describes, each bound once for an architecture and shared by its layers."""
 
     def __init__(self, told: list[dict[str, Any]], tensors: dict[str, Tensor], given: Emulator | None) -> None:
-        self._tensors = tensors
+        named = ((name, tensor) for name, tensor in tensors.items() if name.startswith(_WEIGHTS))
+        self._weights = {name.removeprefix(_WEIGHTS): tensor for name, tensor in named}
         self._given = None if given is None else move_copy(given, lambda tensor: tensor.to("cpu"))
         self._workers: dict[str, Emulator] = {}
         self._made = [self._emulator(one) for one in told]
@@ -267,30 +264,28 @@ class _Emulators:
 
     def _emulator(self, told: dict[str, Any]) -> Emulator:
         if self._given is None:
-            return make_emulator(told, {}, self._worker(identify_worker(told)))
+            return make_emulator(told, self._weights, self._worker(identify_worker(told)))
         if not is_same_worker(told, self._given):
             kind = identify_worker(told)["type"]
             raise ConversionError(
                 f"emulator: the model was converted with a {kind} of another circuit or other weights: give that one"
             )
         given = self._given.with_noise_seed()
-        return _wrapped(told, given) or given
+        return self._wrapped(told, given) or given
 
     def _worker(self, told: dict[str, Any]) -> Emulator:
         """The innermost emulator; equal descriptions share one."""
-        key, prefix = json.dumps(told, sort_keys=True), _weights_prefix(told)
+        key = json.dumps(told, sort_keys=True)
         if key not in self._workers:
-            named = {name.removeprefix(prefix): x for name, x in self._tensors.items() if name.startswith(prefix)}
-            self._workers[key] = make_emulator(told, named)
+            self._workers[key] = make_emulator(told, self._weights)
         return self._workers[key]
 
-
-def _wrapped(told: dict[str, Any], given: Emulator) -> Emulator | None:
-    """``given`` inside of the wrappers that ``told`` has around an emulator of its class; None if there are none."""
-    if told["type"] == name_class(type(given)):
-        return given
-    inner = _wrapped(told["emulator"], given) if "emulator" in told else None
-    return None if inner is None else find_class(told["type"]).from_settings(told, {}, inner)
+    def _wrapped(self, told: dict[str, Any], given: Emulator) -> Emulator | None:
+        """``given`` within the wrappers that ``told`` has around an emulator of its class; None if there is none."""
+        if is_named(told["type"], type(given)):
+            return given
+        inner = self._wrapped(told["emulator"], given) if "emulator" in told else None
+        return None if inner is None else make_part(told, self._weights, inner)
 
 
 def _unprogrammed(layer: PlannedLayer, emulators: _Emulators, told: dict[str, Any]) -> CrossbarLayer:

@@ -48,7 +48,12 @@ class PlannedLayer:
     @cached_property
     def weight(self) -> Tensor:
         """The layer's weight matrices (groups, outputs, inputs)."""
-        return self.kind.weight_of(self.module)
+        weight = self.kind.weight_of(self.module)
+        if weight.dim() != 3:
+            returned = f"{self.kind.__name__}.weight_of returned the shape {tuple(weight.shape)}"
+            allowed = "it must be (groups, outputs, inputs), where a layer without groups has one"
+            raise ConversionError(f"layer {self.name!r}: {returned}: {allowed}")
+        return weight
 
     @cached_property
     def geometry(self) -> ConvGeometry | None:
@@ -240,7 +245,9 @@ def _digital_form(module: nn.Module, kind: type[CrossbarLayer] | None) -> str | 
         return "quantised weights that are no parameters"
     if kind is None:
         return None
-    weight = module.weight
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return "no parameter 'weight'"
     if "weight" not in module._parameters and "weight" not in module._buffers:
         return "its weight is not a parameter, because something else sets it"
     if weight.layout != torch.strided:

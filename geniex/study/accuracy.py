@@ -121,7 +121,7 @@ def predict_accuracy(
     calibration: Data | None = None,
     per_layer: PerLayer | None = None,
     progress: Progress | None = None,
-    work: Path | None = None,
+    work: str | Path | None = None,
     workers: int | None = None,
     executor: Executor = "local",
 ) -> Prediction:
@@ -172,7 +172,7 @@ def predict_accuracy(
             raise InputError(
                 "calibration",
                 "a function",
-                "with work= the inputs need a digest, which a function has not: give batches",
+                "with work= the inputs need a digest, which a function does not have: give batches",
             )
         if workers not in (None, 1) or executor != "local":
             allowed = "with several workers a function might run other inputs in each: give batches"

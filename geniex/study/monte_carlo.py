@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from geniex import __version__
 from geniex.config import check_positive_int, check_seed
+from geniex.emulator import Emulator
 from geniex.emulator.identity import identify
 from geniex.errors import InputError, JobError
 from geniex.jobs import Executor, Failure, ResultStore, check_workers, digest, run_jobs
-from geniex.simulator import find_crossbar_matrices, vary
+from geniex.simulator import CrossbarMatrix, find_crossbar_matrices, vary
 from geniex.simulator.arguments import Arguments, Examples
 from geniex.simulator.batches import LabelledData
 from geniex.study.logits import compute_logits_of_part, gather_images
@@ -126,7 +127,7 @@ def monte_carlo(
     seed: int = 0,
     workers: int | None = None,
     executor: Executor = "local",
-    work: Path | None = None,
+    work: str | Path | None = None,
     progress: Progress | None = None,
 ) -> MonteCarlo:
     """The ``metric`` of a converted ``model`` on ``runs`` draws of its devices, each by ``vary``.
@@ -266,11 +267,28 @@ def _row(name: str, nominal: float, values: list[float], bounds: tuple[float, fl
 def _key(model: nn.Module, variations: Variations, metric: Metric, seed: int) -> str:
     """The digest that identifies a study."""
     circuits = {
-        name: [identify(matrix.emulator)[0], matrix.architecture.to_dict()]
+        name: [identify(matrix.emulator)[0], matrix.architecture.to_dict(), _probe(matrix)]
         for name, matrix in find_crossbar_matrices(model).items()
     }
     head = [__version__, seed, variations.to_dict(), repr(model), circuits, _described(metric)]
     return digest(dict(model.state_dict()), head)
+
+
+def _probe(matrix: CrossbarMatrix) -> str:
+    """The digest of one read of a user's emulator, whose settings need not tell all that decides its currents."""
+    own = matrix.emulator
+    while own.inner is not None and _is_shipped(own):
+        own = own.inner
+    if _is_shipped(own) or not own.deterministic:
+        return ""
+    tile = matrix.conductances[:1, :1, :1]
+    with torch.no_grad():
+        voltages = torch.linspace(0.0, matrix.architecture.v_max, tile.shape[-2]).to(tile)
+        return digest(own.read(own.program(tile), voltages).cpu())
+
+
+def _is_shipped(emulator: Emulator) -> bool:
+    return type(emulator).__module__.partition(".")[0] == "geniex"
 
 
 def _file(run: str) -> str:

@@ -171,7 +171,7 @@ class Surrogate(Emulator):
             asked["v_max"], trained["v_max"] = v_max, self.v_max
         wrong = [name for name, value in asked.items() if not _same(value, trained[name])]
         if wrong:
-            told = ", ".join(f"{name}={_short(trained[name])} not {_short(asked[name])}" for name in wrong)
+            told = ", ".join(f"{name}={_short(trained[name])} and not {_short(asked[name])}" for name in wrong)
             raise CheckpointError(
                 f"this surrogate was trained for {told}: train one for this crossbar (geniex sweep, geniex train)"
             )

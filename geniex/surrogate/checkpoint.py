@@ -68,6 +68,10 @@ def load_surrogate(name_or_path: Surrogate | str | Path) -> Surrogate:
     """
     if isinstance(name_or_path, Surrogate):
         return name_or_path
+    if not isinstance(name_or_path, str | Path):
+        got = f"an object of type {type(name_or_path).__name__}"
+        allowed = "it must be a surrogate, the name of a shipped one, or a checkpoint's path"
+        raise InputError("surrogate", got, f"{allowed}; a SurrogateEmulator has its surrogate as .surrogate")
     weights_path, json_path = _find(name_or_path)
     head = _read_head(json_path)
     surrogate = _built(head, json_path)

@@ -51,7 +51,7 @@ class SurrogateEmulator(EmulatorWrapper):
     def around(self, emulator: Emulator) -> SurrogateEmulator:
         """The emulator of the same crossbar by another surrogate."""
         assert isinstance(emulator, Surrogate)
-        return SurrogateEmulator(emulator, self.crossbar)
+        return self.class_around(SurrogateEmulator)(emulator, self.crossbar)
 
     @property
     def surrogate(self) -> Surrogate:

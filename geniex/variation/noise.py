@@ -105,19 +105,19 @@ class NoisyEmulator(EmulatorWrapper):
         """The bound emulator with noise that starts from ``seed``; raises the errors of the wrapped one's ``bind``."""
         if self._architecture == architecture:
             return self
-        bound = self.around(self.emulator.bind(architecture))
+        bound = self.rewrap(self.emulator.bind(architecture))
         bound._architecture = architecture
         return bound
 
     def around(self, emulator: Emulator) -> NoisyEmulator:
         """The other ``emulator`` with the same noise, which starts from ``seed``."""
-        return NoisyEmulator(emulator, self.noise, self.seed)
+        return self.class_around(NoisyEmulator)(emulator, self.noise, self.seed)
 
     def with_noise_seed(self, seed: int | None = None) -> NoisyEmulator:
         """The emulator with its own generators, which start from ``seed``; None keeps the present seed."""
         inner = self.emulator.with_noise_seed(None if seed is None else derive_seed(seed, "inner"))
-        fresh = NoisyEmulator(inner, self.noise, self.seed if seed is None else seed)
-        fresh._architecture = self._architecture
+        fresh = self.rewrap(inner)
+        fresh.seed, fresh._architecture = self.seed if seed is None else seed, self._architecture
         return fresh
 
     def without_noise(self, array: NoisyArray) -> tuple[Emulator, Any]:

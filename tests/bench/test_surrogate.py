@@ -223,8 +223,8 @@ def test_the_command_prints_figures_beside_bars_and_writes_files(
     for words in (
         "4x4 tiles, 1-bit streams",
         FACTORED,
-        "random weights, only timed",
-        "pays off, reads",
+        "random weights, timed only",
+        "pays off after reads",
         "not measured",
     ):
         assert words in printed

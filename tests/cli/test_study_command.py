@@ -78,7 +78,7 @@ def test_a_plan_runs_nothing(
     said = capsys.readouterr().out
     assert "tile 8" in said
     assert "tile 16" in said
-    assert "5 jobs, references and all; nothing was run" in said
+    assert "5 jobs, including references; nothing was run" in said
     assert not (tmp_path / "mine").exists()
 
 
@@ -87,7 +87,7 @@ def test_a_plan_runs_nothing(
     [
         (["--set", "images"], "set: got 'images'; it must be NAME=VALUE"),
         (["--set", "imags=3"], "did you mean images?"),
-        (["--set", "images=[3"], "its value is not readable as YAML"),
+        (["--set", "images=[3"], "its value must be valid YAML"),
         (["--set", "tile=8"], "tile: got an axis of this study"),
         (["--set", "images=0"], "images: got 0"),
         (["--workers", "0"], "workers: got 0"),

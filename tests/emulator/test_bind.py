@@ -377,7 +377,7 @@ def test_descriptions_name_cells_and_resistances(kind: str, tmp_path: Path) -> N
     assert inner.description == DESCRIPTIONS[kind]
     assert StoredEmulator(inner, dtype=torch.float16).description == f"stored (float16): {DESCRIPTIONS[kind]}"
     noisy = NoisyEmulator(inner, NOISE, seed=3)
-    assert noisy.description == f"read noise (5 % a cell, 1e-08 A a column, seed 3): {DESCRIPTIONS[kind]}"
+    assert noisy.description == f"read noise (5 % per cell, 1e-08 A per column, seed 3): {DESCRIPTIONS[kind]}"
     assert noisy.bind(ARCH).description == noisy.description
     if kind != "own":
         cached = StoredEmulator(inner, cache=tmp_path).description
@@ -391,5 +391,5 @@ def test_descriptions_name_cells_and_resistances(kind: str, tmp_path: Path) -> N
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cache: got .*file.*it must be a folder that can be made"):
+    with pytest.raises(InputError, match=r"cache: got .*file.*it must be a folder that can be created"):
         StoredEmulator(IdealEmulator(), cache=tmp_path / "file")

@@ -11,8 +11,16 @@ import job_cases
 import pytest
 import torch
 
+from geniex.emulator import identity, register_emulator
 from geniex.errors import InputError, JobError
 from geniex.jobs import Failure, run_jobs, use_job_threads
+from geniex.mapping import register_layout
+from geniex.mapping.layout import grouped
+from geniex.mitigation import REMAPPINGS, Remapping
+from geniex.mitigation.remap.sensitivity import MEASURES
+from geniex.simulator import register_layer
+from geniex.simulator.layers import crossbar
+from geniex.study.grid import fields, register_variation
 
 ITEMS = [torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in range(6)]
 
@@ -51,6 +59,28 @@ def test_a_worker_loads_the_task_once(there: list[job_cases.Seen]) -> None:
 
 def test_workers_know_the_configuration_classes_of_the_user(there: list[job_cases.Seen]) -> None:
     assert {seen.rings for seen in there} == {3}
+
+
+def test_workers_know_what_else_the_user_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the layer a worker would keep it digital, and give other numbers than this process without a word.
+    for module, registry in (
+        (crossbar, "_kinds"),
+        (identity, "_registered"),
+        (grouped, "_layouts"),
+        (fields, "STEPS"),
+        (fields, "GROUPS"),
+    ):
+        monkeypatch.setattr(module, registry, dict(getattr(module, registry)))
+    register_layer(job_cases.OwnLayer, job_cases.CrossbarOwnLayer)
+    register_emulator(job_cases.OwnEmulator)
+    register_layout("on_one_tile", tile=job_cases.on_one_tile)
+    register_layout("left_out", tile=lambda *_: None)  # type: ignore[arg-type, return-value]
+    register_variation("own_variation", job_cases.OwnVariation)
+    monkeypatch.setitem(MEASURES, "own_measure", job_cases.own_measure)
+    monkeypatch.setitem(REMAPPINGS, "own", Remapping(method="srs", measure="own_measure"))
+    expected = (str(job_cases.CrossbarOwnLayer), "OwnEmulator", True, True, True)
+    found = [seen for _, seen in run_jobs(job_cases.look_up, ["OwnEmulator"], workers=2)]
+    assert found == [expected]
 
 
 def test_none_and_one_work_in_this_process(here: list[job_cases.Seen], there: list[job_cases.Seen]) -> None:

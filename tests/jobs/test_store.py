@@ -98,7 +98,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr("geniex.files.os.fsync", full)
-        told = r"x-.*No space left on device; finished results are kept in .*: make room, and run the same again"
+        told = r"x-.*No space left on device; finished results are kept in .*: free some space and repeat the call"
         for key in (KEY, OTHER):
             with pytest.raises(JobError, match=told):
                 store.keep("x", key, 2)
@@ -112,7 +112,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(JobError, match=r"file: .*; give another folder for the results"):
+    with pytest.raises(JobError, match=r"file: .*; choose another folder for the results"):
         ResultStore(tmp_path / "file", "test-1")
 
 

@@ -51,7 +51,7 @@ def test_levels() -> None:
     assert torch.equal(g, codes.double() * INFINITE.step(16))
     assert (INFINITE.g_off, g[0].item(), INFINITE.step(16)) == (0.0, 0.0, 1 / 20e3 / 15)
     assert torch.equal(INFINITE.to_code(g, 16), codes)
-    with pytest.raises(InputError, match="the window holds 0 to 5e-05 S"):
+    with pytest.raises(InputError, match="must lie in the window, 0 to 5e-05 S"):
         INFINITE.to_code(torch.tensor([-1e-5]), 16)
     for wrong in (float("nan"), -float("inf"), "inf", None):
         with pytest.raises(InputError, match=r"on_off: got .*, or infinite"):

@@ -185,5 +185,5 @@ def test_names_are_checked() -> None:
         check_layout("woven")
     with pytest.raises(InputError, match="geniex has a layout of that name"):
         register_layout("dense")
-    with pytest.raises(InputError, match="must be a word"):
+    with pytest.raises(InputError, match="must be an identifier"):
         register_layout("my layout")

@@ -209,7 +209,9 @@ def test_an_order_of_another_size_is_refused_by_name(name: str, size: int) -> No
     arch = Architecture(tile=(4, 12), weight_bits=4)
     for count in (size - 1, size + 1):
         arrangement = Arrangement.of(**{name: range(count)})
-        with pytest.raises(InputError, match=rf"^{name}: got an order of {count}; the matrix has {size}$"):
+        with pytest.raises(
+            InputError, match=rf"^{name}: got an order of {count}; it must have the {size} entries of this matrix$"
+        ):
             TileLayout(arch, inputs=6, outputs=5, arrangement=arrangement)
 
 

@@ -51,7 +51,7 @@ def test_conductance_is_differentiable_in_the_code() -> None:
 
 @pytest.mark.parametrize("g", [0.0, 0.9e-6, 1.2e-5])
 def test_conductances_outside_have_no_code(g: float) -> None:
-    with pytest.raises(InputError, match=r"the window holds 1\.66667e-06 to 1e-05 S"):
+    with pytest.raises(InputError, match=r"must lie in the window, 1\.66667e-06 to 1e-05 S"):
         WINDOW.to_code(torch.tensor([5e-6, g]), levels=16)
 
 

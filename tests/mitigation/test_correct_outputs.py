@@ -364,11 +364,11 @@ def test_what_cannot_be_run_is_told_by_the_arguments_name() -> None:
 
 def test_says_what_it_cannot_do() -> None:
     images = batch("mlp").images
-    with pytest.raises(InputError, match=r"^model: got Sequential; it has nothing on crossbars: it must be what"):
+    with pytest.raises(InputError, match=r"^model: got Sequential; it has no layer on crossbars: give a model"):
         correct_outputs(network("mlp"), images)
     once = correct_outputs(converted("mlp"), images)
     with pytest.raises(
-        InputError, match=r"^model: got layer '0', corrected before; correct the model that had no gains"
+        InputError, match=r"^model: got layer '0', corrected before; correct the model from before that correction"
     ):
         correct_outputs(once, images)
     with pytest.raises(InputError, match=r"^mode: got 'gain'; modes are 'gains_and_offsets', 'gains', 'one_factor'"):

@@ -192,7 +192,7 @@ def test_a_loaded_model_asks_for_its_reference(tmp_path: Path) -> None:
     data, model = batch("mlp", 20), converted("mlp", "linear", EXACT)
     aged = vary(model, DRIFT)
     loaded = load_converted(save_converted(aged, tmp_path / "aged"), network("mlp"))
-    said = r"^model: got varied matrix '0.matrices.0'; its conductances before variation are not known.*give reference="
+    said = r"^model: got varied matrix '0.matrices.0'; its earlier conductances are unknown.*give reference="
     for unknown in (loaded, vary(loaded, DRIFT), replace_by_ideal(loaded)):
         with pytest.raises(InputError, match=said):
             correct_outputs(unknown, data.images)
@@ -222,18 +222,18 @@ def wide() -> nn.Module:
     return nn.Sequential(nn.Linear(9, 18), nn.ReLU(), nn.Linear(18, 8), nn.Tanh(), nn.Linear(8, 4)).eval()
 
 
-OTHER_SIZE = r"layer '0' of \(groups, outputs, inputs\) \(1, 18, 9\); the model's is of \(1, 17, 9\)"
+OTHER_SIZE = r"layer '0' with \(groups, outputs, inputs\) = \(1, 18, 9\); the model's has \(1, 17, 9\)"
 
 
 @pytest.mark.parametrize(
     ("name", "reference", "said"),
     [
-        ("mlp", lambda: "before", r"str; it must be a model whose outputs are right"),
-        ("mlp", lambda: nn.Linear(9, 4), r"Linear; it must have the layers of the model that is corrected: "),
+        ("mlp", lambda: "before", r"str; it must be a torch module with the right outputs"),
+        ("mlp", lambda: nn.Linear(9, 4), r"Linear; it must have the layers of the corrected model: "),
         ("mlp", wide, OTHER_SIZE),
         ("mlp", lambda: convert(wide(), ARCH, IdealEmulator(), calibration=torch.rand(4, 9)), OTHER_SIZE),
         ("repeated", lambda: converted("mlp"), r"Sequential without layer 'first'"),
-        ("repeated", Once, r"layer 'again', called another number of times"),
+        ("repeated", Once, r"layer 'again', which is called another number of times"),
         ("mlp", lambda: nn.Sequential(*network("mlp"), nn.Linear(4, 4)), None),
     ],
 )
@@ -297,7 +297,7 @@ def test_layers_that_are_not_called_are_told() -> None:
 
     images, arch = batch("mlp").images, ARCH.replace(input_frac_bits=5)
     model = convert(Choice().eval(), arch, EMULATORS["linear"])
-    with pytest.warns(UserWarning, match="uncorrected: layers 'second'"):
+    with pytest.warns(UserWarning, match="uncorrected: 'second'"):
         fitted: Any = correct_outputs(model, images)
     assert fitted.first.output_gain is not None
     assert fitted.second.output_gain is None

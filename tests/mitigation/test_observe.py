@@ -193,8 +193,11 @@ IMAGES, LABELS = torch.rand(3, 9), torch.tensor([0, 1, 2])
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((IMAGES, LABELS[:2]), r"images and labels \(3, 9\) and \(2,\); at least one image, and one label for each"),
-        ((IMAGES[:0], LABELS[:0]), r"images and labels \(0, 9\) and \(0,\); at least one"),
+        (
+            (IMAGES, LABELS[:2]),
+            r"images and labels \(3, 9\) and \(2,\); there must be at least one image and one label",
+        ),
+        ((IMAGES[:0], LABELS[:0]), r"images and labels \(0, 9\) and \(0,\); there must be at least one"),
         ((IMAGES, LABELS.float()), r"images and labels \(3, 9\) and \(3,\)"),
         ((IMAGES, LABELS[:, None]), r"images and labels \(3, 9\) and \(3, 1\)"),
         ((IMAGES.numpy(), LABELS), r"images and labels \(3, 9\)"),

@@ -373,7 +373,7 @@ def test_a_remapping_is_checked(options: dict[str, Any], said: str) -> None:
         ({"remapping": None}, r"remapping: got NoneType; it must be a Remapping or one of none, random"),
         (
             {"model": nn.Linear(9, 4)},
-            r"model: got Linear; it has nothing on crossbars: it must be what convert returned",
+            r"model: got Linear; it has no layer on crossbars: give a model that convert returned",
         ),
         (
             {"calibration": torch.rand(3, 9)},

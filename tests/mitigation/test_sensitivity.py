@@ -277,8 +277,8 @@ def test_an_unrolled_convolution_has_no_places_to_rank() -> None:
         ({"measure": "random", "layers": ("5",)}, r"layers: got '5'"),
         ({"measure": lambda *_: {}, "layers": ("5",)}, r"layers: got '5'"),
         ({"calibration": torch.rand(3, 9)}, r"calibration: got a batch without labels"),
-        ({"model": nn.Linear(9, 4)}, r"model: got Linear; it has nothing on crossbars"),
-        ({"arrays": nn.Linear(9, 4)}, r"model: got Linear; it has nothing on crossbars"),
+        ({"model": nn.Linear(9, 4)}, r"model: got Linear; it has no layer on crossbars"),
+        ({"arrays": nn.Linear(9, 4)}, r"model: got Linear; it has no layer on crossbars"),
         ({"arrays": converted("repeated")}, r"arrays: got Repeated; it must have the model's layers"),
     ],
 )

@@ -153,7 +153,7 @@ def test_cuts_are_shares_or_values() -> None:
     ("arch", "scale", "told"),
     [
         ({}, (1.0,) * 4, "outputs share a scale"),
-        ({"weight_scale": "channel"}, (1.0,) * 3, "each of 4"),
+        ({"weight_scale": "channel"}, (1.0,) * 3, "each of the 4"),
         ({"weight_frac_bits": 4}, 1.0, "weight_frac_bits=4"),
     ],
 )

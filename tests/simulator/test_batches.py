@@ -150,15 +150,15 @@ def test_nothing_is_run_without_data() -> None:
         (
             One,
             [A, Y],
-            r"a list of float32 \(2, 5\) and int64 \(2,\); .*one batch, such as \(inputs, labels\), is a tuple",
+            r"a list of float32 \(2, 5\) and int64 \(2,\); .*one batch, such as \(inputs, labels\), as a tuple",
         ),
-        (One, [{"x": A}, Y], r"a list of a dict of x and int64 \(2,\); a list is several batches"),
-        (One, [({"x": A}, Y, Y)], "a mapping is followed by its labels alone"),
+        (One, [{"x": A}, Y], r"a list of a dict of x and int64 \(2,\); a list must hold batches of one kind"),
+        (One, [({"x": A}, Y, Y)], "only labels may follow a mapping"),
         (One, {"x": A, "mask": B}, r"mask=float32 \(2, 5\); One.forward\(x: .* cannot take it \(.*'mask'\)"),
         (Two, A, r"a batch of float32 \(2, 5\); Two.forward.*missing.*'y'"),
         (Keywords, A, r"Keywords.forward.*cannot take it"),
-        (Optional, [(A, B, Y)], "forward requires 1 and takes up to 3 arguments: which of them are they"),
-        (One, TensorDataset(IMAGES, LABELS), "calibration: got TensorDataset; .*put it into a DataLoader"),
+        (Optional, [(A, B, Y)], "forward requires 1 and takes up to 3 arguments, so the meaning of these is unclear"),
+        (One, TensorDataset(IMAGES, LABELS), "calibration: got TensorDataset; .*wrap it in a DataLoader"),
     ],
 )
 def test_what_cannot_be_understood_is_refused(kind: type[Spy], data: Any, said: str) -> None:
@@ -220,7 +220,7 @@ def test_examples_are_joined_where_they_have_one_shape() -> None:
 
 
 def test_tensors_that_disagree_about_the_examples_are_named() -> None:
-    with pytest.raises(InputError, match=r"0: 6, mask: 5; every tensor needs the examples as its first dimension"):
+    with pytest.raises(InputError, match=r"0: 6, mask: 5; the first dimension of every tensor must be the examples"):
         len(Arguments((IMAGES,), {"mask": torch.ones(5, 5)}))
 
 

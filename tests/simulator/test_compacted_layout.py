@@ -170,9 +170,9 @@ def test_every_weight_is_found(way: str) -> None:
         value = float((digits[0] * 8 + digits[1]) @ torch.tensor([1, -1]))
         assert value == torch.round(weight[output, input] * 2.0**matrix.weight_frac_bits)
     gone = (~matrix.layout.held).nonzero()[0].tolist()
-    with pytest.raises(InputError, match="the weight is 0"):
+    with pytest.raises(InputError, match=r"no tile holds its weight .* which is 0"):
         matrix.locate(*gone)
-    with pytest.raises(InputError, match="17 outputs"):
+    with pytest.raises(InputError, match="between 0 and 16"):
         matrix.locate(17, 0)
 
 
@@ -245,7 +245,7 @@ def test_bit_lines_and_outputs_can_be_moved() -> None:
         assert torch.equal(model(IMAGES), before)
         assert not torch.equal(matrix.conductances, cells)
         assert torch.equal(matrix.conductances.flatten().sort().values, cells.flatten().sort().values)
-    with pytest.raises(InputError, match="inputs in their natural order"):
+    with pytest.raises(InputError, match="the natural order of inputs"):
         matrix.arrange(Arrangement.of(inputs=torch.randperm(68)))
 
 

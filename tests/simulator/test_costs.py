@@ -262,15 +262,15 @@ def test_costs_are_readable_and_json_ready() -> None:
     assert lines[0].split() == ["layer", "layout", "arrays", "vectors", "reads", "conversions", "static", "energy"]
     assert lines[1].split()[:6] == ["0", "block_diagonal", "4", "25", "200", "400"]
     assert lines[3].split()[:5] == ["all", "32", "26", "312", "1,016"]
-    assert lines[-1] == "for an image, of 3; 100 ns a read; energy of the circuit"
+    assert lines[-1] == "for one image, averaged over 3; 100 ns per read; energy of the circuit"
     assert geniex.costs is costs
-    with pytest.raises(InputError, match="layers on crossbars are '0', '3'"):
+    with pytest.raises(InputError, match="it must be a layer on crossbars: '0', '3'"):
         found.layer("1")
 
 
 def test_what_cannot_be_counted_is_named() -> None:
     model, x = on(IdealEmulator()), images()
-    with pytest.raises(InputError, match="nothing on crossbars"):
+    with pytest.raises(InputError, match="no layer on crossbars"):
         costs(network(), x)
     for time in (0.0, -1e-9, float("nan")):
         with pytest.raises(InputError, match=r"read_time: .* s"):

@@ -314,7 +314,7 @@ def test_converters_that_are_too_coarse_are_told() -> None:
     linear, x = nn.Linear(40, 10), torch.randn(32, 40)
     for kw, message in (
         ({"adc_bits": 5}, r"5-bit ADC changes its sums by .*more adc_bits"),
-        ({"accumulator_bits": 32, "accumulator_frac_bits": 0}, r"accumulator .*changes its sums by .*cutting bits off"),
+        ({"accumulator_bits": 32, "accumulator_frac_bits": 0}, r"accumulator .*changes its sums by .*cuts off bits"),
     ):
         with pytest.warns(ConversionWarning, match=message):
             report = convert(linear, Architecture(**kw), IDEAL, calibration=x).conversion

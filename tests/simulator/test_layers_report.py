@@ -71,7 +71,7 @@ def test_a_dry_run_needs_no_values() -> None:
     assert report.arrays == 2 * tiles
     assert report.layer("encoder.layers.encoder_layer_3.self_attention.q_proj").vectors == 197
     assert report.layer("conv_proj").vectors == 196
-    assert report.layer("").reason == "parameters of its own, outside of layers"
+    assert report.layer("").reason == "own parameters outside of its layers"
     assert report.bytes >= report.arrays * 64 * 64 * 4
 
 
@@ -109,7 +109,7 @@ def test_histograms_count_every_cell() -> None:
         assert list(histogram.counts) == counts.tolist()
         centres = torch.tensor(histogram.edges).unfold(0, 2, 1).mean(1)
         assert torch.allclose(centres, window.to_conductance(torch.arange(16), 16))
-    with pytest.raises(InputError, match="nothing was programmed"):
+    with pytest.raises(InputError, match="no programmed conductances"):
         report.histogram("1")
     with pytest.raises(InputError, match="layers are '0', '1', '4'"):
         report.histogram("conv")

@@ -115,7 +115,7 @@ def test_conductances_put_there_by_hand_are_kept(model: nn.Module, x: Tensor, tm
 def test_another_network_is_refused(model: nn.Module, x: Tensor, tmp_path: Path) -> None:
     path = save_converted(convert(model, ARCH, IdealEmulator(), calibration=x), tmp_path / "m")
     with pytest.raises(
-        ConversionError, match=r"not the network.*'conv' was a CrossbarConv of \[1, 4, 9\], here .*6, 9"
+        ConversionError, match=r"not the network.*'conv' was saved as a CrossbarConv of \[1, 4, 9\], and .*6, 9"
     ):
         load_converted(path, Mixed(6))
     with pytest.raises(ConversionError, match=r"not the network.*names no layer"):
@@ -132,11 +132,11 @@ class Own(IdealEmulator):
 
 def test_another_emulator_is_refused(model: nn.Module, x: Tensor, tmp_path: Path) -> None:
     path = save_converted(convert(model, ARCH, mlp(), calibration=x), tmp_path / "m")
-    with pytest.raises(ConversionError, match="converted with GeniexMLP of another circuit or weights"):
+    with pytest.raises(ConversionError, match="converted with a GeniexMLP of another circuit or other weights"):
         load_converted(path, shell(), emulator=LinearEmulator(CROSSBAR))
     trained = mlp()
     trained.surrogate.output.bias.data += 1
-    with pytest.raises(ConversionError, match="another circuit or weights"):
+    with pytest.raises(ConversionError, match="another circuit or other weights"):
         load_converted(path, shell(), emulator=trained)
     own = save_converted(convert(model, ARCH, Own(), calibration=x), tmp_path / "own")
     with pytest.raises(ConversionError, match=r"it was a .*\.Own, which is not geniex' own: give it, emulator=Own\("):
@@ -149,7 +149,7 @@ def test_damaged_and_foreign_files_are_named(model: nn.Module, x: Tensor, tmp_pa
     weights, head = path.with_suffix(".safetensors"), json.loads(path.read_text())
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
-    with pytest.raises(FileFormatError, match=r"m\.safetensors is not the file that m\.json was written with"):
+    with pytest.raises(FileFormatError, match=r"m\.safetensors does not belong to m\.json"):
         load_converted(path, shell())
     weights.write_bytes(whole)
     path.write_text(json.dumps(head | {"schema_version": 9}))
@@ -164,7 +164,7 @@ def test_damaged_and_foreign_files_are_named(model: nn.Module, x: Tensor, tmp_pa
     path.unlink()
     with pytest.raises(FileFormatError, match="is missing"):
         load_converted(path, shell())
-    with pytest.raises(InputError, match="nothing on crossbars: it must be what convert returned"):
+    with pytest.raises(InputError, match="no layer on crossbars: give a model that convert returned"):
         save_converted(model, tmp_path / "n")
 
 

@@ -76,5 +76,5 @@ def test_every_weight_of_the_full_ones_finds_a_place(make: Callable[[], nn.Modul
     assert cells == pytest.approx(weights * ARCH.slices)
     assert {layer.reason for layer in report.layers if layer.where == "digital"} <= {
         "no matrix product",
-        "parameters of its own, outside of layers",
+        "own parameters outside of its layers",
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from geniex import Architecture, IdealEmulator, convert
 from geniex.errors import ConversionError, InputError
 from geniex.mapping import Arrangement, Packing, TileLayout, register_layout
+from geniex.mapping.layout import grouped
 from geniex.simulator import CrossbarLinear, dry_run, load_converted, register_layer, save_converted
 
 ARCH = Architecture(tile=(16, 32), weight_frac_bits=8, input_frac_bits=8)
@@ -53,7 +56,7 @@ def test_a_layer_without_a_form_stays_digital() -> None:
     model = nn.Sequential(Doubled(20, 12), nn.Linear(12, 3))
     found = convert(model, ARCH, IdealEmulator()).conversion
     assert [layer.where for layer in found.layers] == ["digital", "crossbar"]
-    assert found.layers[0].reason == "computes otherwise than Linear"
+    assert found.layers[0].reason == "computes something else than Linear"
     with pytest.raises(ConversionError, match="cannot run on crossbars"):
         convert(model, ARCH, IdealEmulator(), per_layer={"0": ARCH})
 
@@ -86,7 +89,7 @@ def test_a_subclass_of_a_registered_layer_counts_as_one_unless_it_computes_other
 
     found = convert(nn.Sequential(Named(20, 12), Tripled(12, 3)), ARCH, IdealEmulator())
     assert isinstance(found[0], CrossbarDoubled)
-    assert found.conversion.layers[1].reason == "computes otherwise than Doubled"
+    assert found.conversion.layers[1].reason == "computes something else than Doubled"
 
 
 @pytest.mark.parametrize(
@@ -117,3 +120,54 @@ def test_a_registered_layout_is_converted_reported_and_saved(tmp_path: Path) -> 
     again = load_converted(save_converted(one, tmp_path / "model"), model)
     assert torch.equal(again(x), one(x))
     assert again[0].matrix.locate(0, 0) == one[0].matrix.locate(0, 0)
+
+
+class Flat(CrossbarLinear):
+    """A form whose weight has no groups."""
+
+    weight_of = staticmethod(lambda module: module.weight)
+
+
+class Unweighted(nn.Module):
+    """A layer that does not have its weight as ``weight``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3, 4))
+
+
+def test_a_registered_layer_that_is_none_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from geniex.simulator.layers import crossbar
+
+    monkeypatch.setattr(crossbar, "_kinds", dict(crossbar._kinds))
+    with pytest.raises(InputError, match=r"kind: .*all its methods"):
+        register_layer(Doubled, crossbar.CrossbarLayer)
+    register_layer(Doubled, Flat)
+    with pytest.raises(ConversionError, match=r"layer '0': Flat.weight_of returned the shape \(3, 4\)"):
+        convert(nn.Sequential(Doubled(4, 3)), ARCH, IdealEmulator())
+    register_layer(Unweighted, CrossbarDoubled)
+    found = convert(nn.Sequential(Unweighted(), nn.Linear(3, 2)), ARCH, IdealEmulator()).conversion
+    assert found.layers[0].reason == "no parameter 'weight'"
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ({"tile": lambda *_: None}, "its tile returned a NoneType"),
+        ({"tile": lambda m, a, p: TileLayout(a, m.shape[0], m.shape[1])}, "the matrix has 4 inputs and 3 outputs"),
+        (
+            {"tile": lambda m, a, p: TileLayout(a.replace(weight_bits=8), m.shape[1], m.shape[0])},
+            "of another architect",
+        ),
+        ({"pack": lambda *_: None}, "its pack returned a NoneType"),
+    ],
+)
+def test_a_registered_layout_that_is_none_says_so(
+    functions: dict[str, Callable[..., Any]], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grouped, "_layouts", dict(grouped._layouts))
+    register_layout("own", **functions)
+    with pytest.raises(ConversionError, match=rf"^layer '0': layout: got 'own'; .*{message}"):
+        convert(nn.Sequential(nn.Linear(4, 3)), ARCH, IdealEmulator(), layout="own")
+    with pytest.raises(InputError, match="tile: got 3"):
+        register_layout("own", tile=3)  # type: ignore[arg-type]

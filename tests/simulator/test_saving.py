@@ -259,7 +259,7 @@ def test_another_assembled_model_is_refused(x: Tensor, tmp_path: Path) -> None:
         load_converted(path, Network())
     other: Any = Assembled()
     other.tail["a"] = other.again = nn.Linear(3, 4)
-    with pytest.raises(ConversionError, match=r"layer 'tail.a' was a CrossbarLinear of \[1, 3, 3\], here it is"):
+    with pytest.raises(ConversionError, match=r"layer 'tail.a' was saved as a CrossbarLinear of \[1, 3, 3\], and is"):
         load_converted(path, other)
 
 
@@ -284,12 +284,12 @@ def test_an_emulator_that_is_given_stands_within_the_saved_wrappers(
     saved = vary(convert(network, ARCH, Own(), calibration=x), Variations(read_noise=NOISE), seed=5)
     expected = reads(saved, x)
     path = save_converted(saved, tmp_path / "m")
-    with pytest.raises(ConversionError, match=r"it was a .*\.Own, which is not geniex' own: give it, emulator=Own\("):
+    with pytest.raises(ConversionError, match=r"it was a .*\.Own, which is not geniex's own: pass emulator=Own\("):
         load_converted(path, network)
     assert same(reads(load_converted(path, network, emulator=Own()), x), expected)
     quiet = load_converted(path, network, emulator=StoredEmulator(Own()))
     assert same(reads(quiet, x), reads(convert(network, ARCH, Own(), calibration=x), x))
-    with pytest.raises(ConversionError, match="another circuit or weights"):
+    with pytest.raises(ConversionError, match="another circuit or other weights"):
         load_converted(path, network, emulator=IdealEmulator())
 
 

@@ -308,7 +308,7 @@ def test_gradients_follow_the_weights_in_every_scheme(weights: str, offset: str)
         ({"adc_granularity": "column"}, r"adc_granularity: .*needs adc_range='calibrated'"),
         ({"input_percentile": 99.0}, r"input_percentile: .*needs input_calibration='percentile'"),
         ({"input_calibration": "percentile", "input_percentile": 101.0}, r"input_percentile: .*at most 100"),
-        ({"input_calibration": "mse", "input_frac_bits": 4}, r"input_calibration: .*input_frac_bits has fixed"),
+        ({"input_calibration": "mse", "input_frac_bits": 4}, r"input_calibration: .*input_frac_bits fixes"),
         ({"weight_bits": 0}, r"weight_bits: got 0; .*at least 1"),
     ],
 )
@@ -319,9 +319,9 @@ def test_what_does_not_combine_is_refused(options: dict[str, Any], message: str)
 
 def test_missing_statistics_are_named() -> None:
     weight, ideal = torch.ones(3, 5), IdealEmulator()
-    with pytest.raises(InputError, match=r"adc_range.*inputs to calibrate on"):
+    with pytest.raises(InputError, match=r"adc_range.*calibration inputs are needed"):
         CrossbarMatrix(weight, Architecture(adc_range="calibrated"), ideal, inputs=1.0)
-    with pytest.raises(InputError, match=r"input_calibration='mse' needs statistics"):
+    with pytest.raises(InputError, match=r"input_calibration='mse' needs InputStatistics"):
         CrossbarMatrix(weight, Architecture(input_calibration="mse"), ideal, inputs=1.0)
     with pytest.raises(InputError, match=r"input_scale: got 'tensor'; calibrate"):
         CrossbarMatrix(weight, Architecture(input_scale="tensor", input_frac_bits=3), ideal)

@@ -120,7 +120,7 @@ def test_one_bit_inputs_and_weights(scheme: Any, inputs: Any) -> None:
     assert torch.equal(on(layer, arch, x)(x), on(layer, arch, x, "dense")(x))
     one = arch.replace(weight_bits=1, weight_frac_bits=0, slice_bits=1)
     if scheme == "differential":
-        with pytest.raises(ConversionError, match="weights of one bit are a sign, there is no 0 to unroll with"):
+        with pytest.raises(ConversionError, match="one-bit weights have no 0, which unrolling needs"):
             on(layer, one, x)
     else:
         assert torch.equal(on(layer, one, x)(x), on(layer, one, x, "dense")(x))
@@ -325,9 +325,13 @@ def test_other_maps_are_refused_by_name() -> None:
     converted = on(model, EXACT, x)
     with pytest.raises(InputError, match=r"input: got maps of \(6, 8\); this convolution is unrolled for .*\(6, 7\)"):
         converted(torch.zeros(1, 4, 6, 8, dtype=torch.float64))
-    with pytest.raises(ConversionError, match=r"layer '0': .*of one size, it has maps of \(6, 7\) and of \(6, 6\)"):
+    with pytest.raises(
+        ConversionError, match=r"layer '0': .*of one size, but this layer gets maps of \(6, 7\) and of \(6, 6\)"
+    ):
         on(model, EXACT, [x, x[..., :6]])  # type: ignore[arg-type]
-    with pytest.raises(ConversionError, match=r"layer '0': map_size: got None; layout 'toeplitz' unrolls for maps"):
+    with pytest.raises(
+        ConversionError, match=r"layer '0': map_size: got None; layout 'toeplitz' needs the size of the maps"
+    ):
         convert(model, EXACT, IdealEmulator(), layout="toeplitz")
     with pytest.raises(ConversionError, match=r"layer '0': .*needs the size of its maps: give an example"):
         dry_run(model, EXACT, IdealEmulator(), layout="toeplitz")
@@ -361,10 +365,12 @@ def test_rules_choose_layers() -> None:
     with pytest.raises(ConversionError, match=r"per_layer\['3'\]: a Linear has no positions to unroll"):
         sparse({"3": rule})
     with pytest.raises(
-        ConversionError, match=r"per_layer\['0'\]: map_size is of convolutions in the layout 'toeplitz'"
+        ConversionError, match=r"per_layer\['0'\]: map_size is only for convolutions with layout 'toeplitz'"
     ):
         sparse({"0": LayerRule(map_size=(6, 7))})
-    with pytest.raises(ConversionError, match=r"maps of one size, it has maps of \(5, 5\) and of \(6, 7\)"):
+    with pytest.raises(
+        ConversionError, match=r"maps of one size, but this layer gets maps of \(5, 5\) and of \(6, 7\)"
+    ):
         sparse({"0": LayerRule(layout="toeplitz", map_size=(5, 5))})
 
 

@@ -203,9 +203,9 @@ def test_the_surrogate_goes_where_the_images_are_and_the_callers_stays(model: nn
 
 def test_two_surrogates_of_one_name_are_refused(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     twins = [GeniexMLP(CROSSBAR, ARCH.window, ARCH.v_max, hidden=2) for _ in range(2)]
-    with pytest.raises(InputError, match=r"GeniexMLP.*a stage of this name"):
+    with pytest.raises(InputError, match=r"GeniexMLP.*another stage has this name"):
         predict_accuracy(model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates=twins, circuit_images=0)
-    with pytest.raises(InputError, match=r"linear.*a stage"):
+    with pytest.raises(InputError, match=r"linear.*another stage"):
         predict_accuracy(
             model, batches, crossbar=CROSSBAR, architecture=ARCH, surrogates={"linear": twins[0]}, circuit_images=0
         )
@@ -333,7 +333,7 @@ def test_models_whose_inputs_are_mappings_are_judged(tmp_path: Path) -> None:
     assert other.stage("float").images == 4, "logits of other inputs are not taken for these"
     with pytest.raises(InputError, match=r"loader: got a batch without labels"):
         predict_accuracy(judge, inputs, **told)
-    with pytest.raises(InputError, match=r"calibration: got a function; give batches with work="):
+    with pytest.raises(InputError, match=r"calibration: got a function; with work= .*give batches"):
         predict_accuracy(judge, loader, **told, calibration=lambda m: m(**inputs[0]), work=tmp_path)
     by_function = predict_accuracy(judge, loader, **told, calibration=lambda m: [m(**one) for one in inputs])
     assert by_function.stage("ideal").correct == report.stage("ideal").correct
@@ -365,5 +365,5 @@ def test_labels_that_are_no_classes_are_told(
 
 def test_one_logit_is_no_classifier(batches: list[tuple[Tensor, Tensor]]) -> None:
     binary = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-    with pytest.raises(InputError, match=r"model: got 1 logit an image; .*give a binary classifier two"):
+    with pytest.raises(InputError, match=r"model: got 1 logit per image; .*a binary classifier needs two"):
         predict_accuracy(binary, batches, crossbar=CROSSBAR, architecture=ARCH, circuit_images=0)

@@ -58,7 +58,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_table(tmp_path / "none.csv")
     for text in ("", "a,b\n1,2\n3\n"):
         (tmp_path / "cut.csv").write_text(text)
-        with pytest.raises(InputError, match=r"it is no whole table"):
+        with pytest.raises(InputError, match=r"rows of equal length"):
             read_table(tmp_path / "cut.csv")
 
 
@@ -68,7 +68,7 @@ def test_a_summary_read_again_has_the_same_axes_and_pictures(tmp_path: Path) -> 
     again = read_table(tmp_path / "summary.csv")
     assert find_axes(again) == list(study.axes)
     assert [name for name, _ in draw_pictures(again)] == [name for name, _ in draw_pictures(study.summary)]
-    with pytest.raises(InputError, match=r"it must be that of a summary.csv"):
+    with pytest.raises(InputError, match=r"it must be the table of a summary.csv"):
         find_axes(study.rows)
 
 

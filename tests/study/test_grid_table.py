@@ -287,13 +287,15 @@ def test_what_failed_is_left_out_of_means_and_told() -> None:
     for name in NETWORKS[1:]:
         del made.found[f"point/1/{name}/0"]
     assert made.study.summary[1]["accuracy"] is None
-    assert made.study.rows[4]["error"] == "its result was lost"
+    assert made.study.rows[4]["error"] == "its result is missing"
 
 
 def test_points_are_found_by_their_values() -> None:
     study = made_up({"grid": {"tile": [8, 16], "window.on_off": [2, 6]}}).study
     assert study.point(tile=16, window__on_off=2) is study.summary[2]
-    with pytest.raises(InputError, match=r"2 points have them; axes are tile, window.on_off"):
+    with pytest.raises(
+        InputError, match=r"they must select one point, and select 2: give more of the axes tile, window.on_off"
+    ):
         study.point(tile=16)
 
 
@@ -372,4 +374,4 @@ def test_a_study_where_all_failed_has_tables_and_no_figures(tmp_path: Path) -> N
     made.found.clear()
     assert not [line for line in write_study(made.study, tmp_path) if "pyarrow" not in line]
     assert not list(tmp_path.glob("*.png"))
-    assert "its result was lost" in (tmp_path / "report.html").read_text()
+    assert "its result is missing" in (tmp_path / "report.html").read_text()

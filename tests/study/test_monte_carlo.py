@@ -14,14 +14,14 @@ from scipy import stats
 from scipy.special import expit, logit
 from torch import Tensor, nn
 
-from geniex.circuit import Crossbar
-from geniex.emulator import LinearEmulator
+from geniex.circuit import Crossbar, shared_matmul
+from geniex.emulator import Emulator, LinearEmulator
 from geniex.errors import InputError
 from geniex.mapping import Architecture
 from geniex.simulator import convert, vary
 from geniex.study.monte_carlo import Accuracy, monte_carlo
 from geniex.study.statistics import mean_interval, student_quantile
-from geniex.variation import ConductanceSpread, ReadNoise, StuckCells, Variations, derive_seed
+from geniex.variation import ConductanceSpread, NoisyEmulator, ReadNoise, StuckCells, Variations, derive_seed
 
 VARIATIONS = Variations((ConductanceSpread(0.3), StuckCells(0.02, 0.05)), ReadNoise(relative=0.1))
 
@@ -52,6 +52,37 @@ class Figures:
     def __call__(self, model: nn.Module) -> dict[str, float]:
         Figures.calls += 1
         return {"sum": float(model(self.x).sum()), "random": float(torch.rand(()))}
+
+
+class Gained(Emulator):
+    """A user's emulator with a plain number that its settings do not tell."""
+
+    name = "gained"
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def program(self, conductances: Tensor) -> Tensor:
+        return conductances
+
+    def read(self, array: Tensor, voltages: Tensor) -> Tensor:
+        return shared_matmul(voltages, array) * self.gain
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_kept_runs_of_a_users_emulator_are_those_of_its_own_currents(noise: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(12, 4)).eval(), torch.rand(5, 12)
+    arch = Architecture(tile=(8, 8), weight_bits=8, input_bits=8, input_frac_bits=7)
+    for gain in (1.0, -1.0):
+        emulator = NoisyEmulator(Gained(gain), ReadNoise(relative=0.01)) if noise else Gained(gain)
+        model = convert(network, arch, emulator)
+        kept = monte_carlo(model, VARIATIONS, Figures(x), runs=2, work=str(tmp_path))
+        assert kept == monte_carlo(model, VARIATIONS, Figures(x), runs=2)
+        calls = Figures.calls
+        assert kept == monte_carlo(model, VARIATIONS, Figures(x), runs=2, work=tmp_path)
+        assert Figures.calls == calls
 
 
 @pytest.mark.slow

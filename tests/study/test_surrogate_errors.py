@@ -270,7 +270,7 @@ def test_a_set_is_all_of_its_files(tmp_path: Path, capsys):
     assert main(["evaluate", str(index), "--json", str(tmp_path / "out.json")]) == 0
     assert "12 tiles x 2 vectors" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["files"] == 4
-    with pytest.raises(InputError, match="a set has no split"):
+    with pytest.raises(InputError, match="the split of a set of sweeps is unknown"):
         evaluate_surrogates(index, [GeniexMLP(Crossbar(3, 4), WINDOW, 0.25, hidden=2)], held_out=True)
 
 

@@ -11,6 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from geniex.circuit import Crossbar
+from geniex.emulator import SurrogateEmulator
 from geniex.errors import CheckpointError, InputError
 from geniex.files import write_sealed_json
 from geniex.surrogate import (
@@ -203,3 +205,9 @@ def test_every_shipped_surrogate_loads_and_networks_are_better_than_the_ideal_pr
 def test_loading_imports_no_lightning():
     code = "import sys; from geniex.surrogate import load_surrogate; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_no_surrogate_is_named_as_it_is():
+    crossbar = Crossbar(16, 16)
+    with pytest.raises(InputError, match=r"^surrogate: got an object of type SurrogateEmulator; .* as \.surrogate$"):
+        SurrogateEmulator(SurrogateEmulator("physics", crossbar), crossbar)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from geniex.errors import InputError
+from geniex.jobs import share_registry
 from geniex.mapping.architecture import Architecture
 from geniex.mapping.layout.convolution import ConvGeometry, im2col
 from geniex.mapping.layout.grid import TileLayout
@@ -256,13 +257,23 @@ def register_layout(name: Layout, *, tile: Tile | None = None, pack: Pack | None
     (0, 1, 2, 3)
 
     Raises:
-        InputError: the name is no word, or geniex has a layout of that name.
+        InputError: the name is no word, geniex has a layout of that name, or ``tile`` or ``pack`` is no function.
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise InputError("name", repr(name), "it must be an identifier (letters, digits and _)")
     if name in LAYOUTS and name in _layouts:
-        raise InputError("name", repr(name), "geniex has a layout of that name: choose another name")
+        raise InputError("name", repr(name), "geniex has a layout of that name: give yours another")
+    for argument, function in (("tile", tile), ("pack", pack)):
+        if function is not None and not callable(function):
+            raise InputError(argument, repr(function), "it must be a function")
     _layouts[name] = _Registered(pack or _pack_together, tile or _tile_grid, unrolls)
+
+
+def _register(name: Layout, layout: _Registered) -> None:
+    _layouts[name] = layout
+
+
+share_registry(lambda: [(_register, item) for item in _layouts.items() if item[0] not in LAYOUTS])
 
 
 def check_layout(layout: object) -> None:
@@ -298,7 +309,10 @@ def pack(
     """
     check_layout(layout)
     name = "dense" if geometry is None and unrolls(layout) else layout
-    return _layouts[name].pack(weight, architecture, geometry, None if map_size is None else tuple(map_size))
+    packing = _layouts[name].pack(weight, architecture, geometry, None if map_size is None else tuple(map_size))
+    if not isinstance(packing, Packing):
+        raise InputError("layout", repr(layout), f"its pack returned a {type(packing).__name__}: it must be a Packing")
+    return packing
 
 
 def lay_out(
@@ -316,7 +330,22 @@ def lay_out(
     if packing is None:
         packing = pack(weight, architecture, layout, geometry, map_size)
     tile = _layouts[layout].tile
-    return LayerLayout(layout, packing, tuple(tile(block, architecture, packing) for block in packing.blocks(weight)))
+    tiles = tuple(tile(block, architecture, packing) for block in packing.blocks(weight))
+    for made, (outputs, inputs) in zip(tiles, packing.shapes, strict=True):
+        _check_tiles(layout, made, architecture, outputs, inputs)
+    return LayerLayout(layout, packing, tiles)
+
+
+def _check_tiles(layout: Layout, made: object, architecture: Architecture, outputs: int, inputs: int) -> None:
+    """Raise ``InputError`` unless what a layout's ``tile`` made is a layout of such a matrix."""
+    if not isinstance(made, TileLayout):
+        raise InputError("layout", repr(layout), f"its tile returned a {type(made).__name__}: it must be a TileLayout")
+    if (made.outputs, made.inputs) != (outputs, inputs):
+        given = f"{made.inputs} inputs and {made.outputs} outputs"
+        allowed = f"its tile returned a layout of {given}: the matrix has {inputs} inputs and {outputs} outputs"
+        raise InputError("layout", repr(layout), allowed)
+    if made.architecture != architecture:
+        raise InputError("layout", repr(layout), "its tile returned a layout of another architecture than it was given")
 
 
 def _pack_apart(weight: Tensor, architecture: Architecture, *_: object) -> GroupPacking:

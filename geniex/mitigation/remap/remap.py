@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from geniex.config import Config, check_positive_int, check_seed
 from geniex.errors import InputError
+from geniex.jobs import share_registry
 from geniex.mapping import Arrangement
 from geniex.mitigation.remap.assignment import assign, expect_change
 from geniex.mitigation.remap.observe import Batch, add_hooks, compute_mean_loss, observe
@@ -102,6 +103,14 @@ REMAPPINGS: dict[str, Remapping] = {
     "wagonn": Remapping(method="none", bits="dense_near"),
 }
 """The remappings that studies compare, by name."""
+_SHIPPED = dict(REMAPPINGS)
+
+
+def _add_remapping(name: str, remapping: Remapping) -> None:
+    REMAPPINGS[name] = remapping
+
+
+share_registry(lambda: [(_add_remapping, item) for item in REMAPPINGS.items() if _SHIPPED.get(item[0]) != item[1]])
 
 
 @dataclass(frozen=True)

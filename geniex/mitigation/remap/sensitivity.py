@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geniex.errors import InputError
+from geniex.jobs import share_registry
 from geniex.mitigation.remap.observe import Batch, Observation, add_hooks, compute_mean_loss, observe
 from geniex.mitigation.remap.position_effects import has_places, measure_place_effects, read_at_places
 from geniex.simulator import CrossbarLayer, CrossbarMatrix, find_crossbar_layers, read_weight, replace_by_ideal
@@ -226,7 +227,14 @@ MEASURES: dict[str, Measure] = {
     "leave_one_out": _leave_one_out,
     "l1": _l1,
 }
-"""The measures that are computed, by name."""
+"""The measures that are computed, by name. Worker processes know those that a user adds."""
+
+
+def _add_measure(name: str, measure: Measure) -> None:
+    MEASURES[name] = measure
+
+
+share_registry(lambda: [(_add_measure, item) for item in MEASURES.items() if item[1].__module__ != __name__])
 
 OF_ERRORS = ("gradient_variance", "displacement")
 """Measures that depend on the errors of crossbars; on ideal crossbars there are none to measure."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from geniex.circuit.checks import has_values
 from geniex.emulator import Emulator
 from geniex.errors import InputError
+from geniex.jobs import share_registry
 from geniex.mapping import Architecture, ConvGeometry, LayerLayout, Layout, Packing, TileLayout, lay_out
 from geniex.simulator.matrix import CrossbarMatrix
 from geniex.simulator.modes import refuse_script
@@ -240,9 +242,17 @@ def register_layer(torch_kind: type[nn.Module], kind: type[CrossbarLayer]) -> No
     """
     if not isinstance(torch_kind, type) or not issubclass(torch_kind, nn.Module):
         raise InputError("torch_kind", repr(torch_kind), "it must be a subclass of torch.nn.Module")
-    if not isinstance(kind, type) or not issubclass(kind, CrossbarLayer):
-        raise InputError("kind", repr(kind), "it must be a subclass of CrossbarLayer, such as CrossbarLinear")
+    if not isinstance(kind, type) or not issubclass(kind, CrossbarLayer) or inspect.isabstract(kind):
+        allowed = "it must be a subclass of CrossbarLayer that has all its methods, such as one of CrossbarLinear"
+        raise InputError("kind", repr(kind), allowed)
     _kinds[torch_kind] = kind
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] not in ("geniex", "torch")
+
+
+share_registry(lambda: [(register_layer, pair) for pair in _kinds.items() if any(map(_is_own, pair))])
 
 
 def find_registered_kind(module: nn.Module) -> type[nn.Module] | None:

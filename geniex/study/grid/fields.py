@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from geniex.circuit import Crossbar
 from geniex.config import Config
 from geniex.errors import InputError
+from geniex.jobs import share_registry
 from geniex.mapping import Architecture, ConductanceWindow
 from geniex.study.grid.groups import EmulatorCheck, FineTuning, Pruning
 from geniex.variation import (
@@ -96,14 +98,21 @@ def register_variation(name: str, kind: type[Variation]) -> None:
     Its step comes after those of geniex.
 
     Raises:
-        InputError: ``name`` is no Python name or another step's, or ``kind`` is no variation.
+        InputError: ``name`` is no Python name or another step's, or ``kind`` is no complete variation.
     """
-    if not (isinstance(kind, type) and issubclass(kind, Variation)):
-        raise InputError("kind", repr(kind), "it must be a class that derives from Variation")
-    if not name.isidentifier() or STEPS.get(name, kind) is not kind:
+    if not (isinstance(kind, type) and issubclass(kind, Variation) and dataclasses.is_dataclass(kind)):
+        raise InputError("kind", repr(kind), "it must be a dataclass that derives from Variation")
+    if inspect.isabstract(kind):
+        raise InputError("kind", repr(kind), "it must have all methods of a Variation")
+    if not isinstance(name, str) or not name.isidentifier() or STEPS.get(name, kind) is not kind:
         raise InputError("name", repr(name), f"it must be a name other than {', '.join(STEPS)}")
     STEPS[name] = kind
     GROUPS["variation"], GROUPS[f"variation.{name}"] = tuple(STEPS), _of(kind)
+
+
+share_registry(
+    lambda: [(register_variation, item) for item in STEPS.items() if not item[1].__module__.startswith("geniex.")]
+)
 
 
 def flatten(given: Mapping[Any, Any], above: str = "") -> Flat:
