@@ -1,1 +1,1 @@
-"""Benchmarks of geniex and its rivals in one run, with the project's bars beside the figures."""
+"""Benchmarks of geniex on this machine: time, memory and roofline; a checkout adds rivals and limits to them."""

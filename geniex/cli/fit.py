@@ -29,7 +29,7 @@ def fit(
     w_cut: float | None = None,
     images: int | None = None,
     device: str | None = None,
-    root: Path | None = None,
+    data_root: Path | None = None,
     out: Path | None = None,
 ) -> None:
     """Train a network and save it as OUT.safetensors and OUT.json; with --start, prune or constrain a trained one.
@@ -55,7 +55,7 @@ def fit(
             weight, by which conductances must then be scaled.
         images: number of training images to use, drawn at random with the seed; all if not given.
         device: device to train on, such as cpu or cuda; the fastest one available if not given.
-        root: folder of the image set; if not given, the usual places are searched and the set is downloaded.
+        data_root: folder of the image set; if not given, the usual places are searched and the set is downloaded.
         out: common stem of the files; if not given, the network's name with the prunings and cuts applied.
     """
     from geniex import __version__
@@ -86,7 +86,7 @@ def fit(
         if prune is not None:
             first.prune(prune, sparsity, **how)
         constraint, told = first.constraint(), first.told
-    training, tests = (load_images(data, train=train, root=root) for train in (True, False))
+    training, tests = (load_images(data, train=train, root=data_root) for train in (True, False))
     if images is not None:
         if not 1 <= images <= len(training):
             raise InputError("images", images, f"it must be 1 to {len(training)}, the number of training images")

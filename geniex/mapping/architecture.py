@@ -16,8 +16,8 @@ AdcRange = Literal["auto", "unit", "full_scale", "calibrated"]
 OFFSETS = ("analog_difference", "reference_column", "ideal_before", "ideal_after")
 
 _WIDTHS = {
-    "weight_bits": (24, "weights are always integers; 16 bits with weight_scale='channel' hardly quantise them"),
-    "input_bits": (24, "inputs are always integers; 16 bits with input_scale='tensor' hardly quantise them"),
+    "weight_bits": (24, "weights are always integers, which with 16 bits and weight_scale='channel' are nearly exact"),
+    "input_bits": (24, "inputs are always integers, which with 16 bits and input_scale='tensor' are nearly exact"),
     "slice_bits": (12, "a cell holds at least 1 bit; with all bits of the weight's magnitude, one cell holds it"),
     "stream_bits": (12, "a read applies at least 1 bit; with all bits of the input's magnitude, one read applies it"),
     "adc_bits": (

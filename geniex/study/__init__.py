@@ -1,1 +1,1 @@
-"""Studies: evaluation of surrogates, accuracy prediction, mitigation, design-space exploration and benchmarks."""
+"""Studies: errors of surrogates, predicted accuracy, Monte Carlo over devices, and grids over any settings."""

@@ -147,7 +147,7 @@ def test_configuration_round_trips() -> None:
 @pytest.mark.slow
 def test_vgg16_is_fitted_to_the_files_of_cifar(tmp_path: Path, cifar_files) -> None:
     cifar_files(tmp_path, fine=False, each=26)
-    words = ["--network", "cifar10-vgg16", "--data", "cifar10", "--root", tmp_path, "--epochs", 1, "--out"]
+    words = ["--network", "cifar10-vgg16", "--data", "cifar10", "--data_root", tmp_path, "--epochs", 1, "--out"]
     assert main(["fit", *map(str, words), str(tmp_path / "vgg16")]) == 0
     info = json.loads((tmp_path / "vgg16.json").read_text())["info"]
     assert (info["data"], info["training_images"], info["test_images"]) == ("cifar10", 130, 26)
