@@ -178,7 +178,7 @@ def test_the_exact_circuit_is_timed_on_few_vectors(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("geniex.bench.inference_models._FEW", 400)
     settings = dataclasses.replace(TINY, workloads=(dataclasses.replace(CONV_LAYER, batches=(1,)),), narrow=())
     rows = {row.emulator: row for row in bench_inference(settings).rows}
-    assert rows[CIRCUIT].note.startswith("3 of 25 vectors")
+    assert rows[CIRCUIT].note.startswith("timed on 3 of 25 vectors")
     assert rows[CIRCUIT].read_seconds == pytest.approx(6.0 * 25 / 3)
     assert rows[CIRCUIT].tile_vectors_per_second == pytest.approx(3200 * 3 / 25 / 6.0)
     assert rows[IDEAL].read_seconds == 6.0

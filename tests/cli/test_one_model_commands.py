@@ -173,6 +173,6 @@ def test_no_result_is_computed_that_could_not_be_written(
     (tmp_path / "file").write_text("")
     options = ("--left_out", "40", "--batch", "16", "--check_images", "10") if verb == "finetune" else ()
     assert run(verb, root, *options, "--out", str(tmp_path / "file" / "out")) == 2
-    assert "no folder can be there" in capsys.readouterr().err
+    assert "the folder cannot be created" in capsys.readouterr().err
     assert run(verb, root, *options, "--json", str(tmp_path)) == 2
     assert "it is a folder" in capsys.readouterr().err

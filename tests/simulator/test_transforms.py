@@ -160,7 +160,7 @@ def test_what_cannot_be_exchanged_is_named(network: nn.Module) -> None:
     with pytest.raises(InputError, match=r"^emulator: got Crossbar; it must be an Emulator"):
         replace_emulator(model, WIRED)  # type: ignore[arg-type]
     for nothing in (network, None):
-        with pytest.raises(InputError, match=r"^model: got (Network|NoneType); .*what convert returned"):
+        with pytest.raises(InputError, match=r"^model: got (Network|NoneType); .*that convert returned"):
             replace_by_ideal(nothing)  # type: ignore[arg-type]
 
 
@@ -222,7 +222,7 @@ def test_outputs_calibrated_for_crossbars_have_no_digital_copy(network: nn.Modul
     model = converted(network, trainable=True)
     assert to_digital(model)(IMAGES).shape == (3, 5)
     calibrate_outputs(model)
-    with pytest.raises(InputError, match=r"calibrated for its crossbars; copy it before that"):
+    with pytest.raises(InputError, match=r"were corrected; copy the model before"):
         to_digital(model)
 
 
