@@ -2,7 +2,7 @@
 
 An installed geniex times only itself. A checkout also has the package ``rivals_and_bars`` in tests/benchmarks, whose
 function ``extension()`` returns a subclass of ``Extension``; ``load_extension`` finds and calls it. Each benchmark
-takes an ``Extension`` as an argument and asks it for everything that is not geniex's own.
+takes an ``Extension`` as an argument and asks it for everything that is not geniex' own.
 """
 
 from __future__ import annotations

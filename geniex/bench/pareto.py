@@ -45,7 +45,7 @@ def make_pareto_table(report: SurrogateReport) -> str:
     lines = [
         "# Error against read cost",
         "",
-        f"The circuit is GENIEx's nominal circuit with 4-bit cells. {settings.tiles} tiles get the same vectors,"
+        f"The circuit is GENIEx' nominal circuit with 4-bit cells. {settings.tiles} tiles get the same vectors,"
         f" {settings.chunk} for each read, on one thread of an {machine['processor']} with torch"
         f" {machine['versions'].get('torch')}. Costs are medians over rounds in which the models take turns. A model is"
         " in bold if no other model is both as cheap and as accurate.",

@@ -26,7 +26,7 @@ _SHIPPED = {
     "GeniexMLP": "geniex.surrogate.mlp.network",
     "PhysicsSurrogate": "geniex.surrogate.physics.surrogate",
 }
-"""Modules of geniex's own emulators by class name; one is imported when its emulator is made again."""
+"""Modules of geniex' own emulators by class name; one is imported when its emulator is made again."""
 _registered: dict[str, type[Emulator]] = {}
 """Emulators that users registered, by class name."""
 _E = TypeVar("_E", bound=Emulator)
@@ -63,20 +63,20 @@ def list_registered_emulators() -> tuple[type[Emulator], ...]:
 
 
 def name_class(kind: type[Emulator]) -> str:
-    """The name of the class ``kind`` in files; it has the module in it unless the class is geniex's own or registered.
+    """The name of the class ``kind`` in files; it has the module in it unless the class is geniex' own or registered.
 
     Raises:
-        InputError: the class is not geniex's own but has the name of one that is.
+        InputError: the class is not geniex' own but has the name of one that is.
     """
     name = kind.__name__
     if name in _SHIPPED and kind.__module__ != _SHIPPED[name]:
-        allowed = f"files would take it for geniex's own {_SHIPPED[name]}.{name}: give your class another name"
+        allowed = f"files would take it for geniex' own {_SHIPPED[name]}.{name}: give your class another name"
         raise InputError("emulator", _where(kind), allowed)
     return name if name in _SHIPPED or _registered.get(name) is kind else _where(kind)
 
 
 def find_class(name: object) -> type[Emulator]:
-    """The class that files call ``name``: geniex's own, regardless of what was imported before, or a registered one.
+    """The class that files call ``name``: geniex' own, regardless of what was imported before, or a registered one.
 
     Raises:
         ConversionError: no class has that name.
@@ -88,7 +88,7 @@ def find_class(name: object) -> type[Emulator]:
     if last in _registered:
         return _registered[last]
     raise ConversionError(
-        f"emulator: it was a {name}, which is not geniex's own: pass emulator={last}(...), or import its module, in"
+        f"emulator: it was a {name}, which is not geniex' own: pass emulator={last}(...), or import its module, in"
         " which geniex.emulator.register_emulator must decorate the class"
     )
 
@@ -135,7 +135,7 @@ def make_emulator(told: dict[str, Any], weights: dict[str, Tensor], worker: Emul
     """The emulator of the identity ``told``, or its wrappers around ``worker`` if that is given.
 
     Raises:
-        ConversionError: the class of an emulator is neither geniex's own nor registered, or does not say how it is
+        ConversionError: the class of an emulator is neither geniex' own nor registered, or does not say how it is
             made again, so that the emulator has to be given.
     """
     inner = None

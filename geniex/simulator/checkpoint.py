@@ -61,7 +61,7 @@ def save_converted(model: nn.Module, path: str | Path) -> Path:
             state holds something other than tensors.
     """
     if not isinstance(model, nn.Module) or not find_crossbar_layers(model):
-        allowed = "it has nothing on crossbars: it must be what convert returned, or hold crossbar layers"
+        allowed = "it has no layer on crossbars: give a model that convert returned, or one with crossbar layers"
         raise InputError("model", type(model).__name__, allowed)
     _check_matrices(model)
     tensors, aliases = _stored(model.state_dict())

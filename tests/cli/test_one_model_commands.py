@@ -53,7 +53,14 @@ def test_remap_reports_before_and_after_and_saves_the_model(
     )
     assert run("remap", root, *options, "--out", str(out), "--json", str(told)) == 0
     said = capsys.readouterr().out
-    for words in ("in floating point", "on ideal tiles", "on crossbars", "remapped", "Places of outputs", "one order"):
+    for words in (
+        "in floating point",
+        "on ideal tiles",
+        "on crossbars",
+        "remapped",
+        "Places of outputs",
+        "rank agreement",
+    ):
         assert words in said
     report = json.loads(told.read_text())
     assert report == json.loads((out / "report.json").read_text())
@@ -118,9 +125,9 @@ def test_finetune_reports_before_and_after_and_saves_the_model(
         (["--images", "61"], "images: got 61; it must be 1 to 60, the number of images in the set"),
         (["--device", "cuda:99"], "device: got 'cuda:99'; this machine cannot use it"),
         (["--seed", "-1"], "seed: got -1"),
-        (["--data", "digits", "--check_images", "10"], "takes images of (1, 28, 28)"),
+        (["--data", "digits", "--check_images", "10"], "takes images of shape (1, 28, 28)"),
         (["--surrogate", "magic"], "'magic'"),
-        (["--check", "physics", "--check_images", "31"], "check.images: got 31; 30 test images are classified"),
+        (["--check", "physics", "--check_images", "31"], "check.images: got 31; it must be at most 30"),
         (["--config", "xchangr.yaml"], "config"),
     ],
 )
@@ -142,11 +149,11 @@ def test_what_they_cannot_do_is_told_in_a_line(
         ("remap", ["--method", "best"], "method: got 'best'; methods are random, l1"),
         ("remap", ["--method", "none"], "method: got 'none'; methods are random"),
         ("remap", ["--calibration_images", "0"], "calibration_images: got 0"),
-        ("remap", ["--accumulator_frac_bits", "24"], "accumulator_frac_bits: got 24; give accumulator_bits, too"),
+        ("remap", ["--accumulator_frac_bits", "24"], "accumulator_frac_bits: got 24; it needs accumulator_bits"),
         ("finetune", ["--gradients", "exact"], "gradients: got exact; it must be one of"),
         ("finetune", ["--steps", "0"], "fine_tuning.steps: got 0"),
         ("finetune", ["--left_out", "0"], "fine_tuning.left_out: got 0"),
-        ("finetune", ["--left_out", "190", "--batch", "11"], "fine_tuning.batch: got 11, beside 190 images"),
+        ("finetune", ["--left_out", "190", "--batch", "11"], "fine_tuning.batch: got 11, with 190 images"),
     ],
 )
 def test_options_of_one_verb_are_checked(

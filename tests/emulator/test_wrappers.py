@@ -102,7 +102,7 @@ def test_a_given_emulator_is_the_saved_one_whenever_its_class_was_registered(bef
         identity._registered.clear()
     expected = convert(network(), ARCH, NoisyEmulator(Offset(), ReadNoise(relative=0.1)))(x)
     assert torch.equal(load_converted(path, network(), emulator=Offset())(x), expected)
-    with pytest.raises(ConversionError, match="of another circuit or weights"):
+    with pytest.raises(ConversionError, match="of another circuit or other weights"):
         load_converted(path, network(), emulator=Offset(0.8))
 
 

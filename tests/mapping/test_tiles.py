@@ -131,7 +131,7 @@ def test_locate_names_the_cells_that_hold_a_weight(case: Case) -> None:
         held = torch.stack([tiles[r, :, c, row, col] for col in cols], dim=-1)
         assert torch.equal(held, digits[:, output, input])
     for name, value in (("output", case.outputs), ("input", -1)):
-        with pytest.raises(InputError, match=f"{name}: got {value}; the matrix has"):
+        with pytest.raises(InputError, match=f"{name}: got {value}; it must be between"):
             layout.locate(**{"output": 0, "input": 0, name: value})
 
 

@@ -72,5 +72,5 @@ def test_unknown_names_and_unconverted_models_are_told(network: nn.Module, x: to
     with pytest.raises(InputError, match=r"places: got '1'; matrices are '0\.matrices\.0', '2\.matrices\.0'"):
         arrange(base, {"1": Arrangement()})
     for call in (read_arrangements, lambda model: arrange(model, {})):
-        with pytest.raises(InputError, match="nothing on crossbars"):
+        with pytest.raises(InputError, match="no layer on crossbars"):
             call(network)

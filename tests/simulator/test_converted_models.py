@@ -99,9 +99,9 @@ def test_inputs_of_a_wrong_shape_or_kind_are_named(converted: nn.Module) -> None
     linear = converted[3]
     # 2 x 72 numbers would fill one vector of 144.
     for wrong in torch.rand(2, 72), torch.rand(()), torch.ones(2, 144, dtype=torch.int64):
-        with pytest.raises(InputError, match="144 inputs"):
+        with pytest.raises(InputError, match=r"\(\.\.\., 144\)"):
             linear(wrong)
-    with pytest.raises(InputError, match="9 inputs"):
+    with pytest.raises(InputError, match=r"\(\.\.\., 9\)"):
         converted(torch.rand(1, 2, 8, 8))
 
 

@@ -275,7 +275,7 @@ def test_what_cannot_be_counted_is_named() -> None:
     for time in (0.0, -1e-9, float("nan")):
         with pytest.raises(InputError, match=r"read_time: .* s"):
             costs(model, x, read_time=time)
-    with pytest.raises(InputError, match=r"images: got \(0, 2, 5, 5\); a batch of one or more"):
+    with pytest.raises(InputError, match=r"images: got \(0, 2, 5, 5\); it must be a batch of one or more"):
         costs(model, x[:0])
     with pytest.raises(InputError, match="images: got a function"):
         costs(model, lambda m: m(x))

@@ -139,7 +139,7 @@ def test_another_emulator_is_refused(model: nn.Module, x: Tensor, tmp_path: Path
     with pytest.raises(ConversionError, match="another circuit or other weights"):
         load_converted(path, shell(), emulator=trained)
     own = save_converted(convert(model, ARCH, Own(), calibration=x), tmp_path / "own")
-    with pytest.raises(ConversionError, match=r"it was a .*\.Own, which is not geniex' own: give it, emulator=Own\("):
+    with pytest.raises(ConversionError, match=r"it was a .*\.Own, which is not geniex' own: pass emulator=Own\("):
         load_converted(own, shell())
     assert load_converted(own, shell(), emulator=Own())(x).isfinite().all()
 

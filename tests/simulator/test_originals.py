@@ -464,7 +464,7 @@ def test_tied_parameters_have_one_value_or_are_refused_by_name() -> None:
     assert_same(on_ideal(model, tokens), model, tokens)
     with pytest.raises(ConversionError, match=r"embedding.weight and head.weight share one parameter.*'head': None"):
         on_ideal(model, tokens, trainable=True)
-    with pytest.raises(ConversionError, match=r"one.weight and two.weight are one parameter.*'two': None"):
+    with pytest.raises(ConversionError, match=r"one.weight and two.weight share one parameter.*'two': None"):
         on_ideal(model, tokens, trainable=True, per_layer={"head": None})
     kept = on_ideal(model, tokens, trainable=True, per_layer={"head": None, "one": None, "two": None}, allow_empty=True)
     assert kept.head.weight is kept.embedding.weight

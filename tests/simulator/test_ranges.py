@@ -52,7 +52,7 @@ def test_useless_vectors_are_named() -> None:
         (torch.ones(2, 4), r"3 inputs"),
         (torch.tensor([[1.0, 2.0, torch.nan]]), r"calibration: .*finite"),
         (torch.tensor([[1.0, 2.0, torch.inf]]), r"calibration: .*finite"),
-        (torch.ones(1, 3, device="meta"), r"numbers"),
+        (torch.ones(1, 3, device="meta"), r"values"),
     ):
         with pytest.raises(InputError, match=message):
             statistics.add(bad)

@@ -1,4 +1,4 @@
-"""Layers and layouts that a user registers go onto crossbars as geniex's own do."""
+"""Layers and layouts that a user registers go onto crossbars as geniex' own do."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def test_an_emulator_that_is_given_stands_within_the_saved_wrappers(
     saved = vary(convert(network, ARCH, Own(), calibration=x), Variations(read_noise=NOISE), seed=5)
     expected = reads(saved, x)
     path = save_converted(saved, tmp_path / "m")
-    with pytest.raises(ConversionError, match=r"it was a .*\.Own, which is not geniex's own: pass emulator=Own\("):
+    with pytest.raises(ConversionError, match=r"it was a .*\.Own, which is not geniex' own: pass emulator=Own\("):
         load_converted(path, network)
     assert same(reads(load_converted(path, network, emulator=Own()), x), expected)
     quiet = load_converted(path, network, emulator=StoredEmulator(Own()))

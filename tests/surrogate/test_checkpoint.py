@@ -87,7 +87,7 @@ def test_loading_leaves_the_random_state_alone(saved):
 def test_truncated_weights(saved):
     weights = saved.with_suffix(".safetensors")
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"v0\.25\.safetensors is damaged, or not .*geniex train"):
+    with pytest.raises(CheckpointError, match=r"v0\.25\.safetensors is damaged or does not .*geniex train"):
         load_surrogate(saved)
 
 
@@ -102,7 +102,7 @@ def test_weights_of_another_surrogate(saved):
     weights = saved.with_suffix(".safetensors")
     other = {name: t + 1 for name, t in safetensors.torch.load_file(weights).items()}
     safetensors.torch.save_file(other, weights)
-    with pytest.raises(CheckpointError, match=r"is damaged, or not the file that v0\.25\.json was written with"):
+    with pytest.raises(CheckpointError, match=r"is damaged or does not belong to v0\.25\.json"):
         load_surrogate(saved)
 
 
@@ -138,7 +138,9 @@ def test_incomplete_description(saved, changes):
 
 def test_an_unknown_class_is_named(saved):
     edit(saved, type="Oracle")
-    with pytest.raises(CheckpointError, match=r"v0\.25\.json is a surrogate of class 'Oracle': known are GeniexMLP, P"):
+    with pytest.raises(
+        CheckpointError, match=r"v0\.25\.json is a surrogate of class 'Oracle': known classes are GeniexMLP, P"
+    ):
         load_surrogate(saved)
 
 
@@ -150,7 +152,9 @@ def test_a_class_of_ones_own_loads_once_it_is_registered(untrained, tmp_path, mo
     monkeypatch.setattr("geniex.emulator.identity._registered", {})
     own = Own(untrained.crossbar, untrained.window, untrained.v_max, **untrained.options())
     path = save_surrogate(own, tmp_path / "own")
-    with pytest.raises(CheckpointError, match=r"class 'Own': known are GeniexMLP, PhysicsSurrogate; import the module"):
+    with pytest.raises(
+        CheckpointError, match=r"class 'Own': known classes are GeniexMLP, PhysicsSurrogate; import the module"
+    ):
         load_surrogate(path)
     assert register_surrogate(Own) is register_surrogate(Own) is Own
     assert type(load_surrogate(path)) is Own

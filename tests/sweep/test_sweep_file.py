@@ -160,10 +160,10 @@ def test_digest_follows_content_and_configuration(small: SweepConfig, path: Path
 def test_every_changed_byte_beside_the_tiles_breaks_the_seal(path: Path, tmp_path: Path) -> None:
     """Of the superblock and of the settings; the tiles' bytes have digests of their own."""
     whole, changed = path.read_bytes(), tmp_path / "changed.h5"
-    assert seal.holds(path)
+    assert seal.is_intact(path)
     for at in (*range(0, 96, 5), whole.index(b"SinhCell")):
         changed.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        assert not seal.holds(changed), at
+        assert not seal.is_intact(changed), at
 
 
 def _cut(path: Path) -> None:

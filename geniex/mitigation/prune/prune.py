@@ -1,4 +1,4 @@
-"""Structured pruning for crossbars by magnitude: channels and filters (C/F), or tiles' columns (XCS) or rows (XRS)."""
+"""Structured pruning by magnitude: channels and filters (C/F), or crossbar columns (XCS) or crossbar rows (XRS)."""
 
 from __future__ import annotations
 

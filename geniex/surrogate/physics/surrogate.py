@@ -194,7 +194,8 @@ class PhysicsSurrogate(Surrogate):
         tiles are then read with voltages up to their circuit's ``v_max``. Without it all tiles are part of
         ``crossbar``.
         """
-        check_conductances(conductances, self.crossbar.rows, self.crossbar.cols)
+        size = (self.crossbar.rows, self.crossbar.cols) if circuit is None else conductances.shape[-2:]
+        check_conductances(conductances, *size)
         lead = conductances.shape[:-2]
         tiles = conductances.reshape(-1, *conductances.shape[-2:])
         circuit = circuit or Circuit.of(self.crossbar, self.v_max)
