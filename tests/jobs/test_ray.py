@@ -28,7 +28,7 @@ def test_ray_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cluster_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", "nonsense:0:0")
-    with pytest.raises(JobError, match=r"no Ray cluster: .*set RAY_ADDRESS"):
+    with pytest.raises(JobError, match=r"no Ray cluster was found: .*set RAY_ADDRESS"):
         list(run_jobs(job_cases.square, range(3), executor="ray"))
 
 

@@ -24,7 +24,7 @@ def test_without_ray(small: SweepConfig, tmp_path: Path, monkeypatch: pytest.Mon
 def test_ray_is_no_local_executor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text("{preset: geniex-16, tiles: 1, vectors: 1}")
     assert main(["sweep", str(tmp_path / "a.yaml"), "--engine", "ray", "--executor", "local"]) == 2
-    assert "engine: got ray; it is an executor" in capsys.readouterr().err
+    assert "engine: got ray; ray is an executor" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
