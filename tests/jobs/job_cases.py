@@ -27,7 +27,7 @@ from geniex.variation import Drift
 
 @register_config
 @dataclass(frozen=True)
-class Guard(Config):
+class WorkerGuard(Config):
     """A configuration class of a user."""
 
     rings: int = 1
@@ -46,7 +46,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Look:
-    """A task that looks around; ``guard`` is the dictionary of a ``Guard``."""
+    """A task that looks around; ``guard`` is the dictionary of a ``WorkerGuard``."""
 
     guard: dict[str, Any]
 

@@ -27,7 +27,7 @@ ITEMS = [torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manua
 
 @pytest.fixture(scope="module")
 def here() -> list[job_cases.Seen]:
-    return [seen for _, seen in run_jobs(job_cases.Look(job_cases.Guard(3).to_dict()), ITEMS)]
+    return [seen for _, seen in run_jobs(job_cases.Look(job_cases.WorkerGuard(3).to_dict()), ITEMS)]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def there() -> list[job_cases.Seen]:
     """What two workers saw, in the order of the items."""
     torch.set_num_threads(2)
     try:
-        pairs = list(run_jobs(job_cases.Look(job_cases.Guard(3).to_dict()), ITEMS, workers=2))
+        pairs = list(run_jobs(job_cases.Look(job_cases.WorkerGuard(3).to_dict()), ITEMS, workers=2))
     finally:
         torch.set_num_threads(1)
     by_item = {id(item): seen for item, seen in pairs}
@@ -84,13 +84,13 @@ def test_workers_know_what_else_the_user_registered(monkeypatch: pytest.MonkeyPa
 
 
 def test_none_and_one_work_in_this_process(here: list[job_cases.Seen], there: list[job_cases.Seen]) -> None:
-    alone = [seen for _, seen in run_jobs(job_cases.Look(job_cases.Guard().to_dict()), ITEMS, workers=1)]
+    alone = [seen for _, seen in run_jobs(job_cases.Look(job_cases.WorkerGuard().to_dict()), ITEMS, workers=1)]
     assert {seen.process for seen in here + alone} == {os.getpid()}
     assert os.getpid() not in {seen.process for seen in there}
 
 
 def test_one_worker_computes_on_one_thread_here_too() -> None:
-    task = job_cases.Look(job_cases.Guard().to_dict())
+    task = job_cases.Look(job_cases.WorkerGuard().to_dict())
     torch.set_num_threads(2)
     try:
         assert [seen.threads for _, seen in run_jobs(task, ITEMS[:1])] == [2]
@@ -105,7 +105,7 @@ def test_one_worker_computes_on_one_thread_here_too() -> None:
 
 @pytest.mark.slow
 def test_a_worker_is_replaced_when_it_is_due() -> None:
-    task = job_cases.Look(job_cases.Guard().to_dict())
+    task = job_cases.Look(job_cases.WorkerGuard().to_dict())
     found = [seen.process for _, seen in run_jobs(task, ITEMS[:4], workers=1, recycle=2)]
     assert found[0] == found[1] != found[2] == found[3]
     assert os.getpid() not in found

@@ -54,7 +54,7 @@ _FOLDERS = [Path(__file__).parent, Path(__file__).parent.parent / "study"]
 @pytest.mark.usefixtures("cluster")
 def test_answers_come_from_workers_that_load_the_task_once() -> None:
     items = [torch.rand(4, 3) for _ in range(6)]
-    task = job_cases.Look(job_cases.Guard(3).to_dict())
+    task = job_cases.Look(job_cases.WorkerGuard(3).to_dict())
     found = list(run_jobs(task, items, executor="ray"))
     assert {id(item) for item, _ in found} == {id(item) for item in items}
     for item, seen in found:
