@@ -35,7 +35,7 @@ def mirrored(matrix: Tensor, architecture: Architecture, packing: Packing) -> Ti
     return TileLayout(architecture, inputs, outputs, Arrangement.of(outputs=range(outputs)[::-1]))
 
 
-register_layout("mirrored", tile=mirrored)
+register_layout("flipped", tile=mirrored)
 
 
 def layer(kind: str) -> nn.Module:
@@ -60,7 +60,7 @@ def laid(kind: str, layout: str) -> tuple[nn.Module, LayerLayout, list[Tensor]]:
     return made, found, found.packing.blocks(weight)  # type: ignore[arg-type]
 
 
-CASES = [(kind, layout) for kind in ("linear", "conv") for layout in (*LAYOUTS, "mirrored")]
+CASES = [(kind, layout) for kind in ("linear", "conv") for layout in (*LAYOUTS, "flipped")]
 
 
 def arranged(tiles: TileLayout) -> Iterator[TileLayout]:
@@ -180,8 +180,8 @@ def test_counts_of_a_layout_agree_with_its_tensors(kind: str, layout: str) -> No
 
 
 def test_names_are_checked() -> None:
-    check_layout("mirrored")
-    with pytest.raises(InputError, match=r"'woven'; it must be one of dense, block_diagonal, .*mirrored"):
+    check_layout("flipped")
+    with pytest.raises(InputError, match=r"'woven'; it must be one of dense, block_diagonal, .*flipped"):
         check_layout("woven")
     with pytest.raises(InputError, match="geniex has a layout of that name"):
         register_layout("dense")
