@@ -45,6 +45,7 @@ def _registries() -> Iterator[None]:
         GROUPS,
     ]
     before = [dict(registry) for registry in registries]
+    configs._registered.clear()  # a doctest may have registered a class of the same name
     yield
     for registry, entries in zip(registries, before, strict=True):
         registry.clear()

@@ -424,16 +424,19 @@ def test_results_are_kept_as_they_come(root: Path, tmp_path: Path, monkeypatch: 
     [
         ({"network": "no-such-net"}, r"network: got 'no-such-net'; no such file"),
         ({"emulator": "magic"}, r"magic"),
-        ({"emulator": "geniex-mlp-64"}, r"part 1: got a point that cannot be; .*trained for"),
+        ({"emulator": "geniex-mlp-64"}, r"part 1: got a point that is not possible; .*trained for"),
         ({"crossbar.r_wire": 900.0}, r"r_wire_row = 900 ohm lies outside the validated range"),
         ({"window": {"r_on": 2000}}, r"r_on = 2000 ohm lies outside the validated range of 10000 to 1000000 ohm"),
         ({"images": 100}, r"images: got 100; it must be 1 to 60"),
-        ({"data": "digits"}, r"data: got 'digits' of shape \(1, 8, 8\); .* takes images of \(1, 28, 28\)"),
+        ({"data": "digits"}, r"data: got 'digits' of shape \(1, 8, 8\); .* takes images of shape \(1, 28, 28\)"),
         ({"images": None, "first_images": 61}, r"first_images: got 61; there are 60 test images"),
         ({"calibration_start": 200}, r"calibration_start: got 200; there are 200 training images"),
-        ({"check": {"emulator": "physics", "images": 41}}, r"check.images: got 41; 40 test images are classified"),
+        ({"check": {"emulator": "physics", "images": 41}}, r"check.images: got 41; it must be at most 40"),
         ({"check": {"emulator": "magic", "images": 4}}, r"magic"),
-        ({"mitigation": "fine_tuning", "fine_tuning.batch": 201}, r"fine_tuning.batch: got 201, beside 0 images"),
+        (
+            {"mitigation": "fine_tuning", "fine_tuning.batch": 201},
+            r"fine_tuning.batch: got 201, with 0 images left out",
+        ),
         ({"mitigation": "batch_norm"}, r"mitigation: got 'batch_norm'; .*cnn-0 has no batch norm to refit"),
         ({"tile": 1}, r"tile"),
         ({"grid": {"seed": [0, -1]}}, r"seed: got -1; .* \(in part 1: seed -1\)"),
@@ -468,7 +471,7 @@ def test_a_baseline_needs_a_pair_and_as_many_networks(root: Path) -> None:
         {"name": "few", "grid": {"emulator": ["linear"]}},
         {"images": None, "grid": {"emulator": ["ideal"]}},
     )
-    with pytest.raises(InputError, match=r"baseline: got points on other images; .*same data and seed"):
+    with pytest.raises(InputError, match=r"baseline: got points on different images; .*same data and seed"):
         run(root, given(root, parts=[few, everything], baseline={"emulator": "ideal"}))
     pair = {"two": [str(root / f"cnn-{k}") for k in range(2)], "one": [str(root / "vgg")]}
     with pytest.raises(InputError, match="1 and 2 networks; networks are compared in pairs"):
