@@ -86,7 +86,7 @@ def test_usual_values_pass_and_a_doubt_is_shown_once() -> None:
         ("adc_bits", 0, "adc_bits: got 0; .* at least 1 and at most 48, or None for an ADC that never clips"),
         ("adc_bits", -1, "None for an ADC that never clips, or with adc_rounding='none'"),
         ("accumulator_bits", 0, "at most 52, or None for an accumulator that never overflows"),
-        ("input_bits", None, "input_bits: got None; .* inputs are always integers, which with 16 bits and input_scale='tensor'"),
+        ("input_bits", None, "input_bits: got None; .* integers, which with 16 bits and input_scale='tensor'"),
         ("input_bits", 0, "inputs are always integers"),
         ("weight_bits", None, "weights are always integers, which with 16 bits and weight_scale='channel'"),
         ("slice_bits", 0, "slice_bits: got 0; .*a cell holds at least 1 bit"),
