@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     Task,
     TaskID,
@@ -22,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from geniex.cli._files import check_file, write_json
+from geniex.cli._progress import ProgressContext
 from geniex.errors import InputError, MissingDependencyError
 from geniex.jobs import Executor
 from geniex.sweep import (
@@ -137,31 +135,15 @@ class _Throughput(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:.0f} tiles/s")
 
 
-class _Bar(SweepObserver, AbstractContextManager["_Bar"]):
+class _Bar(SweepObserver, ProgressContext):
     """A progress bar on standard error; only the notes are printed if it is not a terminal."""
 
     def __init__(self, console: Console) -> None:
+        columns = (TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), _Throughput(), TimeRemainingColumn())
+        super().__init__(console, *columns)
         self.resumed = 0
         self._console = console
-        self._progress = Progress(
-            TextColumn("tiles"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Throughput(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
         self._task: TaskID | None = None
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def started(self, tiles: int, resumed: int) -> None:
         """Show the bar; the resumed tiles count as done."""

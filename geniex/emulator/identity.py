@@ -40,9 +40,7 @@ def register_emulator(kind: type[_E]) -> type[_E]:
     Raises:
         InputError: ``kind`` is no complete emulator class, or its name is that of another one.
     """
-    if not (isinstance(kind, type) and issubclass(kind, Emulator)) or inspect.isabstract(kind):
-        got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
-        raise InputError("kind", got, "it must be a class that derives from Emulator and has all its methods")
+    check_complete_class(kind, Emulator)
     name = kind.__name__
     name_class(kind)
     other = _registered.get(name, kind)
@@ -52,6 +50,13 @@ def register_emulator(kind: type[_E]) -> type[_E]:
     if name not in _SHIPPED:
         _registered[name] = kind
     return kind
+
+
+def check_complete_class(kind: object, base: type) -> None:
+    """Raise ``InputError`` unless ``kind`` is a class that derives from ``base`` and has all its methods."""
+    if not (isinstance(kind, type) and issubclass(kind, base)) or inspect.isabstract(kind):
+        got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
+        raise InputError("kind", got, f"it must be a class that derives from {base.__name__} and has all its methods")
 
 
 share_registry(lambda: [(register_emulator, (kind,)) for kind in _registered.values()])

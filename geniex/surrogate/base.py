@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from torch import Tensor
 from geniex.cells import Cell
 from geniex.circuit import Crossbar
 from geniex.emulator.base import Emulator
-from geniex.emulator.identity import find_class, list_registered_emulators, register_emulator
+from geniex.emulator.identity import check_complete_class, find_class, list_registered_emulators, register_emulator
 from geniex.emulator.power import PowerMeter, meter_by_gain
 from geniex.errors import CheckpointError, ConversionError, InputError
 from geniex.mapping import Architecture, ConductanceWindow
@@ -188,9 +187,7 @@ def register_surrogate(kind: type[_S]) -> type[_S]:
     Raises:
         InputError: ``kind`` is no complete surrogate class, or its name is that of another one.
     """
-    if not (isinstance(kind, type) and issubclass(kind, Surrogate)) or inspect.isabstract(kind):
-        got = kind.__name__ if isinstance(kind, type) else f"an object of type {type(kind).__name__}"
-        raise InputError("kind", got, "it must be a class that derives from Surrogate and has all its methods")
+    check_complete_class(kind, Surrogate)
     return register_emulator(kind)
 
 

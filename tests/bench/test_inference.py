@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_reports import make_report, make_row
 
 from geniex.bench.inference import _prepared, bench_inference
 from geniex.bench.inference_cases import WORKLOADS, Case, Layer, keep_few_vectors, observe_products
@@ -260,21 +261,13 @@ def test_the_work_whose_memory_is_measured_survives_the_way_to_its_process() -> 
     _prepared(name, case, settings)()
 
 
-def _row(emulator: str, milliseconds: float, **changes: object) -> InferenceRow:
-    figures = dict.fromkeys([f.name for f in dataclasses.fields(InferenceRow)])
-    setting = {"workload": "conv", "batch": 1, "tile": 64, "bits": 16, "slice_bits": 4, "stream_bits": 4}
-    rest = {"signed": True, "emulator": emulator, "read_seconds": 1e-3 * milliseconds, "threads": 1}
-    return InferenceRow(**(figures | setting | rest | changes))  # type: ignore[arg-type]
-
-
 def _report(*rows: InferenceRow, **changes: object) -> InferenceReport:
-    settings = dataclasses.replace(TINY, **changes)  # type: ignore[arg-type]
-    return InferenceReport(settings, {"processor": "P", "versions": {"torch": "T"}}, (), (), rows)
+    return make_report(dataclasses.replace(TINY, **changes), *rows)  # type: ignore[arg-type]
 
 
 def test_growth_is_of_rows_that_differ_in_nothing_else() -> None:
-    rows = [_row(IDEAL, 2.0 * b, batch=b) for b in (1, 4, 16)] + [_row(IDEAL, 99.0, batch=4, bits=8)]
-    rows += [_row(FAST, 64.0 / t, tile=t) for t in (32, 64)]
+    rows = [make_row(IDEAL, 2.0 * b, batch=b) for b in (1, 4, 16)] + [make_row(IDEAL, 99.0, batch=4, bits=8)]
+    rows += [make_row(FAST, 64.0 / t, tile=t) for t in (32, 64)]
     batch, tile = _report(*rows).growth
     assert (batch.along, batch.values, batch.exponent) == ("batch", (1, 4, 16), pytest.approx(1.0))
     assert (tile.emulator, tile.along, tile.exponent) == (FAST, "tile", pytest.approx(-1.0))

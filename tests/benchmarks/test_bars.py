@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from made_up_reports import make_report, make_row
 from rivals_and_bars.extension import Checkout
 from rivals_and_bars.inference_bars import inference_bars
 from rivals_and_bars.solver_bars import solver_bars
@@ -48,16 +49,8 @@ def test_a_slow_or_wrong_solver_misses_its_bars() -> None:
         assert bars["128x128 sinh easy, 100 vectors"].met is None
 
 
-def _inference_row(emulator: str, milliseconds: float, **changes: object) -> InferenceRow:
-    figures = dict.fromkeys([f.name for f in dataclasses.fields(InferenceRow)])
-    setting = {"workload": "conv", "batch": 1, "tile": 64, "bits": 16, "slice_bits": 4, "stream_bits": 4}
-    rest = {"signed": True, "emulator": emulator, "read_seconds": 1e-3 * milliseconds, "threads": 1}
-    return InferenceRow(**(figures | setting | rest | changes))  # type: ignore[arg-type]
-
-
 def _inference_report(*rows: InferenceRow, **changes: object) -> InferenceReport:
-    settings = dataclasses.replace(InferenceSettings(), **changes)  # type: ignore[arg-type]
-    return InferenceReport(settings, {"processor": "P", "versions": {"torch": "T"}}, (), (), rows)
+    return make_report(dataclasses.replace(InferenceSettings(), **changes), *rows)  # type: ignore[arg-type]
 
 
 def _all_inference_rows(scale: float, threads: int = 1) -> list[InferenceRow]:
@@ -71,17 +64,17 @@ def _all_inference_rows(scale: float, threads: int = 1) -> list[InferenceRow]:
     one_bit = {"slice_bits": 2, "stream_bits": 1, "threads": threads}
     return [
         *(
-            _inference_row(n, ms * scale, threads=threads)
+            make_row(n, ms * scale, threads=threads)
             for n, ms in ((IDEAL, 39), (FAST, 249), (MLP, 299), (PHYSICS, 2190))
         ),
         *(
-            _inference_row(n, ms * scale, threads=threads, signed=False)
+            make_row(n, ms * scale, threads=threads, signed=False)
             for n, ms in ((IDEAL, 19), (FAST, 124), (MLP, 149), (PHYSICS, 1090))
         ),
-        _inference_row(LOSSLESS, 9 * scale, threads=threads),
-        _inference_row(IDEAL, 129 * scale, **one_bit),
-        _inference_row(FAST, 199 * scale, bits=8, **one_bit),
-        _inference_row(FAST, 9900 * scale, peak_bytes=int(3.9e9 * scale), **network),
+        make_row(LOSSLESS, 9 * scale, threads=threads),
+        make_row(IDEAL, 129 * scale, **one_bit),
+        make_row(FAST, 199 * scale, bits=8, **one_bit),
+        make_row(FAST, 9900 * scale, peak_bytes=int(3.9e9 * scale), **network),
     ]
 
 

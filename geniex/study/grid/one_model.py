@@ -53,7 +53,7 @@ def plan_before_and_after(
         InputError: a setting is not allowed, or ``given`` has several networks, draws or points.
     """
     spec = StudySpec.of({**given, "grid": {"mitigation": ["none", mitigation]}})
-    plan = plan_study(spec, device=device, data_root=data_root)
+    plan = plan_study(spec, device=device, data_root=data_root, name_points=False)
     if [len(point.runs) for point in plan.points] != [1, 1]:
         raise InputError(
             "given",

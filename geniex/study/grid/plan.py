@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,8 +120,12 @@ class StudyPlan:
                     yield point, other
 
 
-def plan_study(spec: StudySpec, *, device: str = "cpu", data_root: Path | None = None) -> StudyPlan:
+def plan_study(
+    spec: StudySpec, *, device: str = "cpu", data_root: Path | None = None, name_points: bool = True
+) -> StudyPlan:
     """The plan of a study; all its settings, networks, images and circuits are checked to fit together.
+
+    Errors name the grid point where they occur, unless ``name_points`` is False, as where users gave no grid.
 
     Raises:
         InputError: a setting is not allowed (the message has its name and the allowed values); a network takes other
@@ -128,16 +133,13 @@ def plan_study(spec: StudySpec, *, device: str = "cpu", data_root: Path | None =
             fails at a grid point.
     """
     asked = spec.points()
-    settings = [_settings(point) for point in asked]
-    checks = _Checks(device, data_root)
-    points = []
+    settings, checks, points = list[PointSettings](), _Checks(device, data_root), list[PlannedPoint]()
+    for point in asked:
+        with _placing(point, name_points):
+            settings.append(PointSettings.of(point.settings))
     for point, one in zip(asked, settings, strict=True):
-        try:
+        with _placing(point, name_points):
             runs = checks.runs(one)
-        except InputError as error:
-            raise _placed(error, point) from None
-        except GeniexError as error:
-            raise InputError(_told(point), "a point that is not possible", str(error)) from None
         labels = {name: point.labels.get(name, make_label(one.in_force(name))) for name in spec.axes}
         points.append(PlannedPoint(point.part, labels, one, runs))
     plan = StudyPlan(spec, tuple(points))
@@ -234,17 +236,18 @@ class _Checks:
             )
 
 
-def _settings(point: Point) -> PointSettings:
+@contextmanager
+def _placing(point: Point, name_points: bool) -> Iterator[None]:
+    """A context whose errors name the grid point where they occur."""
     try:
-        return PointSettings.of(point.settings)
+        yield
     except InputError as error:
-        raise _placed(error, point) from None
-
-
-def _placed(error: InputError, point: Point) -> InputError:
-    """The error with the grid point where it occurred."""
-    where = f" (in {_told(point)})" if point.labels else ""
-    return InputError(error.name, error.value, f"{error.allowed}{where}")
+        where = f" (in {_told(point)})" if point.labels and name_points else ""
+        raise InputError(error.name, error.value, f"{error.allowed}{where}") from None
+    except GeniexError as error:
+        if not name_points:
+            raise
+        raise InputError(_told(point), "a point that is not possible", str(error)) from None
 
 
 def _that_matter(settings: PointSettings) -> dict[str, Any]:
