@@ -193,21 +193,16 @@ class CrossbarMatrix(nn.Module):
         """
         own_ranges = self.architecture.adc_range == "calibrated" and self.architecture.adc_granularity != "layer"
         if own_ranges and vectors is None:
-            raise InputError(
-                "vectors", None, "ADC ranges by tile or column must be calibrated again: give inputs (count, inputs)"
-            )
+            raise InputError("vectors", None, "ADC ranges by tile or column are calibrated again: give (count, inputs)")
         if vectors is not None:
             check_vectors(vectors, self.layout.inputs)
         old = self.layout
         orders = arrangement.map_orders(lambda order: order.to(self.conductances.device))
         new = dataclasses.replace(old, arrangement=orders)
         if self.weight is None:
-
-            def moved(cells: Tensor) -> Tensor:
-                return new.onto_lines(old.relocate(old.off_lines(cells), new))
-
-            self.conductances = moved(self.conductances)
-            self.target_conductances = None if self.target_conductances is None else moved(self.target_conductances)
+            target = self.target_conductances
+            self.conductances = old.relocate_lines(self.conductances, new)
+            self.target_conductances = None if target is None else old.relocate_lines(target, new)
             self.codes = None if self.codes is None else old.relocate(self.codes, new)
         self.layout = new
         self.reprogram()
@@ -218,17 +213,12 @@ class CrossbarMatrix(nn.Module):
         """Choose the ADC's ranges from the counts that the emulator gives for ``vectors`` (count, inputs)."""
         arch = self.architecture
         if arch.adc_range not in ("auto", "calibrated"):
-            raise InputError(
-                "architecture.adc_range",
-                repr(arch.adc_range),
-                "only the ADC ranges 'auto' and 'calibrated' are calibrated",
-            )
+            allowed = "only the ADC ranges 'auto' and 'calibrated' are calibrated"
+            raise InputError("architecture.adc_range", repr(arch.adc_range), allowed)
         reader, tiles, integers = self._apart(vectors)
         low, high = count_ends(reader, tiles, integers)
         if not (low.isfinite().all() and high.isfinite().all()):
-            allowed = (
-                "its currents are NaN or infinite on the calibration inputs: use an emulator that fits these tiles"
-            )
+            allowed = "its currents are NaN or infinite on the calibration inputs: use one that fits these tiles"
             raise InputError("emulator", self.emulator.description, allowed)
         self.adc_step = choose_step(low, high, arch)
         if arch.adc_range == "auto" and bool((self.adc_step == 1).all()):
@@ -295,9 +285,8 @@ class CrossbarMatrix(nn.Module):
     def clip_weight(self) -> None:
         """Clip trained weights to the ends of the scale, in place, because no gradient flows beyond them."""
         if self.weight is None:
-            raise InputError(
-                "matrix", "not trainable", "only a trainable matrix keeps a weight to clip: pass trainable=True"
-            )
+            allowed = "only a trainable matrix keeps a weight to clip: pass trainable=True"
+            raise InputError("matrix", "not trainable", allowed)
         with torch.no_grad():
             gain = None if self.weight_gain is None else self.weight_gain.to(self.weight.device)
             ends = find_weight_ends(self.architecture, self.weight_frac_bits, gain, self.weight.dtype)
@@ -343,9 +332,8 @@ class CrossbarMatrix(nn.Module):
         return self.layout.onto_lines(window.to_conductance(codes, 2**self.architecture.slice_bits))
 
     def _integers(self, x: Tensor) -> Tensor:
-        return quantise_inputs(
-            x, self.architecture, self.input_frac_bits, self.input_gain, non_negative=self.non_negative
-        )
+        scale = (self.input_frac_bits, self.input_gain)
+        return quantise_inputs(x, self.architecture, *scale, non_negative=self.non_negative)
 
     def _reader(self, codes: Tensor | None) -> Reader:
         again = self.emulator.deterministic if self.checkpoint is None else self.checkpoint

@@ -195,6 +195,10 @@ class TileLayout:
             return self
         return dataclasses.replace(self, arrangement=self.arrangement.map_orders(function))
 
+    def relocate_lines(self, cells: Tensor, new: TileLayout) -> Tensor:
+        """``relocate`` for bit lines as they lie on the tiles, by the arrangements of this layout and of ``new``."""
+        return new.onto_lines(self.relocate(self.off_lines(cells), new))
+
     def relocate(self, cells: Tensor, new: TileLayout) -> Tensor:
         """``cells`` (row_tiles, arrays, col_tiles, rows, cols) of this layout, moved to the places of layout ``new``.
 
